@@ -1,0 +1,121 @@
+"""What a tiny task costs on processes: one at a time, through `map`, and beside a long one."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from typing import Any, Callable
+
+from benchmarks import _pools
+from benchmarks._harness import OURS, REGISTRY, STDLIB_POOL, STDLIB_PROCESSES, Settings
+from benchmarks.work import nothing, pause, tiny
+
+SLOW = 0.5  # seconds of the long task of "mixed"
+
+Run = Callable[[Any, int], "list[Any]"]
+
+
+def _ours(pool: Any, count: int) -> list[Any]:
+    submit = pool.options(priority=_pools.PRIORITY).submit
+    return [future.result() for future in [submit(nothing, item) for item in range(count)]]
+
+
+def _stdlib(pool: Any, count: int) -> list[Any]:
+    return [future.result() for future in [pool.submit(nothing, item) for item in range(count)]]
+
+
+def _stdlib_pool(pool: Any, count: int) -> list[Any]:
+    return list(pool.map(nothing, range(count), chunksize=1))
+
+
+def _pebble(pool: Any, count: int) -> list[Any]:
+    timeout = _pools.TIMEOUT
+    futures = [pool.schedule(nothing, args=(item,), timeout=timeout) for item in range(count)]
+    return [future.result() for future in futures]
+
+
+def _deadpool(pool: Any, count: int) -> list[Any]:
+    armed = {"deadpool_timeout": _pools.TIMEOUT, "deadpool_priority": _pools.PRIORITY}
+    return [future.result() for future in [pool.submit(nothing, item, **armed) for item in range(count)]]
+
+
+_SUBMIT: dict[str, Run] = {
+    OURS: _ours,
+    STDLIB_PROCESSES: _stdlib,
+    STDLIB_POOL: _stdlib_pool,
+    "pebble": _pebble,
+    "loky": _stdlib,
+    "deadpool": _deadpool,
+}
+
+
+@REGISTRY.row(
+    "process-submit",
+    what="10,000 no-op submit + result on processes; timeout, retry and priority armed",
+    goals={STDLIB_PROCESSES: 0.25, STDLIB_POOL: 0.9, "pebble": 0.35, "loky": 0.15, "deadpool": 0.06},
+    per="a task",
+    title="10,000 no-op tasks, processes",
+)
+def process_submit(side: str, run: Settings) -> float:
+    """Return seconds a task: submit all, then take all results; a peer arms what it has of timeout and priority."""
+    count = run.count(10_000, 200)
+    with _pools.processes(side, run.workers) as pool:
+        start = time.monotonic()
+        results = _SUBMIT[side](pool, count)
+        elapsed = time.monotonic() - start
+    if results != list(range(count)):
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / count
+
+
+def _map_joblib(pool: Any, count: int) -> list[Any]:
+    delayed = import_module("joblib").delayed
+    return list(pool(delayed(tiny)(item) for item in range(count)))
+
+
+_MAP: dict[str, Run] = {
+    OURS: lambda pool, count: list(pool.map(tiny, range(count))),
+    STDLIB_PROCESSES: lambda pool, count: list(pool.map(tiny, range(count), chunksize=256)),
+    "joblib": _map_joblib,
+    "mpire": lambda pool, count: list(pool.map(tiny, range(count))),
+}
+
+
+@REGISTRY.row(
+    "process-map",
+    what="100,000 tiny map items on processes, each with its own timeout and retries; the stdlib's with chunksize=256",
+    goals={STDLIB_PROCESSES: 1.0, "joblib": 0.4, "mpire": 0.2},
+    per="an item",
+    title="100,000 tiny items with map, processes",
+)
+def process_map(side: str, run: Settings) -> float:
+    """Return seconds an item. Each pool batches by itself; the stdlib's, which does not, is given a good size."""
+    count = run.count(100_000, 2_000)
+    with _pools.processes(side, run.workers) as pool:
+        start = time.monotonic()
+        results = _MAP[side](pool, count)
+        elapsed = time.monotonic() - start
+    if results != list(range(1, count + 1)):
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / count
+
+
+@REGISTRY.row(
+    "mixed",
+    what="one 0.5 s task amid 4,000 no-op ones on processes: time until the no-op ones are done",
+    goals={STDLIB_PROCESSES: 0.3},
+    title="4,000 no-op tasks beside one of 0.5 s, processes",
+)
+def mixed(side: str, run: Settings) -> float:
+    """Return seconds from the first submit to the last result of a no-op task."""
+    half = run.count(2_000, 100)
+    with _pools.processes(side, run.workers) as pool:
+        start = time.monotonic()
+        futures = [pool.submit(nothing) for _ in range(half)]
+        slow = pool.submit(pause, SLOW)
+        futures += [pool.submit(nothing) for _ in range(half)]
+        for future in futures:
+            future.result()
+        elapsed = time.monotonic() - start
+        slow.result()
+        return elapsed

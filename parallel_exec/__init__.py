@@ -1,0 +1,140 @@
+"""Run calls in parallel, with priorities, timeouts and retries, and get exactly one result for each.
+
+The names below are all there is to import. They are loaded when they are first used: a program that only might run
+something in parallel, and each worker process, pays for what it uses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Backend
+    from parallel_exec.backends.dask import DaskBackend
+    from parallel_exec.backends.foreign import ExecutorBackend
+    from parallel_exec.backends.inline import InlineBackend
+    from parallel_exec.backends.process import ProcessBackend
+    from parallel_exec.backends.thread import ThreadBackend
+    from parallel_exec.config import ParallelConfig
+    from parallel_exec.errors import (
+        CapacityExhaustedError,
+        DeadlineExceededError,
+        ParallelExecError,
+        QueueFullError,
+        RemoteTaskError,
+        TaskSerializationError,
+        TaskTimeoutError,
+        WorkerCrashedError,
+        WorkerStartError,
+    )
+    from parallel_exec.events import (
+        Event,
+        ExecutorStats,
+        TaskCancelled,
+        TaskEvent,
+        TaskFinished,
+        TaskQueued,
+        TaskRetrying,
+        TaskStarted,
+        TaskTimedOut,
+        WorkerDied,
+        WorkerStarted,
+    )
+    from parallel_exec.executor import ParallelExecutor
+    from parallel_exec.future import TaskFuture
+    from parallel_exec.task import INHERIT, Attempt, CurrentTask, Task, TaskResult, current_task
+    from parallel_exec.task_queue import TaskQueue
+
+_HOMES = {
+    "backends.base": ("Backend",),
+    "backends.dask": ("DaskBackend",),
+    "backends.foreign": ("ExecutorBackend",),
+    "backends.inline": ("InlineBackend",),
+    "backends.process": ("ProcessBackend",),
+    "backends.thread": ("ThreadBackend",),
+    "config": ("ParallelConfig",),
+    "errors": (
+        "CapacityExhaustedError",
+        "DeadlineExceededError",
+        "ParallelExecError",
+        "QueueFullError",
+        "RemoteTaskError",
+        "TaskSerializationError",
+        "TaskTimeoutError",
+        "WorkerCrashedError",
+        "WorkerStartError",
+    ),
+    "events": (
+        "Event",
+        "ExecutorStats",
+        "TaskCancelled",
+        "TaskEvent",
+        "TaskFinished",
+        "TaskQueued",
+        "TaskRetrying",
+        "TaskStarted",
+        "TaskTimedOut",
+        "WorkerDied",
+        "WorkerStarted",
+    ),
+    "executor": ("ParallelExecutor",),
+    "future": ("TaskFuture",),
+    "task": ("INHERIT", "Attempt", "CurrentTask", "Task", "TaskResult", "current_task"),
+    "task_queue": ("TaskQueue",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "INHERIT",
+    "Attempt",
+    "Backend",
+    "CapacityExhaustedError",
+    "CurrentTask",
+    "DaskBackend",
+    "DeadlineExceededError",
+    "Event",
+    "ExecutorBackend",
+    "ExecutorStats",
+    "InlineBackend",
+    "ParallelConfig",
+    "ParallelExecError",
+    "ParallelExecutor",
+    "ProcessBackend",
+    "QueueFullError",
+    "RemoteTaskError",
+    "Task",
+    "TaskCancelled",
+    "TaskEvent",
+    "TaskFinished",
+    "TaskFuture",
+    "TaskQueue",
+    "TaskQueued",
+    "TaskResult",
+    "TaskRetrying",
+    "TaskSerializationError",
+    "TaskStarted",
+    "TaskTimedOut",
+    "TaskTimeoutError",
+    "ThreadBackend",
+    "WorkerCrashedError",
+    "WorkerDied",
+    "WorkerStartError",
+    "WorkerStarted",
+    "current_task",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a name when it is first used (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

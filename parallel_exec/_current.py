@@ -1,0 +1,36 @@
+"""What the calling thread is running: the link between back ends and `current_task()`; imports nothing of ours."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from parallel_exec.task import CurrentTask
+
+
+class Running(Protocol):
+    """What a back end puts into `current`: something that can describe the attempt under way."""
+
+    def view(self, number: int) -> CurrentTask:
+        """Return the view of attempt `number`."""
+        ...
+
+
+class _Current(threading.local):
+    """What each worker thread is running; set by back ends before an attempt, cleared after it.
+
+    Attributes:
+        running: whose attempt it is.
+        number: the attempt's number.
+        pool: the scheduler that the thread works for, if it is a worker's own thread.
+        ending: the schedulers of which the thread is just ending a task.
+    """
+
+    running: Running | None = None
+    number = 0
+    pool: object = None
+    ending: tuple[object, ...] = ()
+
+
+current = _Current()

@@ -1,0 +1,1 @@
+"""Where attempts run: threads, processes, the calling thread, any `concurrent.futures.Executor`, a dask cluster."""

@@ -1,0 +1,70 @@
+"""Running a call in a worker, and saying how it ended; imports the standard library only.
+
+Guarantees:
+    Nothing that a call raises, and nothing that its result or its exception does when it is pickled, gets past here: the
+    outcome is a kind of frame and a payload that can be sent.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Any
+
+from parallel_exec.backends import _pickling, _wire
+
+
+def call(fn: Any, args: Any, kwargs: Any) -> tuple[int, _pickling.Pickled]:
+    """Run the call; returns the kind of frame and its payload."""
+    try:
+        value = fn(*args, **kwargs)
+    except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        return _wire.ERROR, describe(error)
+    return pickle_value(value)
+
+
+def pickle_value(value: Any) -> tuple[int, _pickling.Pickled]:
+    """Pickle what a call returned; returns the kind of frame and its payload."""
+    try:
+        return _wire.OK, _pickling.dumps(value)
+    except BaseException as error:
+        return _wire.UNSENDABLE, _unsendable(value, error)
+
+
+class Unreadable:
+    """Stands in for the function of a part that could not be unpickled."""
+
+    def __init__(self, pickled: _pickling.Pickled) -> None:
+        self.pickled = pickled
+
+
+def _unsendable(value: Any, error: BaseException) -> _pickling.Pickled:
+    what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
+    return _pickling.Pickled(pickle.dumps((what, f"{type(error).__name__}: {error}")), None)
+
+
+def describe(error: BaseException) -> _pickling.Pickled:
+    """Pickle an exception, and what is needed if it cannot be rebuilt over there."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        message = str(error)
+    except BaseException:
+        message = "(whose str fails)"
+    try:
+        whole = pickle.dumps(error, 5)
+        rebuilt = pickle.loads(whole)
+        if type(rebuilt) is not type(error):
+            whole = b""
+    except BaseException:
+        whole = _by_value(error)
+    name = f"{type(error).__module__}.{type(error).__qualname__}".replace("builtins.", "")
+    return _pickling.Pickled(pickle.dumps((whole, name, message, text)), None)
+
+
+def _by_value(error: BaseException) -> bytes:
+    """Pickle an exception of a class that only lives here; b"" if there is no way."""
+    try:
+        whole = _pickling.dumps(error, inside=True).data
+        return whole if type(pickle.loads(whole)).__name__ == type(error).__name__ else b""
+    except BaseException:
+        return b""

@@ -1,0 +1,61 @@
+"""A thread that does what it is told, in order: back ends put into its hands what may block or run user code."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Callable
+
+from parallel_exec._current import current
+from parallel_exec._threads import launch
+from parallel_exec.events import logger
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Source
+
+
+class Clerk:
+    """A thread and its orders. It ends once the scheduler is drained and nothing is left to do.
+
+    Args:
+        name: the thread's.
+        source: the scheduler.
+        farewell: called last.
+    """
+
+    def __init__(self, name: str, source: Source, farewell: Callable[[], object]) -> None:
+        self._source = source
+        self._farewell = farewell
+        self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self.join = self._thread.join
+        self.is_alive = self._thread.is_alive
+
+    def start(self) -> None:
+        """Start it; does nothing if that was done."""
+        if self._thread.ident is None:
+            launch(self._thread)
+
+    def do(self, order: Callable[[], object]) -> None:
+        """Have something done. Never blocks; may be called from anywhere."""
+        self._orders.put(order)
+
+    def poke(self) -> None:
+        """Have it look whether the scheduler is drained; if the caller holds the lock, once that is let go."""
+        self._orders.put(self._await_lock)
+
+    def _await_lock(self) -> None:
+        with self._source.lock:
+            pass
+
+    def _work(self) -> None:
+        current.pool = self._source
+        while not (self._source.drained and self._orders.empty()):
+            self._carry_out(self._orders.get())
+        self._carry_out(self._farewell)
+
+    def _carry_out(self, order: Callable[[], object]) -> None:
+        try:
+            order()
+        except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
+            logger.exception("a callback raised")

@@ -1,0 +1,295 @@
+"""The parent's side of one worker process: its pipes, its permits, and what it was handed.
+
+Guarantees:
+    `assigned` holds, in order, what was sent and has not come back. The worker acquires a permit before it begins a task;
+    each permit that the parent gets instead proves that the last of `assigned` did not begin, and never will: the worker
+    then finds no permit, drops the rest, and says so. Until it has said so (`draining`) nothing is sent to it, or it
+    could take a new permit for an old task.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec.backends import _launch, _memory, _wire
+from parallel_exec.backends._launch import Descriptor
+from parallel_exec.backends._platform import death_watch, kill_group
+from parallel_exec.backends._worker import Setup
+from parallel_exec.parts import Part
+
+if TYPE_CHECKING:
+    from parallel_exec.future import TaskFuture
+
+    AnyFuture = TaskFuture[Any]
+
+PEEK = 0.003  # seconds of silence after which a journal is looked into
+_JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
+_READ = 1 << 18  # bytes for one read; a guess
+
+
+class Handle:
+    """One worker process, seen from the parent; guarded by the scheduler's lock, its buffers by being the I/O thread's.
+
+    Attributes:
+        name: for people.
+        timer: due when the running attempt outruns its timeout.
+        ready: whether it has said that it is.
+        closing: whether it was told to end.
+        draining: whether it must say that it dropped what was taken back, before anything is sent to it.
+        assigned: serial number → future, in the order sent; a part stands here once for each item.
+        doomed: the serial of a task for whose sake the worker is to be killed, and the error to report; or None.
+        sent: how many tasks it has been given, all told, less those taken back.
+        peek_at: when to look into its journal next; None for not before it is heard of.
+        traceback, start_error: why it could not start: what it said, what we met.
+        killed: whether we killed it.
+        large: whether there are segments in the last batch.
+        leave_by: when it is killed if it has not ended, once it was told to and has nothing left to do.
+        late: whether it took too long to start.
+        watch: a descriptor that becomes readable when the process ends.
+    """
+
+    def __init__(self, name: str, context: Any) -> None:
+        self.name = name
+        self.timer: Any = None
+        self.process: Any = None
+        self.pid = 0
+        self.ready = self.closing = self.draining = False
+        self.assigned: dict[int, AnyFuture] = {}
+        self.doomed: tuple[int, BaseException] | None = None
+        self.sent = 0
+        self.peek_at: float | None = None
+        self.traceback = ""
+        self.start_error: BaseException | None = None
+        self.late = False
+        self.killed = False
+        self.large = False
+        self.leave_by: float | None = None
+        self.watch = -1
+        self._own_watch = False
+        self._epoch = 0
+        self._outgoing: deque[memoryview] = deque()
+        self._incoming = bytearray()
+        self._permits: Any = context.Semaphore(0)
+        try:
+            self._open_pipes()
+        except BaseException:
+            self._permits = None  # now, and not whenever the traceback goes that leads here
+            raise
+
+    def _open_pipes(self) -> None:
+        opened: list[int] = []
+
+        def keep(*fds: int) -> tuple[int, ...]:
+            opened.extend(fds)
+            return fds
+
+        try:
+            tasks, self.tasks = keep(*os.pipe())
+            self.results, results = keep(*os.pipe())
+            lifeline, self._lifeline = keep(*os.pipe())
+            journal = keep(_memory.create(_wire.JOURNAL_SIZE))[0]
+            self._journal = _wire.Journal(journal)
+            self._channel, channel = socket.socketpair()
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        self._theirs = [Descriptor(fd) for fd in (tasks, results, lifeline, journal, channel.detach())]
+        os.set_blocking(self.tasks, False)
+        os.set_blocking(self.results, False)
+
+    def setup(
+        self, initializer: bytes, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
+    ) -> Setup:
+        """Return what the child needs."""
+        tasks, results, lifeline, journal, channel = self._theirs
+        return Setup(tasks, results, lifeline, journal, channel, self._permits, initializer, main, memory_limit, levels)
+
+    def started(self, process: Any) -> None:
+        """Note the process; the child has its ends of the pipes now."""
+        self.close_theirs()
+        self.process = process
+        self.watch, self._own_watch = death_watch(process.pid, process.sentinel)
+        self.pid = process.pid
+
+    def close_theirs(self) -> None:
+        """Close the child's ends of the pipes."""
+        theirs, self._theirs = self._theirs, []  # first: a child that is forked meanwhile must not close their numbers
+        for descriptor in theirs:
+            descriptor.close()
+
+    # ── down ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hand_out(self, serial: int, futures: list[AnyFuture]) -> int:
+        """Send a batch, its calls numbered from `serial`; returns the next number.
+
+        What the pipe does not take at once waits in a buffer. Each item of a part is a call of its own.
+
+        Raises:
+            OSError: a segment cannot be sent; nothing was handed out, and the worker must not be used any more.
+        """
+        pieces: list[bytes] = []
+        first = serial
+        for future in futures:  # what may raise comes first
+            pieces += self._encode(serial, future)
+            serial += future.weight
+        for future in futures:
+            if future._payload.segment is not None:
+                _memory.send_fd(self._channel, future._payload.segment.fd)
+        serial = first
+        for future in futures:
+            future._slot = self
+            if type(future) is Part:
+                future.left = future.weight
+                self.assigned.update(dict.fromkeys(range(serial, serial + future.weight), future))
+                future.serial = serial
+            else:
+                self.assigned[serial] = future
+            serial += future.weight
+        size = sum(map(len, pieces))
+        self.sent += serial - first
+        self.large = any(future._payload.segment is not None for future in futures)
+        release = self._permits.release
+        for _ in range(serial - first):
+            release()
+        pieces.insert(0, _wire.BATCH.pack(size, self._epoch, len(futures)))
+        self._send(*([b"".join(pieces)] if size < _JOINED else pieces))
+        if self.peek_at is None:
+            self.peek_at = time.monotonic() + PEEK
+        return serial
+
+    def _encode(self, serial: int, future: AnyFuture) -> tuple[bytes, bytes, bytes]:
+        payload = future._payload
+        name = future.id.encode(errors="surrogatepass")
+        low, high = (future.low, future.high) if type(future) is Part else (0, 0)
+        timeout = future._settings.timeout or 0.0
+        attempt = future._number + 1
+        segments = payload.segment is not None
+        task = _wire.TASK.pack(serial, attempt, timeout, segments, len(name), len(payload.data), low, high)
+        return task, name, payload.data
+
+    def tell_to_end(self) -> None:
+        """Let the worker end once it has done what it was sent."""
+        self.closing = True
+        self._send(_wire.BATCH.pack(0, 0, 0))
+
+    def _send(self, *pieces: bytes) -> None:
+        self._outgoing.extend(map(memoryview, pieces))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, as far as the pipe takes it."""
+        try:
+            while self._outgoing:
+                data = self._outgoing[0]
+                written = os.write(self.tasks, data)
+                if written < len(data):
+                    self._outgoing[0] = data[written:]
+                else:
+                    self._outgoing.popleft()
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, OSError):  # it is dead; that is seen elsewhere
+            self._outgoing.clear()
+
+    def has_more(self) -> bool:
+        """Return whether something waits for the pipe to take it."""
+        return bool(self._outgoing)
+
+    def take_back(self, most: int | None = None) -> list[int]:
+        """Take back up to `most` calls that certainly have not begun, the last ones first; returns their serials in order."""
+        count = 0
+        while (most is None or count < most) and count < len(self.assigned) and self._permits.acquire(False):
+            count += 1
+        if not count:
+            return []
+        self.draining = True
+        self.sent -= count
+        return list(self.assigned)[-count:]
+
+    def dropped(self) -> None:
+        """Note that the worker has dropped what was taken back."""
+        self.draining = False
+        self._epoch += 1
+
+    # ── up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def read(self) -> tuple[list[_wire.Frame], bool]:
+        """Return the frames that have come through the pipe, and whether its other end is closed; does not wait."""
+        eof = False
+        try:
+            while True:
+                data = os.read(self.results, _READ)
+                self._incoming += data
+                if len(data) < _READ:
+                    eof = not data
+                    break
+        except BlockingIOError:
+            pass
+        found = list(_wire.decode(self._incoming, len(self._incoming)))
+        if found:
+            del self._incoming[: found[-1][1]]
+        return [frame for frame, _ in found], eof
+
+    def unread(self) -> list[_wire.Frame]:
+        """Return the frames in the journal; some may have come through the pipe already."""
+        return self._journal.frames()
+
+    def running(self) -> tuple[int, float]:
+        """Return the serial number of the running task, and its start; 0 if it is none of `assigned`."""
+        return self.running_of(self.assigned)
+
+    def running_of(self, assigned: dict[int, AnyFuture]) -> tuple[int, float]:
+        """Return the serial number of the running task, and its start; 0 if it is none of these."""
+        try:
+            serial, start = self._journal.running()
+        except ValueError:  # a timer that was due when the worker was buried: the journal is closed
+            return 0, 0.0
+        return (serial, start) if serial in assigned else (0, 0.0)
+
+    def receive_fd(self) -> int:
+        """Return the descriptor that belongs to a frame with a segment; the caller closes it."""
+        return _memory.receive_fd(self._channel, socket.MSG_DONTWAIT)
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def kill(self) -> None:
+        """Kill the worker and what its task started."""
+        if self.pid:
+            self.killed = True
+            kill_group(self.pid)
+
+    def kill_rest(self) -> None:
+        """Kill what is left of its group once it has ended itself: its number may be another process's by now."""
+        if self.pid:
+            kill_group(self.pid, leader_is_gone=True)
+
+    def exitcode(self) -> int | None:
+        """Return how the process ended, once it has; waits a moment for the news."""
+        if self.process is None:
+            return None
+        self.process.join(1.0)
+        code: int | None = self.process.exitcode
+        return code
+
+    def close_files(self) -> None:
+        """Close what is open here; also in a forked child, which has copies."""
+        if not _launch.is_launching(self._theirs):  # a worker that was just forked keeps its own
+            self.close_theirs()
+        for fd in (self.tasks, self.results, self._lifeline, *([self.watch] if self._own_watch else [])):
+            os.close(fd)
+        self._own_watch = False
+        self._channel.close()
+        self._journal.close()
+
+    def close(self) -> None:
+        """Let go of everything, after the process has ended."""
+        self.close_files()
+        if self.process is not None and self.process.exitcode is not None:
+            self.process.close()
+        self.process = None
+        self._permits = None  # a semaphore has a name in the system until it is collected

@@ -1,0 +1,201 @@
+"""What a pool hears of its workers: frames, and what their journals say when they are silent. The I/O thread's own.
+
+    pipe ────┐
+    journal ─┴──► frames ──► successes, in bulk ──► scheduler
+                        └──► parts: values in bulk, items ──► their `Mapping`
+                        └──► the rest, one by one
+
+Guarantees:
+    What came both through the pipe and from the journal counts once: `assigned` forgets a call when it is first heard of.
+    A part is reported when the last of its items has been heard of, or taken back.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec.backends import _log, _wire
+from parallel_exec.backends._handle import PEEK, Handle
+from parallel_exec.backends._pace import AHEAD, ITEM_OVERHEAD, Pace
+from parallel_exec.backends._payload import outcome_of, values_of
+from parallel_exec.errors import WorkerCrashedError
+from parallel_exec.events import WorkerStarted, logger
+from parallel_exec.future import Phase, TaskFuture
+from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.parts import Part
+from parallel_exec.timers import NEVER
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._crew import Crew
+    from parallel_exec.backends._hire import Hire
+    from parallel_exec.backends.base import Source
+
+AnyFuture = TaskFuture[Any]
+
+
+class Hearing:
+    """Hears of attempts, and tells the scheduler."""
+
+    def __init__(
+        self, source: Source, crew: Crew, pace: Pace, hire: Hire, somebody_is_free: Callable[[], bool]
+    ) -> None:
+        self._source = source
+        self._crew = crew
+        self._pace = pace
+        self._hire = hire
+        self._somebody_is_free = somebody_is_free
+
+    def frames(self, handle: Handle, frames: list[_wire.Frame]) -> None:
+        """Hear frames."""
+        plain = []
+        for frame in frames:
+            if frame.kind == _wire.OK and type(handle.assigned.get(frame.serial)) is TaskFuture:
+                plain.append(frame)
+                continue
+            if frame.segments and plain:  # descriptors are matched to frames by their order
+                self._hear_successes(handle, plain)
+                plain = []
+            try:
+                self._hear_one(handle, frame)
+            except BaseException:  # from a callback, a log handler, a record that cannot be unpickled: the others count
+                logger.exception("raised by what came of a message from %s", handle.name)
+        if plain:
+            self._hear_successes(handle, plain)
+
+    def _hear_one(self, handle: Handle, frame: _wire.Frame) -> None:
+        if frame.kind in (_wire.MANY, _wire.EACH):
+            self._hear_values(handle, frame)
+        elif frame.serial:
+            self._hear_outcome(handle, frame)
+        elif frame.kind == _wire.READY:
+            handle.ready = True
+            handle.timer.disarm()
+            self._hire.succeeded()
+            self._source.events.emit(WorkerStarted, handle.name)
+        elif frame.kind == _wire.DROPPED:
+            handle.dropped()
+        elif frame.kind == _wire.START_FAILED:
+            handle.traceback = frame.payload.decode()
+        elif frame.kind == _wire.LOG:
+            _log.receive_record(frame.payload)
+
+    def _hear_successes(self, handle: Handle, frames: list[_wire.Frame]) -> None:
+        """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
+        with self._source.lock:
+            futures = [self._forget(handle, frame.serial) for frame in frames]
+        ran = []
+        for future, frame in zip(futures, frames):
+            if future is not None:
+                self._pace.observe(frame.end - frame.start)
+                ran.append((future, frame.start, outcome_of(frame, handle.receive_fd, future), frame.end))
+        self._source.report_ran(handle, handle.name, ran)
+
+    def _forget(self, handle: Handle, serial: int) -> AnyFuture | None:
+        """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
+        if handle.doomed is not None and handle.doomed[0] == serial:
+            handle.doomed = None  # it came to its end before it could be killed
+        return handle.assigned.pop(serial, None)
+
+    def _hear_outcome(self, handle: Handle, frame: _wire.Frame) -> None:
+        with self._source.lock:
+            future = self._forget(handle, frame.serial)
+        if future is None:
+            return  # from the journal and through the pipe
+        self._pace.observe(frame.end - frame.start)
+        number = self._begin(handle, future, frame.start, over=True)
+        outcome = outcome_of(frame, handle.receive_fd, future)
+        if type(future) is Part:
+            self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
+        elif number:
+            self._source.report(future, number, outcome, frame.end)
+
+    def _hear_values(self, handle: Handle, frame: _wire.Frame) -> None:
+        """Hear of items in a row that returned; some may be known from the journal."""
+        serials = range(frame.serial, frame.serial + frame.segments)
+        with self._source.lock:
+            assigned = handle.assigned
+            known = 0 if serials[0] in assigned else sum(serial not in assigned for serial in serials)
+            part: Any = assigned.get(serials[-1])
+            for serial in serials[known:]:
+                del assigned[serial]
+            if handle.doomed is not None and handle.doomed[0] in serials:
+                handle.doomed = None
+        if part is None:
+            return
+        self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
+        self._begin(handle, part, frame.start, over=True)
+        values, failures = values_of(frame)
+        first = part.low + serials[0] - part.serial
+        position = known
+        for place in sorted(failures):
+            if place >= known:
+                part.returned(first + position, values[position:place])
+                part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
+                position = place + 1
+        part.returned(first + position, values[position:])
+        self._count_down(part, len(serials) - known)
+
+    def _end_item(self, handle: Handle, part: Part, serial: int, outcome: Outcome, start: float, end: float) -> None:
+        """Store how one item of a part ended."""
+        index = part.low + serial - part.serial
+        if type(outcome) is Success:
+            part.returned(index, [outcome.value])
+        elif part._phase == Phase.LIVE:
+            part.failed(index, outcome[0], start, end, handle.name)
+        self._count_down(part, 1)
+
+    def _count_down(self, part: Part, ended: int) -> None:
+        with self._source.lock:
+            part.left -= ended
+            over = part.left == 0
+        if over:
+            self.close_part(part)
+
+    def close_part(self, part: Part) -> None:
+        """Report a part of which every item has ended."""
+        number = part._number if part._phase == Phase.LIVE else 0
+        part.weight = part.good
+        if number:
+            self._source.report(part, number, Success(None), time.monotonic())
+
+    def peek(self, handle: Handle, now: float) -> None:
+        """Look at what a silent worker is doing, and see that nothing is stuck behind it."""
+        serial, start = handle.running()
+        noted = handle.unread()  # before the pipe is read, which may bring what stands before it
+        self.frames(handle, handle.read()[0])
+        self.frames(handle, noted)
+        if handle.running() != (serial, start) or (start < 0 and now + start < (self._hire.startup_timeout or NEVER)):
+            # It has gone on meanwhile; or it still imports what it needs, and the attempt's clock does not run yet.
+            handle.peek_at = now + PEEK
+            return
+        start = abs(start)
+        if serial and not self._begin(handle, handle.assigned[serial], start):
+            handle.doomed = handle.doomed or (serial, CancelledError())  # it was ended before we knew that it runs
+        timeout = handle.assigned[serial]._settings.timeout if serial else None
+        if timeout is not None:
+            handle.timer.arm(start + timeout)  # of this very item, if it is one of a part
+        with self._source.lock:
+            self._crew.kill_doomed(handle)
+            stuck = bool(serial) and now - start >= AHEAD / 2
+            if stuck and (self._pace.depth() > 2 or self._somebody_is_free()):
+                self._crew.take_back(handle)
+        handle.peek_at = None if (stuck and not handle.doomed) or not handle.assigned else now + PEEK
+
+    def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
+        """Settle what a worker was running when it died."""
+        number = self._begin(handle, victim, start, over=True)
+        error: BaseException = WorkerCrashedError(handle.pid, exitcode, victim.id)
+        if handle.doomed is not None and handle.doomed[0] == serial:
+            error = handle.doomed[1]
+        if type(victim) is Part:
+            self._end_item(handle, victim, serial, Failure(error), start, time.monotonic())
+        elif number:
+            self._source.report(victim, number, Failure(error), time.monotonic())
+
+    def _begin(self, handle: Handle, future: AnyFuture, start: float, over: bool = False) -> int:
+        """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
+        if future._phase == Phase.HANDED_OUT:
+            return self._source.begin(future, handle, handle.name, start, over=over)
+        return future._number if future._phase == Phase.LIVE else 0

@@ -1,0 +1,114 @@
+"""Hiring: starting worker processes, and giving up when they keep dying before they are ready.
+
+Guarantees:
+    A start never holds up the I/O thread. After a few failures in a row, or one that took the whole start-up time while
+    none ever succeeded, there is one clear error, with the first traceback a worker left; never an endless retry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from multiprocessing import resource_tracker
+from typing import Any, Callable
+
+from parallel_exec.backends import _launch, _log
+from parallel_exec.backends._handle import Handle
+from parallel_exec.backends._payload import why_not_importable
+from parallel_exec.errors import WorkerStartError
+
+_PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
+
+
+class Hire:
+    """How workers are started; its counts belong to the I/O thread."""
+
+    def __init__(
+        self, context: Any, initializer: bytes, memory_limit: int | None, startup_timeout: float | None
+    ) -> None:
+        self.startup_timeout = startup_timeout  # written once, as the next four
+        self._context = context
+        self._initializer = initializer
+        self._memory_limit = memory_limit
+        self._main: dict[str, Any] | None = None
+        self._names = itertools.count(1)
+        self._failures = 0
+        self._ever_succeeded = False
+        self._first: tuple[str, BaseException | None] = ("", None)
+
+    def start(
+        self,
+        make_timer: Callable[[Handle], Any],
+        keep: Callable[[Handle], None],
+        started: Callable[[Handle, BaseException | None], None],
+    ) -> None:
+        """Start a worker in a thread of its own, which calls `started` in the end, with the error if there was one.
+
+        Args:
+            make_timer: makes the worker's timer.
+            keep: is given the worker before it is started.
+            started: as said.
+
+        Raises:
+            OSError: there are no descriptors left.
+        """
+        if self._main is None:  # it takes long the first time, and removes the semaphores if this process is killed
+            resource_tracker.ensure_running()
+        handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
+        handle.timer = make_timer(handle)
+        keep(handle)  # before it is forked: the child closes what it knows of
+        if self._main is None:
+            forked = getattr(self._context, "_name", "") == "fork" or self._context.get_start_method() == "fork"
+            # A main module that cannot be imported travels by value: nothing may import it, though its name is seen.
+            self._main = {} if forked or why_not_importable() else _launch.main_module()
+
+        def launch() -> None:
+            try:
+                setup = handle.setup(self._initializer, self._main or {}, self._memory_limit, _log.levels())
+                handle.started(_launch.start(self._context, setup, handle.name))
+            except BaseException as error:
+                started(handle, error)
+            else:
+                started(handle, None)
+
+        try:
+            threading.Thread(target=launch, name="parallel_exec-start", daemon=True).start()
+        except RuntimeError:  # no more threads: the interpreter is ending, or the limit is reached
+            launch()
+
+    def succeeded(self) -> None:
+        """Note that a worker is ready."""
+        self._failures = 0
+        self._ever_succeeded = True
+
+    def failed(
+        self, handle: Handle, error: BaseException | None, late: bool, exitcode: int | None
+    ) -> WorkerStartError | None:
+        """Note that a worker ended before it was ready; returns the error if that is the end of it."""
+        self._failures += 1
+        if self._failures == 1:
+            self._first = (handle.traceback, error)
+        if self._failures < _PATIENCE and not (late and not self._ever_succeeded):
+            return None
+        traceback, cause = self._first
+        failed = WorkerStartError(
+            f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}", traceback
+        )
+        failed.__cause__ = cause
+        self._failures = 0
+        return failed
+
+    def _why(self, traceback: str, cause: BaseException | None, late: bool, exitcode: int | None) -> str:
+        if late:
+            return (
+                f"one was not ready after startup_timeout={self.startup_timeout:g} s: does its initializer hang? "
+                "Raise ProcessBackend(startup_timeout=...) if it only needs longer"
+            )
+        if cause is not None:
+            return f"{type(cause).__name__}: {cause}"
+        if traceback:
+            return "the initializer failed: " + traceback.strip().splitlines()[-1]
+        return (
+            f"{self._failures} in a row died while starting, the last with exit code {exitcode}; what they said of it is on "
+            'standard error. A main script needs `if __name__ == "__main__":` around what starts the work'
+        )

@@ -1,0 +1,82 @@
+"""What a worker reads: batches of tasks; imports the standard library and the modules beside it only.
+
+Guarantees:
+    A batch that is larger than the memory this process may have is read all the same, and its tasks are known: each can
+    fail on its own, and what comes next in the pipe is not lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, NamedTuple
+
+from parallel_exec.backends import _memory, _wire
+
+_SMALL = 1 << 12  # bytes of a call up to which a copy costs less than a view
+
+
+class WorkerTask(NamedTuple):
+    """One task of a batch; also what `current_task()` asks.
+
+    Attributes:
+        payload: the pickled call; None if there was no room for it.
+        low, high: a part's stretch of items; 0, 0 for a plain task.
+        start: when it began, by `time.monotonic()`.
+    """
+
+    serial: int
+    attempt: int
+    timeout: float
+    segments: int
+    id: str
+    payload: _memory.Data | None
+    low: int
+    high: int
+    start: float = 0.0
+
+    def view(self, number: int) -> Any:
+        """Return what `current_task()` shows."""
+        from parallel_exec.task import CurrentTask
+
+        timeout = self.timeout or None
+        deadline = None if timeout is None else self.start + timeout
+        return CurrentTask(self.id, self.attempt, deadline, timeout, lambda: False)  # an aborted one is killed
+
+
+def read_batch(fd: int) -> tuple[Iterator[WorkerTask], int] | None:
+    """Return the tasks of the next batch and its epoch; None if there will be no more. Blocks.
+
+    Raises:
+        EOFError: the parent is gone.
+    """
+    length, epoch, count = _wire.BATCH.unpack(_wire.read_exactly(fd, _wire.BATCH.size))
+    if not count:
+        return None
+    try:
+        return _parse(_wire.read_exactly(fd, length), count), epoch
+    except MemoryError:
+        return iter([_skip(fd) for _ in range(count)]), epoch
+
+
+def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
+    position = 0
+    for _ in range(count):
+        serial, attempt, timeout, segments, id_size, size, low, high = _wire.TASK.unpack_from(batch, position)
+        position += _wire.TASK.size
+        start = position + id_size
+        stop = start + size
+        payload = batch[start:stop] if size <= _SMALL else memoryview(batch)[start:stop]
+        yield WorkerTask(serial, attempt, timeout, segments, _name(batch[position:start]), payload, low, high)
+        position = stop
+
+
+def _skip(fd: int) -> WorkerTask:
+    """Read a task, all but its payload."""
+    header = _wire.read_exactly(fd, _wire.TASK.size)
+    serial, attempt, timeout, segments, id_size, size, low, high = _wire.TASK.unpack(header)
+    name = _name(_wire.read_exactly(fd, id_size))
+    _wire.skip(fd, size)
+    return WorkerTask(serial, attempt, timeout, segments, name, None, low, high)
+
+
+def _name(data: bytearray) -> str:
+    return data.decode(errors="surrogatepass")

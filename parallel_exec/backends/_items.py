@@ -1,0 +1,146 @@
+"""Running the items of a part in a worker: as little as possible for each, as there may be a million a second.
+
+    permit ──► journal: started ──► call ──► journal: its value, in the row ──► next
+                                        └─ it raised, or its value is large: the row is sent, then a frame of its own
+
+Guarantees:
+    An item begins only after its permit was acquired, and how it ended is in the journal before the next begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from parallel_exec._current import current
+from parallel_exec.backends import _pickling, _wire
+from parallel_exec.backends._calls import Unreadable, describe, pickle_value
+from parallel_exec.backends._outbox import FLUSH_EVERY
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._inbox import WorkerTask
+    from parallel_exec.backends._outbox import Outbox
+
+_ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
+_TINY = 64  # bytes of a pickled value whose packer is at hand
+_SMALL = 1024  # bytes of a pickled value that has a place in the row
+_FULL = _wire.JOURNAL_SIZE - _SMALL - _wire.LENGTH.size  # where there may not be room for another
+_END, _START, _RUNNING = _wire.END, _wire.START, _wire.RUNNING
+
+
+@functools.cache  # there are few sizes
+def _packer(size: int) -> Callable[..., None]:
+    """Return what writes a place in a row, for a pickle of so many bytes: in one go, which costs half of two."""
+    return struct.Struct(f"<I{size}s").pack_into
+
+
+_PACKERS = [_packer(size) for size in range(_TINY)]
+
+
+class _Odd(NamedTuple):
+    """How an item ended that has no place in a row."""
+
+    kind: int
+    start: float
+    end: float
+    pickled: _pickling.Pickled
+
+
+class ItemRunner:
+    """Runs the items of parts; the child's main thread's."""
+
+    def __init__(self, outbox: Outbox, acquire: Callable[[bool], bool]) -> None:
+        self._outbox = outbox
+        self._acquire = acquire
+        self._unfit = (_wire.OK, _pickling.Pickled(b"", None))
+
+    def run(self, task: WorkerTask, fn: Any, items: list[tuple[Any, ...]]) -> bool:
+        """Run a part, for the first item of which there is a permit; False if there was none for another."""
+        current.running, current.number = _Item(task, self._outbox.journal), task.attempt
+        serial, stop = task.serial, task.serial + task.high - task.low
+        while True:
+            if type(fn) is Unreadable:
+                now = time.monotonic()
+                odd: _Odd | None = _Odd(_wire.UNREADABLE, now, now, fn.pickled)
+            else:
+                serial, odd = self._run_row(fn, items[task.low + serial - task.serial : task.high], serial)
+            if odd is not None:
+                self._outbox.hand_in(odd.kind, serial, odd.start, odd.end, odd.pickled)
+                serial += 1
+            if odd is None or serial == stop or not self._acquire(False):
+                break
+        current.running = None
+        return serial == stop
+
+    def _run_row(self, fn: Any, items: list[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
+        """Run items up to the first that has no place in a row, and return its serial and its end; (n, None): there was none.
+
+        The first has its permit.
+        """
+        outbox, acquire, dumps, clock = self._outbox, self._acquire, pickle.dumps, time.monotonic
+        area, words, times = outbox.journal.map, outbox.journal.words, outbox.journal.times
+        start = end = clock()
+        position, first, odd = outbox.open_row(serial, end), serial, None
+        values, plain = [], True
+        for args in items:
+            if serial != first and not acquire(False):
+                break
+            times[_START] = start = end
+            words[_RUNNING] = serial
+            try:
+                value = fn(*args)
+            except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+                odd = _Odd(_wire.ERROR, start, clock(), describe(error))
+                break
+            end = clock()
+            if type(value) in _ATOMS:
+                data = dumps(value, 3)
+            else:
+                data, plain = self._pickle(value), False
+            if not 0 < len(data) <= _SMALL:
+                odd = self._misfit(data, start, end)
+                break
+            size = len(data)
+            (_PACKERS[size] if size < _TINY else _packer(size))(area, position, size, data)
+            position += 4 + size
+            words[_END] = position
+            serial += 1
+            values.append(value)
+            if end - outbox.flushed > FLUSH_EVERY or position > _FULL:
+                outbox.send_row(serial, values, plain, end)
+                position, values, plain = outbox.open_row(serial, end), [], True
+        outbox.send_row(serial, values, plain, end)
+        return serial, odd
+
+    def _pickle(self, value: Any) -> bytes:
+        """Pickle a value that is not simple; b"" if that failed, or if it has large buffers: `_misfit` knows then."""
+        self._unfit = pickle_value(value)
+        kind, pickled = self._unfit
+        return pickled.data if kind == _wire.OK and pickled.segment is None else b""
+
+    def _misfit(self, data: bytes, start: float, end: float) -> _Odd:
+        """Return the end of an item with a value that is too large for the row, or could not be pickled."""
+        kind, pickled = (_wire.OK, _pickling.Pickled(data, None)) if data else self._unfit
+        return _Odd(kind, start, end, pickled)
+
+
+class _Item:
+    """The item that is running; what `current_task()` asks."""
+
+    __slots__ = ("_journal", "_task")
+
+    def __init__(self, task: WorkerTask, journal: _wire.Journal) -> None:
+        self._task = task
+        self._journal = journal
+
+    @property
+    def id(self) -> str:
+        """The item's id."""
+        return f"{self._task.id}-{self._task.low + self._journal.words[_RUNNING] - self._task.serial}"
+
+    def view(self, number: int) -> Any:
+        """Return what `current_task()` shows."""
+        return self._task._replace(id=self.id, start=self._journal.times[_START]).view(number)

@@ -1,0 +1,142 @@
+"""Starting a worker process.
+
+Guarantees:
+    The child does not import the parent's main module by itself: a worker that only runs library functions starts faster,
+    and a script without a `__main__` guard does not start itself again.
+    Descriptors go to the child alone, and are closed here once it has them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from multiprocessing import process, reduction, spawn
+from typing import Any
+
+from parallel_exec.backends._warm import preload
+from parallel_exec.backends._worker import Setup, main
+
+_lock = threading.Lock()
+_launching: list[
+    tuple[int, Descriptor]
+] = []  # guarded by `_lock`: the thread that starts a worker, and the worker's pipe
+_SPARE = 8 + 12  # descriptors: what `multiprocessing` opens for a start at most, and another worker's pipes meanwhile
+_MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
+
+
+class Descriptor:
+    """A file descriptor that travels to a process that is being started."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> Any:
+        return _arrive, (reduction.DupFd(self.fd),)
+
+    def close(self) -> None:
+        """Close it here."""
+        os.close(self.fd)
+
+
+def _arrive(travelled: Any) -> Descriptor:
+    return Descriptor(travelled.detach())
+
+
+def get_context(wanted: Any) -> Any:
+    """Return a `multiprocessing` context for a start method's name, a context, or None for the best there is.
+
+    Raises:
+        ValueError: this platform has no such start method.
+    """
+    if wanted is None:
+        methods = multiprocessing.get_all_start_methods()
+        return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if isinstance(wanted, str):
+        methods = multiprocessing.get_all_start_methods()
+        if wanted not in methods:
+            raise ValueError(f"mp_context takes one of {', '.join(map(repr, methods))} or a context, not {wanted!r}")
+        return multiprocessing.get_context(wanted)
+    if not hasattr(wanted, "Process") or not hasattr(wanted, "Semaphore"):
+        raise TypeError(f"mp_context takes a start method's name or a multiprocessing context, not {wanted!r}")
+    return wanted
+
+
+def forbidden() -> str | None:
+    """Say why no process can be started from here, and what to do; None if one can."""
+    this: Any = process.current_process()
+    if getattr(this, "_inheriting", False):
+        return (
+            "worker processes cannot be started while a worker imports this main module: put the code that starts them "
+            'under `if __name__ == "__main__":`'
+        )
+    if this.daemon:
+        return (
+            "a daemonic multiprocessing process may not have children: start it with daemon=False, "
+            'or use backend="thread" in it'
+        )
+    return None
+
+
+def start(context: Any, setup: Setup, name: str) -> Any:
+    """Start a worker and return its `multiprocessing.Process`. Blocks for some milliseconds.
+
+    Raises:
+        OSError: there are not enough descriptors left, or no process can be made.
+    """
+    child = context.Process(target=main, args=(setup,), name=name)
+    with _lock, _WithoutMain():
+        _check_descriptors()
+        if context.get_start_method() == "forkserver":
+            preload()
+        _launching.append((threading.get_ident(), setup.tasks))
+        try:
+            child.start()
+        finally:
+            _launching.clear()
+        # Else every start of any process polls this one, in whatever thread, and takes the news of its end from us.
+        getattr(process, "_children", set()).discard(child)
+    return child
+
+
+def _check_descriptors() -> None:
+    """Fail now rather than half-way, where `multiprocessing` would leave the pipes open that it has made."""
+    spare: list[int] = []
+    try:
+        spare.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(_SPARE))
+    finally:
+        for fd in spare:
+            os.close(fd)
+
+
+def is_launching(theirs: list[Descriptor]) -> bool:
+    """Return whether this is the child being forked just now that is to have these descriptors."""
+    return bool(theirs) and (threading.get_ident(), theirs[0]) in _launching
+
+
+def main_module() -> dict[str, Any]:
+    """Return what `multiprocessing.spawn.prepare` needs to import this process's main module."""
+    data = spawn.get_preparation_data("parallel_exec")
+    return {key: data[key] for key in (*_MAIN_KEYS, "sys_path", "dir", "orig_dir") if key in data}
+
+
+class _WithoutMain:
+    """While entered, what `multiprocessing` tells a child that *this thread* starts leaves out the main module.
+
+    It has no setting for that; loky copies the whole of its start-up code instead. Other threads' children are told all.
+    """
+
+    def __enter__(self) -> None:
+        self._original = original = spawn.get_preparation_data
+        mine = threading.get_ident()
+
+        def preparation_data(name: str) -> dict[str, Any]:
+            data: dict[str, Any] = original(name)
+            if threading.get_ident() == mine:
+                data = {key: value for key, value in data.items() if key not in _MAIN_KEYS}
+            return data
+
+        spawn.get_preparation_data = preparation_data
+
+    def __exit__(self, *_: object) -> None:
+        spawn.get_preparation_data = self._original

@@ -1,0 +1,162 @@
+"""Pieces of memory without a name: for journals, and for large buffers that need not be copied through a pipe.
+
+    sender: buffers ──► segment (one copy) ──► its descriptor over a Unix socket ──► receiver: mapped, not copied
+
+Guarantees:
+    A segment lives as long as a descriptor or a mapping of it does, and has no name: nothing is left behind, whoever
+    is killed when. The receiver maps it privately: what it changes, nobody else sees, so a retry gets the original.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import logging
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import weakref
+from typing import Any, ClassVar, Sequence, Union
+
+logger = logging.getLogger("parallel_exec")
+
+Data = Union[bytes, bytearray, memoryview]
+
+THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
+MOST = 64  # segments at a time, and mappings; each holds a descriptor, and a socket takes some 270 of them on their way
+SHARE = 8  # of the descriptors that this process may have, at most one in so many goes for them
+_COUNT = struct.Struct("<I")
+
+
+def most() -> int:
+    """Return how many segments, and how many mappings of them, this process may have at a time."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // SHARE)
+
+
+def is_full() -> bool:
+    """Return whether this process has as many segments as it may."""
+    return len(Segment.alive) >= most()
+
+
+def create(size: int) -> int:
+    """Return the descriptor of new shared memory of `size` bytes, all 0.
+
+    Raises:
+        OSError: there is none to be had.
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("parallel_exec", os.MFD_CLOEXEC)
+    else:
+        fd, path = tempfile.mkstemp(prefix="parallel_exec-")
+        os.unlink(path)
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Segment:
+    """A descriptor that is closed when nobody holds the object any more."""
+
+    __slots__ = ("fd",)
+
+    alive: ClassVar[set[int]] = set()  # the descriptors of all there are in this process
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.alive.add(fd)
+
+    def __del__(self, _close: Any = os.close) -> None:
+        self.alive.discard(self.fd)
+        _close(self.fd)
+
+
+def store(buffers: Sequence[memoryview]) -> tuple[Segment, bytes]:
+    """Copy buffers into a new segment; returns it, and what `load` needs to know of it.
+
+    Raises:
+        OSError: no shared memory, or not so much, is to be had.
+    """
+    sizes = [buffer.nbytes for buffer in buffers]
+    segment = Segment(create(sum(map(_aligned, sizes))))
+    position = 0
+    for buffer in buffers:
+        _write(segment.fd, buffer.cast("B"), position)
+        position += _aligned(buffer.nbytes)
+    return segment, _COUNT.pack(len(sizes)) + array.array("Q", sizes).tobytes()
+
+
+def _write(fd: int, data: memoryview, position: int) -> None:
+    """Write all of `data`; the kernel takes half the time that it takes to touch each page of a mapping first."""
+    while data:
+        written = os.pwrite(fd, data, position)
+        data = data[written:]
+        position += written
+
+
+def load(fd: int, data: Data) -> tuple[list[memoryview], Data]:
+    """Map the buffers of a segment; returns them, writable, and the rest of `data` behind what `store` said."""
+    (count,) = _COUNT.unpack_from(data)
+    sizes = array.array("Q", bytes(data[_COUNT.size : _COUNT.size + 8 * count]))
+    area = memoryview(_map(fd))
+    buffers, position = [], 0
+    for size in sizes:
+        buffers.append(area[position : position + size])
+        position += _aligned(size)
+    return buffers, data[_COUNT.size + 8 * count :]
+
+
+def _map(fd: int) -> Any:
+    """Return the content of a segment, writable: mapped or, if many are, copied, as each mapping holds a descriptor."""
+    if len(_mapped) < most():
+        try:
+            area = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:  # a limit on memory counts private mappings as well
+                raise MemoryError(str(error)) from error
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        else:
+            _mapped.add(area)
+            return area
+    content = bytearray(os.fstat(fd).st_size)
+    position = 0
+    while position < len(content):
+        position += os.preadv(fd, [memoryview(content)[position:]], position)
+    return content
+
+
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # those that are alive
+
+
+def _aligned(size: int) -> int:
+    return (size + 63) & ~63
+
+
+def send_fd(channel: socket.socket, fd: int) -> None:
+    """Send a descriptor; it arrives even if we are killed right after."""
+    channel.sendmsg([b"s"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+
+def receive_fd(channel: socket.socket, flags: int = 0) -> int:
+    """Return the next descriptor that was sent.
+
+    Raises:
+        EOFError: there is none.
+        OSError: this process has too many; or, with MSG_DONTWAIT, none has come yet.
+    """
+    fds = array.array("i")
+    message, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_LEN(fds.itemsize), flags)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: fds.itemsize])
+            os.set_inheritable(fds[0], False)
+            return fds[0]
+    raise EOFError(f"no descriptor came with {message!r}")

@@ -1,0 +1,86 @@
+"""What a worker writes: how its tasks ended, into the journal at once and through the result pipe when it pauses.
+
+Guarantees:
+    What was handed in, or is in the row, reaches the parent, whatever happens to this process afterwards.
+    Frames go through the pipe in the order in which their tasks ended.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec.backends import _memory, _wire
+
+if TYPE_CHECKING:
+    import socket
+
+    from parallel_exec.backends._pickling import Pickled
+
+FLUSH_EVERY = 0.001  # seconds between two system calls for results, at most
+
+
+class Outbox:
+    """The child's journal, its result pipe and its end of the socket for segments; the main thread's, except `send`.
+
+    Attributes:
+        journal: the journal.
+        channel: the socket.
+        flushed: when frames were last sent.
+    """
+
+    def __init__(self, results: int, channel: socket.socket, journal: _wire.Journal) -> None:
+        self.journal = journal
+        self.channel = channel
+        self.flushed = time.monotonic()
+        self._results = results
+        self._write_lock = threading.Lock()
+        self._row_serial = 0
+        self._row_start = 0.0
+
+    def send(self, data: bytes) -> None:
+        """Write frames to the pipe. Thread-safe: records of any thread's loggers come this way, too. Blocks."""
+        with self._write_lock:
+            _wire.write_all(self._results, data)
+
+    def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: Pickled) -> None:
+        """Say how a task ended; there must be no open row."""
+        segments = 0
+        if pickled.segment is not None:
+            _memory.send_fd(self.channel, pickled.segment.fd)
+            segments = 1
+        frame = _wire.encode(kind, serial, start, end, segments, pickled.data)
+        if not self.journal.finished(frame):
+            self.flush(end)
+            if not self.journal.finished(frame):  # too large for it
+                self.send(frame)
+                self.journal.idle()
+        if end - self.flushed > FLUSH_EVERY:
+            self.flush(end)
+
+    def flush(self, now: float = 0.0) -> None:
+        """Send the frames in the journal."""
+        frames = self.journal.unsent()
+        if frames:
+            self.send(frames)
+            self.journal.sent()
+        self.flushed = now or time.monotonic()
+
+    def open_row(self, serial: int, start: float) -> int:
+        """Begin a row, the first item of which has this serial number; returns its place in the journal."""
+        self._row_serial, self._row_start = serial, start
+        return self.journal.open_row(serial, start)
+
+    def send_row(self, stop: int, values: list[Any], plain: bool, end: float) -> None:
+        """End the row before the item with serial number `stop`, and send it: if all values are plain, as one pickle."""
+        count = stop - self._row_serial
+        earlier, row = self.journal.close_row()
+        if not count:
+            return
+        payload = pickle.dumps(values, protocol=5) if plain else row
+        kind = _wire.MANY if plain else _wire.EACH
+        self.send(earlier + _wire.encode(kind, self._row_serial, self._row_start, end, count, payload))
+        self.journal.sent()
+        self.flushed = end

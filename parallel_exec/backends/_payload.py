@@ -1,0 +1,172 @@
+"""What a task is made of on its way to a worker, and what becomes of the frame that comes back. The parent's side.
+
+Guarantees:
+    A call is pickled once, in the caller, when it is added: what happens to the arguments afterwards changes nothing, and
+    a retry sends the same bytes. Nothing here fails but with one of our errors, which names what cannot travel.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pickle
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec.backends import _pickling, _wire
+from parallel_exec.errors import ParallelExecError, RemoteTaskError, TaskSerializationError, WorkerStartError
+from parallel_exec.outcome import Failure, Outcome, Success
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._pickling import Pickled
+    from parallel_exec.future import TaskFuture
+
+_HINT = (
+    "Use a function of a module, and arguments that pickle; or install cloudpickle for lambdas and closures: "
+    'pip install "parallel_exec[cloudpickle]"'
+)
+
+
+class WorkerTraceback(Exception):  # noqa: N818  # it is a traceback
+    """The traceback in the worker, as text: the cause of an exception that came from there."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def pack(future: TaskFuture[Any]) -> Pickled:
+    """Pickle the call of a future.
+
+    Raises:
+        TaskSerializationError: a part of it cannot be pickled.
+        WorkerStartError: it lives in a main script that workers cannot import.
+    """
+    call = (future._fn, future._args, future._kwargs or {})
+    try:
+        pickled = _pickling.dumps(call)
+        if pickled.names_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is None:
+                if not _Finder.finds_main(pickle.dumps(call, protocol=5)):
+                    return pickled  # it only says the name
+                raise WorkerStartError(f"task {future.id!r} needs the main module, {reason}")
+            pickled = _pickling.dumps(call, by_value=True)
+    except ParallelExecError:
+        raise
+    except Exception as error:
+        parts = {"the function": future._fn, **{f"argument {n}": value for n, value in enumerate(future._args)}}
+        parts.update({f"argument {name!r}": value for name, value in (future._kwargs or {}).items()})
+        what, why = _pickling.find_culprit(parts)
+        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _HINT) from error
+    return pickled
+
+
+class _Finder(pickle.Unpickler):
+    """Unpickles, and notes whether something of the main module was asked for."""
+
+    found = False
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what is asked for."""
+        self.found = self.found or module == "__main__"
+        return super().find_class(module, name)
+
+    @classmethod
+    def finds_main(cls, data: bytes) -> bool:
+        """Return whether a pickle refers to the main module."""
+        finder = cls(io.BytesIO(data))
+        finder.load()
+        return finder.found
+
+
+@functools.lru_cache(maxsize=1)
+def why_not_importable() -> str:
+    """Say why workers cannot import this program's main module, and what to do; "" if they can."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and (path is None or path.startswith("<")):
+        return (
+            "which workers cannot import: this is an interactive session, or code from standard input or -c. Move the "
+            'function into a module, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+        )
+    if str(getattr(getattr(main, "__spec__", None), "name", "")).endswith("__main__"):
+        return (
+            "which multiprocessing never imports in a child, as it is a package's `__main__`. Move the function into another "
+            'module, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+        )
+    try:
+        with open(path or "", "rb") as file:
+            guarded = re.search(rb"^if\b.*__name__", file.read(), re.MULTILINE) is not None
+    except OSError:
+        return ""  # a zip file, or no source: a worker will find out
+    if guarded:
+        return ""
+    return (
+        f"which workers cannot import without running the whole program again: {path} has no guard. Put what starts the "
+        'work under `if __name__ == "__main__":`, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+    )
+
+
+def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], future: TaskFuture[Any] | None) -> Outcome:
+    """Return what a frame says of its task; `receive_fd` is called if it has a segment."""
+    fd = None
+    try:
+        if frame.segments:
+            fd = receive_fd()
+        if frame.kind == _wire.OK:
+            return Success(_pickling.loads(frame.payload, fd))
+        task_id = future.id if future is not None else "?"
+        if frame.kind == _wire.UNSENDABLE:
+            what, why = pickle.loads(frame.payload)
+            return Failure(TaskSerializationError(f"{what} of task {task_id!r}", "from the worker", why))
+        return Failure(_rebuild(frame, task_id))
+    except BaseException as error:
+        of = f"task {future.id!r}" if future is not None else "an item"
+        failed = TaskSerializationError(
+            f"the result of {of}", "from the worker", f"it cannot be rebuilt here: {error!r}"
+        )
+        failed.__cause__ = error
+        return Failure(failed)
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def values_of(frame: _wire.Frame) -> tuple[list[Any], dict[int, Failure]]:
+    """Return what items in a row returned; in the places of those that cannot be rebuilt is None, and why in the second."""
+    if frame.kind == _wire.MANY:  # all of it simple
+        return pickle.loads(frame.payload), {}
+    values: list[Any] = []
+    failures: dict[int, Failure] = {}
+    for place, pickled in enumerate(_wire.pickles(frame.payload)):
+        outcome = outcome_of(frame._replace(kind=_wire.OK, segments=0, payload=pickled), _no_fd, None)
+        values.append(outcome.value if type(outcome) is Success else None)
+        if type(outcome) is Failure:
+            failures[place] = outcome
+    return values, failures
+
+
+def _no_fd() -> int:
+    raise EOFError("items in a row have no segments")
+
+
+def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
+    """Return the exception that a worker described."""
+    whole, name, message, text = pickle.loads(frame.payload)
+    error: BaseException | None = None
+    if whole:
+        try:
+            error = pickle.loads(whole)
+        except BaseException:
+            error = None
+    if frame.kind == _wire.UNREADABLE and not isinstance(error, (MemoryError, ParallelExecError)):
+        failed = TaskSerializationError(
+            f"the call of task {task_id!r}", "to the worker", f"the worker cannot rebuild it: {name}: {message}", _HINT
+        )
+        failed.__cause__ = WorkerTraceback(text)
+        return failed
+    if not isinstance(error, BaseException):
+        error = RemoteTaskError(name, message, text)
+    error.__cause__ = WorkerTraceback(text)
+    return error

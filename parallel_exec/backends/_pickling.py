@@ -1,0 +1,119 @@
+"""Objects to bytes and back, the same in the parent and in its workers; imports the standard library only.
+
+Guarantees:
+    What cannot be pickled is named. `cloudpickle` is tried where pickle fails, if it is installed. Large buffers are kept
+    out of the bytes where shared memory is to be had; where not, that is logged once.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, NamedTuple
+
+from parallel_exec.backends import _memory
+
+_FAILURES = (pickle.PicklingError, AttributeError, TypeError)
+_warned: list[str] = []  # whether the lack of shared memory was logged; a list, as module state that only grows
+
+
+class Pickled(NamedTuple):
+    """An object on its way: bytes, and the segment with its large buffers, or with all of it, if it is large."""
+
+    data: bytes
+    segment: _memory.Segment | None
+    names_main: bool = False  # whether something of the main module may be in it
+
+
+def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
+    """Pickle, by cloudpickle if pickle fails or `by_value` says so; with `inside`, without a segment, however large.
+
+    Raises:
+        Exception: neither can; the error is pickle's.
+    """
+    pickler = pickle.dumps
+    if by_value:
+        pickler = find_cloudpickle().dumps
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickler(value, 5, buffer_callback=buffers.append)
+    except _FAILURES:
+        cloudpickle = find_cloudpickle()
+        if cloudpickle is None or by_value:
+            raise
+        pickler = cloudpickle.dumps
+        buffers.clear()
+        data = pickler(value, 5, buffer_callback=buffers.append)
+    if not buffers and len(data) < _memory.THRESHOLD:
+        return Pickled(data, None, b"__main__" in data)
+    return _dumps_large(pickler, value, data, buffers, inside)
+
+
+def find_cloudpickle() -> Any:
+    """Return the module, or None if it is not installed."""
+    try:
+        import cloudpickle
+    except ImportError:
+        return None
+    return cloudpickle
+
+
+def _dumps_large(pickler: Any, value: Any, data: bytes, buffers: list[pickle.PickleBuffer], inside: bool) -> Pickled:
+    """Put what is large into a segment; pickles again, as small buffers go with the rest, only if there are any."""
+    has_room = not inside and not _memory.is_full()
+    large: list[memoryview] = []
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        """Say whether a buffer is to go with the rest."""
+        view = buffer.raw()
+        if not has_room or view.nbytes < _memory.THRESHOLD:
+            return True
+        large.append(view)
+        return False
+
+    if any(keep_inside(buffer) for buffer in buffers):
+        large.clear()
+        data = pickler(value, 5, buffer_callback=keep_inside)
+    names_main = b"__main__" in data
+    whole = has_room and len(data) >= _memory.THRESHOLD
+    if not large and not whole:
+        return Pickled(data, None, names_main)
+    try:
+        segment, sizes = _memory.store([memoryview(data), *large] if whole else large)
+    except OSError as error:
+        if not _warned:
+            _warned.append(str(error))
+            _memory.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
+        return Pickled(pickler(value, protocol=5) if large else data, None, names_main)
+    return Pickled(sizes if whole else sizes + data, segment, names_main)
+
+
+def loads(data: _memory.Data, fd: int | None = None) -> Any:
+    """Undo `dumps`; `fd` is the descriptor of the segment, if there is one, and stays the caller's."""
+    pickled, buffers = unwrap(data, fd)
+    return pickle.loads(pickled, buffers=buffers)
+
+
+def unwrap(data: _memory.Data, fd: int | None) -> tuple[_memory.Data, list[memoryview]]:
+    """Return the pickle itself, and the buffers that `pickle.loads` needs for it."""
+    if fd is None:
+        return data, []
+    buffers, rest = _memory.load(fd, data)
+    return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
+
+
+def find_culprit(parts: dict[str, Any]) -> tuple[str, str]:
+    """Return which of several named parts cannot be pickled, and why."""
+    for name, part in parts.items():
+        try:
+            dumps(part)
+        except Exception as error:
+            return f"{name} ({type(part).__name__} {_short(part)})", f"{type(error).__name__}: {error}"
+    return "the call", "its parts can be pickled each, but not together"
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        return "(whose repr fails)"
+    return text if len(text) <= 80 else text[:77] + "..."

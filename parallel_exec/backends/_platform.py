@@ -1,0 +1,77 @@
+"""What only some platforms have, in one place: process groups, dying with the parent, memory limits, watching a death.
+
+Linux is what is tested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # no POSIX
+    pass
+
+
+def lead_group() -> None:
+    """Make this process the leader of a new process group: what it starts can be killed with it."""
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+
+
+def die_with_parent(lifeline: int) -> None:
+    """See that this process group is killed once the other end of the pipe `lifeline` is closed.
+
+    On Linux the kernel does it: a pipe can be told to signal a process group when it changes, the signal may be SIGKILL,
+    and nothing but its end ever changes this one. It needs no thread here, and works while a C call hangs.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        import select
+
+        if select.select([lifeline], [], [], 0)[0]:  # the parent was gone before we asked
+            os.killpg(0, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(lifeline,), name="parallel_exec-lifeline", daemon=True).start()
+
+
+def _watch(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def limit_memory(limit: int) -> None:
+    """Let allocations beyond `limit` bytes of data fail with MemoryError in this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def kill_group(pid: int, leader_is_gone: bool = False) -> None:
+    """Kill a process and its group; does nothing if they are gone."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        if leader_is_gone:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it does not lead a group yet
+            os.kill(pid, signal.SIGKILL)
+
+
+def death_watch(pid: int, sentinel: int) -> tuple[int, bool]:
+    """Return a descriptor that becomes readable when the process ends, and whether the caller must close it.
+
+    A `multiprocessing` sentinel is a pipe, which a grandchild may hold open; a pidfd is not.
+    """
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid), True
+        except OSError:  # an old kernel, or it is gone already
+            pass
+    return sentinel, False

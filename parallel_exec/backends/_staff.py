@@ -1,0 +1,245 @@
+"""The workers of a process pool from their start to their end: the half of the I/O thread that is not about handing out.
+
+    _start_workers ──► starting ──► ready ──► (told to end) ──► dead ──► buried
+                          └── late, failed: counted by `Hire`
+
+Guarantees:
+    Nothing here waits: processes are started by threads of their own.
+    After a worker's death its pipe is read, then its journal; only then is anything called lost.
+    A pool breaks only when it has no worker: one that cannot have another goes on with what it has, and tries again later.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import queue
+import selectors
+import time
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec.backends._crew import Crew
+from parallel_exec.backends._handle import PEEK, Handle
+from parallel_exec.backends._hearing import Hearing
+from parallel_exec.backends._pace import Pace
+from parallel_exec.errors import TaskTimeoutError, WorkerStartError
+from parallel_exec.events import WorkerDied, logger
+from parallel_exec.future import TaskFuture
+from parallel_exec.parts import Part
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._hire import Hire
+    from parallel_exec.backends.base import Source
+
+AnyFuture = TaskFuture[Any]
+
+FAREWELL = 2.0  # seconds that a worker has to end by itself once it was told to
+_START_AGAIN = 5.0  # seconds until further workers are tried again, if they could not be started; a guess
+
+
+class Staff(abc.ABC):
+    """Starts and buries workers. The I/O thread's own, except what says otherwise.
+
+    Attributes:
+        crew: the workers.
+    """
+
+    def __init__(self, source: Source, limit: int, hire: Hire, max_tasks: int | None) -> None:
+        self.crew = Crew(source.lock, self._poke, source.came_apart)
+        self._source = source
+        self._limit = limit
+        self._hire = hire
+        self._max_tasks = max_tasks
+        self._pace = Pace()
+        self._hearing = Hearing(source, self.crew, self._pace, hire, self._somebody_is_free)
+        self._listed = True  # whether the scheduler has us as idle
+        self._poked = False
+        self._broken: WorkerStartError | None = None
+        self._start_again: float | None = None  # when further workers are tried again; None: any time
+        self._births: queue.SimpleQueue[Handle] = queue.SimpleQueue()
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._rope = os.pipe()
+        os.set_blocking(self._rope, False)
+
+    def _poke(self) -> None:
+        if not self._poked:
+            with self._source.lock:
+                if self._rope >= 0:
+                    self._poked = True
+                    os.write(self._rope, b"!")
+
+    def _watch_writing(self, handle: Handle) -> None:
+        """Have the selector tell when the pipe takes more, as long as something waits for that."""
+        wanted, watched = handle.has_more(), handle.tasks in self._selector.get_map()
+        if wanted and not watched:
+            self._selector.register(handle.tasks, selectors.EVENT_WRITE, lambda: self._flush(handle))
+        elif watched and not wanted:
+            self._selector.unregister(handle.tasks)
+
+    def _flush(self, handle: Handle) -> None:
+        handle.flush()
+        self._watch_writing(handle)
+
+    def _listen(self, handle: Handle) -> None:
+        frames, eof = handle.read()
+        if eof and handle.results in self._selector.get_map():
+            self._selector.unregister(handle.results)  # its death is told by `watch`
+        self._hearing.frames(handle, frames)
+        now = time.monotonic()
+        if not handle.assigned:
+            handle.peek_at = handle.leave_by = now + FAREWELL if handle.closing else None
+        elif handle.peek_at is None or any(frame.serial for frame in frames):
+            handle.peek_at = now + PEEK
+
+    def _retire(self, handle: Handle) -> None:
+        with self._source.lock:
+            self.crew.take_back(handle)
+        handle.tell_to_end()
+        self._watch_writing(handle)
+
+    # ── starting and ending workers ─────────────────────────────────────────────────────────────────────────────────
+
+    def _start_workers(self) -> None:
+        """Start a worker for each task that none is free for, up to the limit, and hear of the next if there is room."""
+        rests = self._rests()
+        starting = sum(not handle.ready for handle in self.crew.handles)
+        room = self._limit - len(self.crew.handles)
+        if self._broken is not None:
+            if starting == len(self.crew.handles) and self._source.backlog():
+                self._source.break_down(self._broken)  # of what has come back since
+            return
+        if room <= 0 or rests:
+            return
+        if not self._listed and not self._source.backlog():
+            self._source.give_back(self._take(1))  # to be listed as idle: the next task is to be heard of
+        for _ in range(min(room, self._source.backlog() - starting)):
+            try:
+                self._hire.start(self._timer, self._keep, self._started)
+            except OSError as error:  # no more descriptors
+                if not self.crew.handles or self._at_work():
+                    self._cannot_start(WorkerStartError(f"no worker process can be started: {error}"))
+                return  # else when it is known what has become of those that start
+
+    def _keep(self, handle: Handle) -> None:
+        with self._source.lock:
+            self.crew.handles.append(handle)
+
+    def _at_work(self) -> bool:
+        return any(handle.ready for handle in self.crew.handles)
+
+    def _rests(self) -> bool:
+        """Return whether it is too early to try again to start a worker."""
+        if self._start_again is not None and (time.monotonic() >= self._start_again or not self._at_work()):
+            self._start_again = None
+        return self._start_again is not None
+
+    def _cannot_start(self, error: WorkerStartError) -> None:
+        """Go on with the workers that there are; if there are none, that is the end of the pool."""
+        if self._at_work():
+            self._start_again = time.monotonic() + _START_AGAIN
+            logger.warning("%s; a pool goes on with fewer workers than it may have", error)
+        elif self._broken is None:
+            self._broken = error
+            self._source.break_down(error)
+
+    def _timer(self, handle: Handle) -> Any:
+        """Return the timer of a worker: first for its start, then for its attempts."""
+        timer = self._source.timers.timer(lambda: self._time_is_up(handle))
+        if self._hire.startup_timeout is not None:
+            timer.arm(time.monotonic() + self._hire.startup_timeout)
+        return timer
+
+    def _time_is_up(self, handle: Handle) -> None:
+        if not handle.ready:
+            handle.late = True
+            handle.kill()
+            return
+        serial, start = handle.running()
+        future = handle.assigned.get(serial)
+        if type(future) is Part and future._settings.timeout is not None:
+            due = start + future._settings.timeout  # each item has its own
+            if start <= 0 or time.monotonic() < due:
+                handle.timer.arm(due if start > 0 else time.monotonic() + PEEK)
+            else:
+                item = f"{future.id}-{future.low + serial - future.serial}"
+                self.crew.stop(future, future._number, TaskTimeoutError(item, future._settings.timeout, 1))
+        else:
+            self._source.expire(handle, future)
+
+    def _started(self, handle: Handle, error: BaseException | None) -> None:
+        """Hear from the starting thread."""
+        handle.start_error = error
+        self._births.put(handle)
+        self._poke()
+
+    def _welcome(self) -> None:
+        """Listen to workers that have been started, and bury those that could not be."""
+        while not self._births.empty():
+            handle = self._births.get()
+            if handle.process is None:
+                handle.close_theirs()
+                self._bury(handle)
+                continue
+            self._selector.register(handle.results, selectors.EVENT_READ, lambda handle=handle: self._listen(handle))
+            self._selector.register(handle.watch, selectors.EVENT_READ, lambda handle=handle: self._bury(handle))
+            if handle.late:
+                handle.kill()
+
+    def _dismiss(self, farewell: float) -> bool:
+        """Let all workers end, those that take too long by force; returns whether all have."""
+        self._welcome()
+        for handle in self.crew.handles:
+            if time.monotonic() >= farewell or not handle.ready:
+                handle.kill()
+            elif not handle.closing:
+                self._retire(handle)
+        return not self.crew.handles
+
+    def _bury(self, handle: Handle) -> None:
+        """Settle what a dead worker leaves: what it had finished, what it was running, what it had not begun."""
+        if handle.process is not None:
+            for fd in (handle.watch, handle.results, handle.tasks):
+                if fd in self._selector.get_map():
+                    self._selector.unregister(fd)
+            handle.kill_rest()
+            self._listen(handle)
+            self._hearing.frames(handle, handle.unread())
+        handle.timer.disarm()
+        exitcode = handle.exitcode()
+        with self._source.lock:
+            self.crew.handles.remove(handle)
+            culprit, start = handle.running()
+            if not culprit and handle.ready and not handle.killed and not handle.closing:
+                culprit, start = self._suspect(handle), time.monotonic()
+            victim = handle.assigned.pop(culprit, None)
+            self.crew.reclaim(handle, list(handle.assigned))
+        handle.close()
+        if not handle.closing:
+            self._source.events.emit(WorkerDied, handle.name, f"exit code {exitcode}")
+        if not handle.ready and not self._source.drained:
+            self._count_failed_start(handle, exitcode)
+        if victim is not None:
+            self._hearing.victim(handle, culprit, victim, abs(start), exitcode)
+
+    def _suspect(self, handle: Handle) -> int:
+        """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
+        serial = next(iter(handle.assigned), 0)
+        if not serial:
+            return 0
+        future = handle.assigned[serial]
+        future._bad_starts += 1
+        return serial if future._bad_starts >= 3 else 0
+
+    def _count_failed_start(self, handle: Handle, exitcode: int | None) -> None:
+        error = self._hire.failed(handle, handle.start_error, handle.late, exitcode)
+        if error is not None:
+            self._cannot_start(error)
+
+    def _somebody_is_free(self) -> bool:
+        """Return whether a task that waits behind another would be begun elsewhere at once."""
+        handles = self.crew.handles
+        return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
+
+    @abc.abstractmethod
+    def _take(self, calls: int) -> list[AnyFuture]:
+        """Take up to so many calls from the scheduler."""

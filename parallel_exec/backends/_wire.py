@@ -1,0 +1,201 @@
+"""What travels between the parent and one worker process, and how it is laid out; imports the standard library only.
+
+    parent ── batches ──► task pipe ──► worker
+    parent ◄── frames ── result pipe ◄── journal ◄── worker
+
+A frame tells of one task's end. The worker writes it into its *journal*, a piece of memory that the parent sees as well,
+before the next task begins, and sends the journal's frames through the pipe when it pauses, or once a millisecond.
+After a kill at any instant the parent finds in the journal what the pipe did not bring; what came both ways is known by
+its serial number. So nothing that was finished is lost, and a system call a task is saved.
+
+Items of a `map` that return share a *row*: behind the last frame, the length and the pickle of each value, and nothing
+else; where it begins, and with which item, is in the header. A row's serial numbers have no gaps.
+
+Guarantees:
+    The journal's header is written by the worker only. A frame's bytes are in place before `end` covers them, and a start
+    time before the serial number of what started: a torn write never shows what is not there. The generation changes
+    before frames are overwritten: a reader that finds it changed has read nonsense, and knows.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import Iterator, NamedTuple
+
+# Kinds of frames, worker to parent.
+# MANY and EACH tell of items in a row that returned: one pickle for all their values, or one pickle each.
+READY, START_FAILED, OK, MANY, EACH, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(10)
+
+FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, segments (MANY, EACH: items)
+LENGTH = struct.Struct("<I")  # before each pickle of a row
+BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
+# Serial, attempt, timeout (0: none), segments, bytes of the id, bytes of the payload, a part's stretch (0, 0: a plain task).
+TASK = struct.Struct("<QIdHIQII")
+
+# The journal's header, words of 8 bytes. Each is written by an item assignment, which is one aligned store;
+# `Struct.pack_into` would clear all of them first, and a kill at that instant would lose the whole journal.
+GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START = range(7)
+_HEADER_SIZE = 64
+JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
+
+
+class Frame(NamedTuple):
+    """One frame; `start` and `end` are `time.monotonic()` in seconds, `payload` is pickled."""
+
+    kind: int
+    serial: int
+    start: float
+    end: float
+    segments: int
+    payload: bytes
+
+
+def encode(
+    kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, segments: int = 0, payload: bytes = b""
+) -> bytes:
+    """Return a frame's bytes."""
+    return FRAME.pack(len(payload), kind, serial, start, end, segments) + payload
+
+
+def decode(data: bytearray | memoryview | bytes, upto: int) -> Iterator[tuple[Frame, int]]:
+    """Yield each whole frame in `data[:upto]`, and where it ends."""
+    size = FRAME.size
+    position = 0
+    while upto - position >= size:
+        length, kind, serial, start, end, segments = FRAME.unpack_from(data, position)
+        stop = position + size + length
+        if stop > upto:
+            return
+        yield Frame(kind, serial, start, end, segments, bytes(data[position + size : stop])), stop
+        position = stop
+
+
+def pickles(row: bytes) -> Iterator[bytes]:
+    """Yield the pickles of a row."""
+    position = 0
+    while position < len(row):
+        start = position + LENGTH.size
+        position = start + LENGTH.unpack_from(row, position)[0]
+        yield row[start:position]
+
+
+class Journal:
+    """The memory that a worker writes its frames to and its parent may read at any time.
+
+    Attributes:
+        map, words, times: all of it; its header as whole numbers; the same as seconds.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Map the journal of file descriptor `fd`, which the caller may close then."""
+        self.map = mmap.mmap(fd, JOURNAL_SIZE)
+        self.words = memoryview(self.map)[:_HEADER_SIZE].cast("Q")
+        self.times = memoryview(self.map)[:_HEADER_SIZE].cast("d")
+        self._end = _HEADER_SIZE  # the worker's own; the parent reads the header
+
+    # ── the worker's side ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def started(self, serial: int, now: float) -> None:
+        """Note that a task begins; `now` is negative while its call is being unpickled."""
+        self.times[START] = now
+        self.words[RUNNING] = serial
+
+    def finished(self, frame: bytes) -> bool:
+        """Note how the running task ended; False if there is no room, and nothing was noted."""
+        end = self._end + len(frame)
+        if end > JOURNAL_SIZE:
+            return False
+        self.map[self._end : end] = frame
+        self._end = end
+        self.words[END] = end
+        self.words[RUNNING] = 0
+        return True
+
+    def idle(self) -> None:
+        """Note that nothing is running: the frame of what was went through the pipe."""
+        self.words[RUNNING] = 0
+
+    def unsent(self) -> bytes:
+        """Return the frames since the last `sent`."""
+        return self.map[_HEADER_SIZE : self._end]
+
+    def sent(self) -> None:
+        """Forget the frames and the row: they are in the pipe."""
+        self.words[END] = self._end = _HEADER_SIZE  # first: with the new generation nobody must find the old end
+        self.words[ROW] = 0
+        self.words[GENERATION] += 1
+
+    def open_row(self, serial: int, start: float) -> int:
+        """Begin a row behind the last frame; returns where."""
+        self.words[ROW_SERIAL] = serial
+        self.times[ROW_START] = start
+        self.words[ROW] = self._end  # last: with it the row is there
+        return self._end
+
+    def close_row(self) -> tuple[bytes, bytes]:
+        """Return the frames before the row, and the row; it can still be read until `sent`."""
+        row = self.words[ROW]
+        self.words[RUNNING] = 0
+        if row == self.words[END]:
+            self.words[ROW] = 0  # it is empty, and a frame may take its place
+        return self.map[_HEADER_SIZE:row], self.map[row : self.words[END]]
+
+    # ── the parent's side ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def running(self) -> tuple[int, float]:
+        """Return the serial of what is running, 0 for nothing, and when it started (negative: it is still unpickled)."""
+        while True:
+            serial, start = self.words[RUNNING], self.times[START]
+            if self.words[RUNNING] == serial and self.times[START] == start:  # else the one may be another task's
+                return serial, start
+
+    def frames(self) -> list[Frame]:
+        """Return the frames that are there; some may have come through the pipe as well."""
+        generation, end = self.words[GENERATION], self.words[END]
+        row, serial, start, latest = self.words[ROW], self.words[ROW_SERIAL], self.times[ROW_START], self.times[START]
+        data = self.map[_HEADER_SIZE : max(end, _HEADER_SIZE)]
+        if self.words[GENERATION] != generation:
+            return []  # overwritten while we read: all that was there is in the pipe
+        stop = min(row - _HEADER_SIZE, len(data)) if row else len(data)
+        frames = [frame for frame, _ in decode(data, stop)]
+        if stop < len(data):
+            frames.append(Frame(EACH, serial, start, latest, sum(1 for _ in pickles(data[stop:])), data[stop:]))
+        return frames
+
+    def close(self) -> None:
+        """Unmap it."""
+        self.words.release()
+        self.times.release()
+        self.map.close()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write everything; blocks."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_exactly(fd: int, count: int) -> bytearray:
+    """Read `count` bytes; blocks.
+
+    Raises:
+        EOFError: the other side is gone.
+        MemoryError: there is no room for so many; none was read.
+    """
+    data = bytearray(count)
+    view = memoryview(data)
+    while view:
+        got = os.readv(fd, [view])
+        if not got:
+            raise EOFError
+        view = view[got:]
+    return data
+
+
+def skip(fd: int, count: int) -> None:
+    """Read `count` bytes and forget them; blocks."""
+    while count:
+        count -= len(read_exactly(fd, min(count, 1 << 16)))

@@ -1,0 +1,186 @@
+"""A worker process: what runs in the child.
+
+    task pipe ──► batch ──► for each task: permit ──► journal: started ──► call ──► journal: frame ──► next
+                             │ no permit: the parent took the rest back
+                             ▼
+                          DROPPED ──► result pipe
+
+`_inbox.py` is what it reads, `_outbox.py` what it writes, `_calls.py` runs a call, `_items.py` those of a `map`. It
+imports the standard library and the few modules beside it, so that it starts fast.
+
+Guarantees:
+    A task begins only after its permit was acquired, and its frame is in the journal or in the pipe before the next
+    begins. The worker leads a process group of its own, and when the parent is gone the kernel kills the group, also
+    while a C call holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, Callable, Iterator, NamedTuple
+
+from parallel_exec._current import current
+from parallel_exec.backends import _memory, _pickling, _wire
+from parallel_exec.backends._calls import Unreadable, call, describe
+from parallel_exec.backends._inbox import WorkerTask, read_batch
+from parallel_exec.backends._items import ItemRunner
+from parallel_exec.backends._log import send_records
+from parallel_exec.backends._outbox import Outbox
+from parallel_exec.backends._platform import die_with_parent, lead_group, limit_memory
+
+_NAMES_MAIN = re.compile(rb"main__").search
+
+
+class Setup(NamedTuple):
+    """What a worker is started with.
+
+    Attributes:
+        tasks, results, lifeline, journal: `Descriptor`s.
+        channel: the `Descriptor` of a Unix socket for segments.
+        permits: a `multiprocessing` semaphore.
+        initializer: pickled `(initializer, initargs)`.
+        main: what `multiprocessing` needs to import the parent's main module, when a task asks for it.
+        memory_limit: bytes, or None.
+        log_levels: the parent's loggers' levels, by name.
+    """
+
+    tasks: Any
+    results: Any
+    lifeline: Any
+    journal: Any
+    channel: Any
+    permits: Any
+    initializer: bytes
+    main: dict[str, Any]
+    memory_limit: int | None
+    log_levels: dict[str, int]
+
+
+class Worker:
+    """The child's state; its main thread's."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._tasks = setup.tasks.fd
+        self._acquire: Callable[[bool], bool] = setup.permits.acquire
+        self._main = setup.main
+        self._channel = socket.socket(fileno=setup.channel.fd)
+        self._journal = _wire.Journal(setup.journal.fd)
+        self._journal.sent()
+        self.outbox = Outbox(setup.results.fd, self._channel, self._journal)
+        self._items = ItemRunner(self.outbox, self._acquire)
+        self._dead_epoch = -1
+        os.close(setup.journal.fd)
+
+    def serve(self) -> None:
+        """Run batches until the parent says that there will be no more, or is gone."""
+        try:
+            while (batch := read_batch(self._tasks)) is not None:
+                self._run_batch(*batch)
+                self.outbox.flush()
+        except EOFError:
+            return
+
+    def _run_batch(self, tasks: Iterator[WorkerTask], epoch: int) -> None:
+        for task in tasks:
+            fd = _memory.receive_fd(self._channel) if task.segments else None
+            try:
+                if epoch == self._dead_epoch:
+                    continue
+                if not self._acquire(False):
+                    self._drop(epoch)
+                elif not task.high:
+                    self._run(task, fd)
+                elif not self._run_part(task, fd):
+                    self._drop(epoch)
+            finally:
+                if fd is not None:
+                    os.close(fd)
+
+    def _drop(self, epoch: int) -> None:
+        """Say that the rest of what was sent so far will not be run: the parent took it back."""
+        self._dead_epoch = epoch
+        self.outbox.flush()
+        self.outbox.send(_wire.encode(_wire.DROPPED))
+
+    def _run_part(self, task: WorkerTask, fd: int | None) -> bool:
+        """Run the items of a part, for the first of which there is a permit; False if there was none for another."""
+        self._journal.started(task.serial, -time.monotonic())  # negative: it is being loaded
+        try:
+            fn, (items,), _ = self.load(task.payload, fd)
+        except BaseException as error:
+            fn, items = Unreadable(describe(error)), []
+        return self._items.run(task, fn, items)
+
+    def _run(self, task: WorkerTask, fd: int | None) -> None:
+        start = time.monotonic()
+        self._journal.started(task.serial, -start)
+        try:
+            fn, args, kwargs = self.load(task.payload, fd)
+        except BaseException as error:
+            kind, pickled = _wire.UNREADABLE, describe(error)
+        else:
+            start = time.monotonic()
+            self._journal.started(task.serial, start)
+            current.running, current.number = task._replace(start=start), task.attempt
+            kind, pickled = call(fn, args, kwargs)
+            del fn, args, kwargs
+        current.running = None
+        self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
+
+    def load(self, payload: _memory.Data | None, fd: int | None) -> Any:
+        """Unpickle a call."""
+        if payload is None:
+            raise MemoryError("the call takes more memory than this worker may have")
+        pickled, buffers = _pickling.unwrap(payload, fd)
+        if self._main and _NAMES_MAIN(pickled):
+            self._import_main()
+        return pickle.loads(pickled, buffers=buffers)
+
+    def _import_main(self) -> None:
+        """Import the parent's main module, as `multiprocessing` would have done at the start.
+
+        Only a task that names it pays for that; and a script without a guard, which would start the whole program again
+        in here, serves for all other tasks.
+        """
+        from multiprocessing import process, spawn
+
+        main, self._main = self._main, {}
+        this: Any = process.current_process()
+        this._inheriting = True  # as multiprocessing says: no processes may be started from here on
+        try:
+            spawn.prepare(main)
+        except BaseException:
+            self._main = main
+            raise
+        finally:
+            del this._inheriting
+
+
+def main(setup: Setup) -> None:
+    """Be a worker process: the target of each."""
+    try:
+        lead_group()
+    except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
+        os._exit(1)
+    die_with_parent(setup.lifeline.fd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    worker = Worker(setup)
+    send_records(worker.outbox.send, setup.log_levels)
+    try:
+        if setup.memory_limit is not None:
+            limit_memory(setup.memory_limit)
+        if setup.initializer:
+            initializer, initargs = worker.load(setup.initializer, None)
+            initializer(*initargs)
+    except BaseException:
+        worker.outbox.send(_wire.encode(_wire.START_FAILED, payload=traceback.format_exc().encode()))
+        sys.exit(1)
+    worker.outbox.send(_wire.encode(_wire.READY))
+    worker.serve()

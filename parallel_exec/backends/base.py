@@ -1,0 +1,260 @@
+"""The seam between the scheduler and what runs attempts.
+
+                 take(consumer) ──► future | None        None: the consumer is noted as idle
+    Backend ◄──► begin(future, slot, worker)             an attempt starts to run: the timeout's clock starts
+                 report(future, number, outcome, ...)    it ended
+
+Work is pulled, never pushed. A *consumer* is anything that takes: a worker thread, the thread that feeds processes. One
+that found nothing is idle, and `wake` is called on it, once, when there may be something.
+
+Guarantees of a back end:
+    It takes only what it can start soon, and reports each attempt it began exactly once; what it took and never began it
+    either begins or gives back. `stop` and `wake` never block and run no user code.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import threading
+
+    from parallel_exec.errors import ParallelExecError
+    from parallel_exec.events import Dispatcher
+    from parallel_exec.future import TaskFuture
+    from parallel_exec.outcome import Outcome
+    from parallel_exec.timers import Timers
+
+
+class Consumer(Protocol):
+    """Whatever takes futures from the scheduler."""
+
+    def wake(self) -> None:
+        """Come and take: there may be work. Called without locks held, from any thread; must not block."""
+        ...
+
+
+class Slot(Protocol):
+    """A place where one attempt at a time runs.
+
+    Attributes:
+        timer: due when the attempt outruns its timeout; armed by the scheduler.
+    """
+
+    timer: Any
+
+
+class WorkerSlot(Slot, Consumer, Protocol):
+    """A slot that takes its work itself."""
+
+
+class Source(Protocol):
+    """What a back end sees of the scheduler.
+
+    Attributes:
+        lock: guards the scheduler's state, and may guard the back end's: re-entrant, held only for moments.
+        drained: true once there is nothing left to do and nothing can be added: consumers end.
+    """
+
+    lock: threading.RLock
+    events: Dispatcher
+    timers: Timers
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left to do."""
+        ...
+
+    def offer(self, consumer: Consumer, *, last: bool = False) -> None:
+        """Note a consumer as idle; it is woken if there is work. `last`: only after all others."""
+        ...
+
+    def withdraw(self, consumer: Consumer) -> bool:
+        """Forget an idle consumer; returns whether it was idle."""
+        ...
+
+    def pass_on(self) -> None:
+        """Wake another consumer: the one that was woken is not going to take."""
+        ...
+
+    def take(self, consumer: Consumer) -> TaskFuture[Any] | None:
+        """Return the first ready future; else note the consumer as idle (unless drained) and return None."""
+        ...
+
+    def take_some(self, consumer: Consumer, calls: int) -> list[TaskFuture[Any]]:
+        """Take the first ready futures, until they stand for so many calls; for a back end with one consumer.
+
+        If there are fewer, the consumer is noted as idle.
+        """
+        ...
+
+    def backlog(self) -> int:
+        """Return how many calls may be taken now."""
+        ...
+
+    def first_priority(self) -> int | None:
+        """Return the priority of the future that would be taken next; None if there is none. Called with the lock held."""
+        ...
+
+    def put_back(self, futures: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
+        """Do the first half of `give_back`, which may be done with the lock held; returns what `carry_out` must be given."""
+        ...
+
+    def wake_one(self) -> None:
+        """Wake an idle consumer if there is something for it: what follows `put_back`."""
+        ...
+
+    def carry_out(self, doomed: list[TaskFuture[Any]]) -> None:
+        """End futures that were given a verdict meanwhile."""
+        ...
+
+    def give_back(self, futures: list[TaskFuture[Any]]) -> None:
+        """Put back what was taken and never began, at its old place in the queue."""
+        ...
+
+    def begin(self, future: TaskFuture[Any], slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+        """Start an attempt at `start` (monotonic) and return its number; 0 if it must not run after all.
+
+        `over`: it has ended already, which is to be reported next; its timeout needs no timer.
+        """
+        ...
+
+    def begin_next(
+        self, slot: WorkerSlot, worker: str, ended: TaskFuture[Any] | None
+    ) -> tuple[TaskFuture[Any], int] | None:
+        """Take and begin in one step: the first ready future and its attempt's number; None if there is none.
+
+        `ended` is what `report_ended` returned last.
+        """
+        ...
+
+    def report_ended(
+        self, future: TaskFuture[Any], number: int, outcome: Outcome, end: float
+    ) -> TaskFuture[Any] | None:
+        """Do as `report`; what it returns must be given to `begin_next`, or to `account`."""
+        ...
+
+    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[TaskFuture[Any], float, Outcome, float]]) -> None:
+        """Begin (where that was not done) and report attempts, as (future, start, outcome, end)."""
+        ...
+
+    def account(self, ended: TaskFuture[Any]) -> None:
+        """Count a task that ended."""
+        ...
+
+    def claim(self, future: TaskFuture[Any], number: int) -> bool:
+        """Return whether the caller may settle this attempt: true for exactly one caller."""
+        ...
+
+    def settle(self, future: TaskFuture[Any], outcome: Outcome, end: float) -> None:
+        """Say how a claimed attempt ended, at `end` (monotonic)."""
+        ...
+
+    def report(self, future: TaskFuture[Any], number: int, outcome: Outcome, end: float) -> bool:
+        """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
+        ...
+
+    def came_apart(self, tail: TaskFuture[Any]) -> None:
+        """Count a future in that was split off another. Called with the lock held."""
+        ...
+
+    def expire(self, slot: Slot, future: TaskFuture[Any] | None) -> None:
+        """Time is up for what runs in `slot`: the callback of the slot's timer."""
+        ...
+
+    def pending(self) -> bool:
+        """Return whether anything is ready to start, or will be after its backoff."""
+        ...
+
+    def refuse(self, future: TaskFuture[Any], error: BaseException) -> None:
+        """End a future that was taken and cannot be run."""
+        ...
+
+    def break_down(self, error: ParallelExecError) -> None:
+        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
+        ...
+
+
+class Backend(abc.ABC):
+    """Runs attempts. An instance serves one executor.
+
+    Attributes:
+        name: what the user calls it.
+        can_kill: whether `stop` really ends an attempt.
+        sends_ahead: whether it takes more than it can begin at once, and so must be told what outranks that.
+        takes_parts: whether it runs `Part`s, stretches of the items of a `map`.
+        packs: whether `prepare` does anything.
+        drives_caller: whether the caller's own thread must run the work, by `drive`.
+    """
+
+    name = "?"
+    can_kill = False
+    sends_ahead = False
+    packs = False
+    takes_parts = False
+    drives_caller = False
+    _source: Source | None = None
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler, before anything else; `limit` is the most attempts at once.
+
+        Raises:
+            RuntimeError: it serves another executor already.
+        """
+        if self._source is not None:
+            raise RuntimeError(f"this {type(self).__name__} serves another executor already: make a new one for each")
+        self._source = source
+        self._limit = limit
+
+    @property
+    def source(self) -> Source:
+        """The scheduler."""
+        assert self._source is not None, "bind() comes first"
+        return self._source
+
+    def prepare(self, future: TaskFuture[Any]) -> None:  # noqa: B027  # most need nothing
+        """Make the call ready to travel, in the thread that adds it; what it raises ends the task."""
+
+    def drive(self) -> None:  # noqa: B027  # only for `drives_caller`
+        """Run what is ready, in the calling thread, until nothing is left."""
+
+    def nudge(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
+        """Look again whether something is left to do; must not block, may be called with the lock held."""
+
+    def recall(self, future: TaskFuture[Any]) -> bool:
+        """Take back a future that was handed out; True if it certainly never began. Called with the lock held."""
+        return False
+
+    def outranked(self, key: tuple[int, int]) -> None:  # noqa: B027
+        """Something of this key is ready: take back what comes after it and has not begun. Called with the lock held."""
+
+    def recall_all(self) -> None:  # noqa: B027
+        """Take back all that has not begun. Called with the lock held."""
+
+    def handed_out(self) -> list[TaskFuture[Any]]:
+        """Return what was taken and is not known to have begun. Called with the lock held."""
+        return []
+
+    @abc.abstractmethod
+    def stop(self, future: TaskFuture[Any], number: int, error: BaseException) -> None:
+        """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""
+
+    @abc.abstractmethod
+    def resize(self, limit: int) -> None:
+        """Change the most attempts at once; running ones are left alone."""
+
+    @abc.abstractmethod
+    def join(self) -> None:
+        """Wait until all workers have ended; called once the scheduler is drained. Returns at once in a worker."""
+
+    @abc.abstractmethod
+    def workers(self) -> int:
+        """Return how many workers are alive."""
+
+    def abandoned(self) -> int:
+        """Return how many threads run an attempt that nobody waits for."""
+        return 0
+
+    def after_fork(self) -> None:  # noqa: B027
+        """Drop what belongs to the parent; called in a child that `os.fork` made."""

@@ -1,0 +1,171 @@
+"""Any `concurrent.futures.Executor` as a back end: the stdlib's pools, loky, dask's executor, another ParallelExecutor.
+
+    feeder ── executor.submit(ticket) ──► its workers
+                                            │ threads of this process: the ticket runs the attempt (`_settling.py`)
+                                            │ elsewhere: it arrives as `run_call(fn, args, kwargs, note)`; a Line tells
+    settler ◄── done callback ──────────────┘ when that begins (`_remote_call.py`)
+
+The executor's `submit` gets one argument, the ticket: no keyword of the user's function can be taken for one of its
+own. What the call pickles to is left to the executor's own pickler: what its `submit` takes, it takes from us.
+
+Guarantees:
+    A timeout counts from the moment the attempt begins where it runs, not from the hand-over. (On another machine, from
+    where we hear nothing: from `SILENCE` after the executor took it, if it calls it running by then. dask's executor
+    never does: use `DaskBackend` there.)
+    `cancel` succeeds only for what certainly never begins: what is still in this process, or what the executor says it
+    has cancelled. At a timeout and at `abort()` the executor's future is cancelled (aborted, if it is one of ours), or
+    else the attempt is abandoned (`_engine.py`), and `current_task().cancelled` turns true in it.
+    The executor's failure, a worker's death among them, is its own error: `BrokenProcessPool`, `TerminatedWorkerError`.
+    The executor stays its maker's: it is never shut down here, and `join` waits for our attempts in it. At interpreter
+    exit our pending tasks are finished before it closes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec.backends._engine import EngineBackend
+from parallel_exec.backends._remote_call import Line, Note, run_call, run_nothing
+from parallel_exec.backends._ticket import WITHDRAWN
+from parallel_exec.future import TaskFuture
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._remote_call import Reply
+    from parallel_exec.backends._ticket import Ticket
+    from parallel_exec.backends.base import Source
+
+SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
+
+# Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
+# interpreter's exit is the process's.
+_backends: list[weakref.ref[ExecutorBackend]] = []
+_hooked: set[type] = set()
+
+
+class ExecutorBackend(EngineBackend):
+    """Runs attempts in an executor that somebody else made and will close.
+
+    At most `max_concurrency` attempts are in it at a time, and no more than it has workers, if it says how many.
+
+    Args:
+        executor: any `concurrent.futures.Executor`.
+
+    Raises:
+        TypeError: it is none.
+    """
+
+    name = "executor"
+
+    def __init__(self, executor: Executor) -> None:
+        taker: Any = executor
+        if not isinstance(taker, Executor):
+            hint = ": make an instance of it" if isinstance(executor, type) else ""
+            raise TypeError(f"ExecutorBackend takes a concurrent.futures.Executor, not {executor!r}{hint}")
+        super().__init__()
+        self._executor = executor
+        # One of ours must not retry by itself, or the attempts would not be counted, and has its own idea of a timeout.
+        # (Known by what it offers: the module of ParallelExecutor comes after this one.)
+        if hasattr(executor, "execute_all") and hasattr(executor, "options"):
+            taker = executor.options(timeout=None, retry_count=0, retry=None)  # pyright: ignore[reportAttributeAccessIssue]
+        self._taker = taker
+        self._line = Line(self._heard)
+        # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
+        # that comes while they run. Written by the line's thread.
+        self._tells_running = False
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler."""
+        super().bind(source, limit)
+        _watch(self)
+
+    def _submit(self, ticket: Ticket) -> Future[Reply | None]:
+        return self._taker.submit(ticket)  # type: ignore[no-any-return]
+
+    def _capacity(self) -> int | None:
+        # A private name, but one that the stdlib's pools, loky's, dask and others agree on.
+        workers = getattr(self._executor, "_max_workers", None)
+        return workers if isinstance(workers, int) and workers > 0 else None
+
+    def _cancel(self, ticket: Ticket, inner: Future[Reply | None]) -> None:
+        if ticket.address is not None:
+            self._line.tell_unwanted(ticket.address)
+        if isinstance(inner, TaskFuture):
+            inner.abort()
+        else:
+            inner.cancel()
+
+    def _recall_travelled(self, ticket: Ticket) -> bool:
+        """Take back what is in another process's queue; called with the scheduler's lock held."""
+        inner = ticket.inner
+        certain = self._tells_running or isinstance(inner, TaskFuture)
+        return certain and inner is not None and inner.cancel() and ticket.claim(WITHDRAWN)
+
+    # ── attempts elsewhere ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def travel(self, ticket: Ticket) -> Any:
+        """Return what a ticket is pickled as. Called by whatever thread of the executor's pickles."""
+        if not ticket.set_out():
+            return partial, (run_nothing,)
+        future, place = ticket.future, ticket.place
+        timeout = future._settings.timeout
+        self._tickets[ticket.serial] = ticket
+        if timeout is not None and place is not None and ticket.fate is None:
+            ticket.sent = time.monotonic()
+            place.timer.arm(ticket.sent + timeout)
+        note = Note(future.id, ticket.next_number, timeout, self._line.port(), self._line.key(ticket.serial))
+        return partial, (run_call, future._fn, future._args, future._kwargs or {}, note)
+
+    def _heard(self, serial: int, worker: str, address: Any) -> None:
+        """Pass on what the line says: an attempt began. The line's thread."""
+        ticket = self._tickets.get(serial)
+        if ticket is not None:
+            ticket.address = address
+            self._tells_running |= ticket.inner is not None and ticket.inner.running()
+            self._settler.do(partial(self._began, ticket, worker, time.monotonic()))
+
+    def _overdue(self, ticket: Ticket) -> None:
+        """Let an attempt begin that the executor calls running, if none is ever heard of; else look again later."""
+        inner, place, timeout = ticket.inner, ticket.place, ticket.future._settings.timeout
+        if place is None or timeout is None or ticket.fate is not None:
+            return
+        now = time.monotonic()
+        if self._line.heard or inner is None or not inner.running() or now < ticket.sent + SILENCE:
+            place.timer.arm(now + max(timeout, 1.0))
+        else:
+            self._began(ticket, self.name, now)
+
+    def _ending(self) -> None:
+        self._line.close()
+
+
+# ── at exit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _watch(backend: ExecutorBackend) -> None:
+    """See that our pending work is finished at interpreter exit while the executor still takes it.
+
+    Hooks are called last in, first out, and an executor's module has its own since it was imported: so ours is put in
+    again for each new type of executor that is seen.
+    """
+    _backends[:] = [*(other for other in _backends if other() is not None), weakref.ref(backend)]
+    kind = type(backend._executor)
+    if kind not in _hooked:
+        _hooked.add(kind)
+        getattr(threading, "_register_atexit", atexit.register)(_at_exit)
+
+
+def _at_exit() -> None:
+    # One that was made later may use an earlier one as its engine, not the other way round.
+    for reference in reversed(_backends):
+        backend = reference()
+        if backend is not None:
+            backend.exiting = True
+            scheduler: Any = backend.source
+            scheduler.shutdown(cancel=False)
+            scheduler.join()

@@ -1,0 +1,108 @@
+"""The calling thread itself: for debugging, tests, and code that must not start anything.
+
+    submit, execute_all ──► drive: take ──► begin ──► call ──► report ──► take ... until nothing is left
+
+Guarantees:
+    Every task runs in the thread that starts the pool, one at a time, highest priority first; a backoff is waited out
+    there. `submit` returns when its task has ended, `execute_all` when all have.
+    A running attempt cannot be stopped by anybody: one that outruns its timeout runs to its end, and then counts as
+    timed out.
+    A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec._current import current
+from parallel_exec.backends.base import Backend, Source
+from parallel_exec.backends.thread import call
+from parallel_exec.errors import TaskTimeoutError
+from parallel_exec.outcome import Failure
+
+if TYPE_CHECKING:
+    from parallel_exec.future import TaskFuture
+
+    AnyFuture = TaskFuture[Any]
+
+
+class _NoTimer:
+    """Stands in for a slot's timer: nobody could act on it while the caller is busy."""
+
+    def arm(self, when: float) -> None:
+        """Do nothing."""
+
+
+class InlineBackend(Backend):
+    """Runs attempts in the calling thread."""
+
+    name = "inline"
+    drives_caller = True
+
+    def __init__(self) -> None:
+        self.timer = _NoTimer()
+        self._news = threading.Event()
+        self._turn = threading.Lock()  # one driver at a time, whatever thread it is
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler."""
+        super().bind(source, limit)
+        source.offer(self)
+
+    def wake(self) -> None:
+        """Tell the driver, if it waits."""
+        self._news.set()
+
+    def nudge(self) -> None:
+        """Have the driver look again."""
+        self._news.set()
+
+    def drive(self) -> None:
+        """Run all there is, and wait out the backoffs; returns at once inside a task, whose driver will come to it."""
+        if getattr(current.running, "_owner", None) is self.source or not self._turn.acquire(blocking=False):
+            return
+        try:
+            while self.source.pending():
+                self._news.clear()
+                self.source.withdraw(self)
+                future = self.source.take(self)
+                if future is not None:
+                    self._attempt(future)
+                elif self.source.pending():
+                    self._news.wait()
+        finally:
+            self._turn.release()
+
+    def _attempt(self, future: AnyFuture) -> None:
+        source = self.source
+        context = future._context
+        number = source.begin(future, self, threading.current_thread().name, time.monotonic())
+        if not number or context is None:
+            return
+        outer = current.running, current.number  # a task of another executor may be what drives us
+        current.running, current.number = future, number
+        outcome = call(context, future._fn, future._args, future._kwargs)
+        current.running, current.number = outer
+        end = time.monotonic()
+        timeout = future._settings.timeout
+        if timeout is not None and end - future._start > timeout:
+            outcome = Failure(TaskTimeoutError(future.id, timeout, number))
+        source.report(future, number, outcome, end)
+        if type(outcome) is Failure and isinstance(outcome.error, KeyboardInterrupt):
+            raise outcome.error  # Ctrl-C, most likely: in the caller's own thread it is meant for the caller
+
+    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+        """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
+        self.source.report(future, number, Failure(error), time.monotonic())
+
+    def resize(self, limit: int) -> None:
+        """Do nothing: there is one calling thread."""
+
+    def join(self) -> None:
+        """Return: there are no workers."""
+
+    def workers(self) -> int:
+        """Return 0: there are no workers."""
+        return 0

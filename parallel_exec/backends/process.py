@@ -1,0 +1,156 @@
+"""Processes: each worker has its own pipes and permits, and one thread in the parent serves them all.
+
+                    ┌── pump: take ──► hand_out ──► worker 1..n
+    I/O thread ─────┤── frames ──► begin, report
+    (a selector)    ├── peek: what is running? stuck? ──► take back
+                    └── a death: frames, journal, the culprit ──► replacement
+
+Tiny tasks go over in batches, so that a worker need not wait for the parent between two; permits (`_handle.py`) make it
+possible to take back what has not begun: when another worker is idle, when something of higher priority comes, when a
+task is cancelled, or when a batch turns out to be stuck behind a long task.
+
+Guarantees:
+    Workers share nothing: no lock, no queue, no pipe. Killing one touches only the task it was running; what it had
+    finished counts, what it had not begun goes back uncharged.
+
+The parts: `_hire.py` starts workers, `_warm.py` makes that fast, `_handle.py` is one of them seen from here, `_io.py` the
+thread, `_pace.py` says how much to send ahead, `_payload.py` and `_pickling.py` what it is made of, `_wire.py` how it is
+laid out, `_memory.py` how large buffers travel, `_worker.py` what runs in the child.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec.backends import _launch, _pickling
+from parallel_exec.backends._hire import Hire
+from parallel_exec.backends._io import IoThread
+from parallel_exec.backends._payload import pack, why_not_importable
+from parallel_exec.backends.base import Backend, Source
+from parallel_exec.errors import TaskSerializationError, WorkerStartError
+from parallel_exec.task import check_count, check_seconds
+
+if TYPE_CHECKING:
+    from parallel_exec.future import TaskFuture
+
+    AnyFuture = TaskFuture[Any]
+
+
+class ProcessBackend(Backend):
+    """Runs attempts in worker processes, started as they are needed.
+
+    Args:
+        mp_context: a `multiprocessing` context or a start method's name; default: "forkserver", else "spawn".
+        initializer: called with `initargs` in each worker before its first task.
+        initargs: its arguments.
+        max_tasks_per_child: a worker is replaced after so many tasks; None: never.
+        memory_limit: bytes of data that a worker may have; a task that wants more gets `MemoryError`. None: no limit.
+        startup_timeout: seconds that a worker has to become ready.
+    """
+
+    name = "process"
+    can_kill = True
+    sends_ahead = True
+    packs = True
+    takes_parts = True
+
+    def __init__(
+        self,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        memory_limit: int | None = None,
+        startup_timeout: float | None = 60.0,
+    ) -> None:
+        if os.name != "posix":
+            raise NotImplementedError('backend="process" needs POSIX: use ExecutorBackend(ProcessPoolExecutor()) here')
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer takes a callable, not {initializer!r}")
+        self._context = _launch.get_context(mp_context)
+        self._initializer = b"" if initializer is None else _pickled_initializer(initializer, initargs)
+        self._max_tasks = (
+            None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
+        )
+        self._memory_limit = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
+        self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
+        self._io: IoThread | None = None  # written once, by `bind`
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler.
+
+        Raises:
+            WorkerStartError: no process can be started from here.
+        """
+        reason = _launch.forbidden()
+        if reason is not None:
+            raise WorkerStartError(reason)
+        super().bind(source, limit)
+        hire = Hire(self._context, self._initializer, self._memory_limit, self._startup_timeout)
+        self._io = IoThread(source, limit, hire, self._max_tasks)
+
+    @property
+    def io(self) -> IoThread:
+        """The thread that serves the workers."""
+        assert self._io is not None, "bind() comes first"
+        return self._io
+
+    def prepare(self, future: AnyFuture) -> None:
+        """Pickle the call."""
+        future._payload = pack(future)
+
+    def outranked(self, key: tuple[int, int]) -> None:
+        """Take back what comes after `key`. Called with the lock held."""
+        self.io.crew.outranked(key)
+
+    def recall_all(self) -> None:
+        """Take back everything that has not begun. Called with the lock held."""
+        self.io.crew.take_back_all()
+
+    def recall(self, future: AnyFuture) -> bool:
+        """Take a future back if it has not begun. Called with the lock held."""
+        return self.io.crew.recall(future)
+
+    def handed_out(self) -> list[AnyFuture]:
+        """Return what has not been begun. Called with the lock held."""
+        return self.io.crew.handed_out()
+
+    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+        """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
+        self.io.crew.stop(future, number, error)
+
+    def nudge(self) -> None:
+        """Have the I/O thread look whether it is time to end."""
+        self.io.nudge()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; workers beyond it end when they are free."""
+        self.io.resize(limit)
+
+    def join(self) -> None:
+        """Wait until all workers have ended."""
+        self.io.join()
+
+    def workers(self) -> int:
+        """Return how many workers there are."""
+        return sum(handle.ready for handle in self.io.crew.handles)
+
+    def after_fork(self) -> None:
+        """Close the copies of the workers' pipes, in a forked child."""
+        self.io.after_fork()
+
+
+def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    try:
+        pickled = _pickling.dumps((initializer, initargs), inside=True)
+        if pickled.names_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is None:
+                raise WorkerStartError(f"the initializer needs the main module, {reason}")
+            pickled = _pickling.dumps((initializer, initargs), by_value=True, inside=True)
+    except WorkerStartError:
+        raise
+    except Exception as error:
+        what, why = _pickling.find_culprit({"initializer": initializer, "initargs": initargs})
+        raise TaskSerializationError(what, "to the workers", why) from error
+    return pickled.data

@@ -1,0 +1,326 @@
+"""Threads: workers pull from the queue and run the calls.
+
+    worker ── take ──► begin ──► call ──► report ──► take ...        nothing to take: parked on a lock of its own
+      │
+      └─ timeout, abort: the thread is *abandoned*; a new thread takes over its slot, and settles the attempt
+
+Guarantees:
+    Never more live workers than the limit. Python cannot stop a thread, so an abandoned one goes on; it is counted until
+    its call returns, what it returns is dropped, and it ends. No more than `max_abandoned` are tolerated: from there on
+    slots are not refilled, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
+    All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
+    is the executor's business.)
+    User code never runs in the clock thread, except when a slot cannot be refilled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec._current import current
+from parallel_exec._threads import launch
+from parallel_exec.backends.base import Backend, Consumer, Source
+from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
+from parallel_exec.events import WorkerDied, WorkerStarted, logger
+from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.task import check_count
+from parallel_exec.timers import NEVER
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from parallel_exec.future import TaskFuture
+
+    AnyFuture = TaskFuture[Any]
+
+_backends = itertools.count()
+
+
+class _Worker:
+    """A thread and its slot.
+
+    Attributes:
+        timer: due when the attempt outruns its timeout.
+        future: what it runs; written by its own thread.
+        ended: what it ran last, if that is still to be counted; its own thread's.
+        starter: the thread that starts it.
+        abandoned: whether another thread has its slot now; guarded by the source's lock.
+    """
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name = name
+        self.future: AnyFuture | None = None
+        self.ended: AnyFuture | None = None
+        self.abandoned = False
+        self.timer = source.timers.timer(lambda: source.expire(self, self.future))
+        self.thread: threading.Thread | None = None
+        self.starter = threading.get_ident()
+        self.parking = threading.Lock()  # taken while awake; the worker parks by taking it again
+        self.parking.acquire()
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self.parking.release()
+
+
+class _Spawner:
+    """An idle consumer that stands for a worker which is not there yet: waking it starts one."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+
+
+def call(
+    context: Context | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Outcome:
+    """Run a call in a context: a fresh copy of its submitter's, as an abandoned attempt may still be in the last one.
+
+    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the future.
+    """
+    try:
+        context = copy_context() if context is None else context.copy()  # None: it was ended just now, all is in vain
+        return Success(context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args))
+    except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        return Failure(error)
+
+
+def _do(duty: Callable[[], object] | None) -> None:
+    """Do something that may call callbacks: the stdlib's futures let what is no Exception through."""
+    try:
+        if duty is not None:
+            duty()
+    except BaseException:
+        logger.exception("a callback raised")
+
+
+class ThreadBackend(Backend):
+    """Runs attempts in threads of this process, started as they are needed.
+
+    Args:
+        initializer: called with `initargs` in each thread before its first task.
+        initargs: its arguments.
+        thread_name_prefix: names the threads.
+        max_abandoned: how many threads may be stuck in tasks that nobody waits for any more. The default is a guess: a
+            stuck thread costs some 50 kB, and hundreds of them mean that the work belongs into processes.
+    """
+
+    name = "thread"
+
+    def __init__(
+        self,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        thread_name_prefix: str = "",
+        max_abandoned: int = 256,
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer takes a callable, not {initializer!r}")
+        self._initializer = initializer
+        self._initargs = initargs
+        self._prefix = thread_name_prefix or f"parallel_exec-{next(_backends)}"
+        self._max_abandoned = check_count("max_abandoned", max_abandoned, 0)
+        self._names = itertools.count()
+        # Guarded by the source's lock:
+        self._workers: set[_Worker] = set()
+        self._stuck: set[_Worker] = set()
+        self._leaving: list[threading.Thread] = []  # at the very end of their bodies
+        self._spawner = _Spawner(self._spawn)
+        self._refuser: Consumer = _Spawner(self._refuse_all)
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler."""
+        super().bind(source, limit)
+        self._gone = threading.Condition(source.lock)
+        source.offer(self._spawner)
+
+    # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
+
+    def _spawn(self, duty: Callable[[], object] | None = None) -> None:
+        """Start a worker, which first does its duty. Without room for one the duty is done here."""
+        source = self.source
+        worker = _Worker(f"{self._prefix}_{next(self._names)}", source)
+        thread = threading.Thread(target=self._serve, args=(worker, duty), name=worker.name, daemon=True)
+        try:
+            with source.lock:
+                room = len(self._workers) < self._room() and (duty is not None or not source.drained)
+                if room:
+                    self._workers.add(worker)
+            if room:
+                source.timers.start()
+                launch(thread)
+        except RuntimeError as error:  # no more threads to be had, or the interpreter is ending
+            self._start_failed(worker, duty, error)
+            return
+        except BaseException:  # a signal handler's
+            if worker in self._workers and thread.ident is None:
+                launch(thread)
+            self._offer()
+            raise
+        try:
+            if not room:
+                _do(duty)
+                source.pass_on()
+        finally:
+            self._offer()
+
+    def _room(self) -> int:
+        """Return how many workers there may be: slots beyond the cap on abandoned threads are lost."""
+        return self._limit - max(0, len(self._stuck) - self._max_abandoned)
+
+    def _offer(self) -> None:
+        """Be woken when there is work and room for a worker, or no hope of one. Called without the lock held."""
+        source = self.source
+        source.withdraw(self._spawner)
+        source.withdraw(self._refuser)
+        if len(self._workers) < self._room():
+            source.offer(self._spawner, last=True)
+        elif not self._workers:
+            source.offer(self._refuser)
+
+    def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: RuntimeError) -> None:
+        self._dismiss(worker)
+        _do(duty)
+        if self._workers:
+            self.source.pass_on()
+        else:
+            self.source.break_down(WorkerStartError(f"no thread can be started: {error}"))
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Forget a worker, and tell who waits for the last to go."""
+        with self.source.lock:
+            self._workers.discard(worker)
+            self._stuck.discard(worker)
+            self._gone.notify_all()
+
+    def _refuse_all(self) -> None:
+        """End what waits: there is no slot, and none is in sight."""
+        while (future := self.source.take(self._refuser)) is not None:
+            self.source.refuse(future, CapacityExhaustedError(len(self._stuck)))
+
+    def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
+        """Be a worker: the body of each thread."""
+        current.pool = self.source
+        worker.thread = threading.current_thread()
+        try:
+            _do(duty)
+            del duty
+            if self._initialize():
+                self.source.events.emit(WorkerStarted, worker.name)
+                while not worker.abandoned and (number := self._next(worker)):
+                    self._attempt(worker, number)
+        finally:
+            self._leave(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        if worker.ended is not None:
+            self.source.account(worker.ended)
+        with self.source.lock:
+            if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
+                self._leaving = [thread for thread in self._leaving if thread.is_alive()]
+                self._leaving.append(threading.current_thread())
+            self._dismiss(worker)
+        if not self.source.drained:
+            self._offer()
+
+    def _initialize(self) -> bool:
+        if self._initializer is None:
+            return True
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as error:
+            failed = WorkerStartError(f"the initializer of the worker threads failed: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self.source.break_down(failed)
+            return False
+        return True
+
+    def _next(self, worker: _Worker) -> int:
+        """Begin the next attempt, parked until there is one; 0 when it is time to end."""
+        source = self.source
+        while True:
+            if len(self._workers) > self._limit and self._is_surplus(worker):
+                source.pass_on()
+                return 0
+            ended, worker.ended = worker.ended, None
+            begun = source.begin_next(worker, worker.name, ended)
+            del ended  # a parked thread must keep nothing alive
+            if begun is not None:
+                worker.future, number = begun
+                return number
+            if source.drained:
+                return 0
+            worker.parking.acquire()
+
+    def _is_surplus(self, worker: _Worker) -> bool:
+        """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
+        if len(self._workers) <= self._room():
+            return False
+        with self.source.lock:
+            if len(self._workers) <= self._room():
+                return False
+            self._workers.discard(worker)
+            return True
+
+    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _attempt(self, worker: _Worker, number: int) -> None:
+        future: Any = worker.future
+        current.running, current.number = future, number
+        outcome = call(future._context, future._fn, future._args, future._kwargs)
+        current.running = worker.future = None
+        worker.timer.deadline = NEVER
+        try:
+            worker.ended = self.source.report_ended(future, number, outcome, time.monotonic())
+        except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
+            logger.exception("a callback of task %r raised", future.id)
+
+    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+        """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
+        source = self.source
+        with source.lock:
+            worker = future._slot
+            if not source.claim(future, number):
+                return
+            worker.abandoned = True
+            self._workers.discard(worker)
+            self._stuck.add(worker)
+        duty = partial(self._settle_abandoned, worker, future, error, time.monotonic())
+        self._spawn(duty)
+
+    def _settle_abandoned(self, worker: _Worker, future: AnyFuture, error: BaseException, end: float) -> None:
+        self.source.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
+        self.source.settle(future, Failure(error), end)
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; workers beyond it end when they are free."""
+        with self.source.lock:
+            self._limit = limit
+            surplus = len(self._workers) - self._room()
+            parked = [worker for worker in self._workers if surplus > 0 and self.source.withdraw(worker)]
+        for worker in parked:
+            worker.wake()
+        self._offer()
+
+    def join(self) -> None:
+        """Wait for the workers, not for abandoned threads: one that is abandoned meanwhile leaves the workers."""
+        me = threading.get_ident()  # a signal handler may have interrupted the start of a worker right here
+        with self._gone:
+            while any(worker.thread is not None or worker.starter != me for worker in self._workers):
+                self._gone.wait()
+            leaving = self._leaving
+        for thread in leaving:
+            thread.join()
+
+    def workers(self) -> int:
+        """Return how many workers there are."""
+        return len(self._workers)
+
+    def abandoned(self) -> int:
+        """Return how many threads are stuck."""
+        return len(self._stuck)

@@ -1,0 +1,131 @@
+"""`ParallelConfig`: every setting of an executor, checked in one place."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Callable, Union
+
+from parallel_exec.task import check_count, check_retrying, check_seconds
+
+if TYPE_CHECKING:
+    from tenacity import BaseRetrying
+    from typing_extensions import Never
+
+    from parallel_exec.backends.base import Backend
+    from parallel_exec.events import Event
+
+BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
+
+
+@dataclass(frozen=True, init=False)
+class ParallelConfig:
+    """The settings of a `ParallelExecutor`; frozen, keyword-only, valid once made.
+
+    Args:
+        max_concurrency: attempts running at once.
+        timeout: seconds for one attempt, counted from when it starts to run; None for no limit.
+        retry_count: retries after the first attempt.
+        backoff: seconds before the first retry; doubles with each.
+        max_backoff: most seconds between two attempts.
+        jitter: add a random part of up to `backoff` seconds to each wait, so that tasks which failed together do not come
+            back together.
+        retry_on: exception types that are worth another attempt.
+        retry: a `tenacity.Retrying` that replaces the four settings above it and `retry_count`.
+        queue_size: most tasks waiting; 0 for no limit.
+        backend: "thread", "process", "inline", a back end object, any `concurrent.futures.Executor`, or a dask `Client`.
+        on_event: called with each event; see `parallel_exec.events`.
+
+    Raises:
+        TypeError: a setting is of the wrong type, or its name is none of the above.
+        ValueError: a setting is out of range.
+    """
+
+    max_concurrency: int
+    timeout: float | None
+    retry_count: int
+    backoff: float
+    max_backoff: float
+    jitter: bool
+    retry_on: tuple[type[BaseException], ...]
+    retry: BaseRetrying | None
+    queue_size: int
+    backend: BackendLike
+    on_event: Callable[[Event], object] | None
+
+    def __init__(
+        self,
+        *,
+        max_concurrency: int = 5,
+        timeout: float | None = 30.0,
+        retry_count: int = 2,
+        backoff: float = 1.0,
+        max_backoff: float = 30.0,
+        jitter: bool = True,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+        retry: BaseRetrying | None = None,
+        queue_size: int = 0,
+        backend: BackendLike = "thread",
+        on_event: Callable[[Event], object] | None = None,
+        **misspelt: Never,
+    ) -> None:
+        if misspelt:
+            raise TypeError(_no_such_setting(next(iter(misspelt))))
+        if retry is not None:
+            check_retrying(retry)
+        if not isinstance(jitter, bool):
+            raise TypeError(f"jitter takes True or False, not {jitter!r}")
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event takes a callable that is given each event, not {on_event!r}")
+        checked = {
+            "max_concurrency": check_count("max_concurrency", max_concurrency, 1),
+            "timeout": check_seconds("timeout", timeout),
+            "retry_count": check_count("retry_count", retry_count, 0),
+            "backoff": check_wait("backoff", backoff),
+            "max_backoff": check_wait("max_backoff", max_backoff),
+            "jitter": jitter,
+            "retry_on": _check_types(retry_on),
+            "retry": retry,
+            "queue_size": check_count("queue_size", queue_size, 0),
+            "backend": backend,
+            "on_event": on_event,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def with_changes(self, **changes: Any) -> ParallelConfig:
+        """Return a copy with some settings changed, checked again."""
+        return replace(self, **changes)
+
+
+def check_wait(name: str, value: float) -> float:
+    """Return `value` as seconds to wait; unlike a limit it may be 0.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} takes seconds as a number, not {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
+    return float(value)
+
+
+def _check_types(value: Any) -> tuple[type[BaseException], ...]:
+    """Return `value` as a tuple of exception types."""
+    types = value if isinstance(value, tuple) else (value,)
+    for item in types:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise TypeError(f"retry_on takes exception types such as (OSError,), not {item!r}")
+    return types
+
+
+def _no_such_setting(name: str) -> str:
+    """Say that there is no setting of this name, and which was likely meant."""
+    import difflib  # only a mistake needs it
+
+    known = [field.name for field in fields(ParallelConfig)]
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(known)}"
+    return f"there is no setting {name!r}: {meant}"

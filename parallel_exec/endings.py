@@ -1,0 +1,312 @@
+"""How tasks end, the executor among them: the half of the scheduler that is not about attempts.
+
+    an attempt's last outcome ──┐
+    cancel, abort, deadline ────┼──► _finish ──► future, events, run ──► the last one, after shutdown: drained
+    shutdown, break_down ───────┘
+
+Guarantees:
+    Every future added ends exactly once: one that waits is ended by whoever changes its phase to DONE under the lock.
+    One that is in nobody's hands for a moment gets a verdict, and whoever puts it down next carries it out.
+    Callbacks and hooks are called while the lock is not held.
+    Where a signal handler raises, Ctrl-C for one, what was begun is brought to its end before the exception goes on.
+    Once closed and empty it is drained, whatever callbacks raise; then all consumers are let go, and the clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
+
+from parallel_exec._current import current
+from parallel_exec._waiting import TICK
+from parallel_exec._waiting import lock as settling_lock
+from parallel_exec.errors import ParallelExecError
+from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
+from parallel_exec.future import Phase, TaskFuture
+from parallel_exec.ledger import Ledger
+from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.ready import Ready
+from parallel_exec.timers import Timers
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Backend, Consumer
+
+AnyFuture = TaskFuture[Any]
+
+FORKED = "this executor was made before the process forked: make a new one in the child"
+CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
+
+
+class Endings:
+    """The state of one executor's tasks, and their ends. Thread-safe; what has no note is guarded by `lock`.
+
+    Attributes:
+        lock: re-entrant, as signal handlers and finalizers may cancel and shut down.
+        forked: whether this is the copy in a forked child.
+    """
+
+    def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
+        self.lock = threading.RLock()
+        self.events = events  # written once, as the next four
+        self.backend = backend
+        self.timers = Timers()
+        self.ready = Ready(self.lock)
+        self.ledger = Ledger(1 if backend.drives_caller else limit)
+        self.forked = False
+        self._queue_size = queue_size  # written once
+        self._room = threading.Condition(self.lock)
+        self._over = threading.Condition(self.lock)  # for those who wait until all is drained
+        self._closed = False
+        self._drained = False
+        self._broken: ParallelExecError | None = None
+        self._sentence: Failure | None = None  # what becomes of tasks that are added at the last moment
+
+    def _finish(self, future: AnyFuture, outcome: Outcome) -> None:
+        """End a task that is DONE, and see whether it was the last."""
+        before = current.ending
+        try:
+            current.ending = (*before, self)  # a callback that shuts down must not wait for this one task
+            try:
+                self._conclude(future, outcome)
+            finally:  # also when a callback raises what is no Exception
+                if not future.done():
+                    future.settle(outcome, outcome is CANCELLED)
+                with self.lock:
+                    rest, consumers = self._account(future)
+                self._release(rest, consumers)
+        finally:
+            current.ending = before
+
+    def _conclude(self, future: AnyFuture, outcome: Outcome) -> None:
+        """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
+        if future._end == 0.0 or future._verdict is not None or not future._number:
+            future._end = time.monotonic()
+        cancelled = outcome is CANCELLED
+        future.settle(outcome, cancelled)
+        if self.events.active:
+            kind, facts = (TaskCancelled, ()) if cancelled else (TaskFinished, (type(outcome) is Success,))
+            self.events.emit(kind, future.id, future._number, *facts)
+
+    def _mend(self, future: AnyFuture, outcome: Outcome) -> None:
+        """Bring to its end what `_finish` was kept from, or from parts of it."""
+        if not future.done():
+            future.settle(outcome, outcome is CANCELLED)
+        rest: Sequence[AnyFuture] = ()
+        consumers: tuple[Consumer, ...] = ()
+        with self.lock:
+            if future in self.ledger.unsettled:
+                if future._run is not None and future in future._run.ended:
+                    future._run = None
+                rest, consumers = self._account(future)
+            else:
+                consumers = self._drain_if_over()
+        self._release(rest, consumers)
+        self.ready.wake_one()
+
+    def _account(self, future: AnyFuture) -> tuple[Sequence[AnyFuture], tuple[Consumer, ...]]:
+        """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
+        run = future._run
+        success = future._exception is None and not future.cancelled()
+        rest = run.leave(future, success) if run is not None else ()
+        self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
+        return rest, self._drain_if_over() if self._closed else ()
+
+    def _release(self, rest: Sequence[AnyFuture], consumers: tuple[Consumer, ...]) -> None:
+        """Do what `_account` said, without the lock."""
+        if rest:
+            self.end_all(rest, lambda future: CANCELLED)
+        if consumers:
+            self.ready.rouse(consumers)
+
+    def _drain_if_over(self) -> tuple[Consumer, ...]:
+        """Let go of everything once nothing is left and nothing can come; called with the lock held."""
+        if not self._closed or self.ledger.unsettled or self._drained:
+            return ()
+        consumers = self.ready.end()  # first: who is nudged looks at it
+        self._over.notify_all()
+        self.timers.stop()
+        self.backend.nudge()
+        self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
+        return consumers
+
+    def end(self, future: AnyFuture, verdict: Failure, *, stop: bool) -> bool:
+        """End a task with `verdict` if no attempt is running; with `stop`, end a running one as well.
+
+        Returns:
+            Whether it has ended, or will as soon as the attempt is stopped (unless the attempt finishes first).
+        """
+        if self.forked:
+            return False  # it is the parent's business
+        mine = False
+        try:
+            with self.lock:
+                mine = future._phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
+                waits = self._withdraw(future)
+                phase = future._phase
+                if waits:
+                    mine, future._phase = True, Phase.DONE
+                elif phase == Phase.DONE or not stop:
+                    return False
+                elif future._verdict is None:
+                    future._verdict = verdict
+            if waits:
+                self._finish(future, verdict)
+        except BaseException:
+            if mine:
+                self._withdraw_again(future)
+                self._mend(future, verdict)
+            raise
+        if not waits:
+            error = CancelledError() if verdict is CANCELLED else verdict.error
+            self.backend.stop(future, future._number, error)
+        elif self.backend.drives_caller:
+            self.backend.nudge()
+        return True
+
+    def end_all(self, futures: Iterable[AnyFuture], verdict: Callable[[AnyFuture], Failure]) -> None:
+        """End tasks; those first that wait, or a slot that becomes free would run one of them."""
+        running = [future for future in futures if not self.end(future, verdict(future), stop=False)]
+        for future in running:
+            self.end(future, verdict(future), stop=True)
+
+    def _withdraw(self, future: AnyFuture) -> bool:
+        """Take a task out of wherever it waits; called with the lock held. False if an attempt is running, or it is over."""
+        phase = future._phase
+        if phase == Phase.QUEUED:
+            self.ready.strike(future)
+            if self._queue_size:
+                self._room.notify()
+            return True
+        if phase == Phase.BACKING_OFF:
+            self.ledger.backing_off.discard(future)
+            if future._timer is not None:
+                future._timer.disarm()
+            return True
+        return phase == Phase.HANDED_OUT and self.backend.recall(future)
+
+    def _withdraw_again(self, future: AnyFuture) -> None:
+        """Take a task out of wherever `_withdraw` may have left it."""
+        with self.lock:
+            if self.ready.holds(future):
+                self.ready.strike(future)
+            self.ledger.backing_off.discard(future)
+            future._phase = Phase.DONE
+
+    def cancel(self, future: AnyFuture) -> bool:
+        """Cancel a task that waits; see `TaskFuture.cancel`."""
+        return self.end(future, CANCELLED, stop=False) or future.cancelled()
+
+    def abort(self, future: AnyFuture) -> bool:
+        """Cancel a task, and stop it if it runs; see `TaskFuture.abort`."""
+        return self.end(future, CANCELLED, stop=True)
+
+    def _own_attempt(self) -> AnyFuture | None:
+        """Return what of this executor the calling thread is running."""
+        running = current.running
+        return running if isinstance(running, TaskFuture) and running._owner is self else None
+
+    def enter_wait(self, future: AnyFuture) -> bool:
+        """Note that the calling task waits for `future`, if it is one of ours.
+
+        Raises:
+            ParallelExecError: it would wait for ever.
+        """
+        if self.forked:
+            raise ParallelExecError(FORKED)
+        mine = self._own_attempt()
+        if mine is None:
+            return False
+        with self.lock:
+            self.ledger.start_waiting(mine, future)
+        return True
+
+    def leave_wait(self) -> None:
+        """Undo `enter_wait`."""
+        mine = self._own_attempt()
+        with self.lock:
+            if mine is not None:
+                self.ledger.waiting.discard(mine)
+
+    def break_down(self, error: ParallelExecError) -> None:
+        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
+        with self.lock:
+            self._broken = self._broken or error
+            self._sentence = Failure(self._broken)
+        self.end_waiting(Failure(error))
+
+    def end_waiting(self, verdict: Failure) -> None:
+        """End all tasks that no attempt is running of."""
+        with self.lock:
+            futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.backend.handed_out()
+        for future in futures:
+            self.end(future, verdict, stop=False)
+
+    def shutdown(self, *, cancel: bool) -> None:
+        """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait."""
+        if self.forked:
+            return
+        with self.lock:
+            self._closed = True
+            staged = not self.ready.open
+            if cancel or staged:
+                self._sentence = self._sentence or CANCELLED
+            self.ready.paused = False
+            self._room.notify_all()
+        if cancel or staged:
+            self.end_waiting(CANCELLED)
+        with self.lock:
+            consumers = self._drain_if_over()
+        if consumers:
+            self.ready.rouse(consumers)
+        self.ready.wake_one()
+
+    def pending(self) -> bool:
+        """Return whether anything is ready to start, or will be after its backoff."""
+        with self.lock:
+            return bool(self.ready.open and not self.ready.paused and (len(self.ready.heap) or self.ledger.backing_off))
+
+    def in_hand(self) -> list[AnyFuture]:
+        """Return the futures that a back end has: with a running attempt, or about to have one."""
+        with self.lock:
+            return [future for future, _ in self.ledger.live] + self.backend.handed_out()
+
+    def is_own_thread(self) -> bool:
+        """Return whether the calling thread works for this pool, or has interrupted what holds its lock or is to wake it.
+
+        Such a caller must not wait for the pool: the pool may be waiting for it.
+        """
+        if current.pool is self or self in current.ending or self.ready.is_waking():
+            return True
+        if self.timers.is_clock() or self._own_attempt() is not None:
+            return True
+        # (Condition relies on this method of the stdlib's as well.)
+        return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]
+
+    def join(self) -> None:
+        """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
+        if self.forked or self.is_own_thread():
+            return
+        if self.backend.drives_caller:
+            self.backend.drive()
+        else:
+            with self._over:
+                while not self.ready.ended:  # there may be no worker yet: another thread is about to wake the back end
+                    self._over.wait(TICK)
+        self.backend.join()
+        self.timers.join()
+
+    def after_fork(self) -> None:
+        """Make the copy in a forked child say so, instead of hanging: none of the threads came along."""
+        self.forked = True
+        self.lock = threading.RLock()
+        self._room = threading.Condition(self.lock)
+        self._over = threading.Condition(self.lock)
+        self.ready.after_fork(self.lock)
+        self.backend.after_fork()
+
+    def stats(self) -> ExecutorStats:
+        """Return a snapshot of the counts."""
+        with self.lock:
+            return self.ledger.stats(self.ready.calls, self.backend.workers(), self.backend.abandoned())

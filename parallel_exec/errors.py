@@ -1,0 +1,168 @@
+"""The errors of this library.
+
+    ParallelExecError(Exception)
+    ├── TaskTimeoutError(TimeoutError)         one attempt outran its timeout
+    ├── DeadlineExceededError(TimeoutError)    the whole run outran its deadline
+    ├── WorkerCrashedError(BrokenExecutor)     a worker died while it ran the task
+    ├── WorkerStartError(BrokenExecutor)       workers cannot start
+    ├── TaskSerializationError                 something could not be pickled
+    ├── RemoteTaskError                        stands in for an exception that could not be rebuilt
+    ├── CapacityExhaustedError                 every slot is held by an abandoned thread
+    └── QueueFullError(queue.Full)             no room in the queue
+
+Every error pickles, and carries its facts as attributes.
+"""
+
+from __future__ import annotations
+
+import queue
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
+    """Make an error again from its parts, whatever its `__init__` takes."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class ParallelExecError(Exception):
+    """Base of every error that this library raises of its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class TaskTimeoutError(ParallelExecError, TimeoutError):
+    """One attempt of a task ran longer than its timeout.
+
+    Attributes:
+        task_id: the task's id.
+        timeout: the limit, in seconds.
+        attempt: the attempt's number, from 1.
+    """
+
+    def __init__(self, task_id: str, timeout: float, attempt: int) -> None:
+        super().__init__(f"Task timeout: attempt {attempt} of task {task_id!r} ran longer than {timeout:g} s")
+        self.task_id = task_id
+        self.timeout = timeout
+        self.attempt = attempt
+
+
+class DeadlineExceededError(ParallelExecError, TimeoutError):
+    """The run's deadline passed before the task was finished.
+
+    Attributes:
+        task_id: the task's id.
+        deadline: what the run was given, in seconds.
+    """
+
+    def __init__(self, task_id: str, deadline: float) -> None:
+        super().__init__(f"task {task_id!r} was not finished when the run's deadline of {deadline:g} s passed")
+        self.task_id = task_id
+        self.deadline = deadline
+
+
+class WorkerCrashedError(ParallelExecError, BrokenExecutor):
+    """A worker process died while it ran the task.
+
+    Attributes:
+        pid: the worker's process id.
+        exitcode: its exit code, negative for a signal; None if unknown.
+        task_id: the task it was running.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
+        super().__init__(f"worker process {pid} died ({_how(exitcode)}) while it ran task {task_id!r}")
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task_id = task_id
+
+
+def _how(exitcode: int | None) -> str:
+    """Say in words how a process ended."""
+    if exitcode is None:
+        return "exit code unknown"
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    import signal  # enum-heavy; only a crash needs it
+
+    try:
+        return f"signal {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
+class WorkerStartError(ParallelExecError, BrokenExecutor):
+    """Workers cannot start: the message says why and what to do.
+
+    Attributes:
+        worker_traceback: the traceback from the worker, "" if it left none.
+    """
+
+    def __init__(self, message: str, worker_traceback: str = "") -> None:
+        super().__init__(message + (f"\n\nIn the worker:\n{worker_traceback}" if worker_traceback else ""))
+        self.worker_traceback = worker_traceback
+
+
+class TaskSerializationError(ParallelExecError):
+    """A task, its result or its exception could not cross to or from a worker.
+
+    Attributes:
+        what: a short description of the object.
+        direction: "to the worker" or "from the worker".
+    """
+
+    def __init__(self, what: str, direction: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{what} cannot be sent {direction}: {reason}" + (f". {hint}" if hint else ""))
+        self.what = what
+        self.direction = direction
+
+
+class RemoteTaskError(ParallelExecError):
+    """Stands in for an exception of a task that could not be rebuilt in this process.
+
+    Attributes:
+        type_name: the exception's qualified type name.
+        message: its `str()`.
+        worker_traceback: the formatted traceback.
+    """
+
+    def __init__(self, type_name: str, message: str, worker_traceback: str = "") -> None:
+        super().__init__(f"{type_name}: {message}")
+        self.type_name = type_name
+        self.message = message
+        self.worker_traceback = worker_traceback
+
+
+class CapacityExhaustedError(ParallelExecError):
+    """Every slot is held by an abandoned thread, and no more may be abandoned.
+
+    Attributes:
+        abandoned: how many threads are abandoned.
+    """
+
+    def __init__(self, abandoned: int) -> None:
+        super().__init__(
+            f"every slot is held by a thread whose task outran its timeout ({abandoned} abandoned); "
+            "let tasks call current_task().check(), raise ThreadBackend(max_abandoned=...), "
+            'or use backend="process", whose workers can be killed'
+        )
+        self.abandoned = abandoned
+
+
+class QueueFullError(ParallelExecError, queue.Full):
+    """The queue holds `queue_size` waiting tasks, and nothing is running that would make room.
+
+    Attributes:
+        queue_size: the limit.
+    """
+
+    def __init__(self, queue_size: int) -> None:
+        super().__init__(
+            f"the queue holds queue_size={queue_size} tasks and nothing that could make room is running: "
+            "call execute_all(), or raise queue_size"
+        )
+        self.queue_size = queue_size

@@ -1,0 +1,159 @@
+"""What happens in an executor, told to whoever listens.
+
+    scheduler, back ends ──► Dispatcher.emit ──► the user's hook (`on_event`)
+
+Guarantees:
+    An event is made only when somebody listens. The hook is called while none of our locks is held, in the thread in
+    which the thing happened. A hook that raises is logged and dropped: it never harms a task.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+logger = logging.getLogger("parallel_exec")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        time: `time.monotonic()` when it happened, in seconds.
+    """
+
+    time: float
+
+
+@dataclass(frozen=True)
+class TaskEvent(Event):
+    """Base of the events of one task.
+
+    Attributes:
+        task_id: the task's id.
+        attempt: the attempt's number, from 1; 0 before the first.
+    """
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class TaskQueued(TaskEvent):
+    """The task was put in the queue."""
+
+
+@dataclass(frozen=True)
+class TaskStarted(TaskEvent):
+    """An attempt began to run."""
+
+
+@dataclass(frozen=True)
+class TaskRetrying(TaskEvent):
+    """An attempt failed, and there will be another.
+
+    Attributes:
+        delay: seconds until then.
+    """
+
+    delay: float
+
+
+@dataclass(frozen=True)
+class TaskFinished(TaskEvent):
+    """The task has its final result.
+
+    Attributes:
+        success: whether it returned.
+    """
+
+    success: bool
+
+
+@dataclass(frozen=True)
+class TaskTimedOut(TaskEvent):
+    """An attempt outran its timeout."""
+
+
+@dataclass(frozen=True)
+class TaskCancelled(TaskEvent):
+    """The task was cancelled or aborted."""
+
+
+@dataclass(frozen=True)
+class WorkerStarted(Event):
+    """A worker is ready.
+
+    Attributes:
+        worker: its name.
+    """
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class WorkerDied(Event):
+    """A worker ended other than by our wish, or was abandoned or killed.
+
+    Attributes:
+        worker: its name.
+        reason: why, in words.
+    """
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExecutorStats:
+    """What an executor has done and is doing; a snapshot.
+
+    Attributes:
+        queued: tasks waiting for a free slot.
+        running: attempts that have a slot now.
+        waiting: tasks in backoff.
+        succeeded: tasks that returned.
+        failed: tasks whose last attempt failed.
+        cancelled: tasks that were cancelled or aborted.
+        retried: attempts beyond the first.
+        timed_out: attempts that outran their timeout.
+        abandoned: threads that still run an attempt nobody waits for.
+        workers: workers alive now, the abandoned not among them.
+    """
+
+    queued: int = 0
+    running: int = 0
+    waiting: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    timed_out: int = 0
+    abandoned: int = 0
+    workers: int = 0
+
+
+class Dispatcher:
+    """Makes events and hands them to the hook. Thread-safe: it has no state that changes.
+
+    Attributes:
+        active: whether anybody listens; callers on a hot path look at it first.
+    """
+
+    __slots__ = ("_hook", "active")
+
+    def __init__(self, hook: Callable[[Event], object] | None) -> None:
+        self._hook = hook
+        self.active = hook is not None
+
+    def emit(self, kind: type[Event], *facts: Any) -> None:
+        """Call the hook, if there is one, with a new `kind(now, *facts)`."""
+        if self._hook is None:
+            return
+        try:
+            self._hook(kind(time.monotonic(), *facts))
+        except BaseException:  # a hook that calls sys.exit() must not take a worker with it
+            logger.exception("the on_event hook raised on %s; the event is dropped", kind.__name__)

@@ -1,0 +1,341 @@
+"""`ParallelExecutor`: the front. What it is told it hands to the scheduler; it decides nothing about tasks itself.
+
+add_task, submit, map, stream ──► Scheduler ──► TaskFuture
+                                  execute_all ──► Run ──► list[TaskResult]
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from concurrent.futures import TimeoutError as WaitTimeout
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar
+
+from parallel_exec import lifetime
+from parallel_exec._current import current
+from parallel_exec.backends.registry import make_backend
+from parallel_exec.config import ParallelConfig
+from parallel_exec.errors import DeadlineExceededError
+from parallel_exec.events import Dispatcher, ExecutorStats
+from parallel_exec.future import Settings, TaskFuture
+from parallel_exec.live_queue import LiveQueue
+from parallel_exec.options import Options
+from parallel_exec.outcome import Failure
+from parallel_exec.retry import policy_for
+from parallel_exec.run import Run, Runs
+from parallel_exec.scheduler import Scheduler
+from parallel_exec.stream import stream
+from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, check_count, check_seconds
+
+if TYPE_CHECKING:
+    from tenacity import BaseRetrying
+    from typing_extensions import ParamSpec
+
+    from parallel_exec.task_queue import TaskQueue
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+Order = Literal["submitted", "completed"]
+
+
+class ParallelExecutor(Executor):
+    """Runs calls in parallel, with priorities, timeouts and retries, and one result for each.
+
+    Thread-safe. A `concurrent.futures.Executor`, for whoever takes one.
+
+    Args:
+        config: the settings; default: all defaults.
+        **overrides: single settings, by the names of `ParallelConfig`'s fields.
+
+    Raises:
+        TypeError, ValueError: a setting is wrong; the message says what to write.
+    """
+
+    def __init__(self, config: ParallelConfig | None = None, **overrides: Any) -> None:
+        if config is not None and not isinstance(config, ParallelConfig):
+            raise TypeError(f"config takes a ParallelConfig, not {config!r}: settings go by name, max_concurrency=5")
+        self.config = config.with_changes(**overrides) if config is not None else ParallelConfig(**overrides)
+        self._settings = Settings(self.config.timeout, policy_for(self.config, INHERIT, INHERIT))
+        backend = make_backend(self.config.backend)
+        self._scheduler = Scheduler(
+            backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
+        )
+        self._runs = Runs()
+        lifetime.watch(self, self._scheduler)
+
+    # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add_task(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
+        """Add a task to the next run, or to the one under way.
+
+        Nothing starts until `execute_all` or `submit` is called. Blocks while the queue is full and the pool runs.
+
+        Raises:
+            TypeError: it is neither a `Task` nor callable.
+            QueueFullError: the queue is full, and nothing is running that would make room.
+            RuntimeError: after `shutdown`.
+        """
+        future = self._make_future(task)
+        self._scheduler.add(future, self._runs, start=False)
+        return future
+
+    def _make_future(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
+        if isinstance(task, Task):
+            future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), copy_context(), task.execute)
+            future._task, future._id, future._priority = task, task.id, task.priority
+            return future
+        if not callable(task):
+            raise TypeError(f"add_task takes a Task or a callable without arguments, not {task!r}")
+        return TaskFuture(self._scheduler, self._settings, copy_context(), task)
+
+    def _settings_of(self, task: Task[Any]) -> Settings:
+        if task.timeout is INHERIT and task.retry_count is INHERIT and task.retry is INHERIT:
+            return self._settings
+        return self.make_settings(task.timeout, task.retry_count, task.retry)
+
+    def make_settings(
+        self,
+        timeout: float | None | Inherited = INHERIT,
+        retry_count: int | Inherited = INHERIT,
+        retry: BaseRetrying | None | Inherited = INHERIT,
+    ) -> Settings:
+        """Return the settings of a task that has some of its own."""
+        return Settings(
+            self.config.timeout if timeout is INHERIT else timeout, policy_for(self.config, retry_count, retry)
+        )
+
+    def execute_all(
+        self,
+        *,
+        deadline: float | None = None,
+        fail_fast: bool = False,
+        order: Order = "submitted",
+        progress: bool = False,
+    ) -> list[TaskResult[Any]]:
+        """Run all tasks that were added, and those they add, and return one result for each. Blocks.
+
+        Args:
+            deadline: seconds for the whole run, backoff included; what is unfinished then ends as
+                `DeadlineExceededError`, running attempts are stopped as far as the back end can.
+            fail_fast: cancel the rest at the first final failure.
+            order: of the results: as added, or as they ended.
+            progress: show a progress bar on standard error (extra `[progress]`).
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, within 2 s; `results()` has what was finished.
+            RuntimeError: a run is under way, or the executor was shut down.
+        """
+        check_seconds("deadline", deadline)
+        if order not in ("submitted", "completed"):
+            raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
+        if current.running is not None and self._scheduler.is_own_thread():
+            raise RuntimeError(
+                "execute_all() was called from inside a task of the same executor: add_task() joins its run"
+            )
+        ticket = object()
+        try:
+            run = self._runs.begin(self._scheduler.lock, fail_fast, ticket)
+            self._scheduler.start()
+            until = None if deadline is None else time.monotonic() + deadline
+            self._drive(run, until, deadline, progress)
+            self._runs.end(self._scheduler.lock)
+            self._scheduler.stage()
+        except BaseException:
+            if self._runs.is_mine(ticket):
+                self._runs.current.given_up = True
+                try:
+                    self._interrupt(self._runs.current)
+                finally:
+                    self._runs.end(self._scheduler.lock)
+                    self._scheduler.stage()
+            raise
+        return [future.task_result() for future in (run.futures if order == "submitted" else run.ended)]
+
+    def _drive(self, run: Run, until: float | None, deadline: float | None, progress: bool) -> None:
+        """Wait for a run, lending this thread to a back end that wants it, and end what outlasts the deadline."""
+
+        def give_up() -> None:
+            verdict = lambda future: Failure(DeadlineExceededError(future.id, deadline or 0.0))  # noqa: E731
+            self._scheduler.end_all(run.unended(), verdict)
+
+        if self._scheduler.backend.drives_caller:
+            alarm = self._scheduler.timers.timer(give_up)
+            if until is not None:
+                alarm.arm(until)
+            self._scheduler.drive()
+            alarm.disarm()
+        try:
+            self._wait(run, until, progress)
+        except WaitTimeout:
+            give_up()
+            run.wait()
+
+    def _wait(self, run: Run, until: float | None, progress: bool) -> None:
+        if not progress:
+            run.wait(until)
+            return
+        from parallel_exec.progress import progress_bar
+
+        with progress_bar(len(run.futures)) as bar:
+
+            def show() -> None:
+                bar.update_to(len(run.ended), len(run.futures), run.failed)
+
+            run.wait(until, show)
+            show()
+
+    def _interrupt(self, run: Run | None = None) -> None:
+        lifetime.interrupt([self._scheduler], self._scheduler.in_hand if run is None else run.unended)
+
+    def results(self) -> list[TaskResult[Any]]:
+        """Return what the current or last run has finished so far, in the order added. Does not block."""
+        return [future.task_result() for future in list(self._runs.latest.futures) if future.done()]
+
+    # ── concurrent.futures.Executor ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+        """Start `fn(*args, **kwargs)` as soon as a slot is free, and return its future.
+
+        Starts the pool, and with it what was staged. Blocks only while the queue is full.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+        """
+        future: TaskFuture[T] = TaskFuture(
+            self._scheduler, self._settings, copy_context(), _check_callable(fn), args, kwargs or None
+        )
+        self._scheduler.add(future, None, start=True)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `fn(*items)` for the zipped iterables, in their order.
+
+        Args:
+            fn: called once for each tuple of items.
+            *iterables: as for the built-in `map`; read at once, or with `buffersize` as results are taken.
+            timeout: seconds from now within which each result must be there when it is asked for.
+            chunksize: how many items travel together to a worker process; 1 leaves the choice to the pool.
+            buffersize: most items that have been submitted and whose results have not been taken.
+
+        Raises:
+            TimeoutError: from the iterator: a result was not there in time.
+            BaseException: from the iterator: what a call raised; the rest is cancelled.
+        """
+        return self.options().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    def options(
+        self,
+        *,
+        priority: int = 0,
+        timeout: float | None | Inherited = INHERIT,
+        retry_count: int | Inherited = INHERIT,
+        retry: BaseRetrying | None | Inherited = INHERIT,
+        id: str | None = None,
+    ) -> Options:
+        """Return a light view of this executor whose `submit` and `map` carry these settings; they mean what `Task`'s do."""
+        checked = Task(
+            _nothing,
+            id="" if id is None else id,
+            priority=priority,
+            timeout=timeout,
+            retry_count=retry_count,
+            retry=retry,
+        )
+        return Options(self._scheduler, checked.priority, self._settings_of(checked), id)
+
+    def stream(
+        self, tasks: Iterable[Task[T]], *, window: int | None = None, order: Order = "completed"
+    ) -> Iterator[TaskResult[T]]:
+        """Run tasks from an iterable that is read lazily, and yield their results.
+
+        Closing the iterator cancels what is left. An error in `tasks` is raised once all results before it are out.
+
+        Args:
+            tasks: the tasks; may be endless.
+            window: most tasks read and not yet yielded; default: four times `max_concurrency`.
+            order: "completed", or "submitted".
+        """
+        if window is not None:
+            check_count("window", window, 1)
+        if order not in ("submitted", "completed"):
+            raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
+        return stream(self._start_task, iter(tasks), window or 4 * self._scheduler.ledger.limit, order)
+
+    def _start_task(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
+        future = self._make_future(task)
+        self._scheduler.add(future, None, start=True)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, finish those that were started, and let the workers go.
+
+        Idempotent; may be called from callbacks, signal handlers and finalizers. What is only staged is cancelled.
+
+        Args:
+            wait: return when all has ended (never waits inside a thread of this pool, nor for abandoned threads).
+            cancel_futures: cancel what waits: queued, or between two attempts.
+        """
+        may_wait = not self._scheduler.is_own_thread()  # first: what this wakes looks as if nothing were to be woken
+        self._scheduler.shutdown(cancel=cancel_futures)
+        if wait and may_wait:
+            self._scheduler.join()
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+                self._interrupt()
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:  # while we waited
+            self._interrupt()
+            self.shutdown(wait=True)
+            raise
+
+    # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def queue(self) -> TaskQueue:
+        """The tasks that wait for a slot; live."""
+        return LiveQueue(self._scheduler, self.add_task)
+
+    @property
+    def _max_workers(self) -> int:
+        """The limit, under the name that others look for in an executor: dask, or another of ours that this one serves."""
+        return self._scheduler.ledger.limit
+
+    def pause(self) -> None:
+        """Start no attempt until `resume`; running ones go on."""
+        self._scheduler.pause()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._scheduler.resume()
+
+    def resize(self, max_concurrency: int) -> None:
+        """Change how many attempts may run at once; running ones are left alone."""
+        self._scheduler.resize(check_count("max_concurrency", max_concurrency, 1))
+
+    def stats(self) -> ExecutorStats:
+        """Return what the executor has done and is doing."""
+        return self._scheduler.stats()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a ParallelExecutor cannot be pickled: make a new one in the process where it is needed")
+
+
+def _nothing() -> None:
+    """Stand in for a task's call where only its settings matter."""
+
+
+def _check_callable(fn: Any) -> Any:
+    if not callable(fn):
+        raise TypeError(f"submit takes a callable and its arguments, not {fn!r}")
+    return fn

@@ -1,0 +1,349 @@
+"""`TaskFuture`: a `concurrent.futures.Future` that knows its task; also the scheduler's record of that task.
+
+One object serves as future and as record, because a million of them may be queued.
+
+Guarantees:
+    A future settles exactly once (its scheduler sees to that), and no waiter is missed (`_waiting.py` says how).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as WaitTimeout
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
+
+from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
+from parallel_exec.events import logger
+from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, new_id
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from parallel_exec.retry import RetryPolicy
+
+T = TypeVar("T")
+
+_FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
+
+
+class Settings:
+    """What of the configuration applies to a task; shared by all tasks without settings of their own.
+
+    Attributes:
+        timeout: seconds for one attempt, None for no limit.
+        policy: decides about retries.
+    """
+
+    __slots__ = ("policy", "timeout")
+
+    def __init__(self, timeout: float | None, policy: RetryPolicy) -> None:
+        self.timeout = timeout
+        self.policy = policy
+
+
+class FutureOwner(Protocol):
+    """What a future asks of the scheduler that owns it."""
+
+    def cancel(self, future: TaskFuture[Any]) -> bool:
+        """Cancel it unless an attempt is running."""
+        ...
+
+    def abort(self, future: TaskFuture[Any]) -> bool:
+        """Cancel it, and stop a running attempt."""
+        ...
+
+    def enter_wait(self, future: TaskFuture[Any]) -> bool:
+        """Note that the calling task waits for it; False if the caller is none of the pool's tasks. Raises if in vain."""
+        ...
+
+    def leave_wait(self) -> None:
+        """Note that the calling task waits no more."""
+        ...
+
+
+class Phase:
+    """Where a task is. Written by the scheduler alone, under its lock."""
+
+    NEW = 0  # not in the queue yet
+    QUEUED = 1  # in the queue
+    HANDED_OUT = 2  # a back end has it, and no attempt has started
+    LIVE = 3  # an attempt is running
+    SETTLING = 4  # an attempt has ended, and one thread has claimed the right to say what follows
+    BACKING_OFF = 5  # parked until the next attempt
+    DONE = 6  # the outcome is decided
+
+
+class _Unseen:
+    """Stands for a failure that nobody has looked at; says so when it is collected."""
+
+    __slots__ = ("error", "id")
+
+    def __init__(self, id: str, error: BaseException) -> None:
+        self.id = id
+        self.error: BaseException | None = error
+
+    def __del__(self) -> None:
+        if self.error is not None:
+            logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=self.error)
+
+
+class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__
+    """The future of one task: all that a `concurrent.futures.Future` does, and `task`, `task_result()` and `abort()`.
+
+    Made by executors only. Thread-safe.
+    """
+
+    # Defaults live on the class, so that an instance holds only what differs from them.
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _condition: Any = MadeOnDemand(threading.Condition, late=settled)
+    _waiters: Any = MadeOnDemand(list)
+    _done_callbacks: Any = MadeOnDemand(list)
+
+    _watched = False  # whether any of the last three was made; guarded by `_lock`
+
+    # The scheduler's record, written under its lock.
+    _phase = Phase.NEW
+    _sequence = 0
+    _number = 0  # of the current or last attempt
+    _slot: Any = None  # where the back end runs it
+    _timer: Any = None  # while backing off
+    _bad_starts = 0  # workers that died with it in hand and nothing begun; the process pool's
+    _verdict: Failure | None = None  # how it must end instead of another attempt
+
+    # Written by the one thread that starts, or has claimed, the attempt.
+    _past: tuple[Attempt, ...] = ()
+    _first_start: float | None = None
+    _start = 0.0
+    _end = 0.0
+    _worker = ""
+    _retry_state: Any = None
+    _unseen: _Unseen | None = None
+    _quiet = False  # whether nobody is going to look at an error, and need not
+
+    # Written once before the task is queued.
+    weight = 1  # how many calls it stands for
+    stands_for: int | None = None  # the place of the item of a `map` that it runs again
+    _queued_at = 0.0
+    _payload: Any = None  # what the back end made of the call
+    _run: Any = None  # the run that collects it
+    _priority = 0
+    _id: str | None = None
+    _task: Task[T] | None = None
+
+    def __init__(
+        self,
+        owner: FutureOwner,
+        settings: Settings,
+        context: Context,
+        fn: Callable[..., T],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._settings = settings
+        self._context: Context | None = context
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        with lock:
+            if self._id is None:
+                self._id = new_id()
+        return self._id
+
+    @property
+    def task(self) -> Task[T]:
+        """The task; for `submit` and `map`, one made from the call."""
+        if self._task is None:
+            call = partial(self._fn, *self._args, **(self._kwargs or {})) if self._args or self._kwargs else self._fn
+            task = Task(call, id=self.id, priority=self._priority)
+            with lock:
+                self.__dict__.setdefault("_task", task)  # unless another thread was first
+        return self._task  # type: ignore[return-value]  # it is set now
+
+    def cancel(self) -> bool:
+        """Cancel the task if no attempt is running: queued, or backing off between two attempts.
+
+        Does not block.
+
+        Returns:
+            Whether it is cancelled now; then it never runs (again), and its callbacks have been called.
+        """
+        return self._owner.cancel(self)
+
+    def abort(self) -> bool:
+        """Cancel the task, and stop a running attempt as far as the back end can.
+
+        A process is killed; a thread is abandoned, and `current_task().cancelled` turns true in it. Does not wait
+        for the attempt's end.
+
+        Returns:
+            False if the task had ended already. Else True: the future ends as cancelled, unless the attempt
+            finishes first.
+        """
+        return self._owner.abort(self)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the task's result, waiting for it up to `timeout` seconds (None: as long as it takes).
+
+        Raises:
+            CancelledError: the task was cancelled.
+            concurrent.futures.TimeoutError: it was not finished in time.
+            ParallelExecError: the wait could never end: the caller is a task of the same pool, and all slots wait; or the
+                process has forked.
+            BaseException: what the task raised.
+        """
+        if self._state is not FINISHED:
+            self._wait(timeout)
+        if self._exception is None:
+            return self._result  # type: ignore[no-any-return]
+        self._look()
+        try:
+            raise self._exception
+        finally:
+            del self  # the error's traceback holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None, waiting for its end as `result` does."""
+        if self._state is not FINISHED:
+            self._wait(timeout)
+        self._look()
+        return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the end; raises if the task was cancelled."""
+        entered = timeout is None and not self.done() and self._owner.enter_wait(self)
+        try:
+            while timeout is None and not self.done() and threading.get_ident() == main.ident:
+                with contextlib.suppress(WaitTimeout):
+                    super().exception(TICK)
+            super().exception(timeout)
+        finally:
+            if entered:
+                self._owner.leave_wait()
+            del self
+
+    def hush(self) -> None:
+        """Do not log a failure that nobody looks at: whoever started the task has turned away from it."""
+        self._quiet = True
+        self._look()
+
+    def _look(self) -> None:
+        if self._unseen is not None:
+            self._unseen.error = None
+
+    def task_result(self) -> TaskResult[T]:
+        """Return how the task ended. Does not block.
+
+        Raises:
+            InvalidStateError: it has not ended.
+        """
+        if self._state is FINISHED and self._exception is None:
+            outcome: Outcome = Success(self._result)
+        else:
+            self._look()
+            outcome = self._failure()
+        first, end = self._first_start, self._end
+        if first is None:
+            return TaskResult.of(self, outcome, end - self._queued_at, 0.0)
+        return TaskResult.of(self, outcome, first - self._queued_at, end - first)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Return the attempts so far that have ended, in order."""
+        past = self._past
+        if self._state is FINISHED and self._exception is None and len(past) < self._number:
+            past += (Attempt(self._number, self._start, self._end - self._start, None, self._worker),)
+        return past
+
+    def _failure(self) -> Failure:
+        if self._state == CANCELLED_AND_NOTIFIED:
+            return Failure(CancelledError(f"task {self.id!r} was cancelled"))
+        if self._exception is None:
+            raise InvalidStateError(f"task {self.id!r} has not ended: wait for it with result() or execute_all()")
+        return Failure(self._exception)
+
+    def done(self) -> bool:
+        """Return whether the task has ended, or was cancelled."""
+        return self._state in _FINAL
+
+    def running(self) -> bool:
+        """Return whether an attempt is running."""
+        return self._state == RUNNING
+
+    def cancelled(self) -> bool:
+        """Return whether the task was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def view(self, number: int) -> CurrentTask:
+        """Return what `current_task()` shows in attempt `number`."""
+        timeout = self._settings.timeout
+        deadline = None if timeout is None else self._start + timeout
+
+        def is_cancelled() -> bool:
+            return self._phase != Phase.LIVE or self._number != number or self._verdict is not None
+
+        return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
+
+    def settle(self, outcome: Outcome, cancelled: bool) -> None:
+        """Set the result, wake who waits and call the callbacks; for the scheduler, once."""
+        self._context = self._slot = None  # references dropped early
+        if self._number != 1 or self._payload is not None:
+            self._payload = self._retry_state = self._timer = None
+        if type(outcome) is Failure and not cancelled and not self._quiet:
+            self._unseen = _Unseen(self.id, outcome.error)
+        if not self._store_unwatched(outcome, cancelled):
+            try:
+                with self._condition:
+                    try:
+                        self._store(outcome, cancelled)
+                        self._tell_waiters()
+                    finally:  # also if a signal handler raises
+                        if self._state in _FINAL:
+                            self._condition.notify_all()
+            finally:
+                if self._state in _FINAL:
+                    self._invoke_callbacks()  # type: ignore[attr-defined]
+
+    def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
+        """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""
+        if threading.get_ident() == main.ident:
+            with lock:
+                if not self._watched:
+                    self._store(outcome, cancelled)
+                return not self._watched
+        come_in(lock)
+        try:
+            if not self._watched:
+                self._store(outcome, cancelled)
+            return not self._watched
+        finally:
+            lock.release()
+
+    def _store(self, outcome: Outcome, cancelled: bool) -> None:
+        if cancelled:
+            self._state = CANCELLED_AND_NOTIFIED
+            return
+        if type(outcome) is Success:
+            self._result = outcome.value
+        else:
+            self._exception = outcome[0]
+        self._state = FINISHED  # last: who sees it may read the result without a lock
+
+    def _tell_waiters(self) -> None:
+        for waiter in self._waiters:
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif self._exception is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)

@@ -1,0 +1,87 @@
+"""Who is where: the counts behind `stats()`, the attempts that are live, and the tasks that wait for their own pool.
+
+Guarantees:
+    All of it is guarded by the scheduler's lock, which every caller here holds; except that an attempt is taken out of
+    `live` without: `set.remove` is atomic, and of two threads that want to settle an attempt one is refused.
+    A task that would wait for its own pool for ever is told so: when every slot is taken by an attempt that waits for
+    another task of the pool, nothing can ever end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parallel_exec.errors import ParallelExecError
+from parallel_exec.events import ExecutorStats
+from parallel_exec.future import TaskFuture
+
+AnyFuture = TaskFuture[Any]
+
+
+class Ledger:
+    """Counts and sets, under the scheduler's lock.
+
+    Attributes:
+        unsettled: the futures that were added and have not ended. (A set, as its methods are one step each, and may be
+            repeated: whatever a signal handler does in the middle, by adding a task or by raising, can be mended.)
+        live: those with an attempt that is running, each with the attempt's number.
+        waiting: those live ones that wait for the pool they run in.
+        backing_off: those between two attempts.
+        limit: the most attempts at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.unsettled: set[AnyFuture] = set()
+        self.live: set[tuple[AnyFuture, int]] = set()
+        self.waiting: set[AnyFuture] = set()
+        self.backing_off: set[AnyFuture] = set()
+        self.succeeded = self.failed = self.cancelled = self.retried = self.timed_out = 0
+
+    def ended(self, future: AnyFuture, success: bool) -> None:
+        """Count the end of a future."""
+        if success:
+            self.succeeded += future.weight
+        elif future.cancelled():
+            self.cancelled += 1
+        else:
+            self.failed += 1
+        self.unsettled.discard(future)
+
+    def would_deadlock(self, future: AnyFuture) -> bool:
+        """Return whether nothing could run any more if this live attempt waited, too."""
+        others = len(self.waiting) - (future in self.waiting)
+        return self._is_live(future) and len(self.live) >= self.limit and others + 1 >= len(self.live)
+
+    def _is_live(self, future: AnyFuture) -> bool:
+        return (future, future._number) in self.live
+
+    def start_waiting(self, future: AnyFuture, awaited: AnyFuture) -> None:
+        """Note that a live attempt waits for another task.
+
+        Raises:
+            ParallelExecError: all slots would wait then.
+        """
+        if self.would_deadlock(future):
+            raise ParallelExecError(
+                f"task {future.id!r} would wait for ever for task {awaited.id!r}: both are of the same executor, and each of "
+                f"its {self.limit} slots is taken by a task that waits; raise max_concurrency, use a second executor, "
+                "or return instead of waiting"
+            )
+        if self._is_live(future):
+            self.waiting.add(future)
+
+    def stats(self, queued: int, workers: int, abandoned: int) -> ExecutorStats:
+        """Return a snapshot."""
+        return ExecutorStats(
+            queued=queued,
+            running=len(self.live),
+            waiting=len(self.backing_off),
+            succeeded=self.succeeded,
+            failed=self.failed,
+            cancelled=self.cancelled,
+            retried=self.retried,
+            timed_out=self.timed_out,
+            abandoned=abandoned,
+            workers=workers,
+        )

@@ -1,0 +1,94 @@
+"""When executors end without being told: at interpreter exit, when they are collected, in a forked child.
+
+Guarantees:
+    At exit, pending work is finished, as with the stdlib's pools, and late submits are refused; abandoned threads are
+    not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped.
+    An executor that is collected finishes its work and lets its workers go.
+    In a forked child the parent's executors refuse to work, and nothing waits for them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+from parallel_exec.endings import CANCELLED
+
+if TYPE_CHECKING:
+    from parallel_exec.future import TaskFuture
+    from parallel_exec.scheduler import Scheduler
+
+GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
+
+_schedulers: weakref.WeakSet[Scheduler] = (
+    weakref.WeakSet()
+)  # alive in this process; module state, as exit is the process's
+
+
+def watch(executor: Any, scheduler: Scheduler) -> None:
+    """See to the end of an executor that nobody shuts down."""
+    _schedulers.add(scheduler)
+    # The scheduler must not lead to the executor, or the executor would never be collected.
+    finalizer = weakref.finalize(executor, scheduler.shutdown, cancel=False)
+    finalizer.atexit = False  # type: ignore[misc]  # a property, of which typeshed's slots do not know
+
+
+def _at_exit() -> None:
+    schedulers = list(_schedulers)
+    for scheduler in schedulers:
+        scheduler.shutdown(cancel=False)
+    if _was_interrupted():
+        _stop(schedulers)
+        return
+    try:
+        for scheduler in schedulers:
+            scheduler.join()
+    except KeyboardInterrupt:
+        _stop(schedulers)
+        raise
+
+
+def _stop(schedulers: list[Scheduler]) -> None:
+    interrupt(schedulers, lambda: [future for scheduler in schedulers for future in scheduler.in_hand()])
+
+
+def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]]) -> None:
+    """After Ctrl-C: cancel what waits, let what runs end for a moment, then stop it; a second Ctrl-C stops it at once.
+
+    Args:
+        schedulers: whose tasks.
+        live: returns those that are still to end once what waits was cancelled.
+    """
+    for scheduler in schedulers:
+        scheduler.end_waiting(CANCELLED)
+    futures = live()
+    try:
+        wait(futures, timeout=GRACE)
+    finally:
+        for scheduler in schedulers:
+            scheduler.end_all([future for future in futures if future._owner is scheduler], lambda future: CANCELLED)
+        wait(futures, timeout=GRACE / 2)
+
+
+def _was_interrupted() -> bool:
+    """Return whether Ctrl-C is what ends the program; at a prompt it only ended a line."""
+    interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    return not interactive and getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
+def _after_fork() -> None:
+    for scheduler in list(_schedulers):
+        scheduler.after_fork()
+    _schedulers.clear()
+
+
+# The stdlib's pools register here, too: it is called before non-daemon threads are joined. (Since 3.12 no thread can be
+# started by then: what a pool needs to come to its end it has started before.)
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

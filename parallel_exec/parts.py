@@ -1,0 +1,202 @@
+"""`map` over many items in worker processes: a *part* is a stretch of items that travels as one.
+
+    items ──► Part ──► queue ──► split to what a worker should have ──► values, in bulk ──► Mapping ──► iterator
+                                        │                                  │
+                                        └─ what was taken back: a new part └─ an item that failed: a task of its own
+
+Guarantees:
+    An item has its own permit in the worker, its own place in the journal, its own error and timeout: what is taken back,
+    lost or stopped is always a number of whole items. One that failed becomes a task of its own, with that attempt on its
+    account, and is retried by policy.
+    Each item's outcome is stored once: a part's stretch shrinks when it is split, and its tail is a part of its own.
+    `Mapping` has its own lock, which nothing else is asked for under.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import TimeoutError as WaitTimeout
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import TYPE_CHECKING, Any, Callable, Iterator
+
+from parallel_exec._waiting import TICK
+from parallel_exec.endings import CANCELLED
+from parallel_exec.future import Settings, TaskFuture
+from parallel_exec.outcome import Failure, Outcome, Success
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from parallel_exec.future import FutureOwner
+
+AnyFuture = TaskFuture[Any]
+
+_MISSING = object()  # the place of an item that has not ended
+
+
+class _Raise:
+    """In the place of an item's value: what to raise for it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Mapping:
+    """The outcomes of one `map` call, in order.
+
+    Attributes:
+        places: for each item `_MISSING`, a `_Raise`, the future of a task that will tell, or None: its value is in a stretch,
+            or was yielded. Written by whoever ends a part or an item, each place once, and by the iterator.
+        parts: as submitted; the tails of split ones are added.
+        verdict: what becomes of parts that are split off once nobody iterates any more.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.places: list[Any] = [_MISSING] * count
+        self.parts: deque[AnyFuture] = deque()
+        self.verdict: Failure | None = None
+        self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
+        self._news = threading.Condition(threading.Lock())
+        self._awaited = -1  # guarded by `_news`
+
+    def fill(self, first: int, values: list[Any]) -> None:
+        """Store what a stretch of items returned: the list itself, which the iterator empties."""
+        if not values:
+            return
+        self._stretches[first] = values  # first: who finds the place filled looks here
+        self.places[first : first + len(values)] = [None] * len(values)
+        self._tell(first, first + len(values))
+
+    def put(self, place: int, value: Any) -> None:
+        """Store one outcome: a value, a `_Raise`, or the future of a task that will tell."""
+        self.places[place] = value
+        self._tell(place, place + 1)
+
+    def _tell(self, first: int, stop: int) -> None:
+        with self._news:
+            if first <= self._awaited < stop:
+                self._news.notify_all()
+
+    def _wait(self, place: int, until: float | None) -> None:
+        with self._news:
+            self._awaited = place
+            try:
+                while self.places[place] is _MISSING:
+                    left = None if until is None else until - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise WaitTimeout
+                    self._news.wait(TICK if left is None else min(left, TICK))
+            finally:
+                self._awaited = -1
+
+    def results(self, until: float | None) -> Iterator[Any]:
+        """Yield the values in order, and drop each; cancels what is left when closed or when one raises."""
+        places = self.places
+        place = 0
+        try:
+            while place < len(places):
+                if places[place] is _MISSING:
+                    self._wait(place, until)
+                stretch = self._stretches.pop(place, None)
+                if stretch is not None:
+                    place += len(stretch)
+                    stretch.reverse()
+                    while stretch:  # so that nothing here keeps what it has handed over
+                        yield stretch.pop()
+                else:
+                    outcome, places[place] = places[place], None
+                    place += 1
+                    if type(outcome) is _Raise:
+                        raise outcome.error
+                    box = [outcome.result(None if until is None else max(0.0, until - time.monotonic()))]
+                    del outcome
+                    yield box.pop()
+        finally:
+            self.verdict = CANCELLED
+            for part in list(self.parts):
+                part.cancel()
+            for value in places:
+                if isinstance(value, TaskFuture) and value.stands_for is not None:
+                    value.cancel()
+
+
+class Part(TaskFuture[None]):
+    """The future of a stretch of items; seen by nobody but the scheduler, the process pool and its `Mapping`.
+
+    Attributes:
+        low, high: the stretch, as indices into `items`.
+        left: how many of them a worker still has; of the I/O thread, changed under the scheduler's lock.
+        good: how many have returned.
+        serial: the number under which a worker has the first of them.
+    """
+
+    weight = 1  # set in __init__; the class's is a plain task's
+
+    def __init__(
+        self,
+        owner: FutureOwner,
+        settings: Settings,
+        context: Context,
+        fn: Callable[..., Any],
+        items: list[tuple[Any, ...]],
+        mapping: Mapping,
+        first: int,
+        make_single: Callable[[Part, int], AnyFuture],
+    ) -> None:
+        super().__init__(owner, settings, context, fn, (items,))
+        self.items = items
+        self.low, self.high = 0, len(items)
+        self.weight = len(items)
+        self.left = 0
+        self.good = 0
+        self.serial = 0
+        self.mapping = mapping
+        self.first = first
+        self.make_single = make_single
+        mapping.parts.append(self)
+
+    def split(self, at: int) -> Part:
+        """Cut off the items from index `at` on, and return them as a part that follows this one. Under the lock."""
+        context: Any = self._context
+        tail = Part(
+            self._owner, self._settings, context, self._fn, self.items, self.mapping, self.first, self.make_single
+        )
+        tail._payload = self._payload
+        tail._priority, tail._id = self._priority, self._id
+        tail._queued_at = self._queued_at
+        tail._verdict = self.mapping.verdict
+        tail._sequence = self._sequence + (at - self.low)
+        tail.low, tail.high = at, self.high
+        tail.weight = tail.high - tail.low
+        self.high, self.weight = at, at - self.low
+        return tail
+
+    def returned(self, index: int, values: list[Any]) -> None:
+        """Store the values of items from `index` on."""
+        self.good += len(values)
+        self.mapping.fill(self.first + index, values)
+
+    def failed(self, index: int, error: BaseException, start: float, end: float, worker: str) -> None:
+        """Make an item that failed a task of its own, after its first attempt."""
+        single = self.make_single(self, index)
+        single._start = single._first_start = start
+        single._worker = worker
+        single._number = 1
+        owner: Any = self._owner
+        self.mapping.put(self.first + index, single)
+        owner.adopt(single, self._sequence + index - self.low, Failure(error), end)
+
+    def settle(self, outcome: Outcome, cancelled: bool) -> None:
+        """End the part; if it was ended from outside, so are its items."""
+        self._context = self._slot = self._payload = None
+        self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+        if type(outcome) is Success:
+            return
+        self._exception = None if cancelled else outcome[0]
+        for index in range(self.low, self.high):
+            if self.mapping.places[self.first + index] is _MISSING:
+                self.mapping.put(self.first + index, _Raise(outcome[0]))

@@ -1,0 +1,190 @@
+"""What is ready to run, and who is idle: the queue with its gate.
+
+    push ──► heap ──► take ──► a consumer         idle consumers: a stack, the latest on top
+
+Guarantees:
+    A wake-up is never lost: `take` notes a consumer that found nothing under the lock under which `push` looks for one.
+    At most one wake-up is under way at a time, and a consumer that takes passes it on while there is more to do: a burst
+    of a thousand tasks wakes one thread, not a thousand times one.
+    `wake` is called without the lock held, by the thread that took the consumer off the idle (its *debt*). If a signal
+    handler raises in the middle of that, the thread's next wake-up is the same one again: one may be woken in vain.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec.future import Phase, TaskFuture
+from parallel_exec.task_queue import PriorityHeap
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Consumer
+
+AnyFuture = TaskFuture[Any]
+
+
+class Ready:
+    """The queue of futures, open or closed, and the idle consumers. Thread-safe; all of it is guarded by `lock`.
+
+    Attributes:
+        heap: the futures that wait for a slot.
+        open: whether anything may start at all.
+        paused: whether nothing may start for now.
+        ended: nothing will ever come: consumers are let go instead of noted.
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self.heap: PriorityHeap[AnyFuture] = PriorityHeap()
+        self._extra = 0  # calls, beyond one a future
+        self.open = False
+        self.paused = False
+        self.ended = False
+        self._lock: Any = lock
+        self._idle: dict[Consumer, None] = {}  # the latest comes last
+        self._waking = False  # whether a wake-up is under way, until somebody comes
+        self._debts: dict[int, tuple[Consumer, ...]] = {}  # thread → whom it has taken off the idle, and not woken yet
+
+    @property
+    def calls(self) -> int:
+        """How many calls the waiting futures stand for."""
+        return len(self.heap) + self._extra
+
+    def push(self, future: AnyFuture) -> tuple[Consumer, ...]:
+        """Put a future in, at its own place; returns whom to `rouse`. Called with the lock held."""
+        future._phase = Phase.QUEUED
+        if future.weight != 1:
+            self._extra += future.weight - 1
+        self.heap.push((-future._priority, future._sequence), future)
+        return self._next_idle() if self._idle or self._debts else ()
+
+    def take(self, consumer: Consumer) -> AnyFuture | None:
+        """Take the first future; else note the consumer as idle."""
+        with self._lock:
+            future, idle = self.pop(consumer)
+            if future is not None:
+                future._phase = Phase.HANDED_OUT
+        if idle:
+            self.rouse(idle)
+        return future
+
+    def take_some(self, consumer: Consumer, calls: int) -> list[AnyFuture]:
+        """Take the first futures of one priority, for up to so many calls; notes the consumer as idle if none is left."""
+        taken: list[AnyFuture] = []
+        with self._lock:
+            while calls > 0:
+                if taken and (first := self.heap.peek()) is not None and first._priority != taken[0]._priority:
+                    break  # what is sent ahead is of one priority, or the lower would be ahead of others' higher
+                future, idle = self.pop(consumer)
+                if future is None:
+                    break
+                assert not idle, "who takes some is the only consumer"
+                future._phase = Phase.HANDED_OUT
+                taken.append(future)
+                calls -= future.weight
+        return taken
+
+    def pop(self, consumer: Consumer) -> tuple[AnyFuture | None, tuple[Consumer, ...]]:
+        """Take the first future, and return whom to `rouse` then; else note the consumer as idle. Called with the lock held."""
+        self._waking = False
+        future = self.heap.pop() if self.open and not self.paused else None
+        if future is not None:
+            if future.weight != 1:
+                self._extra -= future.weight - 1
+            if not self._idle:
+                return future, ()
+            self._idle.pop(consumer, None)  # it was woken in vain, and finds something after all
+            return future, self._next_idle()
+        if not self.ended:
+            self._idle[consumer] = None
+        return None, ()
+
+    def put_back(self, futures: list[AnyFuture]) -> None:
+        """Put several futures back, at their own places; the caller must `wake_one` then. Called with the lock held."""
+        for future in futures:
+            future._phase = Phase.QUEUED
+            self._extra += future.weight - 1
+            self.heap.push((-future._priority, future._sequence), future)
+
+    def strike(self, future: AnyFuture) -> None:
+        """Take out a future that is in. Called with the lock held."""
+        self._extra -= future.weight - 1
+        self.heap.strike(future._sequence)
+
+    def holds(self, future: AnyFuture) -> bool:
+        """Return whether a future is in, whatever its phase says; O(n). Called with the lock held."""
+        items = self.heap.items()
+        self._extra = sum(item.weight - 1 for item in items)  # which `push` and `strike` may have been kept from
+        return any(item is future for item in items)
+
+    def offer(self, consumer: Consumer, *, last: bool = False) -> None:
+        """Note a consumer as idle, to be woken before all others or, with `last`, after them."""
+        with self._lock:
+            if not self.ended:
+                self._idle = {consumer: None, **self._idle} if last else {**self._idle, consumer: None}
+        self.wake_one()
+
+    def withdraw(self, consumer: Consumer) -> bool:
+        """Forget an idle consumer; returns whether it was idle."""
+        with self._lock:
+            was_idle = consumer in self._idle
+            self._idle.pop(consumer, None)
+            return was_idle
+
+    def pass_on(self) -> None:
+        """Wake another consumer: the one that was woken is not going to take."""
+        with self._lock:
+            self._waking = False
+        self.wake_one()
+
+    def wake_one(self) -> None:
+        """Wake an idle consumer if there is something for it; also one that this thread was kept from waking."""
+        with self._lock:
+            idle = self._next_idle()
+        if idle:
+            self.rouse(idle)
+
+    def rouse(self, consumers: tuple[Consumer, ...]) -> None:
+        """Wake consumers that this thread has taken off the idle. Called without the lock held."""
+        me = threading.get_ident()
+        try:
+            self._debts[me] = ()  # in hand
+            for consumer in consumers:
+                consumer.wake()
+        except BaseException:
+            self._debts[me] = (*consumers, *self._debts.get(me, ()))
+            raise
+        self._debts.pop(me, None)
+
+    def is_waking(self) -> bool:
+        """Return whether the calling thread is in the middle of waking somebody, or was kept from it."""
+        return threading.get_ident() in self._debts
+
+    def end(self) -> tuple[Consumer, ...]:
+        """Nothing will ever come: return all who are idle, or may be, for `rouse`. Called with the lock held.
+
+        May be repeated, if a signal handler raised in the middle of it.
+        """
+        everybody = tuple({**self._idle, **{one: None for debt in list(self._debts.values()) for one in debt}})
+        if everybody:
+            self._debts[threading.get_ident()] = everybody
+        self.ended = True
+        self._idle = {}
+        return everybody
+
+    def after_fork(self, lock: Any) -> None:
+        """Be guarded by a new lock: another thread may have held the old one when the process forked."""
+        self._lock = lock
+        self._idle = {}
+
+    def _next_idle(self) -> tuple[Consumer, ...]:
+        debt = self._debts.get(threading.get_ident()) if self._debts else ()
+        if debt:
+            return debt
+        if self._waking or not self._idle or not self.open or self.paused or not len(self.heap):
+            return ()
+        consumer = next(reversed(self._idle))
+        debt = self._debts[threading.get_ident()] = (consumer,)
+        self._waking = True
+        del self._idle[consumer]
+        return debt

@@ -1,0 +1,38 @@
+"""What the dask tests run as tasks: in a module that imports next to nothing, as a fresh process imports it in its time."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import work
+
+
+class UnreadableError(Exception):
+    """An exception that pickles, and cannot be rebuilt."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_unreadable() -> NoReturn:
+    """Raise it on the worker."""
+    raise UnreadableError(1, 2)
+
+
+def hold_with_pids(log: work.Log, gate: work.Latch) -> int:
+    """Log the attempt's process and its worker's, wait for the gate, and return how many began before."""
+    before = len(log.lines())
+    log.write(f"{os.getpid()} {os.getppid()}")
+    gate.wait()
+    return before
+
+
+def die_at_first(log: work.Log, times: int) -> int:
+    """End this process so many times, then return how often it was begun."""
+    log.write("began")
+    began = len(log.lines())
+    if began <= times:
+        os._exit(7)
+    return began

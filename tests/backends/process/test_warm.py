@@ -1,0 +1,91 @@
+"""What the fork server has imported when it forks a worker; in programs of their own, as it is one for a whole process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parallel_exec.backends import _warm
+
+from . import work
+
+if TYPE_CHECKING:
+    import pytest
+
+PROGRAM = """
+import os, sys
+from parallel_exec import ParallelExecutor
+
+def end():
+    os._exit(1)
+
+def loaded(name):
+    return name in sys.modules
+
+if __name__ == "__main__":
+    PREPARE
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0, timeout=20) as executor:
+        for _ in range(3):
+            executor.submit(os._exit, 1).exception()
+        print(executor.submit(loaded, "colorsys").result())
+"""
+
+
+def run(folder: Path, *flags: str, prepare: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run the program, which needs four workers; the current folder is another than the program's."""
+    program = folder / "programs" / "program.py"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.replace("PREPARE", prepare))
+    command = [sys.executable, *flags, str(program)]
+    return subprocess.run(
+        command, cwd=folder, env=work.environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_replacement_imports_nothing_anew(tmp_path: Path) -> None:
+    """The fork server imports what runs in a worker, once for all workers."""
+    done = run(tmp_path, "-X", "importtime")
+    assert done.stdout == "False\n"
+    imports = [line for line in done.stderr.splitlines() if line.endswith("parallel_exec.backends._worker")]
+    assert len(imports) == 2  # the program itself, and the fork server
+
+
+def test_the_users_own_list_counts(tmp_path: Path) -> None:
+    """What a program has the fork server import is imported, too."""
+    done = run(tmp_path, prepare="import multiprocessing; multiprocessing.set_forkserver_preload(['colorsys'])")
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_another_version_in_the_current_folder(tmp_path: Path) -> None:
+    """It is what the fork server would find; the workers run the parent's nevertheless."""
+    other = tmp_path / "parallel_exec"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the wrong version')")
+    done = run(tmp_path, prepare="from parallel_exec.backends import _warm; print(_warm.is_found_anew())")
+    assert (done.stdout, done.stderr) == ("False\nFalse\n", "")
+
+
+def test_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the current folder or on PYTHONPATH, if nothing else of the name comes before; and not if there is none at all."""
+    home = Path(_warm.__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(home))
+    assert _warm.is_found_anew()
+    (tmp_path / "other" / "parallel_exec").mkdir(parents=True)
+    (tmp_path / "other" / "parallel_exec" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "other"), str(home)]))
+    assert not _warm.is_found_anew()
+    monkeypatch.chdir(home)
+    assert _warm.is_found_anew()
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is certain, and nothing raised."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert not _warm.is_found_anew()

@@ -1,0 +1,350 @@
+"""A dask cluster: attempts in processes of its workers, killed, lost and found again."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError
+from functools import partial
+from operator import attrgetter
+from typing import Any, Iterator
+
+import psutil
+import pytest
+import work
+from dask_work import die_at_first, hold_with_pids, raise_unreadable
+
+from parallel_exec import (
+    DaskBackend,
+    DeadlineExceededError,
+    RemoteTaskError,
+    TaskSerializationError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+)
+from parallel_exec.backends._dask_worker import Order, dismiss, run_on_worker
+from parallel_exec.backends._remote_call import Note
+
+distributed = pytest.importorskip("distributed")
+
+LONG = 600.0
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """A client of a cluster of two processes, with a thread for tasks in each."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs="CRITICAL"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.gather(client.map(work.double, range(10)))
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(client: Any) -> Iterator[None]:
+    """Fail a test that leaves a thread or a process of ours; the rest comes and goes as dask pleases."""
+    yield
+
+    def left() -> list[str]:
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("parallel_exec")]
+        return threads + [str(pid) for pid in map(attrgetter("pid"), psutil.Process().children(True)) if is_ours(pid)]
+
+    work.until(lambda: not left())
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists, and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_ours(pid: int) -> bool:
+    """Return whether it is a process that dask's workers keep for us."""
+    try:
+        return "_dask_worker" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:  # it has ended
+        return False
+
+
+def pids_of(log: work.Log) -> tuple[int, int]:
+    """Return the last attempt's process and its worker's, as soon as there is one."""
+    work.until(log.lines)
+    pid, parent = map(int, log.lines()[-1].split())
+    return pid, parent
+
+
+# ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_client_is_a_backend_and_stays_open(client: Any, lab: Any) -> None:
+    """`backend=client` uses the client, and leaves it open."""
+    executor = lab.executor(backend=client)
+    assert executor.submit(work.double, 2).result() == 4
+    executor.shutdown()
+    assert client.submit(work.double, 3).result() == 6
+
+
+def test_an_address_is_connected_to_and_let_go(client: Any, lab: Any) -> None:
+    """Given the scheduler's address, a client is made, and closed at the end."""
+    backend = DaskBackend(client.scheduler.address)
+    executor = lab.executor(backend=backend)
+    own = backend._client
+    assert executor.submit(work.double, 2).result() == 4
+    executor.shutdown()
+    assert own.status == "closed"
+    assert client.status == "running"
+
+
+def test_a_client_that_was_made_for_nothing_is_closed(client: Any, lab: Any) -> None:
+    """A client of our own is closed, though nothing was ever run."""
+    backend = DaskBackend(client.scheduler.address)
+    executor = lab.executor(backend=backend)
+    executor.shutdown()
+    work.until(lambda: backend._client.status == "closed")
+
+
+def test_what_it_takes() -> None:
+    """Anything but a client or an address is refused."""
+    with pytest.raises(TypeError, match=r"takes a distributed\.Client"):
+        DaskBackend(5)
+
+
+def test_without_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error says how to get it."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "parallel_exec\[dask\]"'):
+        DaskBackend("tcp://127.0.0.1:8786")
+
+
+def test_what_dask_is_told(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's priority is dask's, and no call is taken for one that was made before."""
+    told: list[dict[str, Any]] = []
+    submit = client.submit
+
+    def spy(function: Any, *args: Any, **kwargs: Any) -> Any:
+        told.append(kwargs)
+        return submit(function, *args, **kwargs)
+
+    monkeypatch.setattr(client, "submit", spy)
+    executor = lab.executor(backend=client)
+    executor.options(priority=7).submit(work.double, 1).result()
+    assert (told[0]["priority"], told[0]["pure"]) == (7, False)
+
+
+def test_no_keyword_of_the_users_is_dasks(client: Any, lab: Any) -> None:
+    """Keywords that dask's own `submit` has go to the user's function."""
+    names = {"key": 1, "workers": 2, "pure": 3, "priority": 4, "retries": 5, "resources": 6, "fifo_timeout": 7}
+    assert lab.executor(backend=client).submit(work.capture, **names).result() == ((), names)
+
+
+# ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_an_attempt_knows_and_returns(client: Any, lab: Any) -> None:
+    """A task knows itself, in a process that is not dask's; its error is its own, with the traceback."""
+    executor = lab.executor(backend=client, retry_count=0)
+    seen = executor.options(id="me").submit(work.describe_current).result()
+    assert (seen["id"], seen["attempt"], seen["cancelled"]) == ("me", 1, False)
+    assert 0 < seen["remaining"] <= 30
+    assert executor.submit(os.getpid).result() not in client.run(os.getpid).values()
+    error = executor.submit(work.fail_deeply, 42).exception()
+    assert isinstance(error, work.CodedError)
+    assert error.code == 42
+    assert "fail_deeply" in str(error.__cause__)
+    assert executor.submit(lambda: "by value").result() == "by value"
+
+
+def test_times_are_the_workers(client: Any, lab: Any) -> None:
+    """An attempt's duration is that of the call, and it says where it ran."""
+    executor, log = lab.executor(backend=client), lab.log()
+    start = time.monotonic()
+    future = executor.submit(work.span, log, 0.2)
+    future.result()
+    (attempt,) = future.task_result().attempts
+    began, ended = map(float, log.lines()[0].split())
+    assert ended - began <= attempt.duration < time.monotonic() - start
+    assert attempt.worker.startswith("process ")
+
+
+def test_what_cannot_travel(client: Any, lab: Any) -> None:
+    """What cannot be pickled is named, on the way there and on the way back; what cannot be rebuilt is described."""
+    executor = lab.executor(backend=client)
+    error = executor.submit(work.capture, threading.Lock()).exception()
+    assert isinstance(error, TaskSerializationError)
+    assert "argument 0" in error.what
+    assert error.direction == "to the worker"
+    error = executor.submit(threading.Lock).exception()
+    assert isinstance(error, TaskSerializationError)
+    assert error.direction == "from the worker"
+    assert isinstance(executor.options(retry_count=0).submit(raise_unreadable).exception(), RemoteTaskError)
+
+
+def test_processes_are_used_again_and_dismissed(client: Any, lab: Any) -> None:
+    """An attempt finds a process that an earlier one has left, and after the shutdown there is none."""
+    executor = lab.executor(backend=client, max_concurrency=1)
+    pids = {executor.submit(os.getpid).result() for _ in range(6)}
+    assert len(pids) <= 2  # one for each worker
+    executor.shutdown()
+    work.until(lambda: not any(map(is_alive, pids)))
+
+
+# ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_timeout_kills_the_process(client: Any, lab: Any) -> None:
+    """At its timeout the attempt's process is killed on its worker, and what runs beside it goes on."""
+    executor = lab.executor(backend=client, max_concurrency=2, retry_count=0)
+    gate, log = lab.latch(), lab.log()
+    neighbour = executor.submit(work.hold, lab.latch(), gate, "unharmed")
+    stuck = executor.options(timeout=0.5, id="stuck").submit(hold_with_pids, log, lab.latch())
+    error = stuck.exception(LONG)
+    assert isinstance(error, TaskTimeoutError)
+    assert (error.task_id, error.timeout, error.attempt) == ("stuck", 0.5, 1)
+    work.until(lambda: not is_alive(pids_of(log)[0]))
+    gate.set()
+    assert neighbour.result() == "unharmed"
+    assert executor.stats().timed_out == 1
+    assert executor.submit(work.double, 1).result() == 2
+
+
+def test_a_timeout_kills_though_the_client_sleeps(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker keeps the time by itself: with the client's timer unarmed the attempt times out all the same."""
+    executor = lab.executor(backend=client, timeout=0.5, retry_count=0)
+    monkeypatch.setattr(executor._scheduler, "expire", lambda *_: None)
+    log = lab.log()
+    assert isinstance(executor.submit(hold_with_pids, log, lab.latch()).exception(LONG), TaskTimeoutError)
+    work.until(lambda: not is_alive(pids_of(log)[0]))
+
+
+def test_abort_kills_the_process(client: Any, lab: Any) -> None:
+    """`abort()` of a running attempt kills its process."""
+    executor = lab.executor(backend=client)
+    log = lab.log()
+    future = executor.submit(hold_with_pids, log, lab.latch())
+    pid, _ = pids_of(log)
+    work.until(future.running)
+    assert future.abort()
+    with pytest.raises(CancelledError):
+        future.result(LONG)
+    work.until(lambda: not is_alive(pid))
+
+
+def test_the_deadline_kills(client: Any, lab: Any) -> None:
+    """At the run's deadline what runs is killed, and what waits in the cluster ends as well."""
+    executor = lab.executor(backend=client, max_concurrency=4)
+    gate, logs = lab.latch(), [lab.latch() for _ in range(4)]
+    for latch in logs:
+        executor.add_task(partial(work.hold, latch, gate))
+    results = executor.execute_all(deadline=2.0)
+    assert [type(result.error) for result in results] == [DeadlineExceededError] * 4
+    assert executor.stats().running == 0
+
+
+def _tasks_of_scheduler(dask_scheduler: Any) -> int:
+    return len(dask_scheduler.tasks)
+
+
+def _tasks_of_worker(dask_worker: Any) -> int:
+    return len(dask_worker.state.tasks)
+
+
+def test_aborting_what_waits_in_the_cluster(client: Any, lab: Any) -> None:
+    """What dask has and has not begun can be aborted: it is not charged, and does not run."""
+    executor = lab.executor(backend=client, max_concurrency=3)
+    gate = lab.latch()
+    running = [executor.submit(work.hold, lab.latch(), gate) for _ in range(2)]
+    work.until(lambda: executor.stats().running == 2)
+    never = lab.latch()
+    waiting = executor.submit(work.hold, never, gate)
+    work.until(lambda: client.run_on_scheduler(_tasks_of_scheduler) == 3)
+    assert waiting.abort()
+    with pytest.raises(CancelledError):
+        waiting.result(LONG)
+    assert waiting.task_result().attempts == ()
+    # A slot that becomes free before dask has heard of it would begin it, and then it would be killed.
+    work.until(lambda: client.run_on_scheduler(_tasks_of_scheduler) == 2)
+    work.until(lambda: sum(client.run(_tasks_of_worker).values()) == 2)
+    gate.set()
+    assert [future.result() for future in running] == ["held", "held"]
+    executor.shutdown()
+    assert not never.is_set()
+
+
+def test_waiting_in_the_cluster_is_not_counted(client: Any, lab: Any) -> None:
+    """The time that a call waits for a worker of dask's does not count towards its timeout."""
+    executor = lab.executor(backend=client, max_concurrency=3, retry_count=0)
+    gate = lab.latch()
+    running = [executor.submit(work.hold, lab.latch(), gate) for _ in range(2)]
+    work.until(lambda: executor.stats().running == 2)
+    waiting = executor.options(timeout=0.4).submit(work.double, 1)
+    work.until(lambda: executor.stats().workers == 3)
+    threading.Event().wait(0.8)  # twice the timeout
+    gate.set()
+    assert waiting.result() == 2
+    assert [future.result() for future in running] == ["held", "held"]
+
+
+# ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_process_that_dies_is_replaced(client: Any, lab: Any) -> None:
+    """An attempt whose process dies is run again, as the same attempt."""
+    future = lab.executor(backend=client, retry_count=0).submit(die_at_first, lab.log(), 2)
+    assert future.result() == 3
+    assert len(future.task_result().attempts) == 1
+
+
+def test_a_process_that_always_dies(client: Any, lab: Any) -> None:
+    """After as many deaths as dask would allow its workers the attempt has failed, and says how the process ended."""
+    log = lab.log()
+    error = lab.executor(backend=client, retry_count=0).submit(die_at_first, log, 99).exception(LONG)
+    assert isinstance(error, WorkerCrashedError)
+    assert error.exitcode == 7
+    assert len(log.lines()) == 4  # dask's default: three failures are allowed
+
+
+def test_a_lost_worker(client: Any, lab: Any) -> None:
+    """When a worker is killed, its attempt dies with it, and is run again on another, as the same attempt."""
+    gate, log = lab.latch(), lab.log()
+    future = lab.executor(backend=client, retry_count=0).submit(hold_with_pids, log, gate)
+    pid, worker = pids_of(log)
+    os.kill(worker, signal.SIGKILL)
+    work.until(lambda: len(log.lines()) == 2)
+    work.until(lambda: not is_alive(pid))
+    gate.set()
+    assert future.result(LONG) == 1
+    assert len(future.task_result().attempts) == 1
+    client.wait_for_workers(2)
+
+
+def test_a_client_that_is_closed(client: Any, lab: Any) -> None:
+    """When somebody closes the client, what was in the cluster fails instead of hanging, and so does what waits."""
+    own = distributed.Client(client.scheduler.address, set_as_default=False)
+    backend = DaskBackend(own)
+    executor = lab.executor(backend=backend, max_concurrency=1, retry_count=0)
+    log = lab.log()
+    running = executor.submit(hold_with_pids, log, lab.latch())
+    waiting = executor.submit(work.double, 1)
+    pids_of(log)
+    own.close()
+    assert running.exception(LONG) is not None
+    assert waiting.exception(LONG) is not None
+    client.run(dismiss, backend._topic)  # what else would end by itself after a while
+
+
+def test_an_attempt_that_comes_after_the_end(client: Any) -> None:
+    """What dask begins when its executor has ended runs nothing, and leaves no process."""
+    topic, payload = "parallel_exec-test-late", pickle.dumps((work.die, (), {}))
+    client.run(dismiss, topic)
+    order = Order(topic, 1, Note("late", 1, None), payload)
+    reply = client.submit(run_on_worker, order, pure=False).result()
+    assert type(reply.outcome("late").error) is CancelledError

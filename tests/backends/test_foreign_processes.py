@@ -1,0 +1,156 @@
+"""Other people's process pools: what travels, what is told on the way, and what becomes of a worker that dies."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from functools import partial
+from typing import Any, Iterator, NoReturn
+
+import pytest
+import script
+import work
+from kinds import over
+
+from parallel_exec import RemoteTaskError, TaskSerializationError, current_task
+from parallel_exec.events import Event, WorkerDied
+
+LONG = 600.0
+
+
+class UnreadableError(Exception):
+    """An exception that pickles, and cannot be rebuilt."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_unreadable() -> NoReturn:
+    """Raise it, in whatever process."""
+    raise UnreadableError(1, 2)
+
+
+def raise_chained() -> NoReturn:
+    """Raise an exception with a cause."""
+    raise ValueError("outer") from KeyError("inner")
+
+
+def wait_until_unwanted(started: work.Latch, told: work.Latch) -> None:
+    """Say what `current_task()` says of a task that nobody waits for any more."""
+    task = current_task()
+    assert not task.cancelled
+    started.set()
+    work.until(lambda: task.cancelled)
+    told.set()
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """A process pool of the stdlib's with one process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        pool.submit(os.getpid).result()
+        yield pool
+
+
+def test_the_clock_starts_where_the_attempt_runs(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """The time that a call waits in a pool which others keep busy does not count towards its timeout."""
+    gate = lab.latch()
+    theirs = processes.submit(gate.wait)
+    executor = lab.executor(backend=processes, timeout=0.3, retry_count=0)
+    future = executor.submit(work.double, 1)
+    with pytest.raises(concurrent.futures.TimeoutError):  # the builtin only since 3.11
+        future.result(0.8)
+    gate.set()
+    assert future.result() == 2
+    theirs.result()
+
+
+def test_an_attempts_duration_is_the_workers(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """The times of an attempt are those of the call, not of its way there and back."""
+    future = lab.executor(backend=processes).submit(work.span, lab.log(), 0.2)
+    future.result()
+    (attempt,) = future.task_result().attempts
+    assert 0.2 <= attempt.duration < 0.4
+    assert attempt.worker.startswith("process ")
+
+
+def test_an_abandoned_process_hears_that_it_is_unwanted(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """`current_task().cancelled` turns true in a process of the pool when the task was aborted."""
+    started, told = lab.latch(), lab.latch()
+    executor = lab.executor(backend=processes)
+    future = executor.submit(wait_until_unwanted, started, told)
+    started.wait()
+    work.until(future.running)
+    assert future.abort()
+    told.wait()
+    work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_an_exception_that_cannot_be_rebuilt(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """It is replaced by one that names it, and the pool is none the worse for it."""
+    executor = lab.executor(backend=processes, retry_count=0)
+    error = executor.submit(raise_unreadable).exception()
+    assert isinstance(error, RemoteTaskError)
+    assert error.type_name.endswith("UnreadableError")
+    assert "raise_unreadable" in error.worker_traceback
+    assert executor.submit(work.double, 1).result() == 2
+
+
+def test_the_whole_traceback_is_there(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """The traceback from the worker, with the exception's own cause, is the cause of the error."""
+    error = lab.executor(backend=processes, retry_count=0).submit(raise_chained).exception()
+    assert isinstance(error, ValueError)
+    assert "KeyError: 'inner'" in str(error.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("call", "direction"), [((lambda: 1,), "to the worker"), ((threading.Lock,), "from the worker")]
+)
+def test_what_cannot_be_pickled(processes: ProcessPoolExecutor, lab: Any, call: Any, direction: str) -> None:
+    """A call or a result that the executor cannot pickle fails its own task, once, and says which way it went."""
+    executor = lab.executor(backend=processes)
+    error = executor.submit(*call).exception(LONG)
+    assert isinstance(error, TaskSerializationError)
+    assert error.direction == direction
+    assert executor.submit(work.double, 1).result() == 2
+
+
+def test_a_dead_worker_is_the_engines_own_error(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """A worker's death breaks the stdlib's pool: attempts fail with its error, the policy has its say, it is told."""
+    events: list[Event] = []
+    executor = lab.executor(backend=processes, retry_count=2, on_event=events.append)
+    executor.add_task(work.die)
+    for number in range(5):
+        executor.add_task(partial(work.double, number))
+    results = executor.execute_all()
+    assert all(isinstance(result.error, BrokenExecutor) for result in results)
+    assert [len(result.attempts) for result in results] == [3] * 6
+    assert [event.worker for event in events if isinstance(event, WorkerDied)] == ["executor"]
+
+
+@over(("loky",))
+def test_loky_takes_lambdas(lab: Any) -> None:
+    """What an executor's own pickler takes, it takes from us, too."""
+    assert lab.executor().submit(lambda: 5).result() == 5
+
+
+def test_a_dead_worker_of_loky(tmp_path: Any) -> None:
+    """A worker's death is loky's own error (in a program of its own: loky leaves a pipe behind then)."""
+    pytest.importorskip("loky")
+    said = script.run(
+        tmp_path,
+        """
+        import logging
+        import loky
+        logging.disable()
+        pool = loky.ProcessPoolExecutor(1)
+        with ParallelExecutor(backend=pool, retry_count=0) as executor:
+            say(type(executor.submit(work.die).exception()).__name__)
+        pool.shutdown(kill_workers=True)
+        """,
+        flags=(),
+    )
+    assert said == "TerminatedWorkerError"

@@ -1,0 +1,167 @@
+"""The inline back end: everything happens in the calling thread, one thing after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+import pytest
+import work
+from kinds import over
+
+from parallel_exec import DeadlineExceededError, ParallelExecError, Task, TaskTimeoutError, current_task
+
+pytestmark = over(("inline",))
+
+
+def test_tasks_run_in_the_calling_thread(lab: Any) -> None:
+    """`submit` returns once the task has run, in the caller's own thread."""
+    future = lab.executor().submit(threading.current_thread)
+    assert future.done()
+    assert future.result() is threading.current_thread()
+
+
+def test_no_thread_is_started(lab: Any) -> None:
+    """Without backoff and deadline there is no thread but the caller's."""
+    before = threading.active_count()
+    executor = lab.executor(timeout=5.0)
+    executor.add_task(threading.active_count)
+    assert executor.execute_all()[0].unwrap() == before
+
+
+def test_an_overdue_attempt_counts_as_timed_out(lab: Any) -> None:
+    """An attempt that outruns its timeout runs to its end, and then is a timeout all the same."""
+    log = lab.log()
+    future = lab.executor(timeout=0.05, retry_count=0).submit(work.span, log, 0.1)
+    assert isinstance(future.exception(), TaskTimeoutError)
+    assert len(log.lines()) == 1
+
+
+def test_a_task_may_stop_itself_in_time(lab: Any) -> None:
+    """`current_task().check()` raises at the deadline of the attempt."""
+    future = lab.executor(timeout=0.1, retry_count=0).submit(work.check_until_stopped, lab.latch())
+    assert isinstance(future.exception(), TaskTimeoutError)
+
+
+def test_backoff_is_waited_out_by_the_caller(lab: Any) -> None:
+    """The next attempt comes after its backoff, in the calling thread, and others run in between."""
+    executor = lab.executor(backoff=0.1, jitter=False, retry_count=1)
+    log = lab.log()
+    executor.add_task(Task(partial(work.flaky, log, 1), priority=1))
+    executor.add_task(partial(work.note, log, "between"))
+    begun = time.monotonic()
+    executor.execute_all()
+    assert log.lines() == ["call", "between", "call"]
+    assert time.monotonic() - begun >= 0.1
+
+
+def test_a_task_that_submits_and_waits_is_told(lab: Any) -> None:
+    """A task that waits for another one of the same executor, which could never run, gets an error at once."""
+    executor = lab.executor()
+
+    def outer() -> int:
+        return int(executor.submit(work.double, 1).result())
+
+    with pytest.raises(ParallelExecError, match=r"would wait for ever|inline"):
+        executor.options(retry_count=0).submit(outer).result()
+
+
+def test_a_task_that_submits_and_goes_on(lab: Any) -> None:
+    """What a task submits runs after it."""
+    executor = lab.executor()
+    order: list[str] = []
+
+    def outer() -> Any:
+        future = executor.submit(order.append, "inner")
+        order.append("outer")
+        return future
+
+    executor.submit(outer).result().result()
+    assert order == ["outer", "inner"]
+
+
+def test_two_executors_may_be_nested(lab: Any) -> None:
+    """A task may use another inline executor and wait for it."""
+    inner, outer = lab.executor(), lab.executor()
+    assert outer.submit(lambda: inner.submit(work.double, 2).result()).result(work.PATIENCE) == 4
+
+
+def test_current_task_after_a_nested_one(lab: Any) -> None:
+    """After a task has used another inline executor, `current_task()` is the outer task again."""
+    inner, outer = lab.executor(), lab.executor()
+
+    def task() -> str:
+        assert inner.submit(work.double, 1).result(work.PATIENCE) == 2
+        return current_task().id
+
+    assert outer.options(id="outer").submit(task).result() == "outer"
+
+
+def test_another_thread_may_lend_itself(lab: Any) -> None:
+    """While one thread drives the executor, a second one can submit, and its task runs."""
+    executor = lab.executor()
+    started, gate = lab.event(), lab.event()
+
+    def hold() -> None:
+        started.set()
+        gate.wait()
+
+    lab.thread(executor.submit, hold)
+    started.wait()
+    future = executor.submit(work.double, 1)
+    assert not future.done()
+    gate.set()
+    assert future.result(work.PATIENCE) == 2
+
+
+@pytest.mark.parametrize("how", ["cancel", "shutdown"])
+def test_a_backoff_can_be_ended_from_another_thread(lab: Any, how: str) -> None:
+    """The caller who waits out a backoff is let go when the task is cancelled meanwhile."""
+    executor = lab.executor(backoff=600.0, max_backoff=600.0)
+    future = executor.add_task(partial(work.fail, OSError()))
+
+    def end_it() -> None:
+        work.until(lambda: executor.stats().waiting == 1)
+        future.cancel() if how == "cancel" else executor.shutdown(wait=False, cancel_futures=True)
+
+    lab.thread(end_it)
+    (result,) = executor.execute_all()
+    assert isinstance(result.error, CancelledError)
+
+
+def test_a_deadline_passes_while_a_task_runs(lab: Any) -> None:
+    """A task that is running at the deadline runs on, its result is dropped, and nothing starts after it."""
+    executor = lab.executor()
+    log = lab.log()
+    executor.add_task(partial(work.span, log, 0.3))
+    executor.add_task(partial(work.note, log, "never"))
+    results = executor.execute_all(deadline=0.1)
+    assert [type(result.error) for result in results] == [DeadlineExceededError] * 2
+    assert len(log.lines()) == 1
+
+
+def test_an_interrupt_ends_the_run(lab: Any) -> None:
+    """`KeyboardInterrupt` in a task is the caller's as well: it is raised, the rest is cancelled, and results are kept."""
+    executor = lab.executor(retry_count=0)
+    executor.add_task(Task(partial(work.double, 1), priority=2))
+    executor.add_task(Task(work.interrupt, priority=1))
+    executor.add_task(partial(work.double, 2))
+    with pytest.raises(KeyboardInterrupt):
+        executor.execute_all()
+    assert [type(result.error) for result in executor.results()] == [type(None), KeyboardInterrupt, CancelledError]
+
+
+def test_sys_exit_is_a_failure_of_the_task(lab: Any) -> None:
+    """`sys.exit()` in a task does not leave the caller."""
+    assert isinstance(lab.executor().submit(work.exit_with, 3).exception(), SystemExit)
+
+
+def test_an_error_can_be_raised_again(lab: Any) -> None:
+    """A failed task's error can be raised again and again, with the traceback of the task."""
+    future = lab.executor(retry_count=0).submit(work.fail_deeply, 1)
+    for _ in range(2):
+        with pytest.raises(work.CodedError):
+            future.result()

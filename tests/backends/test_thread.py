@@ -1,0 +1,296 @@
+"""Threads: abandoned when they are stuck, counted and capped, and never the reason for a hang."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+import work
+
+from parallel_exec import CapacityExhaustedError, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
+
+# ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_abandoned_thread_is_counted_until_it_ends(lab: Any) -> None:
+    """`stats().abandoned` counts a thread from the timeout of its task until the task's function returns."""
+    executor = lab.executor(timeout=0.1, retry_count=0)
+    gate = lab.event()
+    future = executor.submit(gate.wait)
+    assert isinstance(future.exception(), TaskTimeoutError)
+    assert executor.stats().abandoned == 1
+    gate.set()
+    work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_what_an_abandoned_thread_returns_is_dropped(lab: Any) -> None:
+    """The late result of an attempt that timed out changes nothing."""
+    executor = lab.executor(timeout=0.1, retry_count=0)
+    gate, returned = lab.event(), lab.event()
+
+    def late() -> str:
+        gate.wait()
+        returned.set()
+        return "late"
+
+    future = executor.submit(late)
+    error = future.exception()
+    gate.set()
+    returned.wait()
+    work.until(lambda: executor.stats().abandoned == 0)
+    assert future.exception() is error
+    assert executor.stats().succeeded == 0
+
+
+def test_the_slot_of_an_abandoned_thread_is_refilled(lab: Any) -> None:
+    """With more stuck tasks than slots, the others still run, on new threads."""
+    executor = lab.executor(max_concurrency=2, timeout=0.1, retry_count=0)
+    gate = lab.event()
+    stuck = [executor.submit(gate.wait) for _ in range(6)]
+    quick = [executor.submit(work.double, number) for number in range(10)]
+    assert [future.result() for future in quick] == [2 * number for number in range(10)]
+    assert all(isinstance(future.exception(), TaskTimeoutError) for future in stuck)
+    assert executor.stats().abandoned == 6
+
+
+def test_an_abandoned_task_sees_that_it_is_cancelled(lab: Any) -> None:
+    """`current_task().cancelled` turns true when the task was aborted, and `check()` raises."""
+    executor = lab.executor()
+    started, checked = lab.event(), lab.event()
+    seen: list[object] = []
+
+    def task() -> None:
+        view = current_task()
+        seen.append(view.cancelled)
+        started.set()
+        work.until(lambda: view.cancelled)
+        try:
+            view.check()
+        except BaseException as error:
+            seen.append(type(error).__name__)
+        checked.set()
+
+    future = executor.submit(task)
+    started.wait()
+    assert future.abort()
+    assert checked.wait(work.PATIENCE)
+    assert seen == [False, "CancelledError"]
+
+
+def test_a_later_attempt_is_not_seen_by_an_earlier_one(lab: Any) -> None:
+    """An attempt that timed out stays cancelled while the next attempt of the same task runs."""
+    executor = lab.executor(max_concurrency=1, timeout=0.2, retry_count=1)
+    first: list[Any] = []
+    gate = lab.event()
+
+    def task() -> bool:
+        view = current_task()
+        if view.attempt == 1:
+            first.append(view)
+            gate.wait()
+        return first[0].cancelled and not view.cancelled
+
+    assert executor.submit(task).result()
+
+
+def test_shutdown_does_not_wait_for_abandoned_threads(lab: Any) -> None:
+    """`shutdown()` returns although a thread is stuck, also one that is abandoned only while `shutdown()` waits."""
+    executor = lab.executor(timeout=0.2, retry_count=0)
+    future = executor.submit(lab.event().wait)
+    executor.shutdown(wait=True)
+    assert isinstance(future.exception(), TaskTimeoutError)
+    assert executor.stats().abandoned == 1
+
+
+def test_the_cap_on_abandoned_threads(lab: Any) -> None:
+    """Once the cap is reached and no slot is left, what waits fails with `CapacityExhaustedError` instead of hanging."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=1), max_concurrency=2, timeout=0.1, retry_count=0)
+    gate = lab.event()
+    stuck = [executor.submit(gate.wait) for _ in range(3)]
+    waiting = executor.submit(work.double, 1)
+    assert [type(future.exception()) for future in stuck] == [TaskTimeoutError] * 3
+    error = waiting.exception(work.PATIENCE)
+    assert isinstance(error, CapacityExhaustedError)
+    assert error.abandoned == 3
+
+
+def test_what_comes_after_the_cap_fails_at_once(lab: Any) -> None:
+    """A task that is submitted when every slot is lost fails, too."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=0), max_concurrency=1, timeout=0.1, retry_count=0)
+    executor.submit(lab.event().wait).exception()
+    assert isinstance(executor.submit(work.double, 1).exception(work.PATIENCE), CapacityExhaustedError)
+
+
+def test_a_slot_lost_to_the_cap_comes_back(lab: Any) -> None:
+    """When an abandoned thread ends, its slot serves again."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=0), max_concurrency=1, timeout=0.1, retry_count=0)
+    gate = lab.event()
+    executor.submit(gate.wait).exception()
+    gate.set()
+    work.until(lambda: executor.stats().abandoned == 0)
+    assert executor.submit(work.double, 1).result(work.PATIENCE) == 2
+
+
+def test_callbacks_of_refused_tasks_run_without_our_lock(lab: Any) -> None:
+    """While the callback of a task that was refused for want of a slot runs, other threads may use the executor."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=0), max_concurrency=1, timeout=0.1, retry_count=0)
+    executor.submit(lab.event().wait)
+    waiting = executor.add_task(partial(work.double, 1))
+    could_be_used: list[bool] = []
+
+    def callback(_: Any) -> None:
+        other = lab.thread(executor.stats)
+        other.join(work.PATIENCE)
+        could_be_used.append(not other.is_alive())
+
+    waiting.add_done_callback(callback)
+    assert isinstance(waiting.exception(), CapacityExhaustedError)
+    work.until(lambda: could_be_used)
+    assert could_be_used == [True]
+
+
+@pytest.mark.parametrize("cap", [0, 256])
+def test_a_callback_that_exits_harms_no_worker(lab: Any, cap: int, caplog: pytest.LogCaptureFixture) -> None:
+    """`SystemExit` from the callback of a timed-out task ends neither the thread that took over nor the clock."""
+    executor = lab.executor(
+        backend=ThreadBackend(max_abandoned=cap), max_concurrency=2, timeout=0.1, retry_count=0, backoff=0.01
+    )
+    gates = [lab.event(), lab.event()]
+    stuck = [executor.add_task(gate.wait) for gate in gates]
+    called: list[int] = []
+
+    def callback(_: Any) -> None:
+        called.append(1)
+        raise SystemExit(3)
+
+    for future in stuck:
+        future.add_done_callback(callback)
+    executor.execute_all()
+    for gate in gates:
+        gate.set()
+    work.until(lambda: executor.stats().abandoned == 0 and len(called) == 2)
+    latches = [lab.latch() for _ in range(2)]
+    meeting = [executor.options(timeout=None).submit(work.meet, latches, mine) for mine in range(2)]
+    assert [future.result(work.PATIENCE) for future in meeting] == [0, 1]
+    again = executor.options(timeout=0.1, retry_count=0).submit(lab.event().wait)
+    assert isinstance(again.exception(work.PATIENCE), TaskTimeoutError)
+    caplog.clear()  # that it raised was logged
+
+
+# ── threads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_threads_are_started_as_needed(lab: Any) -> None:
+    """Tasks that come one after another run on one thread, whatever the limit."""
+    executor = lab.executor(max_concurrency=8)
+    names = {executor.submit(work.worker_name).result() for _ in range(20)}
+    assert len(names) == 1
+
+
+def test_threads_are_daemons_with_telling_names(lab: Any) -> None:
+    """The threads bear the prefix that was asked for, and never keep the interpreter alive."""
+    executor = lab.executor(backend=ThreadBackend(thread_name_prefix="kitchen"))
+    thread = executor.submit(threading.current_thread).result()
+    assert thread.name == "kitchen_0"
+    assert thread.daemon
+
+
+def test_the_initializer_runs_once_in_each_thread(lab: Any) -> None:
+    """`initializer(*initargs)` has run in a thread before its first task does."""
+    local = threading.local()
+
+    def prepare(value: str) -> None:
+        assert not hasattr(local, "value")
+        local.value = value
+
+    executor = lab.executor(backend=ThreadBackend(initializer=prepare, initargs=("ready",)), max_concurrency=2)
+    latches = [lab.latch(), lab.latch()]
+
+    def task(mine: int) -> str:
+        work.meet(latches, mine)
+        return str(local.value)
+
+    futures = [executor.submit(task, mine) for mine in range(2)]
+    assert [future.result() for future in futures] == ["ready", "ready"]
+
+
+def test_a_failing_initializer_breaks_the_executor(lab: Any) -> None:
+    """What waits ends as `WorkerStartError`, which names the initializer's exception, and more is refused."""
+    executor = lab.executor(backend=ThreadBackend(initializer=work.fail, initargs=(ValueError("no oven"),)))
+    futures = [executor.add_task(partial(work.double, number)) for number in range(5)]
+    executor.execute_all()
+    errors = [future.exception() for future in futures]
+    assert [type(error) for error in errors] == [WorkerStartError] * 5
+    assert "ValueError: no oven" in str(errors[0])
+    assert isinstance(errors[0].__cause__, ValueError)
+    with pytest.raises(WorkerStartError, match="no oven"):
+        executor.submit(work.double, 1)
+
+
+def test_no_thread_to_be_had(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system refuses the first thread, what waits fails with an error that says so."""
+    executor = lab.executor(timeout=None)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("parallel_exec"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    future = executor.submit(work.double, 1)
+    assert isinstance(future.exception(work.PATIENCE), WorkerStartError)
+    assert "can't start new thread" in str(future.exception())
+
+
+def test_no_second_thread_to_be_had(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system refuses further threads, the pool goes on with those it has."""
+    executor = lab.executor(max_concurrency=4, timeout=None)
+    executor.submit(work.double, 1).result()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("parallel_exec"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    futures = [executor.submit(work.double, number) for number in range(20)]
+    assert [future.result(work.PATIENCE) for future in futures] == [2 * number for number in range(20)]
+
+
+def test_shutdown_while_a_thread_is_being_started(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`shutdown()` that comes between the making and the start of a thread waits for its task like for any other."""
+    executor = lab.executor()
+    start = threading.Thread.start
+    starting, go = lab.event(), lab.event()
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name.startswith("parallel_exec") and "clock" not in thread.name:
+            starting.set()
+            go.wait()
+        start(thread)
+
+    futures: list[Any] = []
+    submitter = threading.Thread(target=lambda: futures.append(executor.submit(work.double, 1)))
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    submitter.start()
+    starting.wait()
+    failed: list[BaseException] = []
+
+    def shut_down() -> None:
+        try:
+            executor.shutdown(wait=True)
+        except BaseException as error:
+            failed.append(error)
+
+    closer = lab.thread(shut_down)
+    closer.join(0.1)
+    go.set()
+    submitter.join(work.PATIENCE)
+    closer.join(work.PATIENCE)
+    assert failed == []
+    assert futures[0].result() == 2
+    assert executor.stats().workers == 0

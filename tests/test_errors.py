@@ -1,0 +1,119 @@
+"""`parallel_exec.errors`: each error says what happened, carries its facts, and survives a pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import queue
+import signal
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from parallel_exec import (
+    CapacityExhaustedError,
+    DeadlineExceededError,
+    ParallelExecError,
+    QueueFullError,
+    RemoteTaskError,
+    TaskSerializationError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+    WorkerStartError,
+)
+
+EXAMPLES = [
+    TaskTimeoutError("parse", 2.5, 3),
+    DeadlineExceededError("parse", 60.0),
+    WorkerCrashedError(123, -signal.SIGSEGV, "parse"),
+    WorkerStartError("no workers", "Traceback ..."),
+    TaskSerializationError("the argument 'lock'", "to the worker", "locks do not pickle", "Make it there."),
+    RemoteTaskError("app.PickyError", "no", "Traceback ..."),
+    CapacityExhaustedError(7),
+    QueueFullError(10),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("way", ["pickle", "copy"])
+def test_errors_travel(error: ParallelExecError, way: str) -> None:
+    """A pickled or copied error has the same type, message and attributes."""
+    other = pickle.loads(pickle.dumps(error)) if way == "pickle" else copy.copy(error)
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_pickle_protocol(protocol: int) -> None:
+    """Errors pickle under every protocol."""
+    error = pickle.loads(pickle.dumps(EXAMPLES[0], protocol))
+    assert (error.task_id, error.timeout, error.attempt) == ("parse", 2.5, 3)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_all_are_of_one_family(error: ParallelExecError) -> None:
+    """Whoever catches `ParallelExecError` catches every error of ours."""
+    assert isinstance(error, ParallelExecError)
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (TaskTimeoutError, TimeoutError),
+        (DeadlineExceededError, TimeoutError),
+        (WorkerCrashedError, BrokenExecutor),
+        (WorkerStartError, BrokenExecutor),
+        (QueueFullError, queue.Full),
+    ],
+)
+def test_the_builtin_or_stdlib_kind(error: type[Exception], base: type[Exception]) -> None:
+    """Code written for the stdlib's errors catches ours."""
+    assert issubclass(error, base)
+
+
+def test_a_timeout_names_task_limit_and_attempt() -> None:
+    """The message says which attempt of which task outran what."""
+    assert str(EXAMPLES[0]) == "Task timeout: attempt 3 of task 'parse' ran longer than 2.5 s"
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "words"),
+    [(3, "exit code 3"), (-signal.SIGKILL, "signal SIGKILL"), (-250, "signal 250"), (None, "exit code unknown")],
+)
+def test_a_crash_says_how_the_worker_died(exitcode: int | None, words: str) -> None:
+    """The message has the exit code, or the signal's name."""
+    error = WorkerCrashedError(123, exitcode, "parse")
+    assert str(error) == f"worker process 123 died ({words}) while it ran task 'parse'"
+    assert (error.pid, error.exitcode, error.task_id) == (123, exitcode, "parse")
+
+
+def test_a_start_error_shows_the_workers_traceback() -> None:
+    """The traceback from the worker is in the message, if there is one."""
+    assert "Traceback ..." in str(EXAMPLES[3])
+    assert str(WorkerStartError("no workers")) == "no workers"
+
+
+def test_a_serialization_error_says_what_and_which_way() -> None:
+    """The message names the object, the direction, the reason and what to do."""
+    assert str(EXAMPLES[4]) == ("the argument 'lock' cannot be sent to the worker: locks do not pickle. Make it there.")
+    assert (
+        str(TaskSerializationError("it", "from the worker", "because")) == "it cannot be sent from the worker: because"
+    )
+
+
+def test_a_remote_error_reads_like_the_one_it_stands_for() -> None:
+    """The message is that of the exception that could not be rebuilt."""
+    assert str(EXAMPLES[5]) == "app.PickyError: no"
+
+
+@pytest.mark.parametrize("hint", ["check()", "max_abandoned", 'backend="process"'])
+def test_exhausted_capacity_says_what_to_do(hint: str) -> None:
+    """The message offers the three ways out."""
+    assert hint in str(EXAMPLES[6])
+
+
+def test_a_full_queue_says_what_to_do() -> None:
+    """The message has the limit and the ways out."""
+    assert "queue_size=10" in str(EXAMPLES[7])
+    assert "execute_all()" in str(EXAMPLES[7])

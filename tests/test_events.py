@@ -1,0 +1,90 @@
+"""`parallel_exec.events`: hooks hear everything and can harm nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import work
+
+from parallel_exec.events import Dispatcher, TaskFinished, TaskQueued, WorkerDied
+
+if TYPE_CHECKING:
+    from parallel_exec import ParallelExecutor
+
+
+def test_without_a_hook_nothing_is_made() -> None:
+    """A dispatcher without a hook is inactive and makes no event."""
+    dispatcher = Dispatcher(None)
+    assert not dispatcher.active
+
+    class Unwanted:
+        def __init__(self, *_: object) -> None:
+            raise AssertionError("made")
+
+    dispatcher.emit(Unwanted)  # type: ignore[arg-type]
+
+
+def test_the_hook_gets_the_event_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event carries the monotonic time and its facts."""
+    monkeypatch.setattr("time.monotonic", lambda: 12.5)
+    heard: list[Any] = []
+    Dispatcher(heard.append).emit(TaskFinished, "a", 2, True)
+    assert heard == [TaskFinished(time=12.5, task_id="a", attempt=2, success=True)]
+
+
+def test_events_are_frozen() -> None:
+    """A hook cannot change what the next reader sees."""
+    event = WorkerDied(1.0, "w", "why")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.reason = "because"  # type: ignore[misc]
+
+
+def test_a_hook_that_raises_is_logged_and_dropped(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Tasks run as ever when the hook raises each time, and the log says so."""
+
+    def hook(event: object) -> None:
+        raise ValueError("in the hook")
+
+    executor = lab.executor(on_event=hook, retry_count=1)
+    future = executor.submit(work.flaky, lab.log(), 1)
+    assert future.result() == 2
+    executor.shutdown()
+    records = [record for record in caplog.records if record.name == "parallel_exec"]
+    assert len(records) == 6  # queued, a worker started, started, retrying, started, finished
+    assert all(record.levelno == logging.ERROR and "on_event hook raised" in record.getMessage() for record in records)
+    assert all("in the hook" in str(record.exc_info) for record in records)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_hook_that_exits_harms_no_task(lab: Any, error: type[BaseException]) -> None:
+    """Not even `SystemExit` from a hook, in a worker, loses a task or a worker."""
+    raised: list[object] = []
+
+    def hook(event: object) -> None:
+        if not isinstance(event, TaskQueued):  # that one is told in the caller's thread, whom it may end
+            raised.append(event)
+            raise error
+
+    executor = lab.executor(on_event=hook, max_concurrency=1)
+    futures = [executor.submit(work.double, number) for number in range(5)]
+    assert [future.result(work.PATIENCE) for future in futures] == [0, 2, 4, 6, 8]
+    executor.shutdown()
+    assert raised
+
+
+def test_a_hook_may_use_the_executor(lab: Any) -> None:
+    """A hook may ask for the counts and submit more."""
+    more: list[Any] = []
+
+    def hook(event: object) -> None:
+        if isinstance(event, TaskFinished) and not more:
+            executor.stats()
+            more.append(executor.submit(work.double, 2))
+
+    executor: ParallelExecutor = lab.executor(on_event=hook, max_concurrency=1)
+    executor.submit(work.double, 1).result()
+    work.until(lambda: more)
+    assert more[0].result() == 4

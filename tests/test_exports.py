@@ -1,0 +1,76 @@
+"""The public names: what people import, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+import parallel_exec
+
+PUBLIC = [
+    "INHERIT",
+    "Attempt",
+    "Backend",
+    "CapacityExhaustedError",
+    "CurrentTask",
+    "DaskBackend",
+    "DeadlineExceededError",
+    "Event",
+    "ExecutorBackend",
+    "ExecutorStats",
+    "InlineBackend",
+    "ParallelConfig",
+    "ParallelExecError",
+    "ParallelExecutor",
+    "ProcessBackend",
+    "QueueFullError",
+    "RemoteTaskError",
+    "Task",
+    "TaskCancelled",
+    "TaskEvent",
+    "TaskFinished",
+    "TaskFuture",
+    "TaskQueue",
+    "TaskQueued",
+    "TaskResult",
+    "TaskRetrying",
+    "TaskSerializationError",
+    "TaskStarted",
+    "TaskTimedOut",
+    "TaskTimeoutError",
+    "ThreadBackend",
+    "WorkerCrashedError",
+    "WorkerDied",
+    "WorkerStartError",
+    "WorkerStarted",
+    "current_task",
+]
+
+
+def test_the_public_names() -> None:
+    """A name that comes or goes is a decision, taken here."""
+    assert parallel_exec.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_name_can_be_had(name: str) -> None:
+    """Each public name is there, without any extra, and bears its own name."""
+    thing = getattr(parallel_exec, name)
+    assert getattr(thing, "__name__", repr(thing)) == name
+
+
+def test_a_name_that_is_not_there() -> None:
+    """A misspelt name is an ordinary `AttributeError`."""
+    with pytest.raises(AttributeError, match="has no attribute 'ParalelExecutor'"):
+        _ = parallel_exec.ParalelExecutor
+
+
+def test_dir_shows_them() -> None:
+    """`dir()` has all public names, loaded or not."""
+    assert set(PUBLIC) <= set(dir(parallel_exec))
+
+
+def test_it_is_typed() -> None:
+    """The package says to type checkers that it has types."""
+    from importlib.resources import files
+
+    assert files("parallel_exec").joinpath("py.typed").is_file()

@@ -1,0 +1,183 @@
+"""Ctrl-C in the middle of our own calls: what it tears apart is mended before `KeyboardInterrupt` goes on.
+
+CPython hears of signals where a call begins or has returned, and where a loop goes round. These tests raise at each such
+point of a call in turn; what they interrupt is a pool that is used again and again.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import itertools
+import signal
+import sys
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any, Callable
+
+import psutil
+import pytest
+import script
+import work
+
+from parallel_exec import ParallelExecutor, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import CodeType, FrameType
+
+every_backend = pytest.mark.parametrize("backend", ["thread", "process"])
+_HEARS = ("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS", "FOR_ITER")  # the instructions after which signals are heard
+
+
+@cache
+def _names(code: CodeType) -> list[str]:
+    return [dis.opname[opcode] for opcode in code.co_code]
+
+
+def interrupt(call: Callable[[], Any], step: int, spared: str = "") -> bool:
+    """Raise KeyboardInterrupt at the `step`-th point of a call; returns whether it has so many, the `spared` file aside."""
+    left = step
+    latest: dict[FrameType, str] = {}
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_filename != spared:
+            before = latest.get(frame, "RESUME")
+            latest[frame] = _names(frame.f_code)[frame.f_lasti]
+            left -= before.startswith(_HEARS)
+            if left == 0:
+                left = -1
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # what is raised in a finalizer goes nowhere
+    sys._getframe().f_trace_opcodes = True  # else 3.12 does not believe what is set in `trace`
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return left <= 0
+
+
+def interrupt_everywhere(executor: ParallelExecutor, call: Callable[[], Any]) -> int:
+    """Interrupt a call at every point; after each, the pool must work and end all it has. Returns the number of points."""
+    unsettled = executor._scheduler.ledger.unsettled
+    for step in itertools.count(1):
+        if not interrupt(call, step):
+            return step
+        executor.resume()
+        assert executor.submit(work.double, step).result(work.PATIENCE) == 2 * step
+        work.until(lambda: not unsettled)
+    raise AssertionError
+
+
+@every_backend
+@pytest.mark.parametrize("settings", [{}, {"on_event": id}, {"queue_size": 100}], ids=["plain", "events", "bounded"])
+def test_submit(backend: str, settings: dict[str, Any]) -> None:
+    """A task whose `submit` is interrupted is in, or has never been; no other is lost, and no worker forgotten."""
+    with ParallelExecutor(max_concurrency=2, backend=backend, **settings) as executor:
+        executor.submit(int).result(work.PATIENCE)
+        futures: list[Any] = []
+
+        def submit() -> None:
+            futures.append(executor.submit(work.double, 1))
+            futures.append(executor.options(priority=1).submit(work.double, 1))
+
+        assert interrupt_everywhere(executor, submit) > 50
+        assert {future.result(work.PATIENCE) for future in futures} == {2}
+        thread = threading.Thread(target=executor.shutdown, daemon=True)
+        thread.start()
+        thread.join(work.PATIENCE)
+        assert not thread.is_alive()
+
+
+@every_backend
+def test_cancel_and_abort(backend: str) -> None:
+    """A task whose `cancel` or `abort` is interrupted ends all the same."""
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        futures: list[Any] = []
+
+        def cancel() -> None:
+            executor.pause()
+            futures[:] = [executor.submit(int) for _ in range(4)]
+            futures[0].cancel()
+            futures[1].abort()
+            futures[2].cancel()
+
+        assert interrupt_everywhere(executor, cancel) > 100
+
+
+@every_backend
+def test_add_task(backend: str) -> None:
+    """A run has the task whose `add_task` was interrupted, or has it not, and is over when the others are."""
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        executor.add_task(int)
+        executor.execute_all()
+        for step in itertools.count(1):
+            executor.add_task(Task(int, id="before"))
+            if not interrupt(lambda: executor.add_task(Task(int, id="torn")), step):
+                break
+            executor.add_task(Task(int, id="after"))
+            ids = [result.task.id for result in executor.execute_all(deadline=work.PATIENCE)]
+            assert ids in (["before", "after"], ["before", "torn", "after"])
+
+
+@every_backend
+def test_execute_all(backend: str) -> None:
+    """A run that is interrupted is over, and the next one goes as always."""
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        executor.add_task(int)
+        executor.execute_all()
+        for step in itertools.count(1):
+            executor.add_task(Task(int, id="torn"))
+            if not interrupt(executor.execute_all, step, threading.__file__):
+                break
+            executor.add_task(Task(int, id="next"))
+            assert "next" in [result.task.id for result in executor.execute_all(deadline=work.PATIENCE)]
+
+
+def test_the_first_submit() -> None:
+    """Interrupted where it starts the threads: they come, or are started by the next.
+
+    Within `Thread.start` there are points at which the stdlib's own condition stays locked for good: these are spared.
+    """
+    for step in itertools.count(1):
+        executor = ParallelExecutor(max_concurrency=1)
+        if not interrupt(lambda executor=executor: executor.submit(int), step, threading.__file__):  # type: ignore[misc]
+            break
+        assert executor.submit(work.double, step).result(work.PATIENCE) == 2 * step
+        thread = threading.Thread(target=executor.shutdown, daemon=True)
+        thread.start()
+        thread.join(work.PATIENCE)
+        assert not thread.is_alive()
+
+
+@every_backend
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.01, 0.03])
+def test_a_program_that_submits_all_the_time(tmp_path: Path, backend: str, delay: float) -> None:
+    """With real signals: the program ends by Ctrl-C, and its workers with it."""
+    body = f"""
+        with ParallelExecutor(backend={backend!r}, max_concurrency=2) as executor:
+            executor.submit(int).result()
+            say("READY")
+            while True:
+                futures = [executor.submit(int) for _ in range(2000)]
+                for future in futures:
+                    future.result()
+    """
+    process = script.start(tmp_path, body)
+    assert process.stdout is not None
+    process.stdout.readline()
+    children = psutil.Process(process.pid).children(recursive=True)
+    threading.Event().wait(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = script.finish(process)
+    assert process.returncode == -signal.SIGINT, err
+    assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []

@@ -1,0 +1,218 @@
+"""`parallel_exec.lifetime`: executors that nobody shuts down, at exit, collected, and in odd places."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import script
+import work
+
+from parallel_exec import ParallelExecutor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BACKENDS = ["thread", "process"]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+# ── at interpreter exit ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@every_backend
+def test_pending_work_is_finished_at_exit(tmp_path: Path, backend: str) -> None:
+    """A program that ends while tasks are queued ends after them, as with the stdlib's pools."""
+    log = work.Log(tmp_path / "log")
+    body = """
+        executor = ParallelExecutor(backend=sys.argv[1], max_concurrency=2)
+        for number in range(10):
+            executor.submit(work.note, work.Log(sys.argv[2]), number)
+    """
+    assert script.run(tmp_path, body, backend, log.path) == ""
+    assert sorted(map(int, log.lines())) == list(range(10))
+
+
+@pytest.mark.parametrize("timeout", ["30.0", "None"])
+def test_retries_are_finished_at_exit(tmp_path: Path, timeout: str) -> None:
+    """A task that fails at exit has its next attempt, also if nothing needed a clock before."""
+    log = work.Log(tmp_path / "log")
+    body = f"""
+        def task():
+            exiting.wait()
+            return work.flaky(work.Log(sys.argv[1]), 1)
+
+        executor = ParallelExecutor(backoff=0.1, jitter=False, timeout={timeout})
+        exiting = threading.Event()
+        threading._register_atexit(exiting.set)  # the last one registered is the first one called
+        executor.submit(task)
+    """
+    script.run(tmp_path, body, log.path)
+    assert log.lines() == ["call", "call"]
+
+
+def test_a_slot_lost_at_exit_harms_nobody(tmp_path: Path) -> None:
+    """When the only thread gets stuck at exit, what is queued behind it ends one way or the other, and so does the program."""
+    body = """
+        executor = ParallelExecutor(max_concurrency=1, timeout=0.2, retry_count=0)
+        executor.submit(threading.Event().wait).add_done_callback(lambda _: say("one"))
+        executor.submit(int).add_done_callback(lambda _: say("two"))
+    """
+    process = script.start(tmp_path, body)
+    out, _ = script.finish(process)
+    assert out.split() == ["one", "two"]
+    assert process.returncode == 0
+
+
+def test_what_was_only_staged_does_not_run_at_exit(tmp_path: Path) -> None:
+    """A program that adds tasks and never runs them ends at once."""
+    assert script.run(tmp_path, "ParallelExecutor().add_task(partial(say, 'ran'))") == ""
+
+
+def test_late_submits_are_refused(tmp_path: Path) -> None:
+    """In an exit handler, after the pools have ended, `submit` raises as the stdlib's does."""
+    body = """
+        executor = ParallelExecutor()
+
+        @atexit.register
+        def late():
+            try:
+                executor.submit(int)
+            except RuntimeError as error:
+                say(error)
+
+        executor.submit(int).result()
+    """
+    assert script.run(tmp_path, body) == "cannot schedule new futures after shutdown"
+
+
+def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:
+    """Eight tasks blocked for ever and a hundred quick ones on two slots: the quick ones succeed, the program ends."""
+    body = """
+        executor = ParallelExecutor(max_concurrency=2, timeout=0.2, retry_count=0)
+        for number in range(8):
+            executor.add_task(threading.Event().wait)
+        for number in range(100):
+            executor.add_task(partial(work.double, number))
+        results = executor.execute_all()
+        say(sum(type(result.error) is TaskTimeoutError for result in results[:8]))
+        say([result.result for result in results[8:]] == [2 * number for number in range(100)])
+        say(executor.stats().abandoned)
+    """
+    assert script.run(tmp_path, body).split() == ["8", "True", "8"]
+
+
+@pytest.mark.parametrize("way", ["exit", "with", "shutdown"])
+@every_backend
+def test_a_stuck_task_times_out_at_the_end_too(tmp_path: Path, backend: str, way: str) -> None:
+    """A task that is stuck when the executor ends is given up at its timeout, and the program ends."""
+    body = """
+        executor = ParallelExecutor(backend=sys.argv[1], timeout=0.3, retry_count=0)
+        gate = work.Latch(sys.argv[3])
+        never = gate.__class__(sys.argv[3] + '-never')
+        executor.submit(work.hold, gate, never).add_done_callback(lambda ended: ended.exception())
+        if sys.argv[2] == "with":
+            with executor:
+                pass
+        elif sys.argv[2] == "shutdown":
+            executor.shutdown()
+    """
+    script.run(tmp_path, body, backend, way, str(tmp_path / "started"), flags=())
+
+
+def test_a_paused_executor_ends(tmp_path: Path) -> None:
+    """A program that ends while its executor is paused ends, with the work done."""
+    body = """
+        executor = ParallelExecutor()
+        executor.pause()
+        executor.submit(say, "done")
+    """
+    assert script.run(tmp_path, body) == "done"
+
+
+@every_backend
+def test_leaving_by_an_exception(tmp_path: Path, backend: str) -> None:
+    """A program that dies of an exception inside `with` finishes its tasks, shows the traceback and ends."""
+    body = """
+        with ParallelExecutor(backend=sys.argv[1]) as executor:
+            executor.submit(work.double, 1)
+            raise ValueError("the program's own")
+    """
+    process = script.start(tmp_path, body, backend)
+    _, err = script.finish(process)
+    assert process.returncode == 1
+    assert err.strip().endswith("ValueError: the program's own")
+
+
+# ── collected ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_collected_executor_finishes_its_work_and_lets_its_threads_go() -> None:
+    """Without `shutdown`, dropping the executor ends its threads once the work is done (the leak fixture looks)."""
+    executor = ParallelExecutor(max_concurrency=2)
+    gone = weakref.ref(executor)
+    gate = threading.Event()
+    futures = [executor.submit(gate.wait) for _ in range(4)]
+    del executor
+    gc.collect()
+    assert gone() is None
+    gate.set()
+    assert [future.result(work.PATIENCE) for future in futures] == [True] * 4
+
+
+def test_futures_do_not_keep_the_executor() -> None:
+    """Whoever keeps a future keeps no executor and none of its threads."""
+    executor = ParallelExecutor()
+    future = executor.submit(work.double, 1)
+    assert future.result() == 2
+    gone = weakref.ref(executor)
+    del executor
+    gc.collect()
+    assert gone() is None
+    assert future.result() == 2
+
+
+def test_a_collected_executor_cancels_what_was_only_staged() -> None:
+    """What was never started is cancelled when the executor is dropped."""
+    executor = ParallelExecutor()
+    future = executor.add_task(int)
+    del executor
+    gc.collect()
+    assert future.cancelled()
+
+
+# ── odd places ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_from_a_finalizer(lab: Any) -> None:
+    """`shutdown` in `__del__`, in whatever thread collects it, returns."""
+    executor = lab.executor()
+
+    class Owner:
+        def __init__(self, owned: ParallelExecutor) -> None:
+            self.owned = owned
+            self.me = self  # only the collector finds it
+
+        def __del__(self) -> None:
+            self.owned.shutdown(wait=True)
+
+    Owner(executor)
+    future = executor.submit(lambda: gc.collect() >= 0)
+    assert future.result(work.PATIENCE)
+    gc.collect()
+
+
+def test_from_a_thread_that_is_not_the_main_one(lab: Any) -> None:
+    """An executor may be made, used and ended in any thread."""
+    results: list[Any] = []
+
+    def use() -> None:
+        with ParallelExecutor() as executor:
+            executor.add_task(int)
+            results.extend(executor.execute_all())
+
+    lab.thread(use).join(work.PATIENCE)
+    assert [result.result for result in results] == [0]

@@ -1,0 +1,279 @@
+"""`parallel_exec.lifetime`: processes that fork, and signal handlers that come at any moment."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+import script
+import work
+
+from parallel_exec import ParallelExecutor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+BACKENDS = ["thread", "process"]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+# ── forked ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FORK = ("-W", "error", "-W", "ignore:.*multi-threaded:DeprecationWarning")
+IN_THE_CHILD = """
+    def tell(name, call):
+        try:
+            say(name, "returned", type(call()).__name__)
+        except Exception as error:
+            say(name, type(error).__name__, "made before the process forked" in str(error))
+
+    def use(executor, future):
+        tell("submit", lambda: executor.submit(int))
+        tell("options", lambda: executor.options(priority=1).submit(int))
+        tell("map", lambda: executor.map(int, [1]))
+        tell("stream", lambda: list(executor.stream([Task(int)])))
+        tell("add_task", lambda: executor.add_task(int))
+        tell("execute_all", executor.execute_all)
+        tell("result", future.result)
+        tell("stats", executor.stats)
+        tell("queue", executor.queue.size)
+        tell("pause", executor.pause)
+        tell("resume", executor.resume)
+        tell("resize", lambda: executor.resize(2))
+        tell("results", executor.results)
+        tell("cancel", future.cancel)
+        tell("abort", future.abort)
+        tell("shutdown", executor.shutdown)
+        tell("exit", lambda: executor.__exit__(None, None, None))
+        with ParallelExecutor(max_concurrency=2) as fresh:
+            say("fresh", list(fresh.map(work.double, range(3))))
+
+    def fork(executor, future):
+        child = os.fork()
+        if child == 0:
+            use(executor, future)
+            del executor, future
+            gc.collect()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+"""
+REFUSED = ("submit", "options", "map", "stream", "add_task", "execute_all", "result")
+
+
+@every_backend
+def test_in_a_forked_child_every_use_says_so_or_does_no_harm(tmp_path: Path, backend: str) -> None:
+    """In the child, what would need workers raises a clear error, nothing hangs, and a new executor works."""
+    body = (
+        IN_THE_CHILD
+        + """
+    executor = ParallelExecutor(backend=sys.argv[1], max_concurrency=1)
+    started, gate = work.Latch(sys.argv[2] + "-started"), work.Latch(sys.argv[2])
+    future = executor.submit(work.hold, started, gate)
+    executor.submit(int)
+    started.wait()
+    fork(executor, future)
+    gate.set()
+    say("parent", future.result(), executor.submit(work.double, 2).result())
+    """
+    )
+    lines = script.run(tmp_path, body, backend, str(tmp_path / "gate"), flags=FORK).splitlines()
+    told = {line.split()[0]: line.split()[1:] for line in lines}
+    assert {name: told[name] for name in REFUSED} == {name: ["ParallelExecError", "True"] for name in REFUSED}
+    harmless = set(told) - {*REFUSED, "fresh", "parent"}
+    assert {name for name in harmless if told[name][0] not in ("returned", "ParallelExecError")} == set()
+    assert told["shutdown"] == told["exit"] == ["returned", "NoneType"]
+    assert told["fresh"] == ["[0,", "2,", "4]"]
+    assert told["parent"] == ["held", "4"]
+
+
+def test_a_fork_while_our_locks_are_held(tmp_path: Path) -> None:
+    """The child does not hang on a lock that another thread held when the process forked."""
+    body = (
+        IN_THE_CHILD
+        + """
+    from parallel_exec import _waiting as module
+    executor = ParallelExecutor(max_concurrency=1)
+    gate = threading.Event()
+    future = executor.submit(gate.wait)
+    held, enough = threading.Event(), threading.Event()
+
+    def hold():
+        with executor._scheduler.lock, module.lock:
+            held.set()
+            enough.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    fork(executor, future)
+    enough.set()
+    holder.join()
+    gate.set()
+    say("parent", future.result())
+    """
+    )
+    lines = script.run(tmp_path, body, flags=FORK).splitlines()
+    assert lines[-1] == "parent True"
+    assert "fresh [0, 2, 4]" in lines
+
+
+def test_forks_in_the_middle_of_everything(tmp_path: Path) -> None:
+    """Whenever a busy process forks, the child can use a new executor, and the parent's work comes out right."""
+    body = """
+        executor = ParallelExecutor(max_concurrency=2)
+        futures = []
+
+        def submit():
+            for number in range(3000):
+                futures.append(executor.submit(work.double, number))
+
+        submitter = threading.Thread(target=submit)
+        submitter.start()
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                with ParallelExecutor(max_concurrency=1) as fresh:
+                    fresh.submit(work.double, 1).result()
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        submitter.join()
+        say([future.result() for future in futures] == [2 * number for number in range(3000)])
+    """
+    assert script.run(tmp_path, body, flags=FORK) == "True"
+
+
+# ── signal handlers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_signal_handler_may_submit_and_cancel(tmp_path: Path) -> None:
+    """Handlers that interrupt the executor anywhere may use it; nothing hangs, nothing is lost."""
+    body = """
+        executor = ParallelExecutor(max_concurrency=2)
+        executor.submit(int).result()
+        extra = []
+
+        def handler(*_):
+            future = executor.submit(work.double, 7)
+            future.cancel()
+            extra.append(future)
+            executor.stats()
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
+        futures = [executor.submit(work.double, number) for number in range(5000)]
+        results = [future.result() for future in futures]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        executor.shutdown()
+        say(results == [2 * number for number in range(5000)])
+        say(len(extra) > 10, all(future.cancelled() or future.result() == 14 for future in extra))
+    """
+    assert script.run(tmp_path, body).split() == ["True", "True", "True"]
+
+
+def _interrupted(call: Callable[[], Any], handler: Callable[[], Any], step: int) -> bool:
+    """Call something, and a handler in the middle of it, before its `step`-th opcode; returns whether it has so many."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if event == "opcode" and left == 0:
+            handler()
+        return trace
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # else 3.12 does not believe what is set in `trace`
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+def _survives(step: int, cancels: bool) -> bool:
+    """Interrupt a `submit` and `cancel`s at one point, and check that each task ends, once; False if there is no such point."""
+    futures: list[Any] = []
+    with ParallelExecutor(max_concurrency=1) as executor:
+        executor.pause()
+        doomed = [executor.submit(int) for _ in range(2)]
+
+        def change() -> None:
+            futures.append(executor.submit(work.double, 1))
+            for future in doomed:
+                future.cancel()
+            futures.append(executor.submit(work.double, 2))
+
+        def handler() -> None:
+            futures.append(executor.submit(work.double, 3))
+            if cancels:
+                executor.submit(int).cancel()
+            executor.stats()
+
+        if not _interrupted(change, handler, step):
+            return False
+        executor.resume()
+        assert sorted(future.result(9) for future in futures) == [2, 4, 6]
+        assert all(future.cancelled() for future in doomed)
+        stats = executor.stats()
+    assert (stats.queued, stats.succeeded, stats.failed) == (0, 3, 0)
+    return True
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_handler_between_any_two_steps(cancels: bool) -> None:
+    """A handler that adds (and cancels) a task at whatever point of a `submit` or `cancel` does no harm.
+
+    Real signals come between fewer steps, other ones in each version of Python.
+    """
+    steps = next(step for step in itertools.count(1) if not _survives(step, cancels))
+    assert steps > 200
+
+
+@pytest.mark.parametrize(("backend", "wait"), [("thread", "True"), ("thread", "False"), ("process", "False")])
+def test_a_signal_handler_may_shut_down(tmp_path: Path, backend: str, wait: str) -> None:
+    """`shutdown` in a handler that interrupted the executor anywhere returns, and every future ends."""
+    body = """
+        for round in range(5):
+            executor = ParallelExecutor(backend=sys.argv[1], max_concurrency=2)
+            closed = []
+
+            def handler(*_):
+                executor.shutdown(wait=sys.argv[2] == "True")
+                closed.append(1)
+
+            signal.signal(signal.SIGALRM, handler)
+            futures = []
+            signal.setitimer(signal.ITIMER_REAL, 0.005 + 0.003 * round)
+            try:
+                while True:
+                    futures.append(executor.submit(work.double, len(futures)))
+            except RuntimeError:
+                pass
+            executor.shutdown()
+            assert closed == [1]
+            assert [future.result() for future in futures] == [2 * number for number in range(len(futures))]
+        say("fine")
+    """
+    assert script.run(tmp_path, body, backend, wait) == "fine"
+
+
+@pytest.mark.parametrize("lock", ["executor._scheduler.lock", "module.lock"])
+def test_shutdown_does_not_wait_for_what_its_own_frame_holds(tmp_path: Path, lock: str) -> None:
+    """A handler that interrupted a section of ours, whose lock the workers need, is not made to wait for them."""
+    body = f"""
+        from parallel_exec import _waiting as module
+        executor = ParallelExecutor(max_concurrency=1)
+        gate = threading.Event()
+        future = executor.submit(gate.wait)
+        with {lock}:
+            gate.set()
+            executor.shutdown(wait=True)
+        executor.shutdown(wait=True)
+        say(future.result())
+    """
+    assert script.run(tmp_path, body) == "True"

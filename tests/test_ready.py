@@ -1,0 +1,197 @@
+"""`parallel_exec.ready`: whoever waits for work is woken when there is some, one at a time, and never in vain."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from parallel_exec.ready import Ready
+
+
+class Consumer:
+    """Counts its wake-ups."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        """Count."""
+        self.woken += 1
+
+
+class Item:
+    """As much of a future as the queue looks at."""
+
+    _phase = None
+    weight = 1
+
+    def __init__(self, sequence: int, priority: int = 0) -> None:
+        self._sequence = sequence
+        self._priority = priority
+
+
+@pytest.fixture
+def ready() -> Ready:
+    """An open queue."""
+    ready = Ready(threading.RLock())
+    ready.open = True
+    return ready
+
+
+def _push(ready: Ready, *items: Any) -> None:
+    for item in items:
+        with ready._lock:
+            idle = ready.push(item)
+        ready.rouse(idle)
+
+
+def test_a_consumer_that_found_nothing_is_woken(ready: Ready) -> None:
+    """Who asked in vain is woken when something comes, once."""
+    consumer = Consumer()
+    assert ready.take(consumer) is None
+    _push(ready, Item(1), Item(2))
+    assert consumer.woken == 1
+
+
+def test_one_wake_up_at_a_time(ready: Ready) -> None:
+    """A burst wakes one consumer, and that one passes it on when it takes."""
+    consumers = [Consumer(), Consumer(), Consumer()]
+    for consumer in consumers:
+        ready.take(consumer)
+    _push(ready, Item(1), Item(2), Item(3))
+    assert [consumer.woken for consumer in consumers] == [0, 0, 1]
+    ready.take(consumers[2])
+    assert [consumer.woken for consumer in consumers] == [0, 1, 1]
+
+
+def test_nobody_is_woken_for_the_last_item(ready: Ready) -> None:
+    """Whoever takes the last item wakes nobody."""
+    consumers = [Consumer(), Consumer()]
+    for consumer in consumers:
+        ready.take(consumer)
+    _push(ready, Item(1))
+    ready.take(consumers[1])
+    assert [consumer.woken for consumer in consumers] == [0, 1]
+
+
+def test_a_consumer_that_will_not_take_passes_it_on(ready: Ready) -> None:
+    """`pass_on` hands the wake-up to the next."""
+    consumers = [Consumer(), Consumer()]
+    for consumer in consumers:
+        ready.take(consumer)
+    _push(ready, Item(1))
+    ready.pass_on()
+    assert [consumer.woken for consumer in consumers] == [1, 1]
+
+
+@pytest.mark.parametrize("gate", ["open", "paused"])
+def test_the_gate(ready: Ready, gate: str) -> None:
+    """While the queue is closed or paused nothing is given and nobody is woken; then somebody is."""
+    setattr(ready, gate, gate == "paused")
+    consumer = Consumer()
+    _push(ready, Item(1))
+    assert ready.take(consumer) is None
+    assert consumer.woken == 0
+    setattr(ready, gate, gate == "open")
+    ready.wake_one()
+    assert consumer.woken == 1
+    assert ready.take(consumer) is not None
+
+
+def test_the_last_in_line_is_woken_last(ready: Ready) -> None:
+    """`offer(last=True)` is for consumers that cost something, such as threads that are not there yet."""
+    spare, usual = Consumer(), Consumer()
+    ready.take(usual)
+    ready.offer(spare, last=True)
+    _push(ready, Item(1))
+    assert (usual.woken, spare.woken) == (1, 0)
+
+
+def test_offering_while_there_is_work_wakes(ready: Ready) -> None:
+    """A consumer that is offered while something waits is woken at once."""
+    _push(ready, Item(1))
+    consumer = Consumer()
+    ready.offer(consumer)
+    assert consumer.woken == 1
+
+
+def test_a_withdrawn_consumer_is_not_woken(ready: Ready) -> None:
+    """`withdraw` says whether the consumer was idle, and then it is no longer."""
+    consumer = Consumer()
+    ready.take(consumer)
+    assert ready.withdraw(consumer)
+    assert not ready.withdraw(consumer)
+    _push(ready, Item(1))
+    assert consumer.woken == 0
+
+
+def test_what_is_put_back_goes_to_its_place(ready: Ready) -> None:
+    """Items that are put back are taken in the old order."""
+    items = [Item(1), Item(2, priority=5), Item(3)]
+    _push(ready, *items)
+    consumer = Consumer()
+    taken: list[Any] = [ready.take(consumer) for _ in range(3)]
+    assert taken == [items[1], items[0], items[2]]
+    with ready._lock:
+        ready.put_back(taken[::-1])
+    assert [ready.take(consumer) for _ in range(3)] == taken
+
+
+def test_the_end_lets_everybody_go(ready: Ready) -> None:
+    """`end` gives the idle consumers, and from then on none is noted."""
+    consumer, late = Consumer(), Consumer()
+    ready.take(consumer)
+    with ready._lock:
+        assert ready.end() == (consumer,)
+    assert ready.take(late) is None
+    assert not ready.withdraw(late)
+
+
+class Interrupted(Consumer):
+    """A consumer in whose first wake-up a signal handler raises."""
+
+    def wake(self) -> None:
+        """Count it."""
+        super().wake()
+        if self.woken == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_wake_up_that_was_interrupted(ready: Ready) -> None:
+    """The thread that was interrupted repeats it with whatever it does next; nobody else is woken meanwhile."""
+    other, consumer = Consumer(), Interrupted()
+    ready.take(other)
+    ready.take(consumer)
+    with pytest.raises(KeyboardInterrupt):
+        _push(ready, Item(1))
+    assert ready.is_waking()
+    _push(ready, Item(2))
+    assert not ready.is_waking()
+    assert (consumer.woken, other.woken) == (2, 0)
+
+
+def test_a_consumer_that_came_before_it_was_woken_again(ready: Ready) -> None:
+    """It is woken in vain, and is idle only once for that."""
+    consumer = Interrupted()
+    ready.take(consumer)
+    with pytest.raises(KeyboardInterrupt):
+        _push(ready, Item(1))
+    assert ready.take(consumer) is not None
+    assert ready.take(consumer) is None
+    ready.wake_one()
+    assert consumer.woken == 2
+    assert ready.take(consumer) is None
+    assert ready.withdraw(consumer)
+    assert not ready.withdraw(consumer)
+
+
+def test_the_end_after_an_interrupted_wake_up(ready: Ready) -> None:
+    """Who may not have been woken is let go with the rest."""
+    consumer = Interrupted()
+    ready.take(consumer)
+    with pytest.raises(KeyboardInterrupt):
+        _push(ready, Item(1))
+    with ready._lock:
+        assert ready.end() == (consumer,)

@@ -1,0 +1,224 @@
+"""`parallel_exec.run` and `execute_all`: a run is over when everything that joined it has left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import TimeoutError as WaitTimeout
+from functools import partial
+from typing import Any
+
+import pytest
+import work
+
+from parallel_exec import Task
+from parallel_exec.run import Run, Runs
+
+
+class Member:
+    """As much of a future as a run looks at."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+        return self.ended
+
+
+def _run(members: int) -> tuple[Run, list[Any]]:
+    run = Run()
+    joined: list[Any] = [Member() for _ in range(members)]
+    for member in joined:
+        run.join(member)
+    return run, joined
+
+
+def test_an_empty_run_is_over() -> None:
+    """A run that nothing joined is over."""
+    run = Run()
+    assert run.is_over()
+    run.wait()
+
+
+def test_over_when_the_last_has_left() -> None:
+    """As long as one is missing the run is not over."""
+    run, (first, second) = _run(2)
+    run.leave(second, True)
+    assert not run.is_over()
+    run.leave(first, True)
+    assert run.is_over()
+    assert run.ended == [second, first]
+
+
+def test_who_joins_late_is_waited_for() -> None:
+    """A member that joins just before the last one leaves keeps the run open."""
+    run, (first,) = _run(1)
+    late: Any = Member()
+    run.join(late)
+    run.leave(first, True)
+    assert not run.is_over()
+    run.leave(late, True)
+    assert run.is_over()
+
+
+def test_waiting_has_a_limit() -> None:
+    """`wait(until)` gives up when the time has come."""
+    run, _ = _run(1)
+    with pytest.raises(WaitTimeout):
+        run.wait(time.monotonic() + 0.02)
+
+
+def test_waiting_ticks() -> None:
+    """While it waits, `wait` calls `tick` in the waiting thread."""
+    run, (member,) = _run(1)
+    ticks: list[str] = []
+
+    def tick() -> None:
+        ticks.append(threading.current_thread().name)
+        run.leave(member, True)
+
+    run.wait(tick=tick)
+    assert ticks == [threading.current_thread().name]
+
+
+def test_fail_fast_names_the_rest_once() -> None:
+    """The first failure of a run that fails fast gives those who are not done, later ones nobody."""
+    run, (done, failed, running, queued) = _run(4)
+    run.fail_fast = True
+    done.ended = True
+    run.leave(done, True)
+    failed.ended = True
+    assert list(run.leave(failed, False)) == [running, queued]
+    assert list(run.leave(running, False)) == []
+
+
+def test_only_one_run_at_a_time() -> None:
+    """A run that was begun cannot be begun again before it has ended."""
+    runs = Runs()
+    lock = threading.RLock()
+    ticket, other = object(), object()
+    run = runs.begin(lock, False, ticket)
+    with pytest.raises(RuntimeError, match="joins its run"):
+        runs.begin(lock, False, other)
+    assert runs.is_mine(ticket)
+    assert not runs.is_mine(other)
+    runs.end(lock)
+    assert not runs.is_mine(ticket)
+    assert runs.begin(lock, False, other) is not run
+
+
+# ── execute_all ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_results_during_the_run(lab: Any) -> None:
+    """`results()` has what is finished, while the rest still runs."""
+    executor = lab.executor(max_concurrency=2)
+    gate = lab.event()
+    executor.add_task(Task(partial(work.double, 1), id="quick"))
+    executor.add_task(Task(gate.wait, id="slow"))
+    assert executor.results() == []
+    runner = lab.thread(executor.execute_all)
+    work.until(lambda: len(executor.results()) == 1)
+    assert [result.task.id for result in executor.results()] == ["quick"]
+    gate.set()
+    runner.join(work.PATIENCE)
+    assert [result.task.id for result in executor.results()] == ["quick", "slow"]
+
+
+def test_results_of_the_last_run_stay(lab: Any) -> None:
+    """Between two runs `results()` tells of the last one, also when tasks for the next are staged."""
+    executor = lab.executor()
+    executor.add_task(Task(int, id="old"))
+    executor.execute_all()
+    executor.add_task(Task(int, id="new"))
+    assert [result.task.id for result in executor.results()] == ["old"]
+
+
+def test_execute_all_inside_a_task_is_refused(lab: Any) -> None:
+    """A task that runs all tasks of its own executor would wait for itself."""
+    executor = lab.executor(retry_count=0)
+    executor.add_task(executor.execute_all)
+    (result,) = executor.execute_all()
+    assert isinstance(result.error, RuntimeError)
+    assert "from inside a task of the same executor" in str(result.error)
+
+
+def test_two_runs_at_once_are_refused(lab: Any) -> None:
+    """While one thread is in `execute_all`, a second one is told what to do instead."""
+    executor = lab.executor()
+    started, gate = lab.event(), lab.event()
+
+    def hold() -> None:
+        started.set()
+        gate.wait()
+
+    executor.add_task(hold)
+    lab.thread(executor.execute_all)
+    started.wait()
+    with pytest.raises(RuntimeError, match=r"add_task\(\) joins its run"):
+        executor.execute_all()
+
+
+def test_a_task_added_from_another_thread_joins_the_run(lab: Any) -> None:
+    """`add_task` while `execute_all` runs elsewhere adds to that run."""
+    executor = lab.executor()
+    started, gate = lab.event(), lab.event()
+
+    def hold() -> str:
+        started.set()
+        gate.wait()
+        return "held"
+
+    executor.add_task(hold)
+    results: list[Any] = []
+    runner = lab.thread(lambda: results.extend(executor.execute_all()))
+    started.wait()
+    assert executor.add_task(partial(work.double, 2)).result(work.PATIENCE) == 4
+    gate.set()
+    runner.join(work.PATIENCE)
+    assert [result.result for result in results] == ["held", 4]
+
+
+def test_staged_tasks_stay_staged_after_a_run(lab: Any) -> None:
+    """What is added after a run waits for the next one, as long as nothing was submitted."""
+    executor = lab.executor()
+    executor.add_task(int)
+    executor.execute_all()
+    executor.add_task(int)
+    assert executor.stats().queued == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"deadline": 0}, ValueError, "deadline must be more than 0"),
+        ({"deadline": "10"}, TypeError, "deadline takes seconds"),
+        ({"order": "sorted"}, ValueError, 'order takes "submitted" or "completed"'),
+    ],
+)
+def test_wrong_arguments_are_refused(lab: Any, arguments: Any, error: type[Exception], message: str) -> None:
+    """A wrong argument is refused before anything runs."""
+    executor = lab.executor()
+    executor.add_task(int)
+    with pytest.raises(error, match=message):
+        executor.execute_all(**arguments)
+    assert executor.stats().queued == 1
+
+
+def test_execute_all_after_shutdown_is_refused(lab: Any) -> None:
+    """An executor that was shut down runs nothing any more."""
+    executor = lab.executor()
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.execute_all()
+
+
+def test_a_second_run_while_submitted_tasks_run(lab: Any) -> None:
+    """`execute_all` waits for the tasks that were added, not for what was submitted beside them."""
+    executor = lab.executor(max_concurrency=2)
+    gate = lab.event()
+    submitted = executor.submit(gate.wait)
+    executor.add_task(partial(work.double, 1))
+    assert [result.result for result in executor.execute_all()] == [2]
+    assert not submitted.done()

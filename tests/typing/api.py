@@ -1,0 +1,163 @@
+"""The public API as users write it, for type checkers to read; never run."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Iterator, Optional
+
+import tenacity
+from typing_extensions import assert_type
+
+from parallel_exec import (
+    INHERIT,
+    Attempt,
+    Backend,
+    CapacityExhaustedError,
+    CurrentTask,
+    DaskBackend,
+    DeadlineExceededError,
+    Event,
+    ExecutorBackend,
+    ExecutorStats,
+    InlineBackend,
+    ParallelConfig,
+    ParallelExecError,
+    ParallelExecutor,
+    ProcessBackend,
+    QueueFullError,
+    RemoteTaskError,
+    Task,
+    TaskCancelled,
+    TaskEvent,
+    TaskFinished,
+    TaskFuture,
+    TaskQueue,
+    TaskQueued,
+    TaskResult,
+    TaskRetrying,
+    TaskSerializationError,
+    TaskStarted,
+    TaskTimedOut,
+    TaskTimeoutError,
+    ThreadBackend,
+    WorkerCrashedError,
+    WorkerDied,
+    WorkerStarted,
+    WorkerStartError,
+    current_task,
+)
+
+
+def add(left: int, right: int = 0, *, x: int = 0) -> int:
+    """Return a sum."""
+    return left + right + x
+
+
+def name() -> str:
+    """Return a name."""
+    return "name"
+
+
+def tasks() -> Iterator[Task[str]]:
+    """Yield tasks for ever."""
+    while True:
+        yield Task(name, id="a", priority=3, timeout=None, retry_count=0)
+
+
+def listen(event: Event) -> None:
+    """Take an event."""
+    assert_type(event.time, float)
+    if isinstance(event, TaskFinished):
+        assert_type(event.success, bool)
+    elif isinstance(event, TaskRetrying):
+        assert_type(event.delay, float)
+    elif isinstance(event, (TaskQueued, TaskStarted, TaskTimedOut, TaskCancelled)):
+        assert_type(event.attempt, int)
+    elif isinstance(event, TaskEvent):
+        assert_type(event.task_id, str)
+    elif isinstance(event, WorkerStarted):
+        assert_type(event.worker, str)
+    elif isinstance(event, WorkerDied):
+        assert_type(event.reason, str)
+
+
+def explain(error: ParallelExecError) -> str:
+    """Return the facts of an error."""
+    if isinstance(error, TaskTimeoutError):
+        return f"{error.task_id}, {error.timeout}, {error.attempt}"
+    if isinstance(error, (DeadlineExceededError, WorkerCrashedError)):
+        return f"{error.task_id}, {error.deadline if isinstance(error, DeadlineExceededError) else error.exitcode}"
+    if isinstance(error, (WorkerStartError, RemoteTaskError)):
+        return error.worker_traceback
+    if isinstance(error, TaskSerializationError):
+        return error.what + error.direction
+    return str(error.abandoned if isinstance(error, CapacityExhaustedError) else isinstance(error, QueueFullError))
+
+
+async def from_asyncio(executor: ParallelExecutor) -> None:
+    """Wait for tasks in a coroutine."""
+    print(await asyncio.wrap_future(executor.submit(add, 1)))
+    assert_type(await asyncio.get_running_loop().run_in_executor(executor, name), str)
+
+
+config = ParallelConfig(max_concurrency=8, timeout=30, retry_count=2, backend="process", on_event=listen)
+retrying = tenacity.Retrying(stop=tenacity.stop_after_attempt(3))
+
+with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
+    plain: Executor = executor
+    assert_type(executor.add_task(Task(partial(add, 1))), TaskFuture[int])
+    assert_type(executor.add_task(name), TaskFuture[str])
+    for result in executor.execute_all(deadline=60, fail_fast=True, order="completed", progress=True):
+        attempt: Attempt = result.attempts[0]
+        print(result.task.id, result.success, result.error, attempt.worker, attempt.duration, result.queued_for)
+
+    future = executor.submit(add, 1, x=2)
+    assert_type(future, TaskFuture[int])
+    assert_type(future.result(timeout=1), int)
+    assert_type(future.task_result(), TaskResult[int])
+    assert_type(future.task_result().result, Optional[int])
+    assert_type(future.task_result().unwrap(), int)
+    assert_type(future.task.execute(), int)
+    assert_type(future.abort(), bool)
+
+    view = executor.options(priority=5, timeout=1, retry_count=0, retry=None, id="x")
+    assert_type(view.submit(add, 1, x=2), TaskFuture[int])
+    assert_type(list(executor.map(add, [1], [2], timeout=1, chunksize=10, buffersize=3)), "list[int]")
+    assert_type(list(view.map(add, [1])), "list[int]")
+    view.submit(add, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.submit(add, 1, y=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    for done in as_completed([future]):
+        assert_type(done.result(), int)
+
+    for streamed in executor.stream(tasks(), window=10, order="submitted"):
+        assert_type(streamed, TaskResult[str])
+
+    executor.pause()
+    executor.resume()
+    executor.resize(3)
+    assert_type(executor.stats(), ExecutorStats)
+    assert_type(executor.results()[0].success, bool)
+    queue: TaskQueue = executor.queue
+    queue.enqueue(Task(name))
+    print(queue.dequeue(), queue.peek(), queue.is_empty(), queue.size(), len(queue), queue.clear())
+    executor.shutdown(wait=False, cancel_futures=True)
+
+ParallelConfig(timeouts=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+inherited: Task[int] = Task(partial(add, 1), timeout=INHERIT, retry_count=INHERIT, retry=INHERIT)
+wider: Task[object] = inherited
+assert_type(inherited.execute(), int)
+
+backends: list[Backend] = [InlineBackend(), DaskBackend("tcp://scheduler:8786")]
+ParallelExecutor(backend=ThreadBackend(initializer=add, initargs=(1,), thread_name_prefix="t", max_abandoned=3))
+ParallelExecutor(backend=ProcessBackend("spawn", max_tasks_per_child=3, memory_limit=10**9, startup_timeout=5.0))
+ParallelExecutor(backend=ExecutorBackend(ThreadPoolExecutor()))
+ParallelExecutor(backend=ThreadPoolExecutor())
+
+me: CurrentTask = current_task()
+me.check()
+assert_type(me.remaining(), Optional[float])
+assert_type(me.cancelled, bool)
+print(me.id, me.attempt, me.deadline)
