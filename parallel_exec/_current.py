@@ -1,4 +1,7 @@
-"""What the calling thread is running: the link between back ends and `current_task()`; imports nothing of ours."""
+"""What the calling thread is running, and its name: the link between back ends and `current_task()`.
+
+Imports nothing of ours, as worker processes need it.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +37,8 @@ class _Current(threading.local):
 
 
 current = _Current()
+
+
+def id_of(number: int) -> str:
+    """Return the id of a task to which nobody gave one: most are never looked at, and a number costs less."""
+    return f"task-{number}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from parallel_exec.backends.base import Backend
     from parallel_exec.events import Event
+    from parallel_exec.retry import RetryPolicy
 
 BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
 
@@ -96,6 +97,21 @@ class ParallelConfig:
     def with_changes(self, **changes: Any) -> ParallelConfig:
         """Return a copy with some settings changed, checked again."""
         return replace(self, **changes)
+
+
+class Settings:
+    """What of the configuration applies to a task; shared by all tasks without settings of their own.
+
+    Attributes:
+        timeout: seconds for one attempt, None for no limit.
+        policy: decides about retries.
+    """
+
+    __slots__ = ("policy", "timeout")
+
+    def __init__(self, timeout: float | None, policy: RetryPolicy) -> None:
+        self.timeout = timeout
+        self.policy = policy
 
 
 def check_wait(name: str, value: float) -> float:

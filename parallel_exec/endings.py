@@ -17,10 +17,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError
+from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
 from parallel_exec._current import current
-from parallel_exec._waiting import TICK
+from parallel_exec._waiting import TICK, come_in
 from parallel_exec._waiting import lock as settling_lock
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
@@ -88,6 +89,27 @@ class Endings:
         if self.events.active:
             kind, facts = (TaskCancelled, ()) if cancelled else (TaskFinished, (type(outcome) is Success,))
             self.events.emit(kind, future.id, future._number, *facts)
+
+    def _settle_unwatched(self, ended: list[tuple[AnyFuture, Outcome]]) -> list[tuple[AnyFuture, Outcome]]:
+        """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.
+
+        For plain futures that are DONE, and not for the main thread, as `come_in` is not.
+        """
+        for future, _ in ended:
+            future._context = future._slot = future._payload = None  # not under the lock: finalizers may run
+        watched = []
+        come_in(settling_lock)
+        try:
+            for each in ended:
+                future = each[0]
+                if future._watched:
+                    watched.append(each)
+                else:
+                    future._result = each[1][0]
+                    future._state = FINISHED  # last: who sees it may read the result without a lock
+        finally:
+            settling_lock.release()
+        return watched
 
     def _mend(self, future: AnyFuture, outcome: Outcome) -> None:
         """Bring to its end what `_finish` was kept from, or from parts of it."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Ty
 from parallel_exec import lifetime
 from parallel_exec._current import current
 from parallel_exec.backends.registry import make_backend
-from parallel_exec.config import ParallelConfig
+from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
-from parallel_exec.future import Settings, TaskFuture
+from parallel_exec.future import TaskFuture
 from parallel_exec.live_queue import LiveQueue
 from parallel_exec.options import Options
 from parallel_exec.outcome import Failure

@@ -16,34 +16,20 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
 
+from parallel_exec._current import id_of
 from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, new_id
+from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, new_number
 
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from parallel_exec.retry import RetryPolicy
+    from parallel_exec.config import Settings
 
 T = TypeVar("T")
 
 _FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
-
-
-class Settings:
-    """What of the configuration applies to a task; shared by all tasks without settings of their own.
-
-    Attributes:
-        timeout: seconds for one attempt, None for no limit.
-        policy: decides about retries.
-    """
-
-    __slots__ = ("policy", "timeout")
-
-    def __init__(self, timeout: float | None, policy: RetryPolicy) -> None:
-        self.timeout = timeout
-        self.policy = policy
 
 
 class FutureOwner(Protocol):
@@ -134,7 +120,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     _payload: Any = None  # what the back end made of the call
     _run: Any = None  # the run that collects it
     _priority = 0
-    _id: str | None = None
+    _id: str | int | None = None  # a number, for `id_of`, once it was needed; the id, once that was
     _task: Task[T] | None = None
 
     def __init__(
@@ -156,10 +142,16 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     @property
     def id(self) -> str:
         """The task's id."""
-        with lock:
-            if self._id is None:
-                self._id = new_id()
-        return self._id
+        known = self.name()
+        if type(known) is int:
+            known = self._id = id_of(known)  # the same, should another thread be here
+        return known  # type: ignore[return-value]  # it is a str now
+
+    def name(self) -> str | int:
+        """Return the id, or the number that `id_of` makes it of."""
+        if self._id is None:
+            self.__dict__.setdefault("_id", new_number())  # unless another thread was first
+        return self._id  # type: ignore[return-value]  # it is set now
 
     @property
     def task(self) -> Task[T]:

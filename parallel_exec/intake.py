@@ -23,7 +23,7 @@ from parallel_exec.outcome import Failure
 
 if TYPE_CHECKING:
     from parallel_exec.backends.base import Backend, Consumer
-    from parallel_exec.future import Settings
+    from parallel_exec.config import Settings
     from parallel_exec.run import Runs
 
 
@@ -48,8 +48,10 @@ class Intake(Endings):
             QueueFullError: the queue is full, and nothing is running that would make room.
             ParallelExecError: workers cannot start, or the process has forked.
         """
-        unfit = self._pack(future) if self._packs else None
-        doom = None
+        unfit = doom = None
+        if self._packs:
+            self._check_usable()
+            unfit = self._pack(future)
         try:
             if self.events.active:
                 with self.lock:
@@ -61,16 +63,20 @@ class Intake(Endings):
                 with self.lock:
                     self._reserve(future, runs, start)
                     doom, idle = self._enqueue(future, unfit)
-            if doom is not None:
-                future._phase = Phase.DONE
-                self._finish(future, doom)
-            if idle:
-                self.ready.rouse(idle)
+            self._arrive(future, doom, idle)
         except BaseException:
             self._let_go(future, doom)
             raise
         if self._drives_caller:
             self.drive()
+
+    def _arrive(self, future: AnyFuture, doom: Failure | None, idle: tuple[Consumer, ...]) -> None:
+        """Do what `_enqueue` said, without the lock."""
+        if doom is not None:
+            future._phase = Phase.DONE
+            self._finish(future, doom)
+        if idle:
+            self.ready.rouse(idle)
 
     def _let_go(self, future: AnyFuture, doom: Failure | None) -> None:
         """After a refusal, or when a signal handler raised: a future that is not in has never been, and ends as cancelled."""
@@ -123,7 +129,6 @@ class Intake(Endings):
 
     def _pack(self, future: AnyFuture) -> ParallelExecError | None:
         """Have the back end make the call ready to travel; returns why it cannot."""
-        self._check_usable()
         try:
             self.backend.prepare(future)
         except ParallelExecError as error:

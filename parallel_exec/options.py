@@ -7,14 +7,15 @@ import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
-from parallel_exec.future import Settings, TaskFuture
+from parallel_exec.future import TaskFuture
 from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order
-from parallel_exec.task import check_count
+from parallel_exec.task import check_count, new_id
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
+    from parallel_exec.config import Settings
     from parallel_exec.scheduler import Scheduler
 
     P = ParamSpec("P")
@@ -66,36 +67,50 @@ class Options:
             check_count("buffersize", buffersize, 1)
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             raise TypeError(f"timeout takes seconds as a number, not {timeout!r}")
-        calls = zip(*iterables)
         if self._scheduler.takes_parts(self._settings) and buffersize is None:
-            return self._map_parts(fn, calls, None if timeout is None else time.monotonic() + timeout, chunksize)
+            until = None if timeout is None else time.monotonic() + timeout
+            return self._map_parts(fn, iterables, chunksize if chunksize > 1 else _STRETCH).results(until)
         numbers = itertools.count()
 
         def start(*args: Any) -> TaskFuture[T]:
             return self._start(None if self._id is None else f"{self._id}-{next(numbers)}", fn, args)
 
-        return in_order(start, calls, timeout, buffersize)
+        return in_order(start, zip(*iterables), timeout, buffersize)
 
-    def _map_parts(
-        self, fn: Callable[..., T], calls: Iterator[tuple[Any, ...]], until: float | None, chunksize: int
-    ) -> Iterator[T]:
+    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], size: int) -> Mapping:
         """Start all calls, in stretches that travel together."""
-        items = list(calls)
-        mapping = Mapping(len(items))
-        size = chunksize if chunksize > 1 else _STRETCH
-        for first in range(0, len(items), size):
-            stretch = items[first : first + size]
-            part = Part(self._scheduler, self._settings, copy_context(), fn, stretch, mapping, first, self._make_single)
-            part._priority, part._id = self._priority, self._id or part._id
-            self._scheduler.add(part, None, start=True)
-        return mapping.results(until)
+        mapping = Mapping()
+        map_id = self._id or new_id()
+        try:
+            for columns in _stretches(iterables, size):
+                first = mapping.reserve(len(columns[0]))
+                context = copy_context()
+                part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
+                part._priority, part._id = self._priority, map_id
+                self._scheduler.add(part, None, start=True)
+        except BaseException:
+            mapping.cancel()
+            raise
+        return mapping
 
     def _make_single(self, part: Part, index: int) -> TaskFuture[Any]:
         """Return the future of a task that runs one item of a part."""
         context: Any = part._context
-        single: TaskFuture[Any] = TaskFuture(self._scheduler, self._settings, context, part._fn, part.items[index])
-        single._priority, single._id = self._priority, f"{part.id}-{index}"
+        single: TaskFuture[Any] = TaskFuture(self._scheduler, self._settings, context, part._fn, part.arguments(index))
+        single._priority, single._id = self._priority, part.item_id(index)
         single._queued_at = part._queued_at
         single.stands_for = part.first + index
         single.hush()  # it is looked at when its turn comes, or the others' iteration has ended
         return single
+
+
+def _stretches(iterables: tuple[Iterable[Any], ...], size: int) -> Iterator[list[list[Any]]]:
+    """Yield so many of the zipped iterables' items at a time: a list for each iterable."""
+    if len(iterables) == 1:
+        items = iter(iterables[0])
+        while column := list(itertools.islice(items, size)):
+            yield [column]
+        return
+    calls = zip(*iterables)
+    while stretch := list(itertools.islice(calls, size)):
+        yield list(map(list, zip(*stretch)))

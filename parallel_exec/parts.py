@@ -1,13 +1,16 @@
 """`map` over many items in worker processes: a *part* is a stretch of items that travels as one.
 
     items ──► Part ──► queue ──► split to what a worker should have ──► values, in bulk ──► Mapping ──► iterator
-                                        │                                  │
-                                        └─ what was taken back: a new part └─ an item that failed: a task of its own
+               │                        │                                  │
+               │                        └─ what was taken back: a new part └─ an item that failed: a task of its own
+               └─ it cannot travel: each item a task of its own
 
 Guarantees:
     An item has its own permit in the worker, its own place in the journal, its own error and timeout: what is taken back,
     lost or stopped is always a number of whole items. One that failed becomes a task of its own, with that attempt on its
     account, and is retried by policy.
+    Where a part cannot be pickled or unpickled, or a worker dies of that, all its items become tasks of their own, with
+    nothing on their account: so only the item that is the cause fails.
     Each item's outcome is stored once: a part's stretch shrinks when it is split, and its tail is a part of its own.
     `Mapping` has its own lock, which nothing else is asked for under.
 """
@@ -23,12 +26,13 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from parallel_exec._waiting import TICK
 from parallel_exec.endings import CANCELLED
-from parallel_exec.future import Settings, TaskFuture
-from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.future import TaskFuture
+from parallel_exec.outcome import Failure, Outcome
 
 if TYPE_CHECKING:
     from contextvars import Context
 
+    from parallel_exec.config import Settings
     from parallel_exec.future import FutureOwner
 
 AnyFuture = TaskFuture[Any]
@@ -52,16 +56,22 @@ class Mapping:
         places: for each item `_MISSING`, a `_Raise`, the future of a task that will tell, or None: its value is in a stretch,
             or was yielded. Written by whoever ends a part or an item, each place once, and by the iterator.
         parts: as submitted; the tails of split ones are added.
-        verdict: what becomes of parts that are split off once nobody iterates any more.
+        verdict: what becomes of parts that are split off, and of items that fail, once nobody iterates any more.
     """
 
-    def __init__(self, count: int) -> None:
-        self.places: list[Any] = [_MISSING] * count
+    def __init__(self) -> None:
+        self.places: list[Any] = []
         self.parts: deque[AnyFuture] = deque()
         self.verdict: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
         self._news = threading.Condition(threading.Lock())
         self._awaited = -1  # guarded by `_news`
+
+    def reserve(self, count: int) -> int:
+        """Make room for so many more items; returns the place of the first."""
+        first = len(self.places)
+        self.places += [_MISSING] * count
+        return first
 
     def fill(self, first: int, values: list[Any]) -> None:
         """Store what a stretch of items returned: the list itself, which the iterator empties."""
@@ -116,19 +126,25 @@ class Mapping:
                     del outcome
                     yield box.pop()
         finally:
-            self.verdict = CANCELLED
-            for part in list(self.parts):
-                part.cancel()
-            for value in places:
-                if isinstance(value, TaskFuture) and value.stands_for is not None:
-                    value.cancel()
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel what has not begun: nobody iterates any more."""
+        self.verdict = CANCELLED
+        for part in list(self.parts):
+            part.cancel()
+        for value in self.places:
+            if isinstance(value, TaskFuture) and value.stands_for is not None:
+                value.cancel()
 
 
 class Part(TaskFuture[None]):
     """The future of a stretch of items; seen by nobody but the scheduler, the process pool and its `Mapping`.
 
     Attributes:
-        low, high: the stretch, as indices into `items`.
+        columns: what the items are made of: for each of the mapped iterables a list, with an element for each item. (A
+            tuple for each item would cost more than all the rest that is done here for a tiny one.)
+        low, high: the stretch, as indices into them.
         left: how many of them a worker still has; of the I/O thread, changed under the scheduler's lock.
         good: how many have returned.
         serial: the number under which a worker has the first of them.
@@ -142,15 +158,15 @@ class Part(TaskFuture[None]):
         settings: Settings,
         context: Context,
         fn: Callable[..., Any],
-        items: list[tuple[Any, ...]],
+        columns: list[list[Any]],
         mapping: Mapping,
         first: int,
         make_single: Callable[[Part, int], AnyFuture],
     ) -> None:
-        super().__init__(owner, settings, context, fn, (items,))
-        self.items = items
-        self.low, self.high = 0, len(items)
-        self.weight = len(items)
+        super().__init__(owner, settings, context, fn, (columns,))
+        self.columns = columns
+        self.low, self.high = 0, len(columns[0])
+        self.weight = self.high
         self.left = 0
         self.good = 0
         self.serial = 0
@@ -163,7 +179,7 @@ class Part(TaskFuture[None]):
         """Cut off the items from index `at` on, and return them as a part that follows this one. Under the lock."""
         context: Any = self._context
         tail = Part(
-            self._owner, self._settings, context, self._fn, self.items, self.mapping, self.first, self.make_single
+            self._owner, self._settings, context, self._fn, self.columns, self.mapping, self.first, self.make_single
         )
         tail._payload = self._payload
         tail._priority, tail._id = self._priority, self._id
@@ -175,6 +191,14 @@ class Part(TaskFuture[None]):
         self.high, self.weight = at, at - self.low
         return tail
 
+    def item_id(self, index: int) -> str:
+        """Return an item's id: the map's, and the item's place in it."""
+        return f"{self.id}-{self.first + index}"
+
+    def arguments(self, index: int) -> tuple[Any, ...]:
+        """Return what an item's call is given."""
+        return tuple([column[index] for column in self.columns])
+
     def returned(self, index: int, values: list[Any]) -> None:
         """Store the values of items from `index` on."""
         self.good += len(values)
@@ -182,21 +206,39 @@ class Part(TaskFuture[None]):
 
     def failed(self, index: int, error: BaseException, start: float, end: float, worker: str) -> None:
         """Make an item that failed a task of its own, after its first attempt."""
-        single = self.make_single(self, index)
+        single = self._single(index)
         single._start = single._first_start = start
         single._worker = worker
         single._number = 1
         owner: Any = self._owner
+        owner.adopt_failed(single, error, end)
+
+    def set_apart(self, index: int) -> None:
+        """Make an item that has not run a task of its own."""
+        owner: Any = self._owner
+        owner.adopt(self._single(index))
+
+    def set_all_apart(self) -> None:
+        """Make each item a task of its own: none has run."""
+        self.weight = 0  # what they stand for is counted when they end
+        for index in range(self.low, self.high):
+            self.set_apart(index)
+
+    def _single(self, index: int) -> AnyFuture:
+        single = self.make_single(self, index)
+        single._sequence = self._sequence + index - self.low
+        single._verdict = self.mapping.verdict
         self.mapping.put(self.first + index, single)
-        owner.adopt(single, self._sequence + index - self.low, Failure(error), end)
+        return single
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
-        """End the part; if it was ended from outside, so are its items."""
-        self._context = self._slot = self._payload = None
+        """End the part; if it was ended from outside, so are its items, and if it could not be pickled, they go on alone."""
         self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
-        if type(outcome) is Success:
-            return
-        self._exception = None if cancelled else outcome[0]
-        for index in range(self.low, self.high):
-            if self.mapping.places[self.first + index] is _MISSING:
-                self.mapping.put(self.first + index, _Raise(outcome[0]))
+        if self._payload is None and not cancelled:
+            self.set_all_apart()
+        elif type(outcome) is Failure:
+            self._exception = None if cancelled else outcome[0]
+            for index in range(self.low, self.high):
+                if self.mapping.places[self.first + index] is _MISSING:
+                    self.mapping.put(self.first + index, _Raise(outcome[0]))
+        self._context = self._slot = self._payload = None

@@ -87,12 +87,7 @@ class Scheduler(Intake):
         future._phase = Phase.LIVE
         future._state = RUNNING
         future._slot = slot
-        future._worker = worker
-        future._start = start
-        number = future._number + 1
-        future._number = number
-        if number == 1:
-            future._first_start = start
+        number = _count_attempt(future, worker, start)
         self.ledger.live.add((future, number))
         return number
 
@@ -161,19 +156,21 @@ class Scheduler(Intake):
         """Begin and report attempts of which only now anything is heard, in two turns of the lock for all of them."""
         ended, rest = [], []
         with self.lock:
-            for future, start, outcome, end in ran:
+            for attempt in ran:
+                future, start, outcome, end = attempt
                 if self._is_simple(future, outcome):
                     if future._phase == Phase.HANDED_OUT:
-                        self._go_live(future, slot, worker, start)
-                    self.ledger.live.discard((future, future._number))
+                        _count_attempt(future, worker, start)
+                    else:
+                        self.ledger.live.discard((future, future._number))
                     future._end = end
                     future._phase = Phase.DONE
                     ended.append((future, outcome))
                 else:
-                    rest.append((future, start, outcome, end))
-        for future, outcome in ended:
+                    rest.append(attempt)
+        for future, outcome in self._settle_unwatched(ended):
             try:
-                self._conclude(future, outcome)
+                future.settle(outcome, False)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
                 logger.exception("a callback of task %r raised", future.id)
         with self.lock:
@@ -225,14 +222,21 @@ class Scheduler(Intake):
         else:
             self._end(future, decision)  # type: ignore[arg-type]
 
-    def adopt(self, future: AnyFuture, sequence: int, outcome: Outcome, end: float) -> None:
-        """Take in a future whose first attempt has ended elsewhere: an item of a part, which did not return."""
-        unfit = self._pack(future) if not self._closed else None
+    def adopt(self, future: AnyFuture) -> None:
+        """Take in a future that comes from a part, at its place. Also after shutdown: the part was added before."""
+        unfit = self._pack(future)
         with self.lock:
-            future._sequence = sequence
+            self.ledger.unsettled.add(future)
+            doom, idle = self._enqueue(future, unfit)
+        self._arrive(future, doom, idle)
+
+    def adopt_failed(self, future: AnyFuture, error: BaseException, end: float) -> None:
+        """Do the same with one whose first attempt has ended elsewhere."""
+        unfit = self._pack(future)
+        with self.lock:
             future._phase = Phase.SETTLING
             self.ledger.unsettled.add(future)
-        self.settle(future, outcome if unfit is None else Failure(unfit), end)
+        self.settle(future, Failure(unfit or error), end)
 
     def came_apart(self, tail: AnyFuture) -> None:
         """Count a future in that was split off another. Called with the lock held."""
@@ -297,3 +301,14 @@ class Scheduler(Intake):
         """End a claimed future."""
         future._phase = Phase.DONE
         self._finish(future, outcome)
+
+
+def _count_attempt(future: AnyFuture, worker: str, start: float) -> int:
+    """Note that the next attempt began, and return its number. Called with the lock held."""
+    future._worker = worker
+    future._start = start
+    number = future._number + 1
+    future._number = number
+    if number == 1:
+        future._first_start = start
+    return number

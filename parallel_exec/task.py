@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
-from parallel_exec._current import current
+from parallel_exec._current import current, id_of
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.outcome import Outcome, Success
 
@@ -36,12 +36,17 @@ class Inherit(Enum):
 INHERIT: Final = Inherit.INHERIT
 Inherited = Literal[Inherit.INHERIT]
 
-_ids = itertools.count(1)  # next() on it is atomic
+_numbers = itertools.count(1)  # next() on it is atomic
+
+
+def new_number() -> int:
+    """Return a number for `id_of` that no other task of this process was given."""
+    return next(_numbers)
 
 
 def new_id() -> str:
     """Return an id that no other task of this process was given by us."""
-    return f"task-{next(_ids)}"
+    return id_of(new_number())
 
 
 def check_seconds(name: str, value: float | None) -> float | None:

@@ -164,12 +164,15 @@ class Handle:
 
     def _encode(self, serial: int, future: AnyFuture) -> tuple[bytes, bytes, bytes]:
         payload = future._payload
-        name = future.id.encode(errors="surrogatepass")
-        low, high = (future.low, future.high) if type(future) is Part else (0, 0)
+        known = future.name()
+        name, number = (b"", known) if type(known) is int else (known.encode(errors="surrogatepass"), 0)  # type: ignore[union-attr]
+        low = high = 0
+        if type(future) is Part:
+            low, high, number = future.low, future.high, future.first
         timeout = future._settings.timeout or 0.0
         attempt = future._number + 1
         segments = payload.segment is not None
-        task = _wire.TASK.pack(serial, attempt, timeout, segments, len(name), len(payload.data), low, high)
+        task = _wire.TASK.pack(serial, attempt, timeout, segments, len(name), len(payload.data), low, high, number)
         return task, name, payload.data
 
     def tell_to_end(self) -> None:
@@ -210,6 +213,11 @@ class Handle:
         self.draining = True
         self.sent -= count
         return list(self.assigned)[-count:]
+
+    def forget(self, part: Part) -> None:
+        """Take all items of a part out of `assigned`."""
+        for serial in [serial for serial, future in self.assigned.items() if future is part]:
+            del self.assigned[serial]
 
     def dropped(self) -> None:
         """Note that the worker has dropped what was taken back."""

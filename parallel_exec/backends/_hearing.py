@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec.backends import _log, _wire
 from parallel_exec.backends._handle import PEEK, Handle
@@ -30,6 +30,7 @@ from parallel_exec.timers import NEVER
 if TYPE_CHECKING:
     from parallel_exec.backends._crew import Crew
     from parallel_exec.backends._hire import Hire
+    from parallel_exec.backends._payload import Named
     from parallel_exec.backends.base import Source
 
 AnyFuture = TaskFuture[Any]
@@ -65,7 +66,7 @@ class Hearing:
             self._hear_successes(handle, plain)
 
     def _hear_one(self, handle: Handle, frame: _wire.Frame) -> None:
-        if frame.kind in (_wire.MANY, _wire.EACH):
+        if frame.kind in _wire.ROWS:
             self._hear_values(handle, frame)
         elif frame.serial:
             self._hear_outcome(handle, frame)
@@ -83,14 +84,20 @@ class Hearing:
 
     def _hear_successes(self, handle: Handle, frames: list[_wire.Frame]) -> None:
         """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
+        serials = [frame.serial for frame in frames]
         with self._source.lock:
-            futures = [self._forget(handle, frame.serial) for frame in frames]
-        ran = []
-        for future, frame in zip(futures, frames):
-            if future is not None:
-                self._pace.observe(frame.end - frame.start)
-                ran.append((future, frame.start, outcome_of(frame, handle.receive_fd, future), frame.end))
-        self._source.report_ran(handle, handle.name, ran)
+            if handle.doomed is not None and handle.doomed[0] in serials:
+                handle.doomed = None  # it came to its end before it could be killed
+            forget = handle.assigned.pop
+            futures = [forget(serial, None) for serial in serials]
+        ran = [
+            (future, frame.start, outcome_of(frame, handle.receive_fd, future), frame.end)
+            for future, frame in zip(futures, frames)
+            if future is not None  # else it was heard of before
+        ]
+        if ran:
+            self._pace.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
+            self._source.report_ran(handle, handle.name, ran)
 
     def _forget(self, handle: Handle, serial: int) -> AnyFuture | None:
         """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
@@ -105,9 +112,10 @@ class Hearing:
             return  # from the journal and through the pipe
         self._pace.observe(frame.end - frame.start)
         number = self._begin(handle, future, frame.start, over=True)
-        outcome = outcome_of(frame, handle.receive_fd, future)
+        outcome = outcome_of(frame, handle.receive_fd, _named(future, frame.serial))
         if type(future) is Part:
-            self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
+            could_begin = frame.kind != _wire.UNREADABLE
+            self._end_item(handle, future, frame.serial, outcome if could_begin else None, frame.start, frame.end)
         elif number:
             self._source.report(future, number, outcome, frame.end)
 
@@ -126,7 +134,7 @@ class Hearing:
             return
         self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
         self._begin(handle, part, frame.start, over=True)
-        values, failures = values_of(frame)
+        values, failures = values_of(frame, lambda place: _named(part, frame.serial + place))
         first = part.low + serials[0] - part.serial
         position = known
         for place in sorted(failures):
@@ -137,13 +145,18 @@ class Hearing:
         part.returned(first + position, values[position:])
         self._count_down(part, len(serials) - known)
 
-    def _end_item(self, handle: Handle, part: Part, serial: int, outcome: Outcome, start: float, end: float) -> None:
-        """Store how one item of a part ended."""
+    def _end_item(
+        self, handle: Handle, part: Part, serial: int, outcome: Outcome | None, start: float, end: float
+    ) -> None:
+        """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
         index = part.low + serial - part.serial
         if type(outcome) is Success:
             part.returned(index, [outcome.value])
         elif part._phase == Phase.LIVE:
-            part.failed(index, outcome[0], start, end, handle.name)
+            if type(outcome) is Failure:
+                part.failed(index, outcome.error, start, end, handle.name)
+            else:
+                part.set_apart(index)
         self._count_down(part, 1)
 
     def _count_down(self, part: Part, ended: int) -> None:
@@ -184,18 +197,33 @@ class Hearing:
         handle.peek_at = None if (stuck and not handle.doomed) or not handle.assigned else now + PEEK
 
     def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
-        """Settle what a worker was running when it died."""
-        number = self._begin(handle, victim, start, over=True)
-        error: BaseException = WorkerCrashedError(handle.pid, exitcode, victim.id)
+        """Settle what a worker was running when it died; a negative start: what it was loading."""
+        number = self._begin(handle, victim, abs(start), over=True)
+        error: BaseException = WorkerCrashedError(handle.pid, exitcode, _named(victim, serial).id)
         if handle.doomed is not None and handle.doomed[0] == serial:
             error = handle.doomed[1]
-        if type(victim) is Part:
+        if type(victim) is not Part:
+            if number:
+                self._source.report(victim, number, Failure(error), time.monotonic())
+        elif start > 0:
             self._end_item(handle, victim, serial, Failure(error), start, time.monotonic())
         elif number:
-            self._source.report(victim, number, Failure(error), time.monotonic())
+            victim.set_all_apart()
+            self.close_part(victim)
 
     def _begin(self, handle: Handle, future: AnyFuture, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
         if future._phase == Phase.HANDED_OUT:
             return self._source.begin(future, handle, handle.name, start, over=over)
         return future._number if future._phase == Phase.LIVE else 0
+
+
+class _Item(NamedTuple):
+    """An item of a part, as far as messages need it."""
+
+    id: str
+
+
+def _named(future: AnyFuture, serial: int) -> Named:
+    """Return what a worker has under a serial number: a task, or an item of a part."""
+    return _Item(future.item_id(future.low + serial - future.serial)) if type(future) is Part else future

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, NamedTuple
 
+from parallel_exec._current import id_of
 from parallel_exec.backends import _memory, _wire
 
 _SMALL = 1 << 12  # bytes of a call up to which a copy costs less than a view
@@ -18,8 +19,10 @@ class WorkerTask(NamedTuple):
     """One task of a batch; also what `current_task()` asks.
 
     Attributes:
+        name: its id; "" if that is made of its number.
         payload: the pickled call; None if there was no room for it.
         low, high: a part's stretch of items; 0, 0 for a plain task.
+        number: of a plain task without a name; or the place of a part's index 0 in its map.
         start: when it began, by `time.monotonic()`.
     """
 
@@ -27,11 +30,17 @@ class WorkerTask(NamedTuple):
     attempt: int
     timeout: float
     segments: int
-    id: str
+    name: str
     payload: _memory.Data | None
     low: int
     high: int
+    number: int
     start: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self.name or id_of(self.number)
 
     def view(self, number: int) -> Any:
         """Return what `current_task()` shows."""
@@ -60,22 +69,23 @@ def read_batch(fd: int) -> tuple[Iterator[WorkerTask], int] | None:
 def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
     position = 0
     for _ in range(count):
-        serial, attempt, timeout, segments, id_size, size, low, high = _wire.TASK.unpack_from(batch, position)
+        serial, attempt, timeout, segments, name_size, size, low, high, number = _wire.TASK.unpack_from(batch, position)
         position += _wire.TASK.size
-        start = position + id_size
+        start = position + name_size
         stop = start + size
         payload = batch[start:stop] if size <= _SMALL else memoryview(batch)[start:stop]
-        yield WorkerTask(serial, attempt, timeout, segments, _name(batch[position:start]), payload, low, high)
+        name = _name(batch[position:start]) if name_size else ""
+        yield WorkerTask(serial, attempt, timeout, segments, name, payload, low, high, number)
         position = stop
 
 
 def _skip(fd: int) -> WorkerTask:
     """Read a task, all but its payload."""
     header = _wire.read_exactly(fd, _wire.TASK.size)
-    serial, attempt, timeout, segments, id_size, size, low, high = _wire.TASK.unpack(header)
-    name = _name(_wire.read_exactly(fd, id_size))
+    serial, attempt, timeout, segments, name_size, size, low, high, number = _wire.TASK.unpack(header)
+    name = _name(_wire.read_exactly(fd, name_size))
     _wire.skip(fd, size)
-    return WorkerTask(serial, attempt, timeout, segments, name, None, low, high)
+    return WorkerTask(serial, attempt, timeout, segments, name, None, low, high, number)
 
 
 def _name(data: bytearray) -> str:

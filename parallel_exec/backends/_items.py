@@ -1,7 +1,10 @@
 """Running the items of a part in a worker: as little as possible for each, as there may be a million a second.
 
     permit ──► journal: started ──► call ──► journal: its value, in the row ──► next
-                                        └─ it raised, or its value is large: the row is sent, then a frame of its own
+                                        └─ it raised, or its value does not fit: the row is sent, then a frame of its own
+
+A row is of pickles; once a whole row of them was of small whole numbers, or of floats, the next are of these themselves,
+until a value is of another type.
 
 Guarantees:
     An item begins only after its permit was acquired, and how it ended is in the journal before the next begins.
@@ -13,7 +16,7 @@ import functools
 import pickle
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
 
 from parallel_exec._current import current
 from parallel_exec.backends import _pickling, _wire
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _TINY = 64  # bytes of a pickled value whose packer is at hand
 _SMALL = 1024  # bytes of a pickled value that has a place in the row
+_MISFIT = object()  # what no row of numbers takes
 _FULL = _wire.JOURNAL_SIZE - _SMALL - _wire.LENGTH.size  # where there may not be room for another
+_LAST_CELL = _wire.JOURNAL_SIZE // _wire.CELL
 _END, _START, _RUNNING = _wire.END, _wire.START, _wire.RUNNING
 
 
@@ -56,9 +61,18 @@ class ItemRunner:
         self._outbox = outbox
         self._acquire = acquire
         self._unfit = (_wire.OK, _pickling.Pickled(b"", None))
+        self._kind = _wire.EACH  # of the next row
+        journal = outbox.journal
+        self._numbers: dict[int, tuple[type, Any]] = {
+            _wire.INTS: (int, journal.ints),
+            _wire.FLOATS: (float, journal.floats),
+        }
 
-    def run(self, task: WorkerTask, fn: Any, items: list[tuple[Any, ...]]) -> bool:
-        """Run a part, for the first item of which there is a permit; False if there was none for another."""
+    def run(self, task: WorkerTask, fn: Any, columns: list[list[Any]]) -> bool:
+        """Run a part, for the first item of which there is a permit; False if there was none for another.
+
+        `columns`: a list for each of the function's arguments, with an element for each item.
+        """
         current.running, current.number = _Item(task, self._outbox.journal), task.attempt
         serial, stop = task.serial, task.serial + task.high - task.low
         while True:
@@ -66,7 +80,9 @@ class ItemRunner:
                 now = time.monotonic()
                 odd: _Odd | None = _Odd(_wire.UNREADABLE, now, now, fn.pickled)
             else:
-                serial, odd = self._run_row(fn, items[task.low + serial - task.serial : task.high], serial)
+                run_row = self._run_pickles if self._kind == _wire.EACH else self._run_numbers
+                low = task.low + serial - task.serial
+                serial, odd = run_row(fn, zip(*[column[low : task.high] for column in columns]), serial)
             if odd is not None:
                 self._outbox.hand_in(odd.kind, serial, odd.start, odd.end, odd.pickled)
                 serial += 1
@@ -75,7 +91,42 @@ class ItemRunner:
         current.running = None
         return serial == stop
 
-    def _run_row(self, fn: Any, items: list[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
+    def _run_numbers(self, fn: Any, items: Iterable[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
+        """Do as `_run_pickles`, in a row of numbers. Not one loop for both: another call for each item would cost as much."""
+        outbox, acquire, clock = self._outbox, self._acquire, time.monotonic
+        words, times = outbox.journal.words, outbox.journal.times
+        wanted, cells = self._numbers[self._kind]
+        start = end = clock()
+        outbox.open_row(self._kind, serial, end)
+        first, cell, flush_at, odd = serial, _wire.FIRST_CELL, outbox.flushed + FLUSH_EVERY, None
+        for args in items:
+            if serial != first and not acquire(False):
+                break
+            times[_START] = start = end
+            words[_RUNNING] = serial
+            try:
+                value = fn(*args)
+            except BaseException as error:  # as there
+                odd = _Odd(_wire.ERROR, start, clock(), describe(error))
+                break
+            end = clock()
+            try:
+                cells[cell] = value if type(value) is wanted else _MISFIT
+            except (TypeError, ValueError):  # of another type, or of more than 8 bytes
+                kind, pickled = pickle_value(value)
+                odd, self._kind = _Odd(kind, start, end, pickled), _wire.EACH
+                break
+            cell += 1
+            words[_END] = cell * _wire.CELL
+            serial += 1
+            if end > flush_at or cell == _LAST_CELL:
+                outbox.send_row(serial, end)
+                outbox.open_row(self._kind, serial, end)
+                cell, flush_at = _wire.FIRST_CELL, end + FLUSH_EVERY
+        outbox.send_row(serial, end)
+        return serial, odd
+
+    def _run_pickles(self, fn: Any, items: Iterable[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
         """Run items up to the first that has no place in a row, and return its serial and its end; (n, None): there was none.
 
         The first has its permit.
@@ -83,7 +134,7 @@ class ItemRunner:
         outbox, acquire, dumps, clock = self._outbox, self._acquire, pickle.dumps, time.monotonic
         area, words, times = outbox.journal.map, outbox.journal.words, outbox.journal.times
         start = end = clock()
-        position, first, odd = outbox.open_row(serial, end), serial, None
+        position, first, odd = outbox.open_row(_wire.EACH, serial, end), serial, None
         values, plain = [], True
         for args in items:
             if serial != first and not acquire(False):
@@ -110,13 +161,15 @@ class ItemRunner:
             serial += 1
             values.append(value)
             if end - outbox.flushed > FLUSH_EVERY or position > _FULL:
-                outbox.send_row(serial, values, plain, end)
-                position, values, plain = outbox.open_row(serial, end), [], True
-        outbox.send_row(serial, values, plain, end)
+                outbox.send_row(serial, end, values if plain else None)
+                position, values, plain = outbox.open_row(_wire.EACH, serial, end), [], True
+        outbox.send_row(serial, end, values if plain else None)
+        if plain and values:
+            self._kind = _kind_for(set(map(type, values)))
         return serial, odd
 
     def _pickle(self, value: Any) -> bytes:
-        """Pickle a value that is not simple; b"" if that failed, or if it has large buffers: `_misfit` knows then."""
+        """Pickle a value; b"" if that failed, or if it has large buffers: `_misfit` knows then."""
         self._unfit = pickle_value(value)
         kind, pickled = self._unfit
         return pickled.data if kind == _wire.OK and pickled.segment is None else b""
@@ -125,6 +178,11 @@ class ItemRunner:
         """Return the end of an item with a value that is too large for the row, or could not be pickled."""
         kind, pickled = (_wire.OK, _pickling.Pickled(data, None)) if data else self._unfit
         return _Odd(kind, start, end, pickled)
+
+
+def _kind_for(types: set[type]) -> int:
+    """Return the kind of row that suits values of these types."""
+    return _wire.INTS if types == {int} else _wire.FLOATS if types == {float} else _wire.EACH
 
 
 class _Item:
@@ -139,8 +197,9 @@ class _Item:
     @property
     def id(self) -> str:
         """The item's id."""
-        return f"{self._task.id}-{self._task.low + self._journal.words[_RUNNING] - self._task.serial}"
+        task = self._task
+        return f"{task.name}-{task.number + task.low + self._journal.words[_RUNNING] - task.serial}"
 
     def view(self, number: int) -> Any:
         """Return what `current_task()` shows."""
-        return self._task._replace(id=self.id, start=self._journal.times[_START]).view(number)
+        return self._task._replace(name=self.id, start=self._journal.times[_START]).view(number)

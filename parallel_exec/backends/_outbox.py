@@ -37,6 +37,7 @@ class Outbox:
         self.flushed = time.monotonic()
         self._results = results
         self._write_lock = threading.Lock()
+        self._row_kind = _wire.EACH
         self._row_serial = 0
         self._row_start = 0.0
 
@@ -68,19 +69,20 @@ class Outbox:
             self.journal.sent()
         self.flushed = now or time.monotonic()
 
-    def open_row(self, serial: int, start: float) -> int:
+    def open_row(self, kind: int, serial: int, start: float) -> int:
         """Begin a row, the first item of which has this serial number; returns its place in the journal."""
-        self._row_serial, self._row_start = serial, start
-        return self.journal.open_row(serial, start)
+        if kind != _wire.EACH:
+            self.flush(start)  # then it is the first, as it must be
+        self._row_kind, self._row_serial, self._row_start = kind, serial, start
+        return self.journal.open_row(kind, serial, start)
 
-    def send_row(self, stop: int, values: list[Any], plain: bool, end: float) -> None:
-        """End the row before the item with serial number `stop`, and send it: if all values are plain, as one pickle."""
+    def send_row(self, stop: int, end: float, plain: list[Any] | None = None) -> None:
+        """End the row before the item with serial number `stop`, and send it: as one pickle, if all values are `plain`."""
         count = stop - self._row_serial
         earlier, row = self.journal.close_row()
         if not count:
             return
-        payload = pickle.dumps(values, protocol=5) if plain else row
-        kind = _wire.MANY if plain else _wire.EACH
+        kind, payload = (_wire.MANY, pickle.dumps(plain, protocol=5)) if plain else (self._row_kind, row)
         self.send(earlier + _wire.encode(kind, self._row_serial, self._row_start, end, count, payload))
         self.journal.sent()
         self.flushed = end

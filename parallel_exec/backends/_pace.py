@@ -25,10 +25,14 @@ class Pace:
     def __init__(self) -> None:
         self._average: float | None = None
 
-    def observe(self, duration: float, overhead: float = OVERHEAD) -> None:
-        """Note how many seconds a call took: a moving average over some eight, which one slow call does not spoil for long."""
+    def observe(self, duration: float, overhead: float = OVERHEAD, count: int = 1) -> None:
+        """Note how many seconds a call took, or `count` calls on average.
+
+        A moving average over some eight, which one slow call does not spoil for long.
+        """
         seen = min(duration, LONG * 1.5) + overhead
-        self._average = seen if self._average is None else self._average + (seen - self._average) / 8
+        share = 1 / 8 if count == 1 else 1 - (7 / 8) ** count
+        self._average = seen if self._average is None else self._average + (seen - self._average) * share
 
     def depth(self) -> int:
         """Return how many calls a worker should have, the running one included."""

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from parallel_exec.backends import _pickling, _wire
 from parallel_exec.errors import ParallelExecError, RemoteTaskError, TaskSerializationError, WorkerStartError
@@ -36,27 +36,27 @@ class WorkerTraceback(Exception):  # noqa: N818  # it is a traceback
         return f'\n"""\n{self.args[0]}"""'
 
 
-def pack(future: TaskFuture[Any]) -> Pickled:
+def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler) -> Pickled:
     """Pickle the call of a future.
 
     Raises:
         TaskSerializationError: a part of it cannot be pickled.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
-    call = (future._fn, future._args, future._kwargs or {})
+    fn, args, kwargs = future._fn, future._args, future._kwargs or {}
     try:
-        pickled = _pickling.dumps(call)
+        pickled = pickler.dumps(fn, args, kwargs)
         if pickled.names_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
-                if not _Finder.finds_main(pickle.dumps(call, protocol=5)):
+                if not _Finder.finds_main(pickle.dumps((fn, args, kwargs), protocol=5)):
                     return pickled  # it only says the name
                 raise WorkerStartError(f"task {future.id!r} needs the main module, {reason}")
-            pickled = _pickling.dumps(call, by_value=True)
+            pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
     except ParallelExecError:
         raise
     except Exception as error:
-        parts = {"the function": future._fn, **{f"argument {n}": value for n, value in enumerate(future._args)}}
-        parts.update({f"argument {name!r}": value for name, value in (future._kwargs or {}).items()})
+        parts = {"the function": fn, **{f"argument {n}": value for n, value in enumerate(args)}}
+        parts.update({f"argument {name!r}": value for name, value in kwargs.items()})
         what, why = _pickling.find_culprit(parts)
         raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _HINT) from error
     return pickled
@@ -108,23 +108,32 @@ def why_not_importable() -> str:
     )
 
 
-def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], future: TaskFuture[Any] | None) -> Outcome:
+class Named(Protocol):
+    """Something with an id: a task's future, or an item."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        ...
+
+
+def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], task: Named) -> Outcome:
     """Return what a frame says of its task; `receive_fd` is called if it has a segment."""
     fd = None
     try:
+        if frame.kind == _wire.OK and not frame.segments:  # most are
+            return Success(pickle.loads(frame.payload))
         if frame.segments:
             fd = receive_fd()
         if frame.kind == _wire.OK:
             return Success(_pickling.loads(frame.payload, fd))
-        task_id = future.id if future is not None else "?"
         if frame.kind == _wire.UNSENDABLE:
             what, why = pickle.loads(frame.payload)
-            return Failure(TaskSerializationError(f"{what} of task {task_id!r}", "from the worker", why))
-        return Failure(_rebuild(frame, task_id))
+            return Failure(TaskSerializationError(f"{what} of task {task.id!r}", "from the worker", why))
+        return Failure(_rebuild(frame, task.id))
     except BaseException as error:
-        of = f"task {future.id!r}" if future is not None else "an item"
         failed = TaskSerializationError(
-            f"the result of {of}", "from the worker", f"it cannot be rebuilt here: {error!r}"
+            f"the result of task {task.id!r}", "from the worker", f"it cannot be rebuilt here: {error!r}"
         )
         failed.__cause__ = error
         return Failure(failed)
@@ -133,14 +142,19 @@ def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], future: TaskFu
             os.close(fd)
 
 
-def values_of(frame: _wire.Frame) -> tuple[list[Any], dict[int, Failure]]:
-    """Return what items in a row returned; in the places of those that cannot be rebuilt is None, and why in the second."""
+def values_of(frame: _wire.Frame, named: Callable[[int], Named]) -> tuple[list[Any], dict[int, Failure]]:
+    """Return what items in a row returned; in the places of those that cannot be rebuilt is None, and why in the second.
+
+    `named` says what has a place in the row.
+    """
     if frame.kind == _wire.MANY:  # all of it simple
         return pickle.loads(frame.payload), {}
+    if frame.kind != _wire.EACH:
+        return memoryview(frame.payload).cast("q" if frame.kind == _wire.INTS else "d").tolist(), {}
     values: list[Any] = []
     failures: dict[int, Failure] = {}
     for place, pickled in enumerate(_wire.pickles(frame.payload)):
-        outcome = outcome_of(frame._replace(kind=_wire.OK, segments=0, payload=pickled), _no_fd, None)
+        outcome = outcome_of(frame._replace(kind=_wire.OK, segments=0, payload=pickled), _no_fd, named(place))
         values.append(outcome.value if type(outcome) is Success else None)
         if type(outcome) is Failure:
             failures[place] = outcome

@@ -7,12 +7,18 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from parallel_exec.backends import _memory
 
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
+_HEADER = 2  # bytes of a pickle that say its protocol; its last is STOP
+_FRAME = 9  # bytes that say how long a pickle is
+_TUPLE2_STOP = pickle.TUPLE2 + pickle.STOP
 _warned: list[str] = []  # whether the lack of shared memory was logged; a list, as module state that only grows
 
 
@@ -46,6 +52,51 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
     if not buffers and len(data) < _memory.THRESHOLD:
         return Pickled(data, None, b"__main__" in data)
     return _dumps_large(pickler, value, data, buffers, inside)
+
+
+class CallPickler:
+    """Pickles calls, as `(function, (args, kwargs))`. Thread-safe.
+
+    Looking a function up by its name is most of what the pickle of a tiny call costs, and the same one is mostly called many
+    times in a row: so what it comes to is kept. A pickle is a program for a stack machine (`pickletools` lists what there
+    is): if one puts the function on the stack, and another one the arguments, the first, the second and TUPLE2 are the call.
+    """
+
+    def __init__(self) -> None:
+        self._latest: tuple[Any, bytes] = (None, b"")  # a function, and what puts it on the stack; replaced in one step
+
+    def dumps(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
+        """Do as the function `dumps` does."""
+        latest, put_function = self._latest
+        if fn is not latest:
+            put_function = self._learn(fn)
+        if put_function:
+            buffers: list[pickle.PickleBuffer] = []
+            try:
+                rest = pickle.dumps((args, kwargs), 5, buffer_callback=buffers.append)
+            except _FAILURES:
+                rest = b""  # it is done the other way, or fails there
+            if rest and not buffers and len(rest) < _memory.THRESHOLD:
+                data = put_function + rest[_HEADER:-1] + _TUPLE2_STOP
+                return Pickled(data, None, b"__main__" in data)
+        return dumps((fn, (args, kwargs)))
+
+    def _learn(self, fn: Any) -> bytes:
+        """Return what puts a function on the stack; b"" if it is not found by its name."""
+        if type(fn) is not FunctionType or "<" in fn.__qualname__:
+            return b""
+        program = io.BytesIO()
+        pickler = pickle.Pickler(program, 5)
+        pickler.fast = True  # no memo, as its numbers would be in the way of the arguments'
+        with contextlib.suppress(Exception):
+            pickler.dump(fn)
+            whole = program.getvalue()
+            if pickle.loads(whole) is fn:
+                body = whole[_HEADER:-1]
+                put_function = whole[:_HEADER] + (body[_FRAME:] if body[:1] == pickle.FRAME else body)
+                self._latest = (fn, put_function)
+                return put_function
+        return b""
 
 
 def find_cloudpickle() -> Any:

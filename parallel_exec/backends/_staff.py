@@ -161,7 +161,7 @@ class Staff(abc.ABC):
             if start <= 0 or time.monotonic() < due:
                 handle.timer.arm(due if start > 0 else time.monotonic() + PEEK)
             else:
-                item = f"{future.id}-{future.low + serial - future.serial}"
+                item = future.item_id(future.low + serial - future.serial)
                 self.crew.stop(future, future._number, TaskTimeoutError(item, future._settings.timeout, 1))
         else:
             self._source.expire(handle, future)
@@ -210,8 +210,12 @@ class Staff(abc.ABC):
             self.crew.handles.remove(handle)
             culprit, start = handle.running()
             if not culprit and handle.ready and not handle.killed and not handle.closing:
-                culprit, start = self._suspect(handle), time.monotonic()
-            victim = handle.assigned.pop(culprit, None)
+                culprit, start = self._suspect(handle), -time.monotonic()
+            victim = handle.assigned.get(culprit)
+            if type(victim) is Part and start < 0:  # nothing of it has begun
+                handle.forget(victim)
+            elif victim is not None:
+                del handle.assigned[culprit]
             self.crew.reclaim(handle, list(handle.assigned))
         handle.close()
         if not handle.closing:
@@ -219,7 +223,7 @@ class Staff(abc.ABC):
         if not handle.ready and not self._source.drained:
             self._count_failed_start(handle, exitcode)
         if victim is not None:
-            self._hearing.victim(handle, culprit, victim, abs(start), exitcode)
+            self._hearing.victim(handle, culprit, victim, start, exitcode)
 
     def _suspect(self, handle: Handle) -> int:
         """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""

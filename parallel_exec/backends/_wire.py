@@ -9,7 +9,8 @@ After a kill at any instant the parent finds in the journal what the pipe did no
 its serial number. So nothing that was finished is lost, and a system call a task is saved.
 
 Items of a `map` that return share a *row*: behind the last frame, the length and the pickle of each value, and nothing
-else; where it begins, and with which item, is in the header. A row's serial numbers have no gaps.
+else; where it begins, and with which item, is in the header. A row's serial numbers have no gaps. Where all are whole
+numbers of 8 bytes, or all are floats, the row is of these themselves, which costs half; it is the first in the journal.
 
 Guarantees:
     The journal's header is written by the worker only. A frame's bytes are in place before `end` covers them, and a start
@@ -25,19 +26,23 @@ import struct
 from typing import Iterator, NamedTuple
 
 # Kinds of frames, worker to parent.
-# MANY and EACH tell of items in a row that returned: one pickle for all their values, or one pickle each.
-READY, START_FAILED, OK, MANY, EACH, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(10)
+READY, START_FAILED, OK, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(8)
+# The same, of items in a row that returned: one pickle for all their values, or one each, or numbers as they are.
+MANY, EACH, INTS, FLOATS = ROWS = range(8, 12)
 
-FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, segments (MANY, EACH: items)
+FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, segments (of a row: items)
 LENGTH = struct.Struct("<I")  # before each pickle of a row
 BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
-# Serial, attempt, timeout (0: none), segments, bytes of the id, bytes of the payload, a part's stretch (0, 0: a plain task).
-TASK = struct.Struct("<QIdHIQII")
+# Serial, attempt, timeout (0: none), segments, bytes of the id (0: its number follows), bytes of the payload; a part's
+# stretch (0, 0: a plain task); the number that is the id of a plain task, or the place of a part's index 0 in its map.
+TASK = struct.Struct("<QIdHIQIIQ")
 
 # The journal's header, words of 8 bytes. Each is written by an item assignment, which is one aligned store;
 # `Struct.pack_into` would clear all of them first, and a kill at that instant would lose the whole journal.
-GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START = range(7)
+GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
+CELL = 8  # bytes of a number in a row of INTS or FLOATS
+FIRST_CELL = _HEADER_SIZE // CELL
 JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
 
 
@@ -61,14 +66,15 @@ def encode(
 
 def decode(data: bytearray | memoryview | bytes, upto: int) -> Iterator[tuple[Frame, int]]:
     """Yield each whole frame in `data[:upto]`, and where it ends."""
-    size = FRAME.size
+    size, make = FRAME.size, tuple.__new__
     position = 0
     while upto - position >= size:
         length, kind, serial, start, end, segments = FRAME.unpack_from(data, position)
         stop = position + size + length
         if stop > upto:
             return
-        yield Frame(kind, serial, start, end, segments, bytes(data[position + size : stop])), stop
+        payload = bytes(data[position + size : stop])
+        yield make(Frame, (kind, serial, start, end, segments, payload)), stop  # half the cost of `Frame(...)`
         position = stop
 
 
@@ -86,6 +92,7 @@ class Journal:
 
     Attributes:
         map, words, times: all of it; its header as whole numbers; the same as seconds.
+        ints, floats: all of it as numbers, for rows of them.
     """
 
     def __init__(self, fd: int) -> None:
@@ -93,6 +100,8 @@ class Journal:
         self.map = mmap.mmap(fd, JOURNAL_SIZE)
         self.words = memoryview(self.map)[:_HEADER_SIZE].cast("Q")
         self.times = memoryview(self.map)[:_HEADER_SIZE].cast("d")
+        self.ints = memoryview(self.map).cast("q")
+        self.floats = memoryview(self.map).cast("d")
         self._end = _HEADER_SIZE  # the worker's own; the parent reads the header
 
     # ── the worker's side ───────────────────────────────────────────────────────────────────────────────────────────
@@ -127,8 +136,9 @@ class Journal:
         self.words[ROW] = 0
         self.words[GENERATION] += 1
 
-    def open_row(self, serial: int, start: float) -> int:
-        """Begin a row behind the last frame; returns where."""
+    def open_row(self, kind: int, serial: int, start: float) -> int:
+        """Begin a row of EACH, INTS or FLOATS behind the last frame; returns where."""
+        self.words[ROW_KIND] = kind
         self.words[ROW_SERIAL] = serial
         self.times[ROW_START] = start
         self.words[ROW] = self._end  # last: with it the row is there
@@ -155,19 +165,22 @@ class Journal:
         """Return the frames that are there; some may have come through the pipe as well."""
         generation, end = self.words[GENERATION], self.words[END]
         row, serial, start, latest = self.words[ROW], self.words[ROW_SERIAL], self.times[ROW_START], self.times[START]
+        kind = self.words[ROW_KIND]
         data = self.map[_HEADER_SIZE : max(end, _HEADER_SIZE)]
         if self.words[GENERATION] != generation:
             return []  # overwritten while we read: all that was there is in the pipe
         stop = min(row - _HEADER_SIZE, len(data)) if row else len(data)
         frames = [frame for frame, _ in decode(data, stop)]
         if stop < len(data):
-            frames.append(Frame(EACH, serial, start, latest, sum(1 for _ in pickles(data[stop:])), data[stop:]))
+            values = data[stop:]
+            count = sum(1 for _ in pickles(values)) if kind == EACH else len(values) // CELL
+            frames.append(Frame(kind, serial, start, latest, count, values))
         return frames
 
     def close(self) -> None:
         """Unmap it."""
-        self.words.release()
-        self.times.release()
+        for view in (self.words, self.times, self.ints, self.floats):
+            view.release()
         self.map.close()
 
 

@@ -113,16 +113,16 @@ class Worker:
         """Run the items of a part, for the first of which there is a permit; False if there was none for another."""
         self._journal.started(task.serial, -time.monotonic())  # negative: it is being loaded
         try:
-            fn, (items,), _ = self.load(task.payload, fd)
+            fn, ((columns,), _) = self.load(task.payload, fd)
         except BaseException as error:
-            fn, items = Unreadable(describe(error)), []
-        return self._items.run(task, fn, items)
+            fn, columns = Unreadable(describe(error)), []
+        return self._items.run(task, fn, columns)
 
     def _run(self, task: WorkerTask, fd: int | None) -> None:
         start = time.monotonic()
         self._journal.started(task.serial, -start)
         try:
-            fn, args, kwargs = self.load(task.payload, fd)
+            fn, (args, kwargs) = self.load(task.payload, fd)
         except BaseException as error:
             kind, pickled = _wire.UNREADABLE, describe(error)
         else:

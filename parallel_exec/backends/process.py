@@ -75,6 +75,7 @@ class ProcessBackend(Backend):
         )
         self._memory_limit = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
         self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
+        self._pickler = _pickling.CallPickler()
         self._io: IoThread | None = None  # written once, by `bind`
 
     def bind(self, source: Source, limit: int) -> None:
@@ -98,7 +99,7 @@ class ProcessBackend(Backend):
 
     def prepare(self, future: AnyFuture) -> None:
         """Pickle the call."""
-        future._payload = pack(future)
+        future._payload = pack(future, self._pickler)
 
     def outranked(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""

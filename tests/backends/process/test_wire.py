@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from parallel_exec.backends import _memory, _wire
+from parallel_exec.backends._payload import values_of
 
 
 @pytest.fixture
@@ -142,6 +143,24 @@ def test_a_frame_that_does_not_fit_is_not_noted(both: Any) -> None:
     writer.sent()
     assert writer.finished(big)
     assert not writer.finished(frame(2, b"x" * _wire.JOURNAL_SIZE))
+
+
+@pytest.mark.parametrize(("row", "numbers"), [(_wire.INTS, [1, -2, 3]), (_wire.FLOATS, [0.5, -1.5, 2.5])])
+def test_the_parent_sees_the_numbers_of_a_row(both: Any, row: int, numbers: list[Any]) -> None:
+    """Those that were noted, with the number of the first item; the next row begins where this one did."""
+    writer, reader = both
+    cells = writer.ints if row == _wire.INTS else writer.floats
+    for _ in range(2):
+        assert writer.open_row(row, 7, 1.5) == _wire.FIRST_CELL * _wire.CELL
+        assert reader.frames() == []
+        for count, number in enumerate(numbers, 1):
+            cells[_wire.FIRST_CELL + count - 1] = number
+            writer.words[_wire.END] = (_wire.FIRST_CELL + count) * _wire.CELL
+            [found] = reader.frames()
+            assert (found.kind, found.serial, found.start, found.segments) == (row, 7, 1.5, count)
+            assert values_of(found, NotImplemented) == (numbers[:count], {})
+        assert writer.close_row() == (b"", found.payload)
+        writer.sent()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,99 @@
+"""How calls become bytes: unit tests of `CallPickler`."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Callable
+
+import pytest
+
+from parallel_exec.backends import _memory
+from parallel_exec.backends._pickling import CallPickler
+
+from . import odd, work
+
+SHARED = ["shared"]
+
+
+class Home:
+    """A place for functions that are no module's."""
+
+    @staticmethod
+    def static(*args: Any) -> Any:
+        """Return what is given."""
+        return args
+
+    @classmethod
+    def of_class(cls, *args: Any) -> Any:
+        """Return what is given."""
+        return args
+
+
+def there_and_back(pickler: CallPickler, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what a worker makes of a call."""
+    return pickle.loads(pickler.dumps(fn, args, kwargs).data)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [work.same, Home.static, Home.of_class, len, Home, work.nap],
+    ids=["function", "static", "class method", "builtin", "class", "another"],
+)
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((1,), {}),
+        ((SHARED, SHARED, "same", "same"), {"same": SHARED}),
+        ((work.same, work.same), {"key": work.same}),
+        ((b"x" * 300, "é" * 300, tuple(range(300))), {}),
+    ],
+    ids=["nothing", "one", "shared", "functions", "large"],
+)
+def test_a_call_comes_out_as_it_went_in(fn: Any, args: Any, kwargs: Any) -> None:
+    """The first time, and when the function is known."""
+    pickler = CallPickler()
+    for _ in range(3):
+        assert there_and_back(pickler, fn, *args, **kwargs) == (fn, (args, kwargs))
+        assert there_and_back(pickler, work.pid) == (work.pid, ((), {}))
+
+
+def test_what_is_shared_stays_shared() -> None:
+    """An object that is given twice arrives as one."""
+    _, (args, kwargs) = there_and_back(CallPickler(), work.same, SHARED, SHARED, key=SHARED)
+    assert args[0] is args[1] is kwargs["key"]
+
+
+def test_what_cannot_be_pickled_still_cannot() -> None:
+    """The error is pickle's, whether the function is known or not."""
+    pickler = CallPickler()
+    for _ in range(2):
+        with pytest.raises(TypeError, match="cannot pickle"):
+            pickler.dumps(work.same, (odd.Locked(),), {})
+        assert there_and_back(pickler, work.same, 1) == (work.same, ((1,), {}))
+
+
+def test_large_arguments_leave_the_bytes() -> None:
+    """What belongs into a segment goes there."""
+    pickled = CallPickler().dumps(work.same, (b"x" * _memory.THRESHOLD,), {})
+    assert pickled.segment is not None
+    assert len(pickled.data) < 1000
+
+
+def test_a_function_that_is_not_found_by_its_name() -> None:
+    """It is not kept: neither the function, nor a way to it."""
+    pickler = CallPickler()
+    impostor = eval("lambda: 1", {"__name__": work.__name__})
+    impostor.__qualname__ = "same"
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(impostor)
+    for _ in range(2):
+        made = pickler.dumps(impostor, (), {})  # by cloudpickle
+        assert pickle.loads(made.data)[0]() == 1
+
+
+def test_the_main_module_is_noticed() -> None:
+    """In the function as in the arguments."""
+    pickler = CallPickler()
+    assert not pickler.dumps(work.same, (1,), {}).names_main
+    assert pickler.dumps(work.same, ("__main__",), {}).names_main
