@@ -1,4 +1,4 @@
-"""What the calling thread is running, and its name: the link between back ends and `current_task()`.
+"""What the calling thread is running, and how things are named: the link between back ends and `current_task()`.
 
 Imports nothing of ours, as worker processes need it.
 """
@@ -37,6 +37,12 @@ class _Current(threading.local):
 
 
 current = _Current()
+
+
+def type_name(kind: type) -> str:
+    """Return a type's qualified name: a builtin's without its module, and one of the main module as the parent knows it."""
+    module = {"builtins": "", "__mp_main__": "__main__."}.get(kind.__module__, f"{kind.__module__}.")
+    return f"{module}{kind.__qualname__}"
 
 
 def id_of(number: int) -> str:

@@ -20,19 +20,16 @@ import argparse
 import contextlib
 import importlib
 import importlib.util
-import itertools
-import json
 import os
-import select
 import signal
 import sys
-from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
+from parallel_exec.cli_input import UsageError, check_is_no_input, make_tasks, open_file, read_lines, resolve
 from parallel_exec.config import ParallelConfig
 from parallel_exec.executor import ParallelExecutor
-from parallel_exec.progress import TICK, Writer, describe_error, progress_bar, shorten, write_all
-from parallel_exec.task import Task, check_priority, check_seconds
+from parallel_exec.progress import Writer, progress_bar, write_all
+from parallel_exec.task import Task, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,10 +38,9 @@ if TYPE_CHECKING:
     from parallel_exec.progress import Bar
 
     AnyTask = Task[Any]
-    Line = tuple[str, str]  # where it stands, for messages; its text
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
-STDIN, STDOUT, STDERR = 0, 1, 2  # descriptors
+STDOUT, STDERR = 1, 2  # descriptors
 TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
 
 EPILOG = """\
@@ -57,10 +53,6 @@ examples:
   parallel-exec map --json math:factorial 10 20 30
   find . -name '*.py' | parallel-exec map py_compile:compile --backend process --priority os.path:getsize
 """
-
-
-class UsageError(Exception):
-    """Something the user gave cannot be used; the message says what, and what to give instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _map(options)
     except UsageError as error:
-        sys.stderr.write(f"parallel-exec: error: {error}\n")
+        with contextlib.suppress(OSError):  # there may be nobody to be told
+            write_all(STDERR, f"parallel-exec: error: {error}\n")
         return USAGE
     except KeyboardInterrupt:  # before the first task, or once more while the first was being answered
         return INTERRUPTED
@@ -149,107 +142,8 @@ def _config(options: argparse.Namespace) -> ParallelConfig:
     except ValueError as error:  # whose message starts with the setting's name
         setting, _, wrong = str(error).partition(" ")
         option = "retries" if setting == "retry_count" else setting.replace("_", "-")
+        wrong = wrong.replace("None means", '"none" means')
         raise UsageError(f"--{option} {wrong}") from error
-
-
-# ── what comes in ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _resolve(name: str) -> Callable[[Any], Any]:
-    """Return what MODULE:CALLABLE names."""
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
-        raise UsageError(f"{name!r} names no callable: write MODULE:CALLABLE, for example os.path:getsize")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
-        raise UsageError(f"{name!r}: importing {module_name!r} raised {describe_error(error)}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{name!r}: there is no {part!r} in {module_name!r}{_meant(part, dir(found))}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(f"{name!r} is not callable: it is of type {type(found).__name__}")
-    return found  # type: ignore[no-any-return]  # whatever the user named
-
-
-def _meant(name: str, known: list[str]) -> str:
-    """Suggest a name that is close to a misspelt one."""
-    import difflib  # only a mistake needs it
-
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _lines(options: argparse.Namespace, open_files: contextlib.ExitStack) -> Iterator[Line]:
-    """Return the items' texts from wherever the options say."""
-    if options.items and options.file:
-        raise UsageError("items come either as ITEM arguments or from --file, not from both")
-    if options.items and options.items != ["-"]:
-        return ((f"argument {number}", text) for number, text in enumerate(options.items, 1))
-    if not options.items and not options.file and os.isatty(STDIN):
-        raise UsageError("no items: give them as arguments, with --file FILE, or on standard input")
-    if options.file in {None, "-"}:
-        return _numbered(STDIN, "standard input")
-    file = open_files.enter_context(_open(options.file, "rb"))
-    return _numbered(file.fileno(), options.file)
-
-
-def _open(path: str, mode: str) -> IO[bytes]:
-    """Open a file for its descriptor."""
-    try:
-        return open(path, mode, buffering=0)
-    except OSError as error:
-        raise UsageError(f"cannot open {path!r}: {error.strerror}") from error
-
-
-def _numbered(descriptor: int, name: str) -> Iterator[Line]:
-    """Read the lines that are not empty, each as soon as it is there."""
-    rest: list[bytes] = []
-    number = 0
-    for chunk in itertools.chain(_chunks(descriptor, name), [b"\n"]):
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        for other in others:
-            number += 1
-            text = os.fsdecode(b"".join(rest)).rstrip("\r")  # file names of any bytes come through
-            if text:
-                yield f"{name}, line {number}", text
-            rest = [other]
-
-
-def _chunks(descriptor: int, name: str) -> Iterator[bytes]:
-    """Read what there is as it comes; Ctrl-C interrupts it."""
-    try:
-        while True:
-            while os.name == "posix" and not select.select([descriptor], [], [], TICK)[0]:
-                pass
-            chunk = os.read(descriptor, 65536)
-            if not chunk:
-                return
-            yield chunk
-    except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from error
-
-
-def _tasks(
-    lines: Iterable[Line], function: Callable[[Any], Any], rank: Callable[[Any], int] | None, as_json: bool
-) -> Iterator[AnyTask]:
-    """Make a task of each line."""
-    for place, text in lines:
-        item: Any = text
-        if as_json:
-            try:
-                item = json.loads(text)
-            except ValueError as error:
-                raise UsageError(f"{place}: {shorten(text)!r} is not JSON: {error}") from error
-        priority = 0
-        if rank is not None:
-            try:
-                priority = check_priority(rank(item))
-            except Exception as error:  # whatever the user's callable raises
-                raise UsageError(f"{place}: no priority for {shorten(text)!r}: {describe_error(error)}") from error
-        yield Task(partial(function, item), id=text, priority=priority)
 
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -260,18 +154,20 @@ def _map(options: argparse.Namespace) -> int:
     if not getattr(sys.flags, "safe_path", False):  # as `python -m` does
         sys.path.insert(0, os.getcwd())
     config = _config(options)
-    function = _resolve(options.callable)
-    rank = _resolve(options.priority) if options.priority else None
+    function = resolve(options.callable)
+    rank = resolve(options.priority) if options.priority else None
     with contextlib.ExitStack() as open_files:
-        tasks: Iterable[AnyTask] = _tasks(_lines(options, open_files), function, rank, options.json)
+        tasks: Iterable[AnyTask] = make_tasks(read_lines(options, open_files), function, rank, options.json)
         total = len(options.items)
         staged = rank is not None or options.deadline is not None or options.fail_fast
         if staged:
             tasks = list(tasks)
             total = len(tasks)
         output = STDOUT
-        if options.output:
-            output = open_files.enter_context(_open(options.output, "wb")).fileno()
+        if options.output is not None:
+            if not options.items or options.items == ["-"]:
+                check_is_no_input(options.output, options.file)
+            output = open_files.enter_context(open_file(options.output, "wb")).fileno()
         room = TAKEN_IN * config.max_concurrency
         writer = Writer(output, open_files.enter_context(_bar(total)), total, room)
         try:
@@ -342,6 +238,6 @@ def _noting_ctrl_c(writer: Writer) -> Iterator[None]:
 
 def _bar(total: int) -> AbstractContextManager[Bar | None]:
     """Return a progress bar if a person would see one."""
-    if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+    if sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
         return progress_bar(total)
     return contextlib.nullcontext()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parallel_exec.events import Event
     from parallel_exec.retry import RetryPolicy
 
+BACKENDS = ("thread", "process", "inline")
 BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
 
 
@@ -88,7 +89,7 @@ class ParallelConfig:
             "retry_on": _check_types(retry_on),
             "retry": retry,
             "queue_size": check_count("queue_size", queue_size, 0),
-            "backend": backend,
+            "backend": check_backend(backend),
             "on_event": on_event,
         }
         for name, value in checked.items():
@@ -112,6 +113,30 @@ class Settings:
     def __init__(self, timeout: float | None, policy: RetryPolicy) -> None:
         self.timeout = timeout
         self.policy = policy
+
+
+def check_backend(value: Any) -> Any:
+    """Return `value` if it is a back end's name, a back end, an executor or a dask `Client`.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+    """
+    if isinstance(value, str):
+        if value not in BACKENDS:
+            import difflib  # only a mistake needs it
+
+            close = difflib.get_close_matches(value, BACKENDS, 1)
+            meant = f": did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"backend takes one of {', '.join(map(repr, BACKENDS))}, not {value!r}{meant}")
+        return value
+    from parallel_exec.backends.base import Backend  # only who brings an object needs it
+
+    if isinstance(value, (Backend, Executor)) or type(value).__module__.partition(".")[0] == "distributed":
+        return value
+    raise TypeError(
+        f"backend takes one of {', '.join(map(repr, BACKENDS))}, a Backend object, a concurrent.futures.Executor "
+        f"or a dask Client, not {value!r}" + (": make an instance of it" if isinstance(value, type) else "")
+    )
 
 
 def check_wait(name: str, value: float) -> float:

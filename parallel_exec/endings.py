@@ -26,7 +26,7 @@ from parallel_exec._waiting import lock as settling_lock
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
 from parallel_exec.future import Phase, TaskFuture
-from parallel_exec.ledger import Ledger
+from parallel_exec.ledger import IN_CALLBACK, Ledger
 from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.ready import Ready
 from parallel_exec.timers import Timers
@@ -130,8 +130,9 @@ class Endings:
     def _account(self, future: AnyFuture) -> tuple[Sequence[AnyFuture], tuple[Consumer, ...]]:
         """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
         run = future._run
-        success = future._exception is None and not future.cancelled()
-        rest = run.leave(future, success) if run is not None else ()
+        failed = future._exception is not None
+        success = not failed and not future.cancelled()
+        rest = run.leave(future, not failed) if run is not None else ()
         self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
         return rest, self._drain_if_over() if self._closed else ()
 
@@ -229,8 +230,8 @@ class Endings:
         running = current.running
         return running if isinstance(running, TaskFuture) and running._owner is self else None
 
-    def enter_wait(self, future: AnyFuture) -> bool:
-        """Note that the calling task waits for `future`, if it is one of ours.
+    def enter_wait(self, *futures: AnyFuture) -> bool:
+        """Note that the calling task, if it is one of ours, waits for any of these.
 
         Raises:
             ParallelExecError: it would wait for ever.
@@ -239,9 +240,11 @@ class Endings:
             raise ParallelExecError(FORKED)
         mine = self._own_attempt()
         if mine is None:
+            if current.pool is self and (self.backend.has_one_servant or self.ledger.limit == 1):
+                raise ParallelExecError(IN_CALLBACK)
             return False
         with self.lock:
-            self.ledger.start_waiting(mine, future)
+            self.ledger.start_waiting(mine, futures)
         return True
 
     def leave_wait(self) -> None:
@@ -249,7 +252,7 @@ class Endings:
         mine = self._own_attempt()
         with self.lock:
             if mine is not None:
-                self.ledger.waiting.discard(mine)
+                self.ledger.waiting.pop(mine, None)
 
     def break_down(self, error: ParallelExecError) -> None:
         """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
@@ -294,14 +297,18 @@ class Endings:
         with self.lock:
             return [future for future, _ in self.ledger.live] + self.backend.handed_out()
 
+    def is_servant(self) -> bool:
+        """Return whether the calling thread works for this pool just now: in a task, a callback, a hook."""
+        if current.pool is self or self in current.ending:
+            return True
+        return self.timers.is_clock() or self._own_attempt() is not None
+
     def is_own_thread(self) -> bool:
         """Return whether the calling thread works for this pool, or has interrupted what holds its lock or is to wake it.
 
         Such a caller must not wait for the pool: the pool may be waiting for it.
         """
-        if current.pool is self or self in current.ending or self.ready.is_waking():
-            return True
-        if self.timers.is_clock() or self._own_attempt() is not None:
+        if self.is_servant() or self.ready.is_waking():
             return True
         # (Condition relies on this method of the stdlib's as well.)
         return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]
@@ -319,14 +326,23 @@ class Endings:
         self.backend.join()
         self.timers.join()
 
-    def after_fork(self) -> None:
-        """Make the copy in a forked child say so, instead of hanging: none of the threads came along."""
+    def after_fork(self) -> bool:
+        """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
+
+        Returns:
+            Whether it is as good as new instead: nothing had been added to it.
+        """
+        unused = self.lock.acquire(blocking=False) and not self.ready.open and not self.ledger.unsettled
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        if unused and self.backend.renew():
+            return True
         self.forked = True
         self.lock = threading.RLock()
         self._room = threading.Condition(self.lock)
         self._over = threading.Condition(self.lock)
         self.ready.after_fork(self.lock)
         self.backend.after_fork()
+        return False
 
     def stats(self) -> ExecutorStats:
         """Return a snapshot of the counts."""

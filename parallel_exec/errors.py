@@ -128,11 +128,15 @@ class RemoteTaskError(ParallelExecError):
         type_name: the exception's qualified type name.
         message: its `str()`.
         worker_traceback: the formatted traceback.
+        type_names: the qualified names of the type and all its bases, by which `retry_on` knows it; () if unknown.
     """
 
-    def __init__(self, type_name: str, message: str, worker_traceback: str = "") -> None:
+    def __init__(
+        self, type_name: str, message: str, worker_traceback: str = "", type_names: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(f"{type_name}: {message}")
         self.type_name = type_name
+        self.type_names = type_names
         self.message = message
         self.worker_traceback = worker_traceback
 

@@ -13,9 +13,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar
 
 from parallel_exec import lifetime
-from parallel_exec._current import current
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
+from parallel_exec.endings import CANCELLED
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.future import TaskFuture
@@ -130,13 +130,21 @@ class ParallelExecutor(Executor):
         check_seconds("deadline", deadline)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        if current.running is not None and self._scheduler.is_own_thread():
+        if self._scheduler.is_servant():
             raise RuntimeError(
-                "execute_all() was called from inside a task of the same executor: add_task() joins its run"
+                "execute_all() was called from inside a task of the same executor, or a callback or event hook of it: "
+                "add_task() joins its run"
             )
+        if progress:
+            from parallel_exec.progress import quiet_tqdm
+
+            quiet_tqdm()  # without it, this fails now, while nothing has begun
         ticket = object()
         try:
             run = self._runs.begin(self._scheduler.lock, fail_fast, ticket)
+            with self._scheduler.lock:
+                rest = run.trip()  # one may have failed already, as it could not be pickled
+            self._scheduler.end_all(rest, lambda future: CANCELLED)
             self._scheduler.start()
             until = None if deadline is None else time.monotonic() + deadline
             self._drive(run, until, deadline, progress)

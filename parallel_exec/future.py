@@ -43,8 +43,8 @@ class FutureOwner(Protocol):
         """Cancel it, and stop a running attempt."""
         ...
 
-    def enter_wait(self, future: TaskFuture[Any]) -> bool:
-        """Note that the calling task waits for it; False if the caller is none of the pool's tasks. Raises if in vain."""
+    def enter_wait(self, *futures: TaskFuture[Any]) -> bool:
+        """Note that the calling task waits for any of them; False if it is none of the pool's tasks. Raises if in vain."""
         ...
 
     def leave_wait(self) -> None:
@@ -116,6 +116,9 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     # Written once before the task is queued.
     weight = 1  # how many calls it stands for
     stands_for: int | None = None  # the place of the item of a `map` that it runs again
+    stretch: tuple[int, int, int, str | int] | None = (
+        None  # that item in the payload: low, high, first, and the map's name
+    )
     _queued_at = 0.0
     _payload: Any = None  # what the back end made of the call
     _run: Any = None  # the run that collects it

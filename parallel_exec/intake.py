@@ -158,10 +158,10 @@ class Intake(Endings):
             if not self.ready.open or self.backend.drives_caller or self._must_not_wait(mine):
                 raise QueueFullError(self._queue_size)
             if mine is not None:
-                self.ledger.waiting.add(mine)
+                self.ledger.waiting[mine] = ()
             self._room.wait()
             if mine is not None:
-                self.ledger.waiting.discard(mine)
+                self.ledger.waiting.pop(mine, None)
             self._check_usable()
 
     def _must_not_wait(self, mine: AnyFuture | None) -> bool:

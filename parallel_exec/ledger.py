@@ -4,7 +4,8 @@ Guarantees:
     All of it is guarded by the scheduler's lock, which every caller here holds; except that an attempt is taken out of
     `live` without: `set.remove` is atomic, and of two threads that want to settle an attempt one is refused.
     A task that would wait for its own pool for ever is told so: when every slot is taken by an attempt that waits for
-    another task of the pool, nothing can ever end.
+    another task of the pool, nothing can ever end. (One whose awaited task has ended is about to go on: it only looks as
+    if it waited, until its thread has woken up.)
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from typing import Any
 
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import ExecutorStats
-from parallel_exec.future import TaskFuture
+from parallel_exec.future import Phase, TaskFuture
 
 AnyFuture = TaskFuture[Any]
+
+IN_CALLBACK = (
+    "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
+    "add another callback to that task, or wait in a thread of your own"
+)
 
 
 class Ledger:
@@ -25,7 +31,8 @@ class Ledger:
         unsettled: the futures that were added and have not ended. (A set, as its methods are one step each, and may be
             repeated: whatever a signal handler does in the middle, by adding a task or by raising, can be mended.)
         live: those with an attempt that is running, each with the attempt's number.
-        waiting: those live ones that wait for the pool they run in.
+        waiting: those live ones that wait for the pool they run in, and for which tasks: any of them will do, and none
+            stands for room in the queue.
         backing_off: those between two attempts.
         limit: the most attempts at once.
     """
@@ -34,7 +41,7 @@ class Ledger:
         self.limit = limit
         self.unsettled: set[AnyFuture] = set()
         self.live: set[tuple[AnyFuture, int]] = set()
-        self.waiting: set[AnyFuture] = set()
+        self.waiting: dict[AnyFuture, tuple[AnyFuture, ...]] = {}
         self.backing_off: set[AnyFuture] = set()
         self.succeeded = self.failed = self.cancelled = self.retried = self.timed_out = 0
 
@@ -43,33 +50,38 @@ class Ledger:
         if success:
             self.succeeded += future.weight
         elif future.cancelled():
-            self.cancelled += 1
+            self.cancelled += future.weight
         else:
-            self.failed += 1
+            self.failed += future.weight
         self.unsettled.discard(future)
 
     def would_deadlock(self, future: AnyFuture) -> bool:
         """Return whether nothing could run any more if this live attempt waited, too."""
-        others = len(self.waiting) - (future in self.waiting)
-        return self._is_live(future) and len(self.live) >= self.limit and others + 1 >= len(self.live)
+        if not self._is_live(future) or len(self.live) < self.limit:
+            return False
+        others = sum(
+            other is not future and not any(one._phase == Phase.DONE for one in awaited)
+            for other, awaited in self.waiting.items()
+        )
+        return others + 1 >= len(self.live)
 
     def _is_live(self, future: AnyFuture) -> bool:
         return (future, future._number) in self.live
 
-    def start_waiting(self, future: AnyFuture, awaited: AnyFuture) -> None:
-        """Note that a live attempt waits for another task.
+    def start_waiting(self, future: AnyFuture, awaited: tuple[AnyFuture, ...]) -> None:
+        """Note that a live attempt waits for another task, or for any of several.
 
         Raises:
             ParallelExecError: all slots would wait then.
         """
         if self.would_deadlock(future):
             raise ParallelExecError(
-                f"task {future.id!r} would wait for ever for task {awaited.id!r}: both are of the same executor, and each of "
+                f"task {future.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
                 f"its {self.limit} slots is taken by a task that waits; raise max_concurrency, use a second executor, "
                 "or return instead of waiting"
             )
         if self._is_live(future):
-            self.waiting.add(future)
+            self.waiting[future] = awaited
 
     def stats(self, queued: int, workers: int, abandoned: int) -> ExecutorStats:
         """Return a snapshot."""

@@ -4,7 +4,8 @@ Guarantees:
     At exit, pending work is finished, as with the stdlib's pools, and late submits are refused; abandoned threads are
     not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped.
     An executor that is collected finishes its work and lets its workers go.
-    In a forked child the parent's executors refuse to work, and nothing waits for them.
+    In a forked child the parent's executors refuse to work, and nothing waits for them; one that had not been used yet is
+    the child's own.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctr
 _schedulers: weakref.WeakSet[Scheduler] = (
     weakref.WeakSet()
 )  # alive in this process; module state, as exit is the process's
+_over: list[bool] = []  # whether the interpreter has come to its end
 
 
 def watch(executor: Any, scheduler: Scheduler) -> None:
     """See to the end of an executor that nobody shuts down."""
+    if _over:  # made by an `atexit` handler: nobody would wait for its work
+        scheduler.shutdown(cancel=False)
     _schedulers.add(scheduler)
     # The scheduler must not lead to the executor, or the executor would never be collected.
     finalizer = weakref.finalize(executor, scheduler.shutdown, cancel=False)
@@ -39,6 +43,7 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
 
 
 def _at_exit() -> None:
+    _over.append(True)
     schedulers = list(_schedulers)
     for scheduler in schedulers:
         scheduler.shutdown(cancel=False)
@@ -83,8 +88,8 @@ def _was_interrupted() -> bool:
 
 def _after_fork() -> None:
     for scheduler in list(_schedulers):
-        scheduler.after_fork()
-    _schedulers.clear()
+        if not scheduler.after_fork():
+            _schedulers.discard(scheduler)
 
 
 # The stdlib's pools register here, too: it is called before non-daemon threads are joined. (Since 3.12 no thread can be

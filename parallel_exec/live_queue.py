@@ -48,7 +48,7 @@ class LiveQueue(TaskQueue):
     def size(self) -> int:
         """Return how many tasks are waiting."""
         with self._scheduler.lock:
-            return len(self._scheduler.ready.heap)
+            return self._scheduler.ready.calls
 
     def clear(self) -> list[Task[Any]]:
         """Take all tasks out and return them, first things first; their futures end as cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sized
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STRETCH = 256  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
+_MOST = 256  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
+_FIRST = 4  # of them, before it is known how much they weigh
+_BYTES = (
+    1 << 13
+)  # that they should come to: each piece of a stretch that a worker is given carries all of these; a guess
 
 
 class Options:
@@ -67,9 +72,11 @@ class Options:
             check_count("buffersize", buffersize, 1)
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             raise TypeError(f"timeout takes seconds as a number, not {timeout!r}")
-        if self._scheduler.takes_parts(self._settings) and buffersize is None:
+        # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
+        in_parts = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
+        if in_parts and self._scheduler.takes_parts(self._settings) and buffersize is None:
             until = None if timeout is None else time.monotonic() + timeout
-            return self._map_parts(fn, iterables, chunksize if chunksize > 1 else _STRETCH).results(until)
+            return self._map_parts(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
 
         def start(*args: Any) -> TaskFuture[T]:
@@ -77,20 +84,18 @@ class Options:
 
         return in_order(start, zip(*iterables), timeout, buffersize)
 
-    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], size: int) -> Mapping:
+    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> Mapping:
         """Start all calls, in stretches that travel together."""
         mapping = Mapping()
         map_id = self._id or new_id()
-        try:
-            for columns in _stretches(iterables, size):
-                first = mapping.reserve(len(columns[0]))
-                context = copy_context()
-                part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
-                part._priority, part._id = self._priority, map_id
-                self._scheduler.add(part, None, start=True)
-        except BaseException:
-            mapping.cancel()
-            raise
+        stretches = _Stretches(iterables, chunksize)
+        for columns in stretches:
+            first = mapping.reserve(len(columns[0]))
+            context = copy_context()
+            part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
+            part._priority, part._id = self._priority, map_id
+            self._scheduler.add(part, None, start=True)
+            stretches.weigh(part._payload, len(columns[0]))
         return mapping
 
     def _make_single(self, part: Part, index: int) -> TaskFuture[Any]:
@@ -104,13 +109,26 @@ class Options:
         return single
 
 
-def _stretches(iterables: tuple[Iterable[Any], ...], size: int) -> Iterator[list[list[Any]]]:
-    """Yield so many of the zipped iterables' items at a time: a list for each iterable."""
-    if len(iterables) == 1:
-        items = iter(iterables[0])
-        while column := list(itertools.islice(items, size)):
-            yield [column]
-        return
-    calls = zip(*iterables)
-    while stretch := list(itertools.islice(calls, size)):
-        yield list(map(list, zip(*stretch)))
+class _Stretches:
+    """Cuts zipped iterables into stretches of items that travel together, each as a list for each iterable.
+
+    Args:
+        iterables: read as stretches are taken.
+        chunksize: items of a stretch; 1 for what weighs little enough.
+    """
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], chunksize: int) -> None:
+        self._is_single = len(iterables) == 1
+        self._items: Iterator[Any] = iter(iterables[0]) if self._is_single else zip(*iterables)
+        self._adapts = chunksize == 1
+        self._size = _FIRST if self._adapts else chunksize
+
+    def __iter__(self) -> Iterator[list[list[Any]]]:
+        while stretch := list(itertools.islice(self._items, self._size)):
+            yield [stretch] if self._is_single else list(map(list, zip(*stretch)))
+
+    def weigh(self, payload: Any, count: int) -> None:
+        """Learn from a stretch of so many items what they come to; None: it has ended already."""
+        if self._adapts and payload is not None:
+            fitting = 1 if payload.segment is not None else _BYTES * count // len(payload.data)
+            self._size = max(1, min(_MOST, fitting))

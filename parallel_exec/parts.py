@@ -12,22 +12,23 @@ Guarantees:
     Where a part cannot be pickled or unpickled, or a worker dies of that, all its items become tasks of their own, with
     nothing on their account: so only the item that is the cause fails.
     Each item's outcome is stored once: a part's stretch shrinks when it is split, and its tail is a part of its own.
-    `Mapping` has its own lock, which nothing else is asked for under.
+    `Mapping` has no lock, so that whoever interrupts its iteration, a signal handler say, may end what it waits for. The
+    iterator says which place it waits for, then looks there; who fills a place looks then whether it is waited for.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import queue
 import time
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from parallel_exec._waiting import TICK
 from parallel_exec.endings import CANCELLED
 from parallel_exec.future import TaskFuture
-from parallel_exec.outcome import Failure, Outcome
+from parallel_exec.outcome import Failure, Outcome, Success
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -64,8 +65,8 @@ class Mapping:
         self.parts: deque[AnyFuture] = deque()
         self.verdict: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
-        self._news = threading.Condition(threading.Lock())
-        self._awaited = -1  # guarded by `_news`
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` is re-entrant
+        self._awaited = -1  # the iterator's own
 
     def reserve(self, count: int) -> int:
         """Make room for so many more items; returns the place of the first."""
@@ -87,21 +88,20 @@ class Mapping:
         self._tell(place, place + 1)
 
     def _tell(self, first: int, stop: int) -> None:
-        with self._news:
-            if first <= self._awaited < stop:
-                self._news.notify_all()
+        if first <= self._awaited < stop:
+            self._news.put(None)
 
     def _wait(self, place: int, until: float | None) -> None:
-        with self._news:
-            self._awaited = place
-            try:
-                while self.places[place] is _MISSING:
-                    left = None if until is None else until - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise WaitTimeout
-                    self._news.wait(TICK if left is None else min(left, TICK))
-            finally:
-                self._awaited = -1
+        self._awaited = place
+        try:
+            while self.places[place] is _MISSING:
+                left = TICK if until is None else until - time.monotonic()
+                if left <= 0:
+                    raise WaitTimeout
+                with contextlib.suppress(queue.Empty):  # or a late word of an earlier place
+                    self._news.get(timeout=min(left, TICK))
+        finally:
+            self._awaited = -1
 
     def results(self, until: float | None) -> Iterator[Any]:
         """Yield the values in order, and drop each; cancels what is left when closed or when one raises."""
@@ -151,6 +151,7 @@ class Part(TaskFuture[None]):
     """
 
     weight = 1  # set in __init__; the class's is a plain task's
+    _quiet = True  # its items tell
 
     def __init__(
         self,
@@ -184,6 +185,7 @@ class Part(TaskFuture[None]):
         tail._payload = self._payload
         tail._priority, tail._id = self._priority, self._id
         tail._queued_at = self._queued_at
+        tail._bad_starts = self._bad_starts
         tail._verdict = self.mapping.verdict
         tail._sequence = self._sequence + (at - self.low)
         tail.low, tail.high = at, self.high
@@ -210,35 +212,46 @@ class Part(TaskFuture[None]):
         single._start = single._first_start = start
         single._worker = worker
         single._number = 1
+        single._payload = self._payload  # the same bytes, of which it is one item
+        single.stretch = (index, index + 1, self.first, self.name())
         owner: Any = self._owner
         owner.adopt_failed(single, error, end)
+        self._cancel_if_closed(single)
 
     def set_apart(self, index: int) -> None:
         """Make an item that has not run a task of its own."""
+        single = self._single(index)
         owner: Any = self._owner
-        owner.adopt(self._single(index))
+        owner.adopt(single)
+        self._cancel_if_closed(single)
 
     def set_all_apart(self) -> None:
-        """Make each item a task of its own: none has run."""
+        """Make each item a task of its own that has not ended: none is known to have begun."""
         self.weight = 0  # what they stand for is counted when they end
         for index in range(self.low, self.high):
-            self.set_apart(index)
+            if self.mapping.places[self.first + index] is _MISSING:
+                self.set_apart(index)
 
     def _single(self, index: int) -> AnyFuture:
         single = self.make_single(self, index)
         single._sequence = self._sequence + index - self.low
-        single._verdict = self.mapping.verdict
         self.mapping.put(self.first + index, single)
+        single._verdict = self.mapping.verdict
         return single
+
+    def _cancel_if_closed(self, single: AnyFuture) -> None:
+        """Cancel what was adopted while the iterator was being closed: who closes it sets the verdict, then looks around."""
+        if self.mapping.verdict is not None:
+            single.cancel()
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """End the part; if it was ended from outside, so are its items, and if it could not be pickled, they go on alone."""
-        self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
-        if self._payload is None and not cancelled:
+        if self._payload is None and not cancelled and not self.done():
+            outcome = Success(None)
             self.set_all_apart()
         elif type(outcome) is Failure:
-            self._exception = None if cancelled else outcome[0]
             for index in range(self.low, self.high):
                 if self.mapping.places[self.first + index] is _MISSING:
                     self.mapping.put(self.first + index, _Raise(outcome[0]))
-        self._context = self._slot = self._payload = None
+        super().settle(outcome, cancelled)
+        self._payload = None

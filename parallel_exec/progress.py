@@ -77,12 +77,12 @@ def progress_bar(total: int) -> Iterator[Bar]:
     Raises:
         ModuleNotFoundError: tqdm is not installed; the message says how to get it.
     """
-    with _tqdm_type()(total=total or None, unit=" tasks", dynamic_ncols=True) as drawn:
+    with quiet_tqdm()(total=total or None, unit=" tasks", dynamic_ncols=True) as drawn:
         yield Bar(drawn)
 
 
-def _tqdm_type() -> type[tqdm[Any]]:
-    """Return tqdm without the two things that it would leave behind.
+def quiet_tqdm() -> type[tqdm[Any]]:
+    """Return tqdm without the two things that it would leave behind; raises as `progress_bar` does.
 
     tqdm's default lock is a multiprocessing one: a semaphore, its tracker process, and a start method chosen for good.
     Its monitor is a thread that outlives the bar, there for loops that slow down; ours is told of every task.

@@ -29,7 +29,14 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
-from parallel_exec.errors import CapacityExhaustedError, DeadlineExceededError, TaskSerializationError, WorkerStartError
+from parallel_exec._current import type_name
+from parallel_exec.errors import (
+    CapacityExhaustedError,
+    DeadlineExceededError,
+    RemoteTaskError,
+    TaskSerializationError,
+    WorkerStartError,
+)
 from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.task import INHERIT, Inherited
 
@@ -113,7 +120,7 @@ class PlainPolicy(RetryPolicy):
         """Return a delay for an error of `retry_on` while retries are left, else the outcome itself."""
         if isinstance(outcome, Success) or number > self.retry_count:
             return outcome
-        if is_final(outcome.error) or not isinstance(outcome.error, self.retry_on):
+        if is_final(outcome.error) or not _is_one_of(outcome.error, self.retry_on):
             return outcome
         return Delay(self._wait(number))
 
@@ -128,6 +135,13 @@ class PlainPolicy(RetryPolicy):
         if self.jitter:
             return float(_wait_with_jitter(self.backoff, self.max_backoff)(state))
         return float(wait_exponential(multiplier=self.backoff, max=self.max_backoff)(state))
+
+
+def _is_one_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
+    """Return whether an error is of one of the types, or stands in for one that is."""
+    if isinstance(error, types):
+        return True
+    return isinstance(error, RemoteTaskError) and any(type_name(kind) in error.type_names for kind in types)
 
 
 def _wait_with_jitter(backoff: float, max_backoff: float) -> Callable[[RetryCallState], float]:

@@ -39,6 +39,7 @@ class Run:
         self.fail_fast = False
         self.failed = 0
         self.given_up = False
+        self._tripped = False  # whether a failure has cancelled the rest
         self._over = threading.Event()
         self._over.set()
 
@@ -58,15 +59,25 @@ class Run:
             self._over.set()
 
     def leave(self, future: AnyFuture, success: bool) -> Sequence[AnyFuture]:
-        """Note that a future has ended; returns those that must be cancelled for it."""
+        """Note that a future has ended; returns those that must be cancelled for it.
+
+        Args:
+            future: which.
+            success: that it did not fail: a cancelled one has not.
+        """
         self.ended.append(future)
         if not success:
             self.failed += 1
         if len(self.ended) == len(self.futures):
             self._over.set()
-        elif not success and self.fail_fast and self.failed == 1:
-            return [other for other in self.futures if not other.done()]
-        return ()
+        return self.trip()
+
+    def trip(self) -> Sequence[AnyFuture]:
+        """Return those that must be cancelled, if the run fails fast and one has failed; once."""
+        if not self.fail_fast or not self.failed or self._tripped:
+            return ()
+        self._tripped = True
+        return self.unended()
 
     def is_over(self) -> bool:
         """Return whether all that joined have left."""

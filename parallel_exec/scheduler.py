@@ -127,7 +127,7 @@ class Scheduler(Intake):
             return False
         future._phase = Phase.SETTLING
         if self.ledger.waiting:
-            self.ledger.waiting.discard(future)
+            self.ledger.waiting.pop(future, None)
         return True
 
     def report(self, future: AnyFuture, number: int, outcome: Outcome, end: float) -> bool:
@@ -178,10 +178,13 @@ class Scheduler(Intake):
         for others, consumers in accounts:
             self._release(others, consumers)
         for future, start, outcome, end in rest:
-            fresh = future._phase == Phase.HANDED_OUT
-            number = self.begin(future, slot, worker, start, over=True) if fresh else future._number
-            if number:
-                self.report(future, number, outcome, end)
+            try:
+                fresh = future._phase == Phase.HANDED_OUT
+                number = self.begin(future, slot, worker, start, over=True) if fresh else future._number
+                if number:
+                    self.report(future, number, outcome, end)
+            except BaseException:  # as above
+                logger.exception("a callback of task %r raised", future.id)
 
     def _is_simple(self, future: AnyFuture, outcome: Outcome) -> bool:
         """Return whether an attempt that ran is the end of its task, and nobody has to be told of its start."""
@@ -231,12 +234,11 @@ class Scheduler(Intake):
         self._arrive(future, doom, idle)
 
     def adopt_failed(self, future: AnyFuture, error: BaseException, end: float) -> None:
-        """Do the same with one whose first attempt has ended elsewhere."""
-        unfit = self._pack(future)
+        """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
         with self.lock:
             future._phase = Phase.SETTLING
             self.ledger.unsettled.add(future)
-        self.settle(future, Failure(unfit or error), end)
+        self.settle(future, Failure(error), end)
 
     def came_apart(self, tail: AnyFuture) -> None:
         """Count a future in that was split off another. Called with the lock held."""

@@ -4,8 +4,8 @@
 
 Guarantees:
     No more than `window` tasks are alive at once, so that an endless iterable runs in flat memory. Closing the generator
-    cancels what waits, and stops what runs where the back end can. An error in the iterable is raised after all results
-    of what came before it.
+    cancels what waits, and stops what runs where the back end can. An error in the iterable, or in starting a task, after
+    a shutdown say, is raised after all results of what came before it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ def stream(
     """Yield the results of tasks that are started as the window has room."""
     alive: deque[TaskFuture[T]] = deque()
     ended: queue.SimpleQueue[TaskFuture[T]] = queue.SimpleQueue()
-    source = _Reader(tasks)
+    source = _Source(tasks, start)
     try:
         while True:
-            while len(alive) < window and (task := source.read()) is not None:
-                future = start(task)
+            while len(alive) < window and (future := source.start_next()) is not None:
                 alive.append(future)
                 future.add_done_callback(ended.put)  # type: ignore[arg-type]  # it is called with the future
             if not alive:
                 break
-            future = _next_of(ended)
+            future = _next_of(ended, alive)
             if order == "completed":
                 alive.remove(future)
                 yield future.task_result()
@@ -55,25 +54,26 @@ def stream(
             future.abort()
 
 
-class _Reader(Generic[T]):
-    """Reads tasks until there are no more, or until reading raises.
+class _Source(Generic[T]):
+    """Reads tasks and starts them, until there are no more, or until one of the two raises.
 
     Attributes:
-        error: what it raised.
+        error: what was raised.
     """
 
-    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]]) -> None:
+    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Task[T]], TaskFuture[T]]) -> None:
         self._tasks = tasks
+        self._start = start
         self._over = False
         self.error: BaseException | None = None
 
-    def read(self) -> Task[T] | None:
-        """Return the next task, None if there is none."""
+    def start_next(self) -> TaskFuture[T] | None:
+        """Return the next task's future, None if there is none."""
         if self._over:
             return None
         try:
             task = next(self._tasks)
-            return task if isinstance(task, Task) else Task(task)
+            return self._start(task if isinstance(task, Task) else Task(task))
         except StopIteration:
             self._over = True
         except Exception as error:
@@ -81,10 +81,18 @@ class _Reader(Generic[T]):
         return None
 
 
-def _next_of(ended: queue.SimpleQueue[TaskFuture[T]]) -> TaskFuture[T]:
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return ended.get(timeout=TICK)
+def _next_of(ended: queue.SimpleQueue[TaskFuture[T]], alive: deque[TaskFuture[T]]) -> TaskFuture[T]:
+    with contextlib.suppress(queue.Empty):
+        return ended.get_nowait()
+    owner = alive[0]._owner
+    entered = owner.enter_wait(*alive)
+    try:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return ended.get(timeout=TICK)
+    finally:
+        if entered:
+            owner.leave_wait()
 
 
 def in_order(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import time
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields
@@ -62,7 +63,10 @@ def check_seconds(name: str, value: float | None) -> float | None:
         raise TypeError(f"{name} takes seconds as a number, or None for no limit, not {value!r}")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 seconds (None means no limit), not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a number of seconds; None means no limit") from None
 
 
 def check_count(name: str, value: int, least: int) -> int:
@@ -77,6 +81,18 @@ def check_count(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value!r}")
     return value
+
+
+def check_initializer(initializer: object, initargs: object) -> None:
+    """Refuse what cannot be called as `initializer(*initargs)`.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer takes a callable, not {initializer!r}")
+    if not isinstance(initargs, (tuple, list)):
+        raise TypeError(f"initargs takes a tuple of arguments, not {initargs!r}: one argument is (argument,)")
 
 
 def check_priority(value: int) -> int:
@@ -102,7 +118,7 @@ class Task(Generic[T_co]):
 
     Args:
         execute: a callable without arguments; bind some with `functools.partial`.
-        id: names the task in results and events; a missing one becomes unique.
+        id: names the task in results and events; a path becomes a string, a missing one becomes unique.
         priority: higher runs first; equal priorities run in the order they came.
         timeout: seconds for one attempt, None for no limit; default: the executor's.
         retry_count: retries after the first attempt; default: the executor's.
@@ -126,7 +142,7 @@ class Task(Generic[T_co]):
         self,
         execute: Callable[[], T_co],
         *,
-        id: str | None = None,
+        id: str | os.PathLike[str] | None = None,
         priority: int = 0,
         timeout: float | None | Inherited = INHERIT,
         retry_count: int | Inherited = INHERIT,
@@ -137,7 +153,7 @@ class Task(Generic[T_co]):
                 f"execute takes a callable without arguments, not {execute!r}: "
                 "pass the function itself, or functools.partial(function, argument, ...)"
             )
-        if id is not None and not isinstance(id, str):
+        if id is not None and not isinstance(id, (str, os.PathLike)):
             raise TypeError(f"id takes a string, not {id!r}: write id=str(...)")
         if timeout is not INHERIT:
             timeout = check_seconds("timeout", timeout)
@@ -147,7 +163,7 @@ class Task(Generic[T_co]):
             check_retrying(retry)
         set_field = object.__setattr__  # the way a frozen dataclass sets its own fields
         set_field(self, "execute", execute)
-        set_field(self, "id", new_id() if id is None else id)
+        set_field(self, "id", new_id() if id is None else os.fsdecode(id))
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
         set_field(self, "timeout", timeout)
         set_field(self, "retry_count", retry_count)
@@ -173,7 +189,7 @@ def check_retrying(retry: object) -> None:
     """
     if isinstance(retry, type) or not all(hasattr(retry, part) for part in ("stop", "wait", "retry", "before_sleep")):
         raise TypeError(f"retry takes a tenacity.Retrying(...) object, not {retry!r}")
-    if "Async" in type(retry).__name__:
+    if any("Async" in base.__name__ for base in type(retry).__mro__):
         raise TypeError(f"retry takes a tenacity.Retrying(...), not {type(retry).__name__}: tasks are plain calls")
 
 

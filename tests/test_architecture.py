@@ -77,6 +77,7 @@ ORDER = [
     "lifetime",
     "executor",
     "progress",
+    "cli_input",
     "cli",
     "__main__",
 ]

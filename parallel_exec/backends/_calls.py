@@ -11,6 +11,7 @@ import pickle
 import traceback
 from typing import Any
 
+from parallel_exec._current import type_name
 from parallel_exec.backends import _pickling, _wire
 
 
@@ -57,8 +58,8 @@ def describe(error: BaseException) -> _pickling.Pickled:
             whole = b""
     except BaseException:
         whole = _by_value(error)
-    name = f"{type(error).__module__}.{type(error).__qualname__}".replace("builtins.", "")
-    return _pickling.Pickled(pickle.dumps((whole, name, message, text)), None)
+    names = tuple(map(type_name, type(error).__mro__))
+    return _pickling.Pickled(pickle.dumps((whole, names, message, text)), None)
 
 
 def _by_value(error: BaseException) -> bytes:

@@ -139,6 +139,17 @@ class Crew:
                 self.kill_doomed(handle)
             self._poke()
 
+    def stop_item(self, handle: Handle, serial: int, error: BaseException) -> None:
+        """Kill the worker for the sake of one item, if that is still what it is at; nobody else's time is up."""
+        with self._lock:
+            if handle.running()[0] != serial:
+                return
+            self.take_back(handle)
+            handle.doomed = (serial, error)
+            handle.peek_at = time.monotonic()
+            self.kill_doomed(handle)
+            self._poke()
+
     def kill_doomed(self, handle: Handle) -> None:
         """Kill a worker if it is running what it is doomed for: it may be just before the start, or after the end."""
         if handle.doomed is not None and handle.running()[0] == handle.doomed[0]:

@@ -57,6 +57,7 @@ BREATHER = 0.01  # seconds until something is handed over again that the engine 
 class EngineBackend(Settling):
     """Keeps a bounded number of attempts in an engine; what kind of engine, subclasses know."""
 
+    has_one_servant = True
     has_ending = False  # whether `_ending` must be called even if nothing was ever taken
 
     def __init__(self) -> None:

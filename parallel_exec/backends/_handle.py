@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._current import id_of
 from parallel_exec.backends import _launch, _memory, _wire
 from parallel_exec.backends._launch import Descriptor
 from parallel_exec.backends._platform import death_watch, kill_group
@@ -22,6 +23,7 @@ from parallel_exec.backends._worker import Setup
 from parallel_exec.parts import Part
 
 if TYPE_CHECKING:
+    from parallel_exec.backends._payload import Initializer
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -70,6 +72,7 @@ class Handle:
         self.leave_by: float | None = None
         self.watch = -1
         self._own_watch = False
+        self._handing_out = False
         self._epoch = 0
         self._outgoing: deque[memoryview] = deque()
         self._incoming = bytearray()
@@ -103,11 +106,14 @@ class Handle:
         os.set_blocking(self.results, False)
 
     def setup(
-        self, initializer: bytes, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
+        self, initializer: Initializer | None, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
     ) -> Setup:
         """Return what the child needs."""
         tasks, results, lifeline, journal, channel = self._theirs
-        return Setup(tasks, results, lifeline, journal, channel, self._permits, initializer, main, memory_limit, levels)
+        first, initargs = initializer or (b"", None)
+        return Setup(
+            tasks, results, lifeline, journal, channel, self._permits, first, initargs, main, memory_limit, levels
+        )
 
     def started(self, process: Any) -> None:
         """Note the process; the child has its ends of the pipes now."""
@@ -132,15 +138,33 @@ class Handle:
         Raises:
             OSError: a segment cannot be sent; nothing was handed out, and the worker must not be used any more.
         """
-        pieces: list[bytes] = []
-        first = serial
-        for future in futures:  # what may raise comes first
-            pieces += self._encode(serial, future)
-            serial += future.weight
+        pieces: list[bytes] = [b""]
+        stop = serial
         for future in futures:
+            pieces += self._encode(stop, future)
+            stop += future.weight
+        size = sum(map(len, pieces))
+        pieces[0] = _wire.BATCH.pack(size, self._epoch, len(futures))
+        batch = [b"".join(pieces)] if size < _JOINED else pieces
+        for future in futures:  # the last of what may raise
             if future._payload.segment is not None:
                 _memory.send_fd(self._channel, future._payload.segment.fd)
-        serial = first
+        self._handing_out = True  # a finalizer that cancels something must not take back what has no permits yet
+        try:
+            self._assign(serial, futures)
+            self.sent += stop - serial
+            self.large = any(future._payload.segment is not None for future in futures)
+            release = self._permits.release
+            for _ in range(stop - serial):
+                release()
+            self._send(*batch)
+        finally:
+            self._handing_out = False
+        if self.peek_at is None:
+            self.peek_at = time.monotonic() + PEEK
+        return stop
+
+    def _assign(self, serial: int, futures: list[AnyFuture]) -> None:
         for future in futures:
             future._slot = self
             if type(future) is Part:
@@ -150,25 +174,18 @@ class Handle:
             else:
                 self.assigned[serial] = future
             serial += future.weight
-        size = sum(map(len, pieces))
-        self.sent += serial - first
-        self.large = any(future._payload.segment is not None for future in futures)
-        release = self._permits.release
-        for _ in range(serial - first):
-            release()
-        pieces.insert(0, _wire.BATCH.pack(size, self._epoch, len(futures)))
-        self._send(*([b"".join(pieces)] if size < _JOINED else pieces))
-        if self.peek_at is None:
-            self.peek_at = time.monotonic() + PEEK
-        return serial
 
     def _encode(self, serial: int, future: AnyFuture) -> tuple[bytes, bytes, bytes]:
         payload = future._payload
-        known = future.name()
-        name, number = (b"", known) if type(known) is int else (known.encode(errors="surrogatepass"), 0)  # type: ignore[union-attr]
-        low = high = 0
+        known: Any = future.name()
+        low = high = number = 0
         if type(future) is Part:
             low, high, number = future.low, future.high, future.first
+        elif future.stretch is not None:
+            low, high, number, known = future.stretch
+        elif type(known) is int:
+            number, known = known, ""
+        name = (id_of(known) if type(known) is int else known).encode(errors="surrogatepass")
         timeout = future._settings.timeout or 0.0
         attempt = future._number + 1
         segments = payload.segment is not None
@@ -206,7 +223,8 @@ class Handle:
     def take_back(self, most: int | None = None) -> list[int]:
         """Take back up to `most` calls that certainly have not begun, the last ones first; returns their serials in order."""
         count = 0
-        while (most is None or count < most) and count < len(self.assigned) and self._permits.acquire(False):
+        most = 0 if self._handing_out else len(self.assigned) if most is None else min(most, len(self.assigned))
+        while count < most and self._permits.acquire(False):
             count += 1
         if not count:
             return []
@@ -300,4 +318,5 @@ class Handle:
         if self.process is not None and self.process.exitcode is not None:
             self.process.close()
         self.process = None
-        self._permits = None  # a semaphore has a name in the system until it is collected
+        with _launch.lock:
+            self._permits = None  # a semaphore has a name in the system until it is collected

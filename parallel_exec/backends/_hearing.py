@@ -56,14 +56,18 @@ class Hearing:
                 plain.append(frame)
                 continue
             if frame.segments and plain:  # descriptors are matched to frames by their order
-                self._hear_successes(handle, plain)
+                self._guarded(handle, self._hear_successes, plain)
                 plain = []
-            try:
-                self._hear_one(handle, frame)
-            except BaseException:  # from a callback, a log handler, a record that cannot be unpickled: the others count
-                logger.exception("raised by what came of a message from %s", handle.name)
+            self._guarded(handle, self._hear_one, frame)
         if plain:
-            self._hear_successes(handle, plain)
+            self._guarded(handle, self._hear_successes, plain)
+
+    def _guarded(self, handle: Handle, hear: Callable[[Handle, Any], None], what: Any) -> None:
+        """Hear something, and go on whatever comes of it: what else was said counts."""
+        try:
+            hear(handle, what)
+        except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
+            logger.exception("raised by what came of a message from %s", handle.name)
 
     def _hear_one(self, handle: Handle, frame: _wire.Frame) -> None:
         if frame.kind in _wire.ROWS:
@@ -133,6 +137,9 @@ class Hearing:
         if part is None:
             return
         self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
+        if type(part) is not Part:
+            self._hear_retried(handle, part, frame)
+            return
         self._begin(handle, part, frame.start, over=True)
         values, failures = values_of(frame, lambda place: _named(part, frame.serial + place))
         first = part.low + serials[0] - part.serial
@@ -140,24 +147,33 @@ class Hearing:
         for place in sorted(failures):
             if place >= known:
                 part.returned(first + position, values[position:place])
-                part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
+                if part._phase == Phase.LIVE:
+                    part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
                 position = place + 1
         part.returned(first + position, values[position:])
         self._count_down(part, len(serials) - known)
+
+    def _hear_retried(self, handle: Handle, future: AnyFuture, frame: _wire.Frame) -> None:
+        """Hear of an item that had failed, and has returned now."""
+        values, failures = values_of(frame, lambda _: future)
+        outcome = failures[0] if failures else Success(values[0])
+        self._source.report_ran(handle, handle.name, [(future, frame.start, outcome, frame.end)])
 
     def _end_item(
         self, handle: Handle, part: Part, serial: int, outcome: Outcome | None, start: float, end: float
     ) -> None:
         """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
         index = part.low + serial - part.serial
-        if type(outcome) is Success:
-            part.returned(index, [outcome.value])
-        elif part._phase == Phase.LIVE:
-            if type(outcome) is Failure:
-                part.failed(index, outcome.error, start, end, handle.name)
-            else:
-                part.set_apart(index)
-        self._count_down(part, 1)
+        try:
+            if type(outcome) is Success:
+                part.returned(index, [outcome.value])
+            elif part._phase == Phase.LIVE:
+                if type(outcome) is Failure:
+                    part.failed(index, outcome.error, start, end, handle.name)
+                else:
+                    part.set_apart(index)
+        finally:  # it may be a user's callback or `__reduce__` that raises
+            self._count_down(part, 1)
 
     def _count_down(self, part: Part, ended: int) -> None:
         with self._source.lock:
@@ -208,8 +224,10 @@ class Hearing:
         elif start > 0:
             self._end_item(handle, victim, serial, Failure(error), start, time.monotonic())
         elif number:
-            victim.set_all_apart()
-            self.close_part(victim)
+            try:
+                victim.set_all_apart()
+            finally:
+                self.close_part(victim)
 
     def _begin(self, handle: Handle, future: AnyFuture, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""

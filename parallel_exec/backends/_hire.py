@@ -8,13 +8,13 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
-from multiprocessing import resource_tracker
 from typing import Any, Callable
 
 from parallel_exec.backends import _launch, _log
 from parallel_exec.backends._handle import Handle
-from parallel_exec.backends._payload import why_not_importable
+from parallel_exec.backends._payload import Initializer, why_not_importable
 from parallel_exec.errors import WorkerStartError
 
 _PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
@@ -24,13 +24,15 @@ class Hire:
     """How workers are started; its counts belong to the I/O thread."""
 
     def __init__(
-        self, context: Any, initializer: bytes, memory_limit: int | None, startup_timeout: float | None
+        self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
     ) -> None:
         self.startup_timeout = startup_timeout  # written once, as the next four
         self._context = context
         self._initializer = initializer
         self._memory_limit = memory_limit
-        self._main: dict[str, Any] | None = None
+        # Now, as the main module's `__file__` is gone once its end is reached, and what is pending then is still to be done.
+        # One that cannot be imported travels by value: nothing may import it, though its name is seen.
+        self._main = {} if _launch.forks(context) or why_not_importable() else _launch.main_module()
         self._names = itertools.count(1)
         self._failures = 0
         self._ever_succeeded = False
@@ -52,19 +54,15 @@ class Hire:
         Raises:
             OSError: there are no descriptors left.
         """
-        if self._main is None:  # it takes long the first time, and removes the semaphores if this process is killed
-            resource_tracker.ensure_running()
-        handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
+        with _launch.lock:
+            handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
         handle.timer = make_timer(handle)
         keep(handle)  # before it is forked: the child closes what it knows of
-        if self._main is None:
-            forked = getattr(self._context, "_name", "") == "fork" or self._context.get_start_method() == "fork"
-            # A main module that cannot be imported travels by value: nothing may import it, though its name is seen.
-            self._main = {} if forked or why_not_importable() else _launch.main_module()
+        main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
 
         def launch() -> None:
             try:
-                setup = handle.setup(self._initializer, self._main or {}, self._memory_limit, _log.levels())
+                setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
                 handle.started(_launch.start(self._context, setup, handle.name))
             except BaseException as error:
                 started(handle, error)

@@ -19,10 +19,10 @@ class WorkerTask(NamedTuple):
     """One task of a batch; also what `current_task()` asks.
 
     Attributes:
-        name: its id; "" if that is made of its number.
+        name: its id; for a part the map's.
         payload: the pickled call; None if there was no room for it.
         low, high: a part's stretch of items; 0, 0 for a plain task.
-        number: of a plain task without a name; or the place of a part's index 0 in its map.
+        number: what a plain task's id is made of, 0 if it has one; or the place of a part's index 0 in its map.
         start: when it began, by `time.monotonic()`.
     """
 
@@ -40,7 +40,7 @@ class WorkerTask(NamedTuple):
     @property
     def id(self) -> str:
         """The task's id."""
-        return self.name or id_of(self.number)
+        return id_of(self.number) if self.number else self.name
 
     def view(self, number: int) -> Any:
         """Return what `current_task()` shows."""

@@ -15,6 +15,7 @@ import os
 import selectors
 import threading
 import time
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._current import current
@@ -58,6 +59,9 @@ class IoThread(Staff):
         if self._source.drained:  # nobody ever needed it
             self._close_files()
             return
+        # It removes the semaphores if this process is killed. Here, as the lock that it is started under would be taken
+        # for good in a child that this thread forks while another starts it.
+        resource_tracker.ensure_running()
         with self._source.lock:
             if self._thread is not None or self._rope < 0:
                 return
@@ -96,6 +100,12 @@ class IoThread(Staff):
             handle.close_files()
         self.crew.handles = []
         self._close_files()
+
+    def renew(self) -> bool:
+        """Have files of its own, in a forked child, where no thread or worker was started yet."""
+        self._close_files()
+        self._open_files()
+        return True
 
     def _close_files(self) -> None:
         with self._source.lock:
@@ -145,11 +155,8 @@ class IoThread(Staff):
         if len(crew) > 1 and not all(handle.assigned for handle in crew):
             self._share_out(crew)  # first: what comes back is ahead of what waits in the queue
         with self._source.lock:  # nothing is in nobody's hands in between
-            returned = self.crew.returned()
-            doomed = self._source.put_back(returned)
-        if returned:
-            self._source.carry_out(doomed)
-            self._source.wake_one()
+            self._put_back(self.crew.returned())
+        self._carry_out()
         while self.crew.done:
             self._hearing.close_part(self.crew.done.pop())
         crew = [handle for handle in self.crew.handles if handle.ready and not handle.closing]
@@ -163,27 +170,31 @@ class IoThread(Staff):
                 futures = self._take(self._pace.want(handle, self._source.backlog(), len(crew), self._max_tasks))
                 if futures:
                     self._hand_out(handle, futures)
+        self._carry_out()
         self._start_workers()
 
     def _take(self, count: int) -> list[AnyFuture]:
-        """Take up to `count` calls; a part that has more is split, and the rest stays in the queue."""
+        """Take up to `count` calls; a part that has more is split, and the rest stays in the queue. Called with the lock held."""
         if count <= 0 or self._listed:
             return []
         self._listed = True  # first: the wake-up may come before we are back
         futures = self._source.take_some(self, count)
         calls = sum(future.weight for future in futures)
         fits = fitting(futures)
-        self._source.give_back(futures[fits:])
+        self._put_back(futures[fits:])
         if calls >= count or self._source.backlog():
             self._listed = False
         if fits < len(futures):
             return futures[:fits]
-        if calls > count:
-            last: Any = futures[-1]
-            with self._source.lock:
-                tail = last.split(last.high - (calls - count))
-                self._source.came_apart(tail)
-            self._source.give_back([tail])
+        if calls <= count:
+            return futures
+        last: Any = futures[-1]
+        if (
+            self._max_tasks is not None or last._payload.is_light()
+        ):  # else it goes whole: its tail can still be taken back
+            tail = last.split(last.high - (calls - count))
+            self._source.came_apart(tail)
+            self._put_back([tail])
         return futures
 
     def _hand_out(self, handle: Handle, futures: list[AnyFuture]) -> None:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _TINY = 64  # bytes of a pickled value whose packer is at hand
-_SMALL = 1024  # bytes of a pickled value that has a place in the row
 _MISFIT = object()  # what no row of numbers takes
-_FULL = _wire.JOURNAL_SIZE - _SMALL - _wire.LENGTH.size  # where there may not be room for another
 _LAST_CELL = _wire.JOURNAL_SIZE // _wire.CELL
 _END, _START, _RUNNING = _wire.END, _wire.START, _wire.RUNNING
 
@@ -147,11 +145,13 @@ class ItemRunner:
                 odd = _Odd(_wire.ERROR, start, clock(), describe(error))
                 break
             end = clock()
-            if type(value) in _ATOMS:
-                data = dumps(value, 3)
-            else:
+            try:
+                data = dumps(value, 3) if type(value) in _ATOMS else b""
+            except MemoryError:
+                data = b""
+            if not data:
                 data, plain = self._pickle(value), False
-            if not 0 < len(data) <= _SMALL:
+            if not 0 < len(data) <= _wire.ROW_VALUE:
                 odd = self._misfit(data, start, end)
                 break
             size = len(data)
@@ -160,7 +160,7 @@ class ItemRunner:
             words[_END] = position
             serial += 1
             values.append(value)
-            if end - outbox.flushed > FLUSH_EVERY or position > _FULL:
+            if end - outbox.flushed > FLUSH_EVERY or position > _wire.ROW_FULL:
                 outbox.send_row(serial, end, values if plain else None)
                 position, values, plain = outbox.open_row(_wire.EACH, serial, end), [], True
         outbox.send_row(serial, end, values if plain else None)
@@ -202,4 +202,4 @@ class _Item:
 
     def view(self, number: int) -> Any:
         """Return what `current_task()` shows."""
-        return self._task._replace(name=self.id, start=self._journal.times[_START]).view(number)
+        return self._task._replace(name=self.id, number=0, start=self._journal.times[_START]).view(number)

@@ -8,6 +8,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -17,12 +18,32 @@ from typing import Any
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
 
-_lock = threading.Lock()
+lock = threading.RLock()  # held while a worker is started: `multiprocessing` has locks of its own, and module state
 _launching: list[
     tuple[int, Descriptor]
-] = []  # guarded by `_lock`: the thread that starts a worker, and the worker's pipe
+] = []  # guarded by `lock`: the thread that starts a worker, and the worker's pipe
 _SPARE = 8 + 12  # descriptors: what `multiprocessing` opens for a start at most, and another worker's pipes meanwhile
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
+
+
+_PATIENCE = 5.0  # seconds that a fork waits for a start to be over; a guess
+
+
+def _before_fork() -> None:
+    # What is forked in the middle of a start would have locks that nobody releases, and could start no process itself.
+    lock.acquire(timeout=_PATIENCE)
+
+
+def _after_fork_in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # the time was up
+        lock.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=lock._at_fork_reinit,  # type: ignore[attr-defined]
+)
 
 
 class Descriptor:
@@ -62,6 +83,12 @@ def get_context(wanted: Any) -> Any:
     return wanted
 
 
+def forks(context: Any) -> bool:
+    """Return whether workers are copies of this process, which have its main module."""
+    # Where the default is asked for and not yet settled, asking must not settle it: the first in the list is it.
+    return (context.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
+
+
 def forbidden() -> str | None:
     """Say why no process can be started from here, and what to do; None if one can."""
     this: Any = process.current_process()
@@ -85,7 +112,7 @@ def start(context: Any, setup: Setup, name: str) -> Any:
         OSError: there are not enough descriptors left, or no process can be made.
     """
     child = context.Process(target=main, args=(setup,), name=name)
-    with _lock, _WithoutMain():
+    with lock, _WithoutMain():
         _check_descriptors()
         if context.get_start_method() == "forkserver":
             preload()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec.backends import _memory, _wire
@@ -36,15 +37,28 @@ class Outbox:
         self.channel = channel
         self.flushed = time.monotonic()
         self._results = results
-        self._write_lock = threading.Lock()
+        self._write_lock = threading.RLock()
+        self._waiting: deque[bytes] = deque()  # what is to be written next; guarded by the lock, as the next
+        self._writing = False
         self._row_kind = _wire.EACH
         self._row_serial = 0
         self._row_start = 0.0
 
     def send(self, data: bytes) -> None:
-        """Write frames to the pipe. Thread-safe: records of any thread's loggers come this way, too. Blocks."""
+        """Write frames to the pipe. Blocks.
+
+        Thread-safe: records of any thread's loggers come this way, too. Re-entrant, as a finalizer or a signal handler may
+        log in the middle of this: its record must wait for the end of the frame.
+        """
         with self._write_lock:
-            _wire.write_all(self._results, data)
+            self._waiting.append(data)
+            while self._waiting and not self._writing:  # again, for what comes just before the flag is cleared
+                self._writing = True
+                try:
+                    while self._waiting:
+                        _wire.write_all(self._results, self._waiting.popleft())
+                finally:
+                    self._writing = False
 
     def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: Pickled) -> None:
         """Say how a task ended; there must be no open row."""
@@ -71,8 +85,8 @@ class Outbox:
 
     def open_row(self, kind: int, serial: int, start: float) -> int:
         """Begin a row, the first item of which has this serial number; returns its place in the journal."""
-        if kind != _wire.EACH:
-            self.flush(start)  # then it is the first, as it must be
+        if kind != _wire.EACH or not self.journal.has_room():
+            self.flush(start)  # then it is the first in the journal, as a row of numbers must be
         self._row_kind, self._row_serial, self._row_start = kind, serial, start
         return self.journal.open_row(kind, serial, start)
 

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
-AHEAD_ITEMS = 0.010  # the same for items of a `map`: the main thread, taking results, may hold the interpreter for 5 ms
+AHEAD_TINY = (
+    0.010  # the same for tiny tasks: another thread, adding them or taking results, may hold the interpreter for 5 ms
+)
 OVERHEAD = 15e-6  # seconds that a worker spends on a task beside the call itself; measured on one machine
 ITEM_OVERHEAD = 1e-6  # the same for an item of a part
 LONG = 0.020  # seconds; from here on a round trip is below 1 %, and nothing is sent ahead
-TINY = 5e-6  # seconds; what takes less are items of a `map`
+TINY = 25e-6  # seconds, overhead included; what takes less is tiny
 MOST = 8192  # calls sent ahead to one worker
 MOST_LARGE = 32  # the same while there are segments among them: a socket holds some 270 descriptors
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
@@ -38,7 +40,7 @@ class Pace:
         """Return how many calls a worker should have, the running one included."""
         if self._average is None or self._average >= LONG:
             return 1
-        ahead = AHEAD_ITEMS if self._average < TINY else AHEAD
+        ahead = AHEAD_TINY if self._average < TINY else AHEAD
         return max(2, min(MOST, int(ahead / self._average)))
 
     def want(self, handle: Handle, backlog: int, crew: int, most_per_child: int | None) -> int:

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
 
 from parallel_exec.backends import _pickling, _wire
 from parallel_exec.errors import ParallelExecError, RemoteTaskError, TaskSerializationError, WorkerStartError
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.future import TaskFuture
 
-_HINT = (
-    "Use a function of a module, and arguments that pickle; or install cloudpickle for lambdas and closures: "
-    'pip install "parallel_exec[cloudpickle]"'
-)
+
+def _hint() -> str:
+    """Say what to do about what cannot travel."""
+    hint = "Use a function of a module, and arguments that pickle"
+    if _pickling.find_cloudpickle() is not None:
+        return hint
+    return hint + '; or install cloudpickle for lambdas and closures: pip install "parallel_exec[cloudpickle]"'
 
 
 class WorkerTraceback(Exception):  # noqa: N818  # it is a traceback
@@ -36,8 +39,8 @@ class WorkerTraceback(Exception):  # noqa: N818  # it is a traceback
         return f'\n"""\n{self.args[0]}"""'
 
 
-def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler) -> Pickled:
-    """Pickle the call of a future.
+def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
+    """Pickle the call of a future; `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:
         TaskSerializationError: a part of it cannot be pickled.
@@ -46,7 +49,7 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler) -> Pickled:
     fn, args, kwargs = future._fn, future._args, future._kwargs or {}
     try:
         pickled = pickler.dumps(fn, args, kwargs)
-        if pickled.names_main and (reason := why_not_importable()):
+        if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 if not _Finder.finds_main(pickle.dumps((fn, args, kwargs), protocol=5)):
                     return pickled  # it only says the name
@@ -58,8 +61,54 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler) -> Pickled:
         parts = {"the function": fn, **{f"argument {n}": value for n, value in enumerate(args)}}
         parts.update({f"argument {name!r}": value for name, value in kwargs.items()})
         what, why = _pickling.find_culprit(parts)
-        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _HINT) from error
+        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _hint()) from error
     return pickled
+
+
+class Initializer(NamedTuple):
+    """What each worker calls first.
+
+    Attributes:
+        pickled: the function, with its arguments if `initargs` is None.
+        initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
+    """
+
+    pickled: bytes
+    initargs: tuple[Any, ...] | None
+
+
+def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any], *, has_main: bool) -> Initializer:
+    """Pickle an initializer; `has_main` as for `pack`.
+
+    Raises:
+        TaskSerializationError: a part of it cannot be pickled.
+        WorkerStartError: it lives in a main script that workers cannot import.
+    """
+    inherited = None if _travels(initargs) else tuple(initargs)
+    whole = initializer if inherited else (initializer, tuple(initargs))
+    try:
+        pickled = _pickling.dumps(whole, inside=True)
+        if pickled.names_main and not has_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is None:
+                raise WorkerStartError(f"the initializer needs the main module, {reason}")
+            pickled = _pickling.dumps(whole, by_value=True, inside=True)
+    except WorkerStartError:
+        raise
+    except Exception as error:
+        what, why = _pickling.find_culprit({"initializer": initializer, "initargs": initargs})
+        raise TaskSerializationError(what, "to the workers", why) from error
+    return Initializer(pickled.data, inherited)
+
+
+def _travels(initargs: Sequence[Any]) -> bool:
+    """Return whether nothing among them insists on being inherited, which is how `multiprocessing` refuses."""
+    try:
+        pickle.dumps(initargs, 5)
+    except RuntimeError as error:
+        return "through inheritance" not in str(error)
+    except Exception:
+        return True  # `dumps` may know how, or says why not
+    return True
 
 
 class _Finder(pickle.Unpickler):
@@ -167,7 +216,7 @@ def _no_fd() -> int:
 
 def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     """Return the exception that a worker described."""
-    whole, name, message, text = pickle.loads(frame.payload)
+    whole, names, message, text = pickle.loads(frame.payload)
     error: BaseException | None = None
     if whole:
         try:
@@ -176,11 +225,14 @@ def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
             error = None
     if frame.kind == _wire.UNREADABLE and not isinstance(error, (MemoryError, ParallelExecError)):
         failed = TaskSerializationError(
-            f"the call of task {task_id!r}", "to the worker", f"the worker cannot rebuild it: {name}: {message}", _HINT
+            f"the call of task {task_id!r}",
+            "to the worker",
+            f"the worker cannot rebuild it: {names[0]}: {message}",
+            _hint(),
         )
         failed.__cause__ = WorkerTraceback(text)
         return failed
     if not isinstance(error, BaseException):
-        error = RemoteTaskError(name, message, text)
+        error = RemoteTaskError(names[0], message, text, names)
     error.__cause__ = WorkerTraceback(text)
     return error

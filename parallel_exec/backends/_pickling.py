@@ -19,6 +19,7 @@ _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
 _HEADER = 2  # bytes of a pickle that say its protocol; its last is STOP
 _FRAME = 9  # bytes that say how long a pickle is
 _TUPLE2_STOP = pickle.TUPLE2 + pickle.STOP
+_LIGHT = 1 << 14  # bytes of a pickle; a guess: some 20 µs of work on both sides
 _warned: list[str] = []  # whether the lack of shared memory was logged; a list, as module state that only grows
 
 
@@ -28,6 +29,10 @@ class Pickled(NamedTuple):
     data: bytes
     segment: _memory.Segment | None
     names_main: bool = False  # whether something of the main module may be in it
+
+    def is_light(self) -> bool:
+        """Return whether it may well be sent several times over, and unpickled each time, rather than once."""
+        return self.segment is None and len(self.data) <= _LIGHT
 
 
 def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:

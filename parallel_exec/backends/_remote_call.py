@@ -99,16 +99,16 @@ def _rebuild(described: bytes, unreadable: str | None) -> BaseException:
     """Return an exception that `describe_error` described; `unreadable`: the task whose call could not be unpickled."""
     from parallel_exec.backends._payload import WorkerTraceback
 
-    whole, name, message, text = pickle.loads(described)
+    whole, names, message, text = pickle.loads(described)
     error: BaseException | None = None
     if unreadable is not None:
-        why = f"the worker cannot rebuild it: {name}: {message}"
+        why = f"the worker cannot rebuild it: {names[0]}: {message}"
         error = TaskSerializationError(f"the call of task {unreadable!r}", "to the worker", why)
     elif whole:
         with contextlib.suppress(Exception):
             error = pickle.loads(whole)
     if not isinstance(error, BaseException):
-        error = RemoteTaskError(name, message, text)
+        error = RemoteTaskError(names[0], message, text, names)
     error.__cause__ = WorkerTraceback(text)
     return error
 

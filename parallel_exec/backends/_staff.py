@@ -26,6 +26,7 @@ from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 from parallel_exec.events import WorkerDied, logger
 from parallel_exec.future import TaskFuture
 from parallel_exec.parts import Part
+from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
     from parallel_exec.backends._hire import Hire
@@ -56,7 +57,12 @@ class Staff(abc.ABC):
         self._poked = False
         self._broken: WorkerStartError | None = None
         self._start_again: float | None = None  # when further workers are tried again; None: any time
+        self._gave_back = False
+        self._doomed: list[AnyFuture] = []  # put back, and cancelled meanwhile
         self._births: queue.SimpleQueue[Handle] = queue.SimpleQueue()
+        self._open_files()
+
+    def _open_files(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = os.pipe()
         os.set_blocking(self._rope, False)
@@ -111,7 +117,9 @@ class Staff(abc.ABC):
         if room <= 0 or rests:
             return
         if not self._listed and not self._source.backlog():
-            self._source.give_back(self._take(1))  # to be listed as idle: the next task is to be heard of
+            with self._source.lock:
+                self._put_back(self._take(1))  # to be listed as idle: the next task is to be heard of
+            self._carry_out()
         for _ in range(min(room, self._source.backlog() - starting)):
             try:
                 self._hire.start(self._timer, self._keep, self._started)
@@ -156,15 +164,23 @@ class Staff(abc.ABC):
             return
         serial, start = handle.running()
         future = handle.assigned.get(serial)
-        if type(future) is Part and future._settings.timeout is not None:
-            due = start + future._settings.timeout  # each item has its own
-            if start <= 0 or time.monotonic() < due:
-                handle.timer.arm(due if start > 0 else time.monotonic() + PEEK)
-            else:
-                item = future.item_id(future.low + serial - future.serial)
-                self.crew.stop(future, future._number, TaskTimeoutError(item, future._settings.timeout, 1))
+        if type(future) is Part:
+            self._item_is_late(handle, future, serial, start)
         else:
             self._source.expire(handle, future)
+
+    def _item_is_late(self, handle: Handle, part: Part, serial: int, start: float) -> None:
+        """Stop an item that outran its timeout, or a part that cannot be loaded in time; look again later if neither is so."""
+        timeout, now = part._settings.timeout, time.monotonic()
+        if timeout is None:
+            return
+        loading = start <= 0
+        due = -start + (self._hire.startup_timeout or NEVER) if loading else start + timeout
+        if now < due:
+            handle.timer.arm(now + PEEK if loading else due)
+        else:
+            item = part.item_id(part.low + serial - part.serial)
+            self.crew.stop_item(handle, serial, TaskTimeoutError(item, timeout, 1))
 
     def _started(self, handle: Handle, error: BaseException | None) -> None:
         """Hear from the starting thread."""
@@ -228,9 +244,9 @@ class Staff(abc.ABC):
     def _suspect(self, handle: Handle) -> int:
         """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
         serial = next(iter(handle.assigned), 0)
-        if not serial:
+        future = handle.assigned.get(serial)
+        if future is None or (type(future) is Part and future.serial != serial):  # of that part something has ended
             return 0
-        future = handle.assigned[serial]
         future._bad_starts += 1
         return serial if future._bad_starts >= 3 else 0
 
@@ -243,6 +259,20 @@ class Staff(abc.ABC):
         """Return whether a task that waits behind another would be begun elsewhere at once."""
         handles = self.crew.handles
         return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
+
+    def _put_back(self, futures: list[AnyFuture]) -> None:
+        """Give futures back to the scheduler; `_carry_out` must follow. Called with the lock held."""
+        if futures:
+            self._gave_back = True
+            self._doomed += self._source.put_back(futures)
+
+    def _carry_out(self) -> None:
+        """Do what `_put_back` must not, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
+        if self._gave_back:
+            self._gave_back = False
+            doomed, self._doomed = self._doomed, []
+            self._source.carry_out(doomed)
+            self._source.wake_one()
 
     @abc.abstractmethod
     def _take(self, calls: int) -> list[AnyFuture]:

@@ -33,17 +33,19 @@ MANY, EACH, INTS, FLOATS = ROWS = range(8, 12)
 FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, segments (of a row: items)
 LENGTH = struct.Struct("<I")  # before each pickle of a row
 BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
-# Serial, attempt, timeout (0: none), segments, bytes of the id (0: its number follows), bytes of the payload; a part's
-# stretch (0, 0: a plain task); the number that is the id of a plain task, or the place of a part's index 0 in its map.
+# Serial, attempt, timeout (0: none), segments, bytes of the id, bytes of the payload; a part's stretch (0, 0: a plain task);
+# the number that is a plain task's id (0: it has an id), or the place of a part's index 0 in its map.
 TASK = struct.Struct("<QIdHIQIIQ")
 
 # The journal's header, words of 8 bytes. Each is written by an item assignment, which is one aligned store;
 # `Struct.pack_into` would clear all of them first, and a kill at that instant would lose the whole journal.
 GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
+JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
+ROW_VALUE = 1024  # bytes of the largest pickle that has a place in a row; a guess
+ROW_FULL = JOURNAL_SIZE - ROW_VALUE - LENGTH.size  # where there may not be room for another
 CELL = 8  # bytes of a number in a row of INTS or FLOATS
 FIRST_CELL = _HEADER_SIZE // CELL
-JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
 
 
 class Frame(NamedTuple):
@@ -122,6 +124,10 @@ class Journal:
         self.words[RUNNING] = 0
         return True
 
+    def has_room(self) -> bool:
+        """Return whether there is room for one more value of a row, of the largest that goes there."""
+        return self._end <= ROW_FULL
+
     def idle(self) -> None:
         """Note that nothing is running: the frame of what was went through the pipe."""
         self.words[RUNNING] = 0
@@ -133,8 +139,8 @@ class Journal:
     def sent(self) -> None:
         """Forget the frames and the row: they are in the pipe."""
         self.words[END] = self._end = _HEADER_SIZE  # first: with the new generation nobody must find the old end
-        self.words[ROW] = 0
         self.words[GENERATION] += 1
+        self.words[ROW] = 0  # last: who finds the old end and no row would take the row for frames
 
     def open_row(self, kind: int, serial: int, start: float) -> int:
         """Begin a row of EACH, INTS or FLOATS behind the last frame; returns where."""

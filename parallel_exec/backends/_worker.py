@@ -45,7 +45,8 @@ class Setup(NamedTuple):
         tasks, results, lifeline, journal: `Descriptor`s.
         channel: the `Descriptor` of a Unix socket for segments.
         permits: a `multiprocessing` semaphore.
-        initializer: pickled `(initializer, initargs)`.
+        initializer: pickled `(initializer, initargs)`, or the first alone if the second is here; b"" for none.
+        initargs: what could not be pickled beforehand, or None.
         main: what `multiprocessing` needs to import the parent's main module, when a task asks for it.
         memory_limit: bytes, or None.
         log_levels: the parent's loggers' levels, by name.
@@ -58,6 +59,7 @@ class Setup(NamedTuple):
     channel: Any
     permits: Any
     initializer: bytes
+    initargs: tuple[Any, ...] | None
     main: dict[str, Any]
     memory_limit: int | None
     log_levels: dict[str, int]
@@ -171,13 +173,19 @@ def main(setup: Setup) -> None:
         os._exit(1)
     die_with_parent(setup.lifeline.fd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    ):  # this is a background group now: a task that uses the terminal gets
+        signal.signal(number, signal.SIG_IGN)  # an error where there must be one, and is not stopped for good
     worker = Worker(setup)
     send_records(worker.outbox.send, setup.log_levels)
     try:
         if setup.memory_limit is not None:
             limit_memory(setup.memory_limit)
         if setup.initializer:
-            initializer, initargs = worker.load(setup.initializer, None)
+            loaded = worker.load(setup.initializer, None)
+            initializer, initargs = loaded if setup.initargs is None else (loaded, setup.initargs)
             initializer(*initargs)
     except BaseException:
         worker.outbox.send(_wire.encode(_wire.START_FAILED, payload=traceback.format_exc().encode()))

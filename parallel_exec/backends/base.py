@@ -186,6 +186,7 @@ class Backend(abc.ABC):
         takes_parts: whether it runs `Part`s, stretches of the items of a `map`.
         packs: whether `prepare` does anything.
         drives_caller: whether the caller's own thread must run the work, by `drive`.
+        has_one_servant: whether there is one thread that all outcomes come through: if that waits for one, it waits for ever.
     """
 
     name = "?"
@@ -194,6 +195,7 @@ class Backend(abc.ABC):
     packs = False
     takes_parts = False
     drives_caller = False
+    has_one_servant = False
     _source: Source | None = None
 
     def bind(self, source: Source, limit: int) -> None:
@@ -255,6 +257,10 @@ class Backend(abc.ABC):
     def abandoned(self) -> int:
         """Return how many threads run an attempt that nobody waits for."""
         return 0
+
+    def renew(self) -> bool:
+        """Become the own back end of a child that `os.fork` made, while it was not used yet; False if it cannot."""
+        return False
 
     def after_fork(self) -> None:  # noqa: B027
         """Drop what belongs to the parent; called in a child that `os.fork` made."""

@@ -61,19 +61,24 @@ class InlineBackend(Backend):
 
     def drive(self) -> None:
         """Run all there is, and wait out the backoffs; returns at once inside a task, whose driver will come to it."""
-        if getattr(current.running, "_owner", None) is self.source or not self._turn.acquire(blocking=False):
+        if getattr(current.running, "_owner", None) is self.source:
             return
-        try:
-            while self.source.pending():
-                self._news.clear()
-                self.source.withdraw(self)
-                future = self.source.take(self)
-                if future is not None:
-                    self._attempt(future)
-                elif self.source.pending():
-                    self._news.wait()
-        finally:
-            self._turn.release()
+        # Once more after each turn: what another thread added while we had it, but did not look any more, is ours.
+        while self.source.pending() and self._turn.acquire(blocking=False):
+            try:
+                self._run_all()
+            finally:
+                self._turn.release()
+
+    def _run_all(self) -> None:
+        while self.source.pending():
+            self._news.clear()
+            self.source.withdraw(self)
+            future = self.source.take(self)
+            if future is not None:
+                self._attempt(future)
+            elif self.source.pending():
+                self._news.wait()
 
     def _attempt(self, future: AnyFuture) -> None:
         source = self.source
@@ -102,6 +107,10 @@ class InlineBackend(Backend):
 
     def join(self) -> None:
         """Return: there are no workers."""
+
+    def renew(self) -> bool:
+        """Return True: there is nothing here that belongs to a process."""
+        return True
 
     def workers(self) -> int:
         """Return 0: there are no workers."""

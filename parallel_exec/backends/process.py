@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Callable
 from parallel_exec.backends import _launch, _pickling
 from parallel_exec.backends._hire import Hire
 from parallel_exec.backends._io import IoThread
-from parallel_exec.backends._payload import pack, why_not_importable
+from parallel_exec.backends._payload import pack, pack_initializer
 from parallel_exec.backends.base import Backend, Source
-from parallel_exec.errors import TaskSerializationError, WorkerStartError
-from parallel_exec.task import check_count, check_seconds
+from parallel_exec.errors import WorkerStartError
+from parallel_exec.task import check_count, check_initializer, check_seconds
 
 if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
@@ -54,6 +54,7 @@ class ProcessBackend(Backend):
     sends_ahead = True
     packs = True
     takes_parts = True
+    has_one_servant = True
 
     def __init__(
         self,
@@ -66,10 +67,12 @@ class ProcessBackend(Backend):
     ) -> None:
         if os.name != "posix":
             raise NotImplementedError('backend="process" needs POSIX: use ExecutorBackend(ProcessPoolExecutor()) here')
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer takes a callable, not {initializer!r}")
+        check_initializer(initializer, initargs)
         self._context = _launch.get_context(mp_context)
-        self._initializer = b"" if initializer is None else _pickled_initializer(initializer, initargs)
+        self._forks = _launch.forks(self._context)
+        self._initializer = (
+            None if initializer is None else pack_initializer(initializer, initargs, has_main=self._forks)
+        )
         self._max_tasks = (
             None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
         )
@@ -99,7 +102,7 @@ class ProcessBackend(Backend):
 
     def prepare(self, future: AnyFuture) -> None:
         """Pickle the call."""
-        future._payload = pack(future, self._pickler)
+        future._payload = pack(future, self._pickler, has_main=self._forks)
 
     def outranked(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
@@ -137,21 +140,10 @@ class ProcessBackend(Backend):
         """Return how many workers there are."""
         return sum(handle.ready for handle in self.io.crew.handles)
 
+    def renew(self) -> bool:
+        """Let go of the pipe that is shared with the parent, and make a new one."""
+        return self.io.renew()
+
     def after_fork(self) -> None:
         """Close the copies of the workers' pipes, in a forked child."""
         self.io.after_fork()
-
-
-def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
-    try:
-        pickled = _pickling.dumps((initializer, initargs), inside=True)
-        if pickled.names_main and (reason := why_not_importable()):
-            if _pickling.find_cloudpickle() is None:
-                raise WorkerStartError(f"the initializer needs the main module, {reason}")
-            pickled = _pickling.dumps((initializer, initargs), by_value=True, inside=True)
-    except WorkerStartError:
-        raise
-    except Exception as error:
-        what, why = _pickling.find_culprit({"initializer": initializer, "initargs": initargs})
-        raise TaskSerializationError(what, "to the workers", why) from error
-    return pickled.data

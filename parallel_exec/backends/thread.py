@@ -6,8 +6,8 @@
 
 Guarantees:
     Never more live workers than the limit. Python cannot stop a thread, so an abandoned one goes on; it is counted until
-    its call returns, what it returns is dropped, and it ends. No more than `max_abandoned` are tolerated: from there on
-    slots are not refilled, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
+    its call returns, what it returns is dropped, and it ends. For no more than `max_abandoned` slots are refilled: from
+    there on each costs one, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
@@ -29,7 +29,7 @@ from parallel_exec.backends.base import Backend, Consumer, Source
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import check_count
+from parallel_exec.task import check_count, check_initializer
 from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
@@ -102,12 +102,16 @@ def _do(duty: Callable[[], object] | None) -> None:
 class ThreadBackend(Backend):
     """Runs attempts in threads of this process, started as they are needed.
 
+    They are daemons, and a thread that a task starts is one, too, unless it is made with `daemon=False`. A task runs in a
+    copy of its submitter's context, so context variables (and `decimal`'s context) that `initializer` sets do not reach it.
+
     Args:
         initializer: called with `initargs` in each thread before its first task.
         initargs: its arguments.
         thread_name_prefix: names the threads.
-        max_abandoned: how many threads may be stuck in tasks that nobody waits for any more. The default is a guess: a
-            stuck thread costs some 50 kB, and hundreds of them mean that the work belongs into processes.
+        max_abandoned: how many threads may be stuck in tasks that nobody waits for any more while all slots are kept up;
+            each one beyond costs a slot until it ends. The default is a guess: a stuck thread costs some 50 kB, and
+            hundreds of them mean that the work belongs into processes.
     """
 
     name = "thread"
@@ -119,8 +123,9 @@ class ThreadBackend(Backend):
         thread_name_prefix: str = "",
         max_abandoned: int = 256,
     ) -> None:
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer takes a callable, not {initializer!r}")
+        check_initializer(initializer, initargs)
+        if not isinstance(thread_name_prefix, str):
+            raise TypeError(f"thread_name_prefix takes a string, not {thread_name_prefix!r}")
         self._initializer = initializer
         self._initargs = initargs
         self._prefix = thread_name_prefix or f"parallel_exec-{next(_backends)}"
@@ -316,6 +321,10 @@ class ThreadBackend(Backend):
             leaving = self._leaving
         for thread in leaving:
             thread.join()
+
+    def renew(self) -> bool:
+        """Return True: there are no threads yet."""
+        return True
 
     def workers(self) -> int:
         """Return how many workers there are."""

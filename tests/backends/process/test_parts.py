@@ -184,16 +184,13 @@ def failing(count: int) -> Iterator[int]:
     raise LookupError("no more numbers")
 
 
-def test_an_iterable_that_raises(pool: Any, bench: Any, log: Any) -> None:
-    """Its error is raised by `map` itself, and what has not begun never does."""
+def test_an_iterable_that_raises(pool: Any, log: Any) -> None:
+    """Its error is raised by `map` itself; what it had yielded before is done, as with the standard library's pools."""
     executor = pool(1)
-    gate = bench.latch()
-    executor.submit(gate.wait)
     with pytest.raises(LookupError, match="no more numbers"):
-        executor.map(light.note_and_nap, [log.path] * 2000, failing(1000), [0.0] * 2000)
-    gate.set()
+        executor.map(light.note_and_nap, [log.path] * 200, failing(100), [0.0] * 200)
     executor.shutdown()
-    assert log.lines() == []
+    assert sorted(map(int, log.lines())) == list(range(100))
 
 
 # ── rows of numbers ─────────────────────────────────────────────────────────────────────────────────────────────────
