@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -517,3 +518,45 @@ def test_a_terminal_gets_a_progress_bar(workdir: Path) -> None:
     text = shown.decode()
     assert re.search(r"100%\|.*\| 3/3 \[", text), text
     assert text.splitlines()[-5].startswith("3 tasks in ")
+
+
+@pytest.mark.parametrize("way", ["--file", "standard input"])
+def test_output_over_the_input_is_refused(workdir: Path, way: str) -> None:
+    """The input is still there."""
+    items = workdir / "items"
+    items.write_text("a\nb\n")
+    source = ["--file", "items"] if way == "--file" else []
+    with items.open("rb") as stdin:
+        process = subprocess.run(
+            command("builtins:len", *source, "--output", "./items"),
+            cwd=workdir,
+            stdin=stdin,
+            capture_output=True,
+            check=False,
+        )
+    assert process.returncode == 2
+    assert b"is the file that the items are read from" in process.stderr
+    assert items.read_text() == "a\nb\n"
+
+
+def test_without_standard_error(workdir: Path) -> None:
+    """Results are written all the same."""
+    line = shlex.join(command("builtins:len", "abc"))
+    process = subprocess.run(["sh", "-c", f"{line} 2>&-"], cwd=workdir, stdout=subprocess.PIPE, check=False)
+    assert process.returncode == 0
+    assert read(process.stdout)[0]["result"] == 3
+
+
+def test_json_that_is_too_deep(workdir: Path) -> None:
+    """It is wrong usage, not a crash."""
+    process = run("builtins:len", "--json", cwd=workdir, stdin="[" * 100_000 + "]" * 100_000)
+    assert process.returncode == 2
+    assert b"is not JSON" in process.stderr
+    assert b"Traceback" not in process.stderr
+
+
+def test_a_timeout_of_none(workdir: Path) -> None:
+    """The message says how to write it."""
+    process = run("builtins:len", "a", "--timeout", "0", cwd=workdir)
+    assert process.returncode == 2
+    assert b'"none" means no limit' in process.stderr

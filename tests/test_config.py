@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import pytest
 import tenacity
 
-from parallel_exec import ParallelConfig, ParallelExecutor
+from parallel_exec import ParallelConfig, ParallelExecutor, ProcessBackend, ThreadBackend
 
 
 def test_defaults() -> None:
@@ -158,3 +160,28 @@ def test_settings_on_top_of_a_config() -> None:
 def test_one_exception_type_will_do() -> None:
     """`retry_on` takes a single type, too."""
     assert ParallelConfig(retry_on=OSError).retry_on == (OSError,)
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "message"),
+    [
+        ("thraed", ValueError, "did you mean 'thread'"),
+        (5, TypeError, "backend takes one of 'thread', 'process', 'inline'"),
+        (None, TypeError, "not None"),
+        (ThreadBackend, TypeError, "make an instance of it"),
+        (concurrent.futures.ThreadPoolExecutor, TypeError, "make an instance of it"),
+    ],
+    ids=["misspelt", "number", "None", "class", "executor class"],
+)
+def test_a_wrong_backend_is_refused_by_the_config(backend: Any, error: type[Exception], message: str) -> None:
+    """Not only once an executor is made with it."""
+    with pytest.raises(error, match=re.escape(message)):
+        ParallelConfig(backend=backend)
+
+
+@pytest.mark.parametrize("backend", [ThreadBackend, ProcessBackend])
+@pytest.mark.parametrize("initargs", [5, "ab", None])
+def test_arguments_of_an_initializer_are_a_tuple(backend: Any, initargs: Any) -> None:
+    """A bare argument is refused at once, with what to write."""
+    with pytest.raises(TypeError, match=r"initargs takes a tuple of arguments, .* \(argument,\)"):
+        backend(initializer=print, initargs=initargs)

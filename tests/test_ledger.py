@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import Any
 
 import pytest
 import work
 
-from parallel_exec import ParallelExecError, TaskFuture
+from parallel_exec import ParallelExecError, Task, TaskFuture
+from parallel_exec.events import TaskFinished
 
 NEVER = 600.0
 
@@ -97,3 +99,55 @@ def test_adding_to_a_full_queue_from_a_callback(lab: Any) -> None:
     gate.set()
     assert queued.result(work.PATIENCE) == 2
     assert outcome == ["QueueFullError"]
+
+
+def test_a_waiter_whose_task_has_ended_does_not_count(lab: Any) -> None:
+    """It is about to go on, though its thread has not woken up yet: what takes the free slot meanwhile may wait."""
+    for _ in range(30):
+        executor = lab.executor(max_concurrency=2, retry_count=0, timeout=None)
+        late: list[TaskFuture[int]] = []
+
+        def inner(executor: Any = executor, late: Any = late) -> None:
+            executor.submit(int)
+            late.append(executor.options(priority=1).submit(lambda: executor.submit(work.double, 2).result()))
+
+        executor.submit(lambda executor=executor, inner=inner: executor.submit(inner).result()).result(work.PATIENCE)
+        assert late[0].result(work.PATIENCE) == 4
+        executor.shutdown()
+
+
+def test_a_stream_inside_a_task_in_vain(lab: Any) -> None:
+    """On the only slot it is told, as a `result()` is; with another slot it runs."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+    future = executor.submit(lambda: list(executor.stream([Task(int)])))
+    assert type(future.exception(work.PATIENCE)) is ParallelExecError
+    roomy = lab.executor(max_concurrency=2)
+    future = roomy.submit(lambda: [result.unwrap() for result in roomy.stream([Task(int), Task(float)])])
+    assert sorted(future.result(work.PATIENCE)) == [0, 0.0]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize("way", ["callback", "hook"])
+def test_waiting_in_the_only_thread_that_could_bring_it(lab: Any, backend: str, way: str) -> None:
+    """A callback or a hook that waits for another task is told that it would do so for ever."""
+    errors: list[BaseException | None] = []
+
+    def wait(_: object) -> None:
+        if not errors:
+            errors.append(None)
+            try:
+                executor.submit(int).result()
+            except ParallelExecError as error:
+                errors[0] = error
+
+    def hook(event: object) -> None:
+        if isinstance(event, TaskFinished):
+            wait(event)
+
+    on_event = hook if way == "hook" else None
+    executor = lab.executor(max_concurrency=1, backend=backend, on_event=on_event)
+    first = executor.submit(time.sleep, 0.2)
+    if way == "callback":
+        first.add_done_callback(wait)
+    work.until(lambda: bool(errors) and errors[0] is not None)
+    assert "callback or an event hook" in str(errors[0])

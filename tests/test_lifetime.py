@@ -36,6 +36,31 @@ def test_pending_work_is_finished_at_exit(tmp_path: Path, backend: str) -> None:
     assert sorted(map(int, log.lines())) == list(range(10))
 
 
+def test_functions_of_a_script_that_has_ended(tmp_path: Path) -> None:
+    """Worker processes find them, although the main module has forgotten by then which file it is."""
+    body = """
+        executor = ParallelExecutor(backend="process", max_concurrency=2)
+        for number in range(5):
+            executor.submit(say, number)
+    """
+    assert sorted(script.run(tmp_path, body).split()) == list("01234")
+
+
+def test_an_executor_made_by_an_exit_handler_is_refused_work(tmp_path: Path) -> None:
+    """Nobody would wait for it; the stdlib's pools refuse as well."""
+    body = """
+        def late():
+            try:
+                ParallelExecutor().submit(int)
+            except RuntimeError as error:
+                say(error)
+
+        atexit.register(late)
+        ParallelExecutor().submit(int).result()
+    """
+    assert script.run(tmp_path, body) == "cannot schedule new futures after shutdown"
+
+
 @pytest.mark.parametrize("timeout", ["30.0", "None"])
 def test_retries_are_finished_at_exit(tmp_path: Path, timeout: str) -> None:
     """A task that fails at exit has its next attempt, also if nothing needed a clock before."""

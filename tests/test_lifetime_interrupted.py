@@ -277,3 +277,68 @@ def test_shutdown_does_not_wait_for_what_its_own_frame_holds(tmp_path: Path, loc
         say(future.result())
     """
     assert script.run(tmp_path, body) == "True"
+
+
+@every_backend
+def test_an_unused_executor_is_the_childs_own(tmp_path: Path, backend: str) -> None:
+    """One that a server made before it forked its workers serves each of them."""
+    body = """
+        executor = ParallelExecutor(backend=sys.argv[1], max_concurrency=2)
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                say(list(executor.map(work.double, range(3))))
+                executor.shutdown()
+                os._exit(0)
+            os.waitpid(child, 0)
+        say(list(executor.map(work.double, range(3))))
+    """
+    assert script.run(tmp_path, body, backend, flags=FORK).splitlines() == ["[0, 2, 4]"] * 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_fork_while_a_worker_starts(tmp_path: Path, method: str) -> None:
+    """The child has none of the locks that a start is under, and can start processes itself."""
+    body = """
+        from parallel_exec import ProcessBackend
+
+        executor = ParallelExecutor(backend=ProcessBackend(mp_context=sys.argv[1]), max_concurrency=2)
+        futures = [executor.submit(work.double, number) for number in range(3)]
+        child = os.fork()
+        if child == 0:
+            with ParallelExecutor(backend=ProcessBackend(mp_context=sys.argv[1]), max_concurrency=2) as own:
+                say([own.submit(work.double, number).result(10) for number in range(3)])
+            os._exit(0)
+        os.waitpid(child, 0)
+        say([future.result(10) for future in futures])
+        executor.shutdown()
+    """
+    assert script.run(tmp_path, body, method, flags=FORK).splitlines() == ["[0, 2, 4]"] * 2
+
+
+@pytest.mark.parametrize("wait", ["False", "True"])
+def test_a_signal_handler_that_shuts_down_amid_a_map(tmp_path: Path, wait: str) -> None:
+    """Whatever the iteration was about to wait for."""
+    body = """
+        from parallel_exec import parts
+
+        class Clock:
+            def monotonic(self):
+                if sys._getframe(1).f_code.co_name == "_wait" and not heard:
+                    heard.append(True)
+                    signal.raise_signal(signal.SIGUSR1)
+                return time.monotonic()
+
+        heard = []
+        executor = ParallelExecutor(backend="process", max_concurrency=1)
+        waits = sys.argv[1] == "True"
+        signal.signal(signal.SIGUSR1, lambda *_: executor.shutdown(wait=waits, cancel_futures=not waits))
+        results = executor.map(work.double, range(3000), timeout=60)
+        parts.time = Clock()
+        try:
+            say(len(list(results)))
+        except BaseException as error:
+            say(type(error).__name__)
+        executor.shutdown()
+    """
+    assert script.run(tmp_path, body, wait) in {"3000", "CancelledError"}

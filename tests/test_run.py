@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as WaitTimeout
 from functools import partial
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import work
 
-from parallel_exec import Task
+from parallel_exec import Task, TaskSerializationError
 from parallel_exec.run import Run, Runs
 
 
@@ -222,3 +224,68 @@ def test_a_second_run_while_submitted_tasks_run(lab: Any) -> None:
     executor.add_task(partial(work.double, 1))
     assert [result.result for result in executor.execute_all()] == [2]
     assert not submitted.done()
+
+
+@pytest.mark.parametrize("way", ["callback", "hook"])
+def test_execute_all_in_a_callback_is_refused(lab: Any, way: str) -> None:
+    """The thread that calls it would wait for itself."""
+    errors: list[str] = []
+
+    def run(_: object) -> None:
+        try:
+            executor.execute_all()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    executor = lab.executor(max_concurrency=1, on_event=(lambda _: errors or run(_)) if way == "hook" else None)
+    future = executor.submit(time.sleep, 0.1)
+    if way == "callback":
+        future.add_done_callback(run)
+    work.until(lambda: bool(errors))
+    assert "from inside a task of the same executor, or a callback or event hook" in errors[0]
+
+
+def test_fail_fast_after_a_task_was_cancelled_while_staged(lab: Any) -> None:
+    """What ended before the run began does not switch it off."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+    executor.add_task(int).cancel()
+    executor.add_task(partial(work.fail, ValueError()))
+    for _ in range(5):
+        executor.add_task(int)
+    errors = [type(result.error) for result in executor.execute_all(fail_fast=True)]
+    assert errors == [CancelledError, ValueError, *[CancelledError] * 5]
+
+
+def test_fail_fast_when_one_failed_while_staged(lab: Any) -> None:
+    """One that cannot even be sent is the first failure: the rest never runs."""
+    executor = lab.executor(backend="process", max_concurrency=1, retry_count=0)
+    log = lab.log()
+    executor.add_task(partial(work.double, threading.Lock()))
+    executor.add_task(partial(work.note, log, "ran"))
+    errors = [type(result.error) for result in executor.execute_all(fail_fast=True)]
+    assert errors == [TaskSerializationError, CancelledError]
+    assert log.lines() == []
+
+
+def test_fail_fast_takes_no_cancel_for_a_failure(lab: Any) -> None:
+    """Who cancels one task of a run means that one."""
+    executor = lab.executor(max_concurrency=1)
+    gate = lab.event()
+    executor.add_task(gate.wait)
+    futures = [executor.add_task(int) for _ in range(4)]
+    runner = lab.thread(partial(executor.execute_all, fail_fast=True))
+    work.until(lambda: executor.stats().running == 1)
+    assert futures[1].cancel()
+    gate.set()
+    runner.join(work.PATIENCE)
+    assert [future.cancelled() for future in futures] == [False, True, False, False]
+
+
+def test_a_bar_that_cannot_be_had_is_asked_for_in_time(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tqdm nothing has begun when the error comes, and nothing is lost."""
+    executor = lab.executor()
+    executor.add_task(int)
+    monkeypatch.setitem(sys.modules, "tqdm.std", None)
+    with pytest.raises(ModuleNotFoundError, match="tqdm"):
+        executor.execute_all(progress=True)
+    assert [result.unwrap() for result in executor.execute_all()] == [0]

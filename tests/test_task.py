@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +138,24 @@ def test_a_result_is_frozen() -> None:
     """A result cannot be changed."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         _result().result = 6  # type: ignore[misc]
+
+
+def test_an_id_may_be_a_path() -> None:
+    """It becomes a string, as in the first example of the documentation."""
+    assert Task(int, id=Path("folder") / "file").id == os.path.join("folder", "file")
+
+
+def test_a_subclass_of_the_asynchronous_kind_is_refused() -> None:
+    """Whatever its name: its predicates would be coroutines, which are always true."""
+
+    class Patient(tenacity.AsyncRetrying):
+        """Says nothing of what it is."""
+
+    with pytest.raises(TypeError, match=r"retry takes a tenacity\.Retrying"):
+        Task(int, retry=Patient())
+
+
+def test_a_limit_beyond_all_numbers() -> None:
+    """It is refused like any other wrong limit."""
+    with pytest.raises(ValueError, match="timeout is too large"):
+        Task(int, timeout=10**400)

@@ -165,3 +165,26 @@ def test_an_error_can_be_raised_again(lab: Any) -> None:
     for _ in range(2):
         with pytest.raises(work.CodedError):
             future.result()
+
+
+def test_what_another_thread_adds_at_the_last_moment_is_run(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that has just found nothing left, and has not given up its turn, looks once more."""
+    executor = lab.executor()
+    scheduler = executor._scheduler
+    pending, found_none, added = scheduler.pending, threading.Event(), threading.Event()
+
+    def look() -> bool:
+        found: bool = pending()
+        if not found and threading.current_thread() is driver and not found_none.is_set():
+            found_none.set()
+            added.wait(work.PATIENCE)
+        return found
+
+    monkeypatch.setattr(scheduler, "pending", look)
+    driver = threading.Thread(target=executor.submit, args=(int,))
+    driver.start()
+    found_none.wait(work.PATIENCE)
+    future = executor.submit(work.double, 2)  # it cannot have the turn
+    added.set()
+    driver.join(work.PATIENCE)
+    assert future.result(work.PATIENCE) == 4

@@ -20,6 +20,7 @@ from typing import Any, Callable, Iterator, NoReturn
 import psutil
 from work import Latch, Log, double, hold, most_at_once, note, span, until
 
+from parallel_exec import current_task
 from parallel_exec.backends import _memory
 
 __all__ = ["Latch", "Log", "double", "hold", "most_at_once", "note", "span", "until"]
@@ -32,6 +33,11 @@ FOREVER = 600.0  # seconds; longer than any test's limit
 def pid(*_: object) -> int:
     """Return the worker's process id."""
     return os.getpid()
+
+
+def own_id() -> str:
+    """Return the task's id."""
+    return current_task().id
 
 
 def same(value: Any) -> Any:

@@ -1,0 +1,401 @@
+"""What happens in the middle of something else: finalizers, callbacks and clocks that come at the worst moment."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import wait
+from typing import Any
+
+import pytest
+import tenacity
+
+from parallel_exec import TaskTimeoutError, WorkerCrashedError
+from parallel_exec.backends import _handle, _memory, _wire
+from parallel_exec.backends._outbox import Outbox
+from parallel_exec.endings import Endings
+
+from . import light, work
+
+# ── in the worker ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_record_amid_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer that logs while a frame is being written does not wait for itself, and does not tear the frame."""
+    fd = _memory.create(_wire.JOURNAL_SIZE)
+    out, into = os.pipe()
+    channel: Any = None
+    journal = _wire.Journal(fd)
+    outbox = Outbox(into, channel, journal)
+    write_all = _wire.write_all
+
+    def interrupted(descriptor: int, data: bytes) -> None:
+        write_all(descriptor, data[:3])
+        if data == b"frame":
+            outbox.send(b"record")
+        write_all(descriptor, data[3:])
+
+    monkeypatch.setattr(_wire, "write_all", interrupted)
+    outbox.send(b"frame")
+    outbox.send(b"next")
+    os.close(into)
+    assert os.read(out, 100) == b"framerecordnext"
+    for descriptor in (out, fd):
+        os.close(descriptor)
+    journal.close()
+
+
+class Noisy:
+    """A cycle whose end is logged, whenever the collector finds it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        logging.getLogger("noisy").warning("was not closed")
+
+
+def leave_noise(number: int) -> int:
+    """Leave a cycle behind."""
+    Noisy()
+    return number
+
+
+def collect_often() -> None:
+    """Have the collector come at almost every allocation."""
+    gc.set_threshold(3, 2, 2)
+
+
+def test_finalizers_that_log_all_the_time(pool: Any) -> None:
+    """The worker goes on, and all of it arrives."""
+    logging.getLogger("noisy").addFilter(lambda _: False)
+    executor = pool(backend={"initializer": collect_often})
+    futures = [executor.submit(leave_noise, number) for number in range(300)]
+    assert not wait(futures, timeout=20).not_done
+    assert [future.result() for future in futures] == list(range(300))
+
+
+def size_of(size: int) -> str:
+    """Return so much text."""
+    return "x" * size
+
+
+def test_texts_that_fill_the_journal(pool: Any) -> None:
+    """A large value and a small one, again and again: wherever one ends, there is room for the next, or it is made."""
+    executor = pool(1)
+    sizes = [65_380, 600] * 60 + [number * 487 % 60_000 for number in range(300)]
+    assert list(map(len, executor.map(size_of, sizes))) == sizes
+    assert executor.stats().retried == 0
+
+
+def test_a_text_that_is_too_large_for_the_worker(pool: Any) -> None:
+    """An item whose result takes more memory than there is fails alone."""
+    executor = pool(1, backend={"memory_limit": 200 << 20})
+    results = executor.map(size_of, [5, 120 << 20, 5])
+    assert len(next(results)) == 5
+    with pytest.raises(Exception, match="MemoryError"):
+        next(results)
+    assert len(executor.submit(size_of, 7).result(8)) == 7
+
+
+def stopped_by_the_terminal() -> list[bool]:
+    """Return which of a terminal's signals would stop this process."""
+    return [signal.getsignal(number) != signal.SIG_IGN for number in (signal.SIGTTIN, signal.SIGTTOU)]
+
+
+def test_a_worker_is_not_stopped_for_using_the_terminal(pool: Any) -> None:
+    """It is in a background group, and there is nobody who would bring it to the foreground."""
+    assert pool().submit(stopped_by_the_terminal).result(8) == [False, False]
+
+
+shared: list[Any] = []
+
+
+def share(*things: Any) -> None:
+    """Keep what the initializer is given."""
+    shared.extend(things)
+
+
+def is_alone(log: work.Log) -> bool:
+    """Hold the shared lock for a moment; returns whether nobody else did."""
+    with shared[0]:
+        work.span(log, 0.002)
+    return shared[1].is_set()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_locks_of_multiprocessing_as_initargs(pool: Any, log: Any, method: str) -> None:
+    """They only travel while a process is started; so they do."""
+    context = multiprocessing.get_context(method)
+    event = context.Event()
+    event.set()
+    executor = pool(3, backend={"mp_context": method, "initializer": share, "initargs": (context.Lock(), event)})
+    assert all(future.result(8) for future in [executor.submit(is_alone, log) for _ in range(20)])
+    assert work.most_at_once(log) == 1
+
+
+# ── in the parent ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "how", [{"on_event": lambda _: None}, {"retry": tenacity.Retrying(stop=tenacity.stop_after_attempt(1))}]
+)
+def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
+    """The others of the batch are heard of, also where each is told of by itself."""
+    executor = pool(1, **how)
+    wait([executor.submit(work.same, number) for number in range(300)], timeout=8)
+    futures = [executor.submit(work.same, number) for number in range(200)]
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    futures[5].add_done_callback(leave)
+    assert not wait(futures, timeout=8).not_done
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
+    """It times out, and an item of a map does so alone."""
+    executor = pool(2, timeout=0.3, backend={"startup_timeout": 1.5})
+    executor.submit(work.same, 1).result(8)
+    stuck = work.SlowToRebuild(bench.latch(), bench.latch())
+    if way == "submit":
+        with pytest.raises(TaskTimeoutError):
+            executor.submit(work.same, stuck).result(10)
+    else:
+        results = executor.map(work.same, [1, 2, stuck])
+        assert [next(results), next(results)] == [1, 2]
+        with pytest.raises(TaskTimeoutError):
+            next(results)
+
+
+def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one has begun when the overdue one is to be stopped: it is left alone."""
+    executor = pool(1, timeout=0.3)
+    for _ in range(20):
+        executor.submit(work.nap, 0.004).result(8)
+    crew = executor._scheduler.backend.io.crew
+    stop_item = crew.stop_item
+
+    def late(handle: Any, serial: int, error: BaseException) -> None:
+        work.until(lambda: handle._journal.running()[0] != serial, 5)
+        stop_item(handle, serial, error)
+
+    monkeypatch.setattr(crew, "stop_item", late)
+    naps = [0.33, 0.1, 0.1, 0.1]
+    assert len(list(executor.map(work.nap, naps, chunksize=4))) == 4
+
+
+def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that is collected while a batch is being made up takes back nothing of it."""
+    executor = pool(1)
+    list(executor.map(work.nap, [0.0003] * 60))
+    crew = executor._scheduler.backend.io.crew
+    dropped: Any = executor.map(work.nap, [0.0003] * 2000)
+    kept = executor.map(light.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
+    next(dropped)
+    held = [dropped]
+    del dropped
+    assign = _handle.Handle._assign
+
+    def interrupted(handle: Any, serial: int, futures: Any) -> None:
+        before = len(handle.assigned)
+        assign(handle, serial, futures)
+        if held and before >= 2:
+            held.clear()  # and with it goes the iterator, whose end cancels its items
+            time.sleep(0.02)
+
+    monkeypatch.setattr(_handle.Handle, "_assign", interrupted)
+    assert list(kept) == list(range(1000))
+    assert not held
+    work.until(lambda: not any(handle.assigned for handle in crew.handles), 8)
+
+
+def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that was taken, does not fit, and was cancelled meanwhile is ended once the lock is free."""
+    executor = pool(1)
+    wait([executor.submit(work.same, number) for number in range(50)], timeout=8)
+    scheduler = executor._scheduler
+    executor.pause()
+    futures = [executor.submit(len, b"x" * 50_000) for _ in range(6)]
+    owned: list[bool] = []
+    for future in futures:
+        future.add_done_callback(lambda _: owned.append(scheduler.lock._is_owned()))
+    end_waiting = Endings.end_waiting
+
+    def slowly(self: Any, verdict: Any) -> None:
+        scheduler.backend.io._poke()
+        scheduler.ready.wake_one()
+        time.sleep(0.2)
+        end_waiting(self, verdict)
+
+    monkeypatch.setattr(Endings, "end_waiting", slowly)
+    executor.shutdown(wait=False, cancel_futures=True)
+    wait(futures, timeout=8)
+    work.until(lambda: len(owned) == 6, 8)
+    assert not any(owned)
+
+
+def test_a_journal_that_is_read_amid_being_emptied() -> None:
+    """A row is never taken for frames: with the old end its place is still known, or the generation has changed."""
+    fd = _memory.create(_wire.JOURNAL_SIZE)
+    writer, reader = _wire.Journal(fd), _wire.Journal(fd)
+    os.close(fd)
+    for stores in range(4):
+        writer.sent()
+        writer.open_row(_wire.INTS, 7, 1.0)
+        writer.words[_wire.END] = (_wire.FIRST_CELL + 40) * _wire.CELL  # forty zeros, which are eight frames of zeros
+        writer.close_row()
+        reader.words, real = _Interrupted(reader.words, writer, stores), reader.words
+        assert {frame.kind for frame in reader.frames()} <= {_wire.INTS}
+        reader.words = real
+    writer.close()
+    reader.close()
+
+
+class _Interrupted:
+    """The words as a reader has them who, once he has the end, is held up for so many stores of the writer's `sent`."""
+
+    def __init__(self, words: Any, writer: _wire.Journal, stores: int) -> None:
+        self._words, self._writer, self._stores = words, writer, stores
+
+    def __getitem__(self, word: int) -> Any:
+        value = self._words[word]
+        if word == _wire.END and self._stores >= 0:
+            mine, self._writer.words = self._writer.words, _Counted(self._writer.words, self._stores)  # type: ignore[assignment]
+            self._stores = -1
+            self._writer.sent()
+            self._writer.words = mine
+        return value
+
+
+class _Counted:
+    """The words as a writer has them who is halted after some stores."""
+
+    def __init__(self, words: Any, stores: int) -> None:
+        self._words, self._left = words, stores
+
+    def __getitem__(self, word: int) -> Any:
+        return self._words[word]
+
+    def __setitem__(self, word: int, value: int) -> None:
+        if self._left > 0:
+            self._words[word] = value
+        self._left -= 1
+
+
+def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies between two items of a part was not killed by loading it, whatever happened to those before."""
+    executor = pool(1, retry_count=3)
+    assert list(executor.map(work.same, range(3000))) == list(range(3000))
+    handle = work.handles(executor)[0]
+    results = executor.map(light.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400)
+    assert next(results) == 0
+    part = next(iter(handle.assigned.values()))
+    part._bad_starts = 2
+    os.kill(handle.pid, signal.SIGSTOP)
+    handle.running = lambda: (0, 0.0)  # between two items
+    os.kill(handle.pid, signal.SIGKILL)
+    assert list(results) == list(range(1, 400))
+    assert executor.stats().succeeded == 3400
+
+
+# ── parts and their bytes ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fail_first(mark: str, words: list[str]) -> list[str]:
+    """Fail the first time, and return the argument the second time."""
+    if not os.path.exists(mark):
+        with open(mark, "w"):
+            raise OSError("not yet")
+    return words
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None:
+    """What becomes of the arguments after the call was added is not seen, with items of a map neither."""
+    executor = pool(1, retry_count=1, backoff=0.3, jitter=False)
+    words, mark = ["original"], str(tmp_path / "mark")
+    if way == "submit":
+        future = executor.submit(fail_first, mark, words)
+    else:
+        results = executor.map(fail_first, [mark], [words])
+    work.until(lambda: os.path.exists(mark), 8)
+    words[:] = [threading.Lock()]  # type: ignore[list-item]  # now it could not even be pickled
+    assert (future.result(8) if way == "submit" else next(results)) == ["original"]
+
+
+@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 10)])  # a stretch of 50 may be shared out by halves
+def test_heavy_items_are_not_sent_over_and_over(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, chunksize: int, times: int
+) -> None:
+    """What goes through the pipe is a small multiple of what there is to send, though workers get few items at a time."""
+    executor = pool(2)
+    for _ in range(10):
+        executor.submit(work.nap, 0.004).result(8)
+    sent: list[int] = []
+    encode = _handle.Handle._encode
+
+    def count(handle: Any, serial: int, future: Any) -> Any:
+        pieces = encode(handle, serial, future)
+        sent.append(sum(map(len, pieces)))
+        return pieces
+
+    monkeypatch.setattr(_handle.Handle, "_encode", count)
+    items = [[number] * 10_000 for number in range(100)]
+    assert list(executor.map(len, items, chunksize=chunksize)) == [10_000] * 100
+    assert sum(sent) < times * len(pickle.dumps(items))
+
+
+def test_an_empty_id(pool: Any) -> None:
+    """It is an id like any other."""
+    assert pool().options(id="").submit(work.own_id).result(8) == ""
+
+
+def test_stats_count_items(pool: Any, bench: Any) -> None:
+    """Whatever they travel in, queued, cancelled or done."""
+    executor = pool(1)
+    gate = bench.latch()
+    executor.submit(gate.wait)
+    work.until(lambda: executor.stats().running == 1, 8)
+    results: Any = executor.map(work.same, range(1000))
+    assert executor.stats().queued == executor.queue.size() == 1000
+    gate.set()
+    assert next(results) == 0
+    results.close()
+    executor.shutdown()
+    stats = executor.stats()
+    assert stats.succeeded + stats.cancelled == 1001
+
+
+def raise_picky() -> None:
+    """Raise what cannot be rebuilt."""
+    raise PickyError("file", line=1)
+
+
+class PickyError(LookupError):
+    """Takes other arguments than it passes on."""
+
+    def __init__(self, path: str, *, line: int) -> None:
+        super().__init__(f"{path}:{line}")
+
+
+@pytest.mark.parametrize(("retry_on", "attempts"), [(PickyError, 2), (LookupError, 2), (OSError, 1)])
+def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempts: int) -> None:
+    """By the names of its type and its bases."""
+    future = pool(retry_count=1, retry_on=retry_on).submit(raise_picky)
+    assert type(future.exception(8)).__name__ == "RemoteTaskError"
+    assert len(future.task_result().attempts) == attempts
+
+
+def test_a_crash_is_still_a_crash(pool: Any) -> None:
+    """An item that ends its worker is charged with that."""
+    results = pool(1).map(work.exit_hard, [3])
+    with pytest.raises(WorkerCrashedError):
+        next(results)
