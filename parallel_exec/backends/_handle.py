@@ -318,5 +318,5 @@ class Handle:
         if self.process is not None and self.process.exitcode is not None:
             self.process.close()
         self.process = None
-        with _launch.lock:
+        with _launch.semaphores:
             self._permits = None  # a semaphore has a name in the system until it is collected

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+from multiprocessing import resource_tracker
 from typing import Any, Callable
 
 from parallel_exec.backends import _launch, _log
@@ -54,7 +55,8 @@ class Hire:
         Raises:
             OSError: there are no descriptors left.
         """
-        with _launch.lock:
+        with _launch.semaphores:
+            resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
             handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
         handle.timer = make_timer(handle)
         keep(handle)  # before it is forked: the child closes what it knows of

@@ -15,7 +15,6 @@ import os
 import selectors
 import threading
 import time
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._current import current
@@ -59,9 +58,6 @@ class IoThread(Staff):
         if self._source.drained:  # nobody ever needed it
             self._close_files()
             return
-        # It removes the semaphores if this process is killed. Here, as the lock that it is started under would be taken
-        # for good in a child that this thread forks while another starts it.
-        resource_tracker.ensure_running()
         with self._source.lock:
             if self._thread is not None or self._rope < 0:
                 return

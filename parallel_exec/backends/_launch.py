@@ -18,32 +18,37 @@ from typing import Any
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
 
-lock = threading.RLock()  # held while a worker is started: `multiprocessing` has locks of its own, and module state
+_lock = threading.RLock()  # held while a worker is started
+semaphores = (
+    threading.RLock()
+)  # held while one is made or let go of: the I/O thread does so, and must not wait for a start
 _launching: list[
     tuple[int, Descriptor]
-] = []  # guarded by `lock`: the thread that starts a worker, and the worker's pipe
+] = []  # guarded by `_lock`: the thread that starts a worker, and the worker's pipe
 _SPARE = 8 + 12  # descriptors: what `multiprocessing` opens for a start at most, and another worker's pipes meanwhile
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
-
-
 _PATIENCE = 5.0  # seconds that a fork waits for a start to be over; a guess
 
 
 def _before_fork() -> None:
-    # What is forked in the middle of a start would have locks that nobody releases, and could start no process itself.
-    lock.acquire(timeout=_PATIENCE)
+    # `multiprocessing` has locks of its own for both. What is forked while another thread has one of them could start no
+    # process itself.
+    for lock in (_lock, semaphores):
+        lock.acquire(timeout=_PATIENCE)
 
 
 def _after_fork_in_parent() -> None:
-    with contextlib.suppress(RuntimeError):  # the time was up
-        lock.release()
+    for lock in (_lock, semaphores):
+        with contextlib.suppress(RuntimeError):  # the time was up
+            lock.release()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=lock._at_fork_reinit,  # type: ignore[attr-defined]
-)
+def _after_fork_in_child() -> None:
+    for lock in (_lock, semaphores):
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class Descriptor:
@@ -112,7 +117,7 @@ def start(context: Any, setup: Setup, name: str) -> Any:
         OSError: there are not enough descriptors left, or no process can be made.
     """
     child = context.Process(target=main, args=(setup,), name=name)
-    with lock, _WithoutMain():
+    with _lock, _WithoutMain():
         _check_descriptors()
         if context.get_start_method() == "forkserver":
             preload()
