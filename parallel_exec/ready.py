@@ -178,13 +178,20 @@ class Ready:
         self._idle = {}
 
     def _next_idle(self) -> tuple[Consumer, ...]:
-        debt = self._debts.get(threading.get_ident()) if self._debts else ()
-        if debt:
+        me = threading.get_ident()
+        while True:
+            debt = self._debts.get(me) if self._debts else ()
+            if debt:
+                return debt
+            if self._waking or not self._idle or not self.open or self.paused or not len(self.heap):
+                return ()
+            try:
+                consumer = next(reversed(self._idle))
+            except (StopIteration, RuntimeError):  # just here, a signal handler that submits has taken it
+                continue
+            debt = self._debts[me] = (consumer,)
+            self._waking = True
+            self._idle.pop(
+                consumer, None
+            )  # taken just before? It is woken twice then, and waits for our lock
             return debt
-        if self._waking or not self._idle or not self.open or self.paused or not len(self.heap):
-            return ()
-        consumer = next(reversed(self._idle))
-        debt = self._debts[threading.get_ident()] = (consumer,)
-        self._waking = True
-        del self._idle[consumer]
-        return debt

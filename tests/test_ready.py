@@ -195,3 +195,51 @@ def test_the_end_after_an_interrupted_wake_up(ready: Ready) -> None:
         _push(ready, Item(1))
     with ready._lock:
         assert ready.end() == (consumer,)
+
+
+class Interrupting(dict):  # type: ignore[type-arg]
+    """A dict in which a signal handler comes, once, before something is done with it."""
+
+    def __init__(self, content: Any, method: str, handler: Any) -> None:
+        super().__init__(content)
+        self._method, self._handler = method, handler
+
+    def _interrupt(self, method: str) -> None:
+        handler, self._handler = self._handler, None
+        if method == self._method and handler is not None:
+            handler()
+        else:
+            self._handler = handler
+
+    def __reversed__(self) -> Any:
+        self._interrupt("before")
+        found = super().__reversed__()
+        self._interrupt("amid")
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._interrupt("set")
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("moment", ["before", "amid", "set"])
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_signal_handler_that_takes_the_same_consumer(ready: Ready, moment: str, others: int) -> None:
+    """A handler that pushes while another push is about to take a consumer off the idle: both wake somebody."""
+    consumers = [Consumer() for _ in range(others + 1)]
+    for consumer in consumers:
+        assert ready.take(consumer) is None
+
+    def handler() -> None:
+        _push(ready, Item(2))
+
+    if moment == "set":
+        ready._debts = Interrupting(ready._debts, moment, handler)
+    else:
+        ready._idle = Interrupting(ready._idle, moment, handler)
+    _push(ready, Item(1))
+    assert consumers[-1].woken >= 1
+    assert not ready.is_waking()
+    assert ready.take(consumers[-1]) is not None
+    assert sum(consumer.woken for consumer in consumers[:-1]) == others  # the wake-up was passed on
+    assert ready.take(consumers[0]) is not None
