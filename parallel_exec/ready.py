@@ -191,7 +191,5 @@ class Ready:
                 continue
             debt = self._debts[me] = (consumer,)
             self._waking = True
-            self._idle.pop(
-                consumer, None
-            )  # taken just before? It is woken twice then, and waits for our lock
+            self._idle.pop(consumer, None)  # taken just before? It is woken twice then, and waits for our lock
             return debt
