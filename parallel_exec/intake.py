@@ -255,8 +255,10 @@ class Intake(Endings):
     def give_back(self, futures: list[AnyFuture]) -> None:
         """Put back what was taken and never began."""
         if futures:
-            self.carry_out(self.put_back(futures))
-            self.ready.wake_one()
+            try:
+                self.carry_out(self.put_back(futures))
+            finally:
+                self.ready.wake_one()
 
     def put_back(self, futures: list[AnyFuture]) -> list[AnyFuture]:
         """Do the first half of `give_back`."""
@@ -272,6 +274,12 @@ class Intake(Endings):
         self.ready.wake_one()
 
     def carry_out(self, doomed: list[AnyFuture]) -> None:
-        """End futures that were given a verdict while a back end had them."""
+        """End futures that were given a verdict while a back end had them; raises what a callback of one raised, in the end."""
+        raised: BaseException | None = None
         for future in doomed:
-            self._finish(future, future._verdict or self._sentence or CANCELLED)
+            try:
+                self._finish(future, future._verdict or self._sentence or CANCELLED)
+            except BaseException as error:  # the stdlib's futures let what is no Exception through; the others end, too
+                raised = raised or error
+        if raised is not None:
+            raise raised

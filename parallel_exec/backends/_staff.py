@@ -271,8 +271,10 @@ class Staff(abc.ABC):
         if self._gave_back:
             self._gave_back = False
             doomed, self._doomed = self._doomed, []
-            self._source.carry_out(doomed)
-            self._source.wake_one()
+            try:
+                self._source.carry_out(doomed)
+            finally:
+                self._source.wake_one()
 
     @abc.abstractmethod
     def _take(self, calls: int) -> list[AnyFuture]:

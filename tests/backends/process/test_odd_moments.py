@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tenacity
+from manual import ManualBackend
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError
 from parallel_exec.backends import _handle, _memory, _wire
@@ -159,6 +160,25 @@ def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
     futures[5].add_done_callback(leave)
     executor.resume()
     assert not wait(futures, timeout=8).not_done
+
+
+def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
+    """Of several tasks that were cancelled while a back end had them, each ends, whatever the callback of one does."""
+    executor = lab.executor(backend=ManualBackend())
+    backend = executor._scheduler.backend
+    backend.recalled = False
+    futures = [executor.submit(int) for _ in range(3)]
+    taken = [backend.take() for _ in futures]
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    futures[0].add_done_callback(leave)
+    for future in futures:
+        assert future.abort()
+    with pytest.raises(SystemExit):
+        backend.source.give_back(taken)
+    assert all(future.cancelled() for future in futures)
 
 
 @pytest.mark.parametrize("way", ["submit", "map"])
