@@ -20,6 +20,7 @@ import stat
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Callable
 
+from parallel_exec.config import did_you_mean
 from parallel_exec.progress import TICK, describe_error, shorten
 from parallel_exec.task import Task, check_priority
 
@@ -48,19 +49,11 @@ def resolve(name: str) -> Callable[[Any], Any]:
         raise UsageError(f"{name!r}: importing {module_name!r} raised {describe_error(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
-            raise UsageError(f"{name!r}: there is no {part!r} in {module_name!r}{_meant(part, dir(found))}")
+            raise UsageError(f"{name!r}: there is no {part!r} in {module_name!r}{did_you_mean(part, dir(found), '; ')}")
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"{name!r} is not callable: it is of type {type(found).__name__}")
     return found  # type: ignore[no-any-return]  # whatever the user named
-
-
-def _meant(name: str, known: list[str]) -> str:
-    """Suggest a name that is close to a misspelt one."""
-    import difflib  # only a mistake needs it
-
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def read_lines(options: argparse.Namespace, open_files: contextlib.ExitStack) -> Iterator[Line]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, Sequence, Union
 
 from parallel_exec.task import check_count, check_retrying, check_seconds
 
@@ -123,10 +123,7 @@ def check_backend(value: Any) -> Any:
     """
     if isinstance(value, str):
         if value not in BACKENDS:
-            import difflib  # only a mistake needs it
-
-            close = difflib.get_close_matches(value, BACKENDS, 1)
-            meant = f": did you mean {close[0]!r}?" if close else ""
+            meant = did_you_mean(value, BACKENDS, ": ")
             raise ValueError(f"backend takes one of {', '.join(map(repr, BACKENDS))}, not {value!r}{meant}")
         return value
     from parallel_exec.backends.base import Backend  # only who brings an object needs it
@@ -164,9 +161,14 @@ def _check_types(value: Any) -> tuple[type[BaseException], ...]:
 
 def _no_such_setting(name: str) -> str:
     """Say that there is no setting of this name, and which was likely meant."""
+    known = [field.name for field in fields(ParallelConfig)]
+    meant = did_you_mean(name, known) or f"the settings are {', '.join(known)}"
+    return f"there is no setting {name!r}: {meant}"
+
+
+def did_you_mean(name: str, known: Sequence[str], lead: str = "") -> str:
+    """Return `lead` and a question after the name that is close to a misspelt one; "" if there is none."""
     import difflib  # only a mistake needs it
 
-    known = [field.name for field in fields(ParallelConfig)]
     close = difflib.get_close_matches(name, known, 1)
-    meant = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(known)}"
-    return f"there is no setting {name!r}: {meant}"
+    return f"{lead}did you mean {close[0]!r}?" if close else ""

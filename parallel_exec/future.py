@@ -116,9 +116,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     # Written once before the task is queued.
     weight = 1  # how many calls it stands for
     stands_for: int | None = None  # the place of the item of a `map` that it runs again
-    stretch: tuple[int, int, int, str | int] | None = (
-        None  # that item in the payload: low, high, first, and the map's name
-    )
+    stretch: tuple[int, int, int, str | int] | None = None  # where it is in the payload: low, high, first, map's name
     _queued_at = 0.0
     _payload: Any = None  # what the back end made of the call
     _run: Any = None  # the run that collects it

@@ -25,9 +25,7 @@ T = TypeVar("T")
 
 _MOST = 256  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
 _FIRST = 4  # of them, before it is known how much they weigh
-_BYTES = (
-    1 << 13
-)  # that they should come to: each piece of a stretch that a worker is given carries all of these; a guess
+_BYTES = 1 << 13  # that they should come to, as each piece that a worker is given carries all of these; a guess
 
 
 class Options:

@@ -193,6 +193,10 @@ class Part(TaskFuture[None]):
         self.high, self.weight = at, at - self.low
         return tail
 
+    def index_of(self, serial: int) -> int:
+        """Return the index of the item that the worker has under this number."""
+        return self.low + serial - self.serial
+
     def item_id(self, index: int) -> str:
         """Return an item's id: the map's, and the item's place in it."""
         return f"{self.id}-{self.first + index}"

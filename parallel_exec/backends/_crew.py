@@ -97,7 +97,7 @@ class Crew:
                 self._returned[future] = None  # the whole of it
                 future.left = 0
             elif serial < future.serial + future.weight:  # where it comes apart; the rest of the tail goes with it
-                tail = future.split(future.low + serial - future.serial)
+                tail = future.split(future.index_of(serial))
                 self._came_apart(tail)
                 self._returned[tail] = None
                 future.left -= tail.weight
@@ -134,9 +134,7 @@ class Crew:
             ):  # just before its start, or between its end and the news of it
                 serial = next((serial for serial, other in handle.assigned.items() if other is future), 0)
             if serial:
-                handle.doomed = (serial, error)
-                handle.peek_at = time.monotonic()
-                self.kill_doomed(handle)
+                self._doom(handle, serial, error)
             self._poke()
 
     def stop_item(self, handle: Handle, serial: int, error: BaseException) -> None:
@@ -145,10 +143,14 @@ class Crew:
             if handle.running()[0] != serial:
                 return
             self.take_back(handle)
-            handle.doomed = (serial, error)
-            handle.peek_at = time.monotonic()
-            self.kill_doomed(handle)
+            self._doom(handle, serial, error)
             self._poke()
+
+    def _doom(self, handle: Handle, serial: int, error: BaseException) -> None:
+        """Have a worker killed for what it is, or will be, running. Called with the lock held."""
+        handle.doomed = (serial, error)
+        handle.peek_at = time.monotonic()
+        self.kill_doomed(handle)
 
     def kill_doomed(self, handle: Handle) -> None:
         """Kill a worker if it is running what it is doomed for: it may be just before the start, or after the end."""

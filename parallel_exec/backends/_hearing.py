@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
 from parallel_exec.backends import _log, _wire
 from parallel_exec.backends._handle import PEEK, Handle
@@ -90,8 +90,7 @@ class Hearing:
         """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
         serials = [frame.serial for frame in frames]
         with self._source.lock:
-            if handle.doomed is not None and handle.doomed[0] in serials:
-                handle.doomed = None  # it came to its end before it could be killed
+            _spare(handle, serials)
             forget = handle.assigned.pop
             futures = [forget(serial, None) for serial in serials]
         ran = [
@@ -105,8 +104,7 @@ class Hearing:
 
     def _forget(self, handle: Handle, serial: int) -> AnyFuture | None:
         """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
-        if handle.doomed is not None and handle.doomed[0] == serial:
-            handle.doomed = None  # it came to its end before it could be killed
+        _spare(handle, (serial,))
         return handle.assigned.pop(serial, None)
 
     def _hear_outcome(self, handle: Handle, frame: _wire.Frame) -> None:
@@ -116,10 +114,12 @@ class Hearing:
             return  # from the journal and through the pipe
         self._pace.observe(frame.end - frame.start)
         number = self._begin(handle, future, frame.start, over=True)
+        if type(future) is Part and frame.kind == _wire.UNREADABLE:
+            self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
+            return
         outcome = outcome_of(frame, handle.receive_fd, _named(future, frame.serial))
         if type(future) is Part:
-            could_begin = frame.kind != _wire.UNREADABLE
-            self._end_item(handle, future, frame.serial, outcome if could_begin else None, frame.start, frame.end)
+            self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
         elif number:
             self._source.report(future, number, outcome, frame.end)
 
@@ -132,8 +132,7 @@ class Hearing:
             part: Any = assigned.get(serials[-1])
             for serial in serials[known:]:
                 del assigned[serial]
-            if handle.doomed is not None and handle.doomed[0] in serials:
-                handle.doomed = None
+            _spare(handle, serials)
         if part is None:
             return
         self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
@@ -142,7 +141,7 @@ class Hearing:
             return
         self._begin(handle, part, frame.start, over=True)
         values, failures = values_of(frame, lambda place: _named(part, frame.serial + place))
-        first = part.low + serials[0] - part.serial
+        first = part.index_of(serials[0])
         position = known
         for place in sorted(failures):
             if place >= known:
@@ -163,7 +162,7 @@ class Hearing:
         self, handle: Handle, part: Part, serial: int, outcome: Outcome | None, start: float, end: float
     ) -> None:
         """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
-        index = part.low + serial - part.serial
+        index = part.index_of(serial)
         try:
             if type(outcome) is Success:
                 part.returned(index, [outcome.value])
@@ -244,4 +243,10 @@ class _Item(NamedTuple):
 
 def _named(future: AnyFuture, serial: int) -> Named:
     """Return what a worker has under a serial number: a task, or an item of a part."""
-    return _Item(future.item_id(future.low + serial - future.serial)) if type(future) is Part else future
+    return _Item(future.item_id(future.index_of(serial))) if type(future) is Part else future
+
+
+def _spare(handle: Handle, serials: Collection[int]) -> None:
+    """Do not kill a worker for what came to its end before that. Called with the lock held."""
+    if handle.doomed is not None and handle.doomed[0] in serials:
+        handle.doomed = None

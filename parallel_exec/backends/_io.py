@@ -185,9 +185,7 @@ class IoThread(Staff):
         if calls <= count:
             return futures
         last: Any = futures[-1]
-        if (
-            self._max_tasks is not None or last._payload.is_light()
-        ):  # else it goes whole: its tail can still be taken back
+        if self._max_tasks is not None or last._payload.is_light():  # else whole: its tail can still be taken back
             tail = last.split(last.high - (calls - count))
             self._source.came_apart(tail)
             self._put_back([tail])

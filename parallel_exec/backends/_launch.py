@@ -19,9 +19,8 @@ from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
 
 _lock = threading.RLock()  # held while a worker is started
-semaphores = (
-    threading.RLock()
-)  # held while one is made or let go of: the I/O thread does so, and must not wait for a start
+# Held while one is made or let go of: the I/O thread does so, and must not wait for a start.
+semaphores = threading.RLock()
 _launching: list[
     tuple[int, Descriptor]
 ] = []  # guarded by `_lock`: the thread that starts a worker, and the worker's pipe

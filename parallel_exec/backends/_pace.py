@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
-AHEAD_TINY = (
-    0.010  # the same for tiny tasks: another thread, adding them or taking results, may hold the interpreter for 5 ms
-)
+AHEAD_TINY = 0.010  # the same for tiny tasks: who adds them or takes results may hold the interpreter for 5 ms
 OVERHEAD = 15e-6  # seconds that a worker spends on a task beside the call itself; measured on one machine
 ITEM_OVERHEAD = 1e-6  # the same for an item of a part
 LONG = 0.020  # seconds; from here on a round trip is below 1 %, and nothing is sent ahead

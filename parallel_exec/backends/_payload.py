@@ -58,9 +58,7 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
     except ParallelExecError:
         raise
     except Exception as error:
-        parts = {"the function": fn, **{f"argument {n}": value for n, value in enumerate(args)}}
-        parts.update({f"argument {name!r}": value for name, value in kwargs.items()})
-        what, why = _pickling.find_culprit(parts)
+        what, why = _pickling.find_culprit(_pickling.parts_of(fn, args, kwargs))
         raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _hint()) from error
     return pickled
 
@@ -84,10 +82,16 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
         TaskSerializationError: a part of it cannot be pickled.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
-    inherited = None if _travels(initargs) else tuple(initargs)
-    whole = initializer if inherited else (initializer, tuple(initargs))
+    inherited: tuple[Any, ...] | None = None
+    whole: Any = (initializer, tuple(initargs))
     try:
-        pickled = _pickling.dumps(whole, inside=True)
+        try:
+            pickled = _pickling.dumps(whole, inside=True)
+        except RuntimeError as error:
+            if "through inheritance" not in str(error):  # which is how `multiprocessing` refuses
+                raise
+            whole, inherited = whole
+            pickled = _pickling.dumps(whole, inside=True)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 raise WorkerStartError(f"the initializer needs the main module, {reason}")
@@ -98,17 +102,6 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
         what, why = _pickling.find_culprit({"initializer": initializer, "initargs": initargs})
         raise TaskSerializationError(what, "to the workers", why) from error
     return Initializer(pickled.data, inherited)
-
-
-def _travels(initargs: Sequence[Any]) -> bool:
-    """Return whether nothing among them insists on being inherited, which is how `multiprocessing` refuses."""
-    try:
-        pickle.dumps(initargs, 5)
-    except RuntimeError as error:
-        return "through inheritance" not in str(error)
-    except Exception:
-        return True  # `dumps` may know how, or says why not
-    return True
 
 
 class _Finder(pickle.Unpickler):
@@ -199,7 +192,7 @@ def values_of(frame: _wire.Frame, named: Callable[[int], Named]) -> tuple[list[A
     if frame.kind == _wire.MANY:  # all of it simple
         return pickle.loads(frame.payload), {}
     if frame.kind != _wire.EACH:
-        return memoryview(frame.payload).cast("q" if frame.kind == _wire.INTS else "d").tolist(), {}
+        return _wire.numbers(frame.kind, frame.payload), {}
     values: list[Any] = []
     failures: dict[int, Failure] = {}
     for place, pickled in enumerate(_wire.pickles(frame.payload)):

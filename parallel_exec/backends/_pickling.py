@@ -157,6 +157,13 @@ def unwrap(data: _memory.Data, fd: int | None) -> tuple[_memory.Data, list[memor
     return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
 
 
+def parts_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what a call is made of, named for `find_culprit`."""
+    parts = {"the function": fn, **{f"argument {n}": value for n, value in enumerate(args)}}
+    parts.update({f"argument {name!r}": value for name, value in kwargs.items()})
+    return parts
+
+
 def find_culprit(parts: dict[str, Any]) -> tuple[str, str]:
     """Return which of several named parts cannot be pickled, and why."""
     for name, part in parts.items():

@@ -179,7 +179,7 @@ class Staff(abc.ABC):
         if now < due:
             handle.timer.arm(now + PEEK if loading else due)
         else:
-            item = part.item_id(part.low + serial - part.serial)
+            item = part.item_id(part.index_of(serial))
             self.crew.stop_item(handle, serial, TaskTimeoutError(item, timeout, 1))
 
     def _started(self, handle: Handle, error: BaseException | None) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, Literal, NamedTuple
 
 # Kinds of frames, worker to parent.
 READY, START_FAILED, OK, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(8)
@@ -46,6 +46,7 @@ ROW_VALUE = 1024  # bytes of the largest pickle that has a place in a row; a gue
 ROW_FULL = JOURNAL_SIZE - ROW_VALUE - LENGTH.size  # where there may not be room for another
 CELL = 8  # bytes of a number in a row of INTS or FLOATS
 FIRST_CELL = _HEADER_SIZE // CELL
+_FORMATS: dict[int, Literal["q", "d"]] = {INTS: "q", FLOATS: "d"}
 
 
 class Frame(NamedTuple):
@@ -89,6 +90,11 @@ def pickles(row: bytes) -> Iterator[bytes]:
         yield row[start:position]
 
 
+def numbers(kind: int, row: bytes) -> list[Any]:
+    """Return the numbers of a row of INTS or FLOATS."""
+    return memoryview(row).cast(_FORMATS[kind]).tolist()
+
+
 class Journal:
     """The memory that a worker writes its frames to and its parent may read at any time.
 
@@ -102,8 +108,8 @@ class Journal:
         self.map = mmap.mmap(fd, JOURNAL_SIZE)
         self.words = memoryview(self.map)[:_HEADER_SIZE].cast("Q")
         self.times = memoryview(self.map)[:_HEADER_SIZE].cast("d")
-        self.ints = memoryview(self.map).cast("q")
-        self.floats = memoryview(self.map).cast("d")
+        self.ints = memoryview(self.map).cast(_FORMATS[INTS])
+        self.floats = memoryview(self.map).cast(_FORMATS[FLOATS])
         self._end = _HEADER_SIZE  # the worker's own; the parent reads the header
 
     # ── the worker's side ───────────────────────────────────────────────────────────────────────────────────────────

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec.backends._dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends._engine import EngineBackend
-from parallel_exec.backends._pickling import find_culprit
+from parallel_exec.backends._pickling import find_culprit, parts_of
 from parallel_exec.backends._remote_call import RAISED, Note, Reply, describe_error
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
@@ -91,12 +91,11 @@ class DaskBackend(EngineBackend):
         Raises:
             TaskSerializationError: a part of it cannot be pickled.
         """
+        call = (future._fn, future._args, future._kwargs or {})
         try:
-            future._payload = dumps((future._fn, future._args, future._kwargs or {}))
+            future._payload = dumps(call)
         except Exception as error:
-            parts = {"the function": future._fn, **{f"argument {n}": value for n, value in enumerate(future._args)}}
-            parts.update({f"argument {name!r}": value for name, value in (future._kwargs or {}).items()})
-            what, why = find_culprit(parts)
+            what, why = find_culprit(parts_of(*call))
             raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why) from error
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
