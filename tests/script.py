@@ -22,7 +22,9 @@ import work
 from parallel_exec import ParallelExecutor, Task, TaskTimeoutError
 
 def say(*words):
-    print(*words, flush=True)
+    # In one piece: unbuffered, `print` writes the end of the line by itself, and another process may come between.
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 
 def ready():
     # CPython loses a SIGINT that comes in the very moment in which the main thread begins to wait for a lock.
