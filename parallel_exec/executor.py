@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar
 
 from parallel_exec import lifetime
@@ -18,7 +17,7 @@ from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.endings import CANCELLED
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
-from parallel_exec.future import TaskFuture
+from parallel_exec.future import TaskFuture, snapshot
 from parallel_exec.live_queue import LiveQueue
 from parallel_exec.options import Options
 from parallel_exec.outcome import Failure
@@ -83,12 +82,12 @@ class ParallelExecutor(Executor):
 
     def _make_future(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
         if isinstance(task, Task):
-            future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), copy_context(), task.execute)
+            future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
             future._task, future._id, future._priority = task, task.id, task.priority
             return future
         if not callable(task):
             raise TypeError(f"add_task takes a Task or a callable without arguments, not {task!r}")
-        return TaskFuture(self._scheduler, self._settings, copy_context(), task)
+        return TaskFuture(self._scheduler, self._settings, snapshot(), task)
 
     def _settings_of(self, task: Task[Any]) -> Settings:
         if task.timeout is INHERIT and task.retry_count is INHERIT and task.retry is INHERIT:
@@ -212,7 +211,7 @@ class ParallelExecutor(Executor):
             RuntimeError: after `shutdown`.
         """
         future: TaskFuture[T] = TaskFuture(
-            self._scheduler, self._settings, copy_context(), _check_callable(fn), args, kwargs or None
+            self._scheduler, self._settings, snapshot(), _check_callable(fn), args, kwargs or None
         )
         self._scheduler.add(future, None, start=True)
         return future

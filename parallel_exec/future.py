@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
 
@@ -23,13 +24,20 @@ from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, new_number
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
     from parallel_exec.config import Settings
 
 T = TypeVar("T")
 
 _FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
+_EMPTY = Context()
+
+
+def snapshot() -> Context:
+    """Return a copy of the calling thread's context for a future: attempts run in copies of this one again.
+
+    All whose context is empty share one: a million futures are that much less for the garbage collector to look at.
+    """
+    return copy_context() or _EMPTY
 
 
 class FutureOwner(Protocol):

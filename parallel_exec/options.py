@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sized
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
-from parallel_exec.future import TaskFuture
+from parallel_exec.future import TaskFuture, snapshot
 from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order
 from parallel_exec.task import check_count, new_id
@@ -46,7 +45,7 @@ class Options:
         return self._start(self._id, fn, args, kwargs)
 
     def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
-        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, copy_context(), fn, args, kwargs or None)
+        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
         if self._priority:
             future._priority = self._priority
         if id is not None:
@@ -89,7 +88,7 @@ class Options:
         stretches = _Stretches(iterables, chunksize)
         for columns in stretches:
             first = mapping.reserve(len(columns[0]))
-            context = copy_context()
+            context = snapshot()
             part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
             part._priority, part._id = self._priority, map_id
             self._scheduler.add(part, None, start=True)
