@@ -2,7 +2,8 @@
 
 Guarantees:
     At exit, pending work is finished, as with the stdlib's pools, and late submits are refused; abandoned threads are
-    not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped.
+    not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped, however often
+    Ctrl-C is pressed meanwhile.
     An executor that is collected finishes its work and lets its workers go.
     In a forked child the parent's executors refuse to work, and nothing waits for them; one that had not been used yet is
     the child's own.
@@ -10,21 +11,25 @@ Guarantees:
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import sys
 import threading
+import time
 import weakref
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec.endings import CANCELLED
+from parallel_exec.events import logger
+from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
     from parallel_exec.scheduler import Scheduler
 
 GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
+_POLL = 0.01  # seconds
 
 _schedulers: weakref.WeakSet[Scheduler] = (
     weakref.WeakSet()
@@ -65,19 +70,77 @@ def _stop(schedulers: list[Scheduler]) -> None:
 def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]]) -> None:
     """After Ctrl-C: cancel what waits, let what runs end for a moment, then stop it; a second Ctrl-C stops it at once.
 
+    Returns when that is done; after a second Ctrl-C, which is raised then, soon in any case.
+
     Args:
         schedulers: whose tasks.
         live: returns those that are still to end once what waits was cancelled.
     """
-    for scheduler in schedulers:
-        scheduler.end_waiting(CANCELLED)
-    futures = live()
+    ending = _Ending(schedulers, live)
+    raised, until = None, NEVER
+    while not ending.over and time.monotonic() < until:
+        try:
+            ending.begin()
+            time.sleep(_POLL)  # nothing with a lock in it: what is interrupted in one may leave it taken for good
+        except BaseException as error:
+            ending.hurry, raised, until = True, error, min(until, time.monotonic() + GRACE / 2)
     try:
-        wait(futures, timeout=GRACE)
+        if raised is not None:
+            raise raised
     finally:
-        for scheduler in schedulers:
+        del raised  # its traceback holds this frame
+
+
+class _Ending:
+    """What Ctrl-C sets going, in a thread of its own: only the main thread can be interrupted by the next one.
+
+    Attributes:
+        hurry: whether nothing is to be waited for any more.
+        over: whether all is done.
+    """
+
+    def __init__(self, schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]]) -> None:
+        self.hurry = False
+        self.over = False
+        self._begun = False
+        self._schedulers = schedulers
+        self._live = live
+
+    def begin(self) -> None:
+        """Start it, if it has not begun; should Ctrl-C let it begin twice, nothing is ended twice."""
+        if not self._begun:
+            try:
+                _thread.start_new_thread(self._run, ())  # `Thread.start` waits for the thread, with a lock
+            except RuntimeError:  # no more threads to be had, or the interpreter is ending
+                self._run()
+            self._begun = True
+
+    def _run(self) -> None:
+        try:
+            while not self.over:
+                try:
+                    self._end()
+                    self.over = True
+                except Exception:
+                    raise
+                except BaseException:  # of a callback: the stdlib's futures let it through; the others end, too
+                    logger.exception("a callback raised")
+        finally:
+            self.over = True
+
+    def _end(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler.end_waiting(CANCELLED)
+        futures = self._live()
+        self._wait(futures, GRACE)
+        for scheduler in self._schedulers:
             scheduler.end_all([future for future in futures if future._owner is scheduler], lambda future: CANCELLED)
-        wait(futures, timeout=GRACE / 2)
+        self._wait(futures, GRACE / 2)
+
+    def _wait(self, futures: list[TaskFuture[Any]], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.hurry and time.monotonic() < until and not all(future.done() for future in futures):
+            time.sleep(_POLL)
 
 
 def _was_interrupted() -> bool:
