@@ -321,7 +321,7 @@ def test_failed_attempts_are_retried(workdir: Path, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_timeout_fails_the_item(workdir: Path, backend: str) -> None:
     """`--timeout` ends an item that takes too long, and its neighbours are well."""
-    options = ("--timeout", "0.5", "--retries", "0", "--backend", backend)
+    options = ("--timeout", "2", "--retries", "0", "--backend", backend)
     process = run("work:wait_for", "wait", "quick", *options, cwd=workdir)
     assert process.returncode == 1
     lines = {line["id"]: line for line in read(process.stdout)}
@@ -423,7 +423,7 @@ def test_a_full_disk_is_told(workdir: Path) -> None:
 
 def test_the_deadline_ends_the_run(workdir: Path) -> None:
     """Each item that was not finished has a line that says so."""
-    process = run("work:wait_for", "quick", "wait-1", "wait-2", "wait-3", "-j2", "--deadline", "2", cwd=workdir)
+    process = run("work:wait_for", "quick", "wait-1", "wait-2", "wait-3", "-j2", "--deadline", "5", cwd=workdir)
     assert process.returncode == 1
     lines = {line["id"]: line for line in read(process.stdout)}
     assert lines.pop("quick")["success"]
@@ -488,7 +488,9 @@ def test_a_second_ctrl_c_does_not_wait_for_a_reader(workdir: Path) -> None:
     with started(workdir, "work:big", *map(str, range(20))) as process:
         select.select([process.stdout], [], [], 20)  # the pipe is full soon after, as 200 kB do not fit
         process.send_signal(signal.SIGINT)
-        time.sleep(2)  # the first one is answered when what runs was given its moment to end
+        # The first one is answered when the executor has ended, and only the writer is left beside the main thread.
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)
+        time.sleep(0.2)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130

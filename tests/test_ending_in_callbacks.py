@@ -14,18 +14,20 @@ from parallel_exec._threads import launch
 
 def test_a_caller_that_drains_the_pool_waits_for_it_afterwards() -> None:
     """Cancelling the last task of a closed pool does not make the caller's own later `shutdown` return early."""
-    gate, over = threading.Event(), threading.Event()
+    gate, cancelled, over = threading.Event(), threading.Event(), threading.Event()
     executor = ParallelExecutor(max_concurrency=1, backend=ThreadBackend(initializer=gate.wait))
 
     def end() -> None:
         future = executor.submit(int)
         executor.shutdown(wait=False)
         assert future.cancel()
+        cancelled.set()
         executor.shutdown()
         over.set()
 
     thread = threading.Thread(target=end, daemon=True)
     thread.start()
+    assert cancelled.wait(work.PATIENCE)
     assert not over.wait(0.2)
     gate.set()
     assert over.wait(work.PATIENCE)

@@ -48,7 +48,7 @@ def test_a_hook_that_raises_is_logged_and_dropped(lab: Any, caplog: pytest.LogCa
     def hook(event: object) -> None:
         raise ValueError("in the hook")
 
-    executor = lab.executor(on_event=hook, retry_count=1)
+    executor = lab.executor(on_event=hook, retry_count=1, max_concurrency=1)
     future = executor.submit(work.flaky, lab.log(), 1)
     assert future.result() == 2
     executor.shutdown()

@@ -272,7 +272,9 @@ def test_task_result_before_the_end(executor: Any) -> None:
 # ── what nobody looked at, and what nobody keeps ────────────────────────────────────────────────────────────────────
 
 
-def _forget(executor: Any, hand: ManualBackend, look: Any) -> None:
+def _forget(executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture, look: Any) -> None:
+    gc.collect()  # not what other tests have left
+    caplog.clear()
     future = executor.options(id="forgotten").submit(int)
     hand.fail(hand.start(), OSError("unseen"))
     look(future)
@@ -282,7 +284,7 @@ def test_a_failure_nobody_looked_at_is_logged(
     executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When a failed future is collected unseen, the log has the task's id and the error with its traceback."""
-    _forget(executor, hand, lambda future: None)
+    _forget(executor, hand, caplog, lambda future: None)
     gc.collect()
     (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert "'forgotten'" in record.getMessage()
@@ -309,13 +311,15 @@ def test_a_failure_somebody_looked_at_is_not_logged(
     executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture, look: Any
 ) -> None:
     """Whoever has asked how the task ended need not read it in the log."""
-    _forget(executor, hand, look)
+    _forget(executor, hand, caplog, look)
     gc.collect()
     assert caplog.records == []
 
 
 def test_a_cancelled_task_is_not_logged(executor: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Cancelling is no failure."""
+    gc.collect()
+    caplog.clear()
     executor.submit(int).cancel()
     gc.collect()
     assert caplog.records == []

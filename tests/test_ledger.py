@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import Any
 
@@ -146,8 +145,10 @@ def test_waiting_in_the_only_thread_that_could_bring_it(lab: Any, backend: str, 
 
     on_event = hook if way == "hook" else None
     executor = lab.executor(max_concurrency=1, backend=backend, on_event=on_event)
-    first = executor.submit(time.sleep, 0.2)
+    gate = lab.latch()
+    first = executor.submit(gate.wait)
     if way == "callback":
         first.add_done_callback(wait)
+    gate.set()
     work.until(lambda: bool(errors) and errors[0] is not None)
     assert "callback or an event hook" in str(errors[0])

@@ -121,7 +121,7 @@ def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:
         for number in range(8):
             executor.add_task(threading.Event().wait)
         for number in range(100):
-            executor.add_task(partial(work.double, number))
+            executor.add_task(Task(partial(work.double, number), timeout=30))
         results = executor.execute_all()
         say(sum(type(result.error) is TaskTimeoutError for result in results[:8]))
         say([result.result for result in results[8:]] == [2 * number for number in range(100)])
