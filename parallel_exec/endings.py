@@ -21,6 +21,7 @@ from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
 from parallel_exec._current import current
+from parallel_exec._threads import is_coming_up
 from parallel_exec._waiting import TICK, come_in
 from parallel_exec._waiting import lock as settling_lock
 from parallel_exec.errors import ParallelExecError
@@ -308,10 +309,9 @@ class Endings:
 
         Such a caller must not wait for the pool: the pool may be waiting for it.
         """
-        if self.is_servant() or self.ready.is_waking():
-            return True
-        # (Condition relies on this method of the stdlib's as well.)
-        return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]
+        if is_coming_up() or self.is_servant() or self.ready.is_waking():
+            return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
+        return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]  # as Condition does
 
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""

@@ -25,7 +25,7 @@ import threading
 import time
 from typing import Callable
 
-from parallel_exec._threads import launch
+from parallel_exec._threads import arrive, launch
 
 logger = logging.getLogger("parallel_exec")
 
@@ -110,6 +110,7 @@ class Timers:
 
     def _run(self) -> None:
         self._thread = threading.current_thread()  # before any callback can ask `is_clock`
+        arrive()
         while True:
             wait = self._heap[0][0] - time.monotonic() if self._heap else _TICK
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -224,10 +225,33 @@ def test_from_a_finalizer(lab: Any) -> None:
         def __del__(self) -> None:
             self.owned.shutdown(wait=True)
 
-    Owner(executor)
-    future = executor.submit(lambda: gc.collect() >= 0)
-    assert future.result(work.PATIENCE)
-    gc.collect()
+    gc.disable()  # else it may be collected before it is in a worker
+    try:
+        Owner(executor)
+        future = executor.submit(lambda: gc.collect() >= 0)
+        assert future.result(work.PATIENCE)
+    finally:
+        gc.enable()
+
+
+@every_backend
+def test_from_a_finalizer_in_a_thread_that_comes_up(lab: Any, backend: str) -> None:
+    """A thread of the pool may have to run one before it has begun with its own work; `shutdown` returns there, too."""
+    executor = lab.executor(max_concurrency=1, backend=backend)
+    places: list[str] = []
+
+    def finalize(*_: object) -> None:  # what a thread calls first of all, if it is to be traced
+        sys.settrace(None)
+        executor.shutdown(wait=True)
+        places.append(threading.current_thread().name)
+
+    threading.settrace(finalize)
+    try:
+        future = executor.submit(work.double, 1)
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+    assert future.result(work.PATIENCE) == 2
+    assert len(places) >= 2
 
 
 def test_from_a_thread_that_is_not_the_main_one(lab: Any) -> None:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
-from parallel_exec._threads import launch
+from parallel_exec._threads import arrive, launch
 from parallel_exec.events import logger
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Clerk:
 
     def _work(self) -> None:
         current.pool = self._source
+        arrive()
         while not (self._source.drained and self._orders.empty()):
             self._carry_out(self._orders.get())
         self._carry_out(self._farewell)

@@ -13,6 +13,7 @@ import threading
 from multiprocessing import resource_tracker
 from typing import Any, Callable
 
+from parallel_exec._threads import arrive, launch
 from parallel_exec.backends import _launch, _log
 from parallel_exec.backends._handle import Handle
 from parallel_exec.backends._payload import Initializer, why_not_importable
@@ -62,19 +63,22 @@ class Hire:
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
 
-        def launch() -> None:
+        def start() -> None:
             try:
-                setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
-                handle.started(_launch.start(self._context, setup, handle.name))
+                try:
+                    setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
+                    handle.started(_launch.start(self._context, setup, handle.name))
+                finally:
+                    arrive()  # not before: no finalizer that runs in here may wait for the pool
             except BaseException as error:
                 started(handle, error)
             else:
                 started(handle, None)
 
         try:
-            threading.Thread(target=launch, name="parallel_exec-start", daemon=True).start()
+            launch(threading.Thread(target=start, name="parallel_exec-start", daemon=True))
         except RuntimeError:  # no more threads: the interpreter is ending, or the limit is reached
-            launch()
+            start()
 
     def succeeded(self) -> None:
         """Note that a worker is ready."""

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._current import current
-from parallel_exec._threads import launch
+from parallel_exec._threads import arrive, launch
 from parallel_exec.backends._pace import AHEAD, fitting
 from parallel_exec.backends._staff import FAREWELL, Staff
 from parallel_exec.events import logger
@@ -115,6 +115,7 @@ class IoThread(Staff):
 
     def _serve(self) -> None:
         current.pool = self._source
+        arrive()
         self._selector.register(self._bell, selectors.EVENT_READ, self._hear)
         farewell: float | None = None
         while True:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._current import current
-from parallel_exec._threads import launch
+from parallel_exec._threads import arrive, launch
 from parallel_exec.backends.base import Backend, Consumer, Source
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
@@ -211,6 +211,7 @@ class ThreadBackend(Backend):
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
         current.pool = self.source
+        arrive()
         worker.thread = threading.current_thread()
         try:
             _do(duty)
