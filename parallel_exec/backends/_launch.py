@@ -15,6 +15,7 @@ import threading
 from multiprocessing import process, reduction, spawn
 from typing import Any
 
+from parallel_exec.backends._platform import deaf
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
 
@@ -118,11 +119,13 @@ def start(context: Any, setup: Setup, name: str) -> Any:
     child = context.Process(target=main, args=(setup,), name=name)
     with _lock, _WithoutMain():
         _check_descriptors()
-        if context.get_start_method() == "forkserver":
+        by_server = context.get_start_method() == "forkserver"
+        if by_server:
             preload()
         _launching.append((threading.get_ident(), setup.tasks))
         try:
-            child.start()
+            with contextlib.nullcontext() if by_server else deaf():  # what the server forks is as the server was born
+                child.start()
         finally:
             _launching.clear()
         # Else every start of any process polls this one, in whatever thread, and takes the news of its end from us.

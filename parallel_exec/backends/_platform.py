@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Iterator
 
 try:
     import fcntl
@@ -22,6 +23,23 @@ def lead_group() -> None:
     """Make this process the leader of a new process group: what it starts can be killed with it."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Keep Ctrl-C from a process that is forked or spawned by this thread meanwhile, until it calls `hear`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear() -> None:
+    """Be interrupted by SIGINT from now on, and not by one that came before: it was for the group that we were born in."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def die_with_parent(lifeline: int) -> None:

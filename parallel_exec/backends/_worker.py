@@ -33,7 +33,7 @@ from parallel_exec.backends._inbox import WorkerTask, read_batch
 from parallel_exec.backends._items import ItemRunner
 from parallel_exec.backends._log import send_records
 from parallel_exec.backends._outbox import Outbox
-from parallel_exec.backends._platform import die_with_parent, lead_group, limit_memory
+from parallel_exec.backends._platform import die_with_parent, hear, lead_group, limit_memory
 
 _NAMES_MAIN = re.compile(rb"main__").search
 
@@ -63,6 +63,15 @@ class Setup(NamedTuple):
     main: dict[str, Any]
     memory_limit: int | None
     log_levels: dict[str, int]
+
+    def __reduce__(self) -> Any:
+        return _arrive, tuple(self)
+
+
+def _arrive(*fields: Any) -> Setup:
+    """Be in the new process. From here on Ctrl-C at a terminal passes by, and `multiprocessing` need not print it."""
+    lead_group()
+    return Setup(*fields)
 
 
 class Worker:
@@ -169,10 +178,10 @@ def main(setup: Setup) -> None:
     """Be a worker process: the target of each."""
     try:
         lead_group()
+        hear()
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
     die_with_parent(setup.lifeline.fd)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (
         signal.SIGTTIN,
         signal.SIGTTOU,

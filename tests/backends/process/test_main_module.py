@@ -329,3 +329,32 @@ if __name__ == "__main__":
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert errors.count("Traceback") == 1
         work.until(lambda: not any(map(work.is_alive, pids)), 2)
+
+
+def test_ctrl_c_passes_by_a_worker_that_is_being_born(programs: Programs, tmp_path: Path) -> None:
+    """A worker that is still in the terminal's group, and not yet in our code, prints no traceback of its own."""
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import pathlib, time
+if "spawn_main" in pathlib.Path("/proc/self/cmdline").read_text():
+    pathlib.Path(__file__).with_name("born").touch()
+    time.sleep(0.5)
+"""
+    )
+    text = """
+import time
+from parallel_exec import ParallelExecutor, ProcessBackend
+if __name__ == "__main__":
+    executor = ParallelExecutor(max_concurrency=2, backend=ProcessBackend("spawn"), timeout=None)
+    executor.submit(time.sleep, 600)
+    executor.submit(time.sleep, 600).result()
+"""
+    settings = {"start_new_session": True, "env": work.environment(tmp_path)}
+    with work.script(programs.write(text), **settings) as process:
+        work.until((tmp_path / "born").exists)
+        pids = work.descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert errors.count("Traceback") == 1
+        work.until(lambda: not any(map(work.is_alive, pids)))
