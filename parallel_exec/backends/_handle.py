@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._current import id_of
 from parallel_exec.backends import _launch, _memory, _wire
-from parallel_exec.backends._launch import Descriptor
+from parallel_exec.backends._launch import Descriptor, make_semaphore
 from parallel_exec.backends._platform import death_watch, kill_group
 from parallel_exec.backends._worker import Setup
 from parallel_exec.parts import Part
@@ -76,7 +76,7 @@ class Handle:
         self._epoch = 0
         self._outgoing: deque[memoryview] = deque()
         self._incoming = bytearray()
-        self._permits: Any = context.Semaphore(0)
+        self._permits: Any = make_semaphore(context)
         try:
             self._open_pipes()
         except BaseException:

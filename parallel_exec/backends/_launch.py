@@ -12,7 +12,9 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from multiprocessing import process, reduction, spawn
+from multiprocessing import process, reduction, resource_tracker, spawn
+from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any
 
 from parallel_exec.backends._platform import deaf
@@ -86,6 +88,33 @@ def get_context(wanted: Any) -> Any:
     if not hasattr(wanted, "Process") or not hasattr(wanted, "Semaphore"):
         raise TypeError(f"mp_context takes a start method's name or a multiprocessing context, not {wanted!r}")
     return wanted
+
+
+def make_semaphore(context: Any) -> Any:
+    """Return a semaphore of value 0, of which the resource tracker knew before it was there.
+
+    `multiprocessing` tells it afterwards, and one whose maker is killed in between stays in the system. (What makes the
+    name is private; where it is called otherwise, the tracker is told afterwards.)
+    """
+    if forks(context) or not isinstance(context, BaseContext):
+        return context.Semaphore(0)  # by forks it is inherited, without a name
+    names: list[str] = []
+
+    def make_name() -> str:
+        names.append(SemLock._make_name())  # type: ignore[attr-defined]
+        resource_tracker.register(names[-1], "semaphore")
+        return names[-1]
+
+    semaphore: Any = Semaphore.__new__(Semaphore)
+    semaphore._make_name = make_name
+    try:
+        semaphore.__init__(0, ctx=context.get_context())
+    finally:
+        name = getattr(getattr(semaphore, "_semlock", None), "name", None)
+        for vain in set(names) - {name}:
+            resource_tracker.unregister(vain, "semaphore")
+    del semaphore._make_name
+    return semaphore
 
 
 def forks(context: Any) -> bool:

@@ -140,6 +140,32 @@ def test_a_parent_that_dies_while_workers_start(tmp_path: Path) -> None:
     work.until(lambda: not _new_names(before), 8)
 
 
+def test_a_parent_that_dies_while_it_makes_a_semaphore() -> None:
+    """The resource tracker knows of one before it is there, not only afterwards, and removes it."""
+    code = """
+import os, time
+from multiprocessing import resource_tracker
+from parallel_exec import ParallelExecutor
+
+register = resource_tracker.register
+
+def register_late(name, kind):
+    if kind == "semaphore" and os.path.exists("/dev/shm/sem." + name.lstrip("/")):
+        print(name.lstrip("/"), flush=True)
+        time.sleep(600)
+    register(name, kind)
+
+resource_tracker.register = register_late
+ParallelExecutor(max_concurrency=1, backend="process").submit(int).result()
+"""
+    with work.script("-c", code) as process:
+        place = Path("/dev/shm", f"sem.{process.stdout.readline().strip()}")
+        assert place.exists()
+        process.kill()
+        process.wait()
+        work.until(lambda: not place.exists(), 8)
+
+
 def test_a_python_that_ends_without_shutdown_leaves_nobody(tmp_path: Path) -> None:
     """A script that just ends waits for its tasks, and its workers end by themselves."""
     code = (
