@@ -194,7 +194,8 @@ class ParallelExecutor(Executor):
             show()
 
     def _interrupt(self, run: Run | None = None) -> None:
-        lifetime.interrupt([self._scheduler], self._scheduler.in_hand if run is None else run.unended)
+        live = self._scheduler.in_hand if run is None else run.unended
+        lifetime.interrupt([self._scheduler], live, lifetime.PATIENCE)
 
     def results(self) -> list[TaskResult[Any]]:
         """Return what the current or last run has finished so far, in the order added. Does not block."""

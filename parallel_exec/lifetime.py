@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from parallel_exec.scheduler import Scheduler
 
 GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
+PATIENCE = 1.8  # seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise
 _POLL = 0.01  # seconds
 
 _schedulers: weakref.WeakSet[Scheduler] = (
@@ -64,20 +65,21 @@ def _at_exit() -> None:
 
 
 def _stop(schedulers: list[Scheduler]) -> None:
-    interrupt(schedulers, lambda: [future for scheduler in schedulers for future in scheduler.in_hand()])
+    interrupt(schedulers, lambda: [future for scheduler in schedulers for future in scheduler.in_hand()], NEVER)
 
 
-def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]]) -> None:
+def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]], patience: float) -> None:
     """After Ctrl-C: cancel what waits, let what runs end for a moment, then stop it; a second Ctrl-C stops it at once.
 
-    Returns when that is done; after a second Ctrl-C, which is raised then, soon in any case.
+    Returns when that is done. Where it takes longer (as with a million tasks), it goes on beside the caller.
 
     Args:
         schedulers: whose tasks.
         live: returns those that are still to end once what waits was cancelled.
+        patience: most seconds that this takes; after a second Ctrl-C, which is raised in the end, half the grace.
     """
     ending = _Ending(schedulers, live)
-    raised, until = None, NEVER
+    raised, until = None, time.monotonic() + patience
     while not ending.over and time.monotonic() < until:
         try:
             ending.begin()

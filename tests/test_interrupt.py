@@ -102,7 +102,10 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, backend: str) -> None:
         say("FIRST")"""
     program = PROGRAM.replace("\n        ready()", first_is_heard)
     process = script.start(
-        tmp_path, f"\n    from parallel_exec import lifetime\n    lifetime.GRACE = 600{program}", backend, str(tmp_path)
+        tmp_path,
+        f"\n    from parallel_exec import lifetime\n    lifetime.GRACE = lifetime.PATIENCE = 600{program}",
+        backend,
+        str(tmp_path),
     )
     _wait_ready(process)
     _press(process)
@@ -120,7 +123,7 @@ def test_tasks_that_end_by_themselves_are_let_end(tmp_path: Path) -> None:
     body = """
         from parallel_exec import lifetime
 
-        lifetime.GRACE = 10
+        lifetime.GRACE = lifetime.PATIENCE = 10
         executor = ParallelExecutor(max_concurrency=1)
         started, gate = threading.Event(), threading.Event()
 
@@ -261,6 +264,36 @@ def test_ctrl_c_inline(tmp_path: Path) -> None:
     _wait_ready(process)
     _press(process)
     assert script.finish(process) == ("['NoneType', 'KeyboardInterrupt', 'CancelledError']\n", "")
+
+
+def test_ctrl_c_over_a_long_queue(tmp_path: Path) -> None:
+    """`KeyboardInterrupt` does not wait until all of it is cancelled; that goes on, and the program ends after it."""
+    body = """
+        from parallel_exec import lifetime
+
+        lifetime.PATIENCE = 0.0
+        executor = ParallelExecutor(max_concurrency=1, timeout=None)
+        gate = threading.Event()
+        futures = [executor.add_task(task) for task in [gate.wait] + [int] * 3000]
+
+        def announce():
+            work.until(futures[0].running)
+            ready()
+
+        threading.Thread(target=announce, daemon=True).start()
+        try:
+            executor.execute_all()
+        except KeyboardInterrupt:
+            left = sum(not future.done() for future in futures)
+            gate.set()
+            executor.shutdown()
+            say(left > 0, sum(future.cancelled() for future in futures))
+    """
+    process = script.start(tmp_path, body)
+    _wait_ready(process)
+    _press(process)
+    out, err = script.finish(process)
+    assert (out, err) in [("True 3000\n", ""), ("True 3001\n", "")]
 
 
 @pytest.mark.parametrize("signals", [3, 6])

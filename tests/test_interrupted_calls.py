@@ -153,11 +153,10 @@ def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: 
         futures = [executor.submit(gate.wait) for _ in range(4)]
         work.until(lambda futures=futures: sum(future.running() for future in futures) == 2)  # type: ignore[misc]
         scheduler = executor._scheduler
-        more = interrupt(lambda scheduler=scheduler: lifetime.interrupt([scheduler], scheduler.in_hand), step)  # type: ignore[misc]
+        more = interrupt(lambda scheduler=scheduler: lifetime.interrupt([scheduler], scheduler.in_hand, 10), step)  # type: ignore[misc]
         work.until(lambda futures=futures: all(future.cancelled() for future in futures))  # type: ignore[misc]
         executor.shutdown()
         if not more:
-            assert step > 50
             break
     gate.set()
 

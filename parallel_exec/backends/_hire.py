@@ -11,6 +11,7 @@ import itertools
 import sys
 import threading
 from multiprocessing import resource_tracker
+from traceback import clear_frames
 from typing import Any, Callable
 
 from parallel_exec._threads import arrive, launch
@@ -63,14 +64,18 @@ class Hire:
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
 
+        def make() -> None:
+            setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
+            handle.started(_launch.start(self._context, setup, handle.name))
+
         def start() -> None:
             try:
                 try:
-                    setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
-                    handle.started(_launch.start(self._context, setup, handle.name))
+                    make()
                 finally:
                     arrive()  # not before: no finalizer that runs in here may wait for the pool
             except BaseException as error:
+                _clear(error)
                 started(handle, error)
             else:
                 started(handle, None)
@@ -116,3 +121,14 @@ class Hire:
             f"{self._failures} in a row died while starting, the last with exit code {exitcode}; what they said of it is on "
             'standard error. A main script needs `if __name__ == "__main__":` around what starts the work'
         )
+
+
+def _clear(error: BaseException) -> None:
+    """Let go of what the frames of an error hold, its worker's semaphore for one.
+
+    The collector may come while the thread it comes to has the resource tracker's lock, which the end of a semaphore takes.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        clear_frames(each.__traceback__)
+        each = each.__context__

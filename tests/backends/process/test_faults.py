@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import wait
+from multiprocessing.synchronize import SemLock
 from typing import Any, Iterator
 
 import pytest
@@ -54,6 +55,29 @@ def no_starts() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_launch, "start", fail)
         yield tried
+
+
+def test_a_failed_start_leaves_no_semaphore_to_the_collector(pool: Any, bench: Any) -> None:
+    """That might come while the resource tracker is at work, in the same thread, and wait for it for ever."""
+    gc.collect()
+    before = _count(SemLock)
+    gc.disable()
+    try:
+        executor = pool(3)
+        first, gate = busy(executor, bench)
+        with no_starts() as tried:
+            futures = [executor.submit(work.pid) for _ in range(60)]
+            work.until(lambda: len(tried) >= 2, 8)
+            gate.set()
+            wait([first, *futures], timeout=9)
+            executor.shutdown()
+        assert _count(SemLock) == before
+    finally:
+        gc.enable()
+
+
+def _count(kind: type) -> int:
+    return sum(isinstance(each, kind) for each in gc.get_objects())
 
 
 def busy(executor: Any, bench: Any) -> tuple[Any, Any]:
