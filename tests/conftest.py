@@ -68,6 +68,7 @@ class Lab:
         self._gates: list[Any] = []
         self._executors: list[ParallelExecutor] = []
         self._threads: list[threading.Thread] = []
+        self._logs = 0
 
     def executor(self, **settings: Any) -> ParallelExecutor:
         """Return a new executor, with quick retries unless told otherwise."""
@@ -88,7 +89,8 @@ class Lab:
 
     def log(self) -> Log:
         """Return a new log."""
-        return Log(self._folder / f"log-{len(list(self._folder.iterdir()))}-{id(object())}")
+        self._logs += 1
+        return Log(self._folder / f"log-{self._logs}")
 
     def thread(self, function: Callable[..., object], *args: Any) -> threading.Thread:
         """Run a function in a thread that is waited for when the test ends."""

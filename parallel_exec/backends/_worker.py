@@ -65,13 +65,19 @@ class Setup(NamedTuple):
     log_levels: dict[str, int]
 
     def __reduce__(self) -> Any:
-        return _arrive, tuple(self)
+        permits = self.permits
+        return _arrive, (type(permits), permits.__getstate__(), *self._replace(permits=None))
 
 
-def _arrive(*fields: Any) -> Setup:
+def _arrive(kind: Any, state: Any, *fields: Any) -> Setup:
     """Be in the new process. From here on Ctrl-C at a terminal passes by, and `multiprocessing` need not print it."""
     lead_group()
-    return Setup(*fields)
+    permits: Any = kind.__new__(kind)
+    try:
+        permits.__setstate__(state)
+    except FileNotFoundError:  # the parent is ending, and has let go of it
+        os._exit(1)
+    return Setup(*fields)._replace(permits=permits)
 
 
 class Worker:

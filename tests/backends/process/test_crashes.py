@@ -154,7 +154,7 @@ def test_the_subprocesses_of_a_task_die_with_its_worker(pool: Any, bench: Any) -
     child, worker = map(int, pids.lines())
     work.kill(worker)
     assert isinstance(future.exception(8), WorkerCrashedError)
-    work.until(lambda: not work.is_alive(child), 2)
+    work.until(lambda: not work.is_alive(child), 8)
 
 
 def test_an_idle_worker_that_dies_costs_nothing(pool: Any) -> None:

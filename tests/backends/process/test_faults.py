@@ -167,8 +167,10 @@ def test_callbacks_that_raise_when_a_worker_dies(pool: Any) -> None:
 
     executor = pool(1)
     for _ in range(3):
+        executor.pause()
         future = executor.submit(work.exit_hard, 1)
         future.add_done_callback(fail)
+        executor.resume()
         assert type(future.exception(8)) is WorkerCrashedError
     assert executor.submit(work.same, 1).result(8) == 1
     assert len(work.handles(executor)) == 1
@@ -294,7 +296,9 @@ def test_a_signal_to_a_worker(pool: Any, bench: Any) -> None:
 
     executor = pool()
     started = bench.latch()
-    future = executor.submit(work.begin, started)
+    future = executor.submit(
+        work.hold, started, bench.latch()
+    )  # one long sleep may miss a signal that comes just before
     started.wait()
     (worker,) = work.workers(executor)
     work.kill(worker, signal.SIGINT)

@@ -22,7 +22,8 @@ from parallel_exec import TaskTimeoutError, WorkerCrashedError, WorkerStartError
 from . import light, work
 
 TIMES = float(os.environ.get("PARALLEL_EXEC_KILLS", "1"))
-SETTLED_WITHIN = 2.0  # seconds after a kill
+SETTLED_WITHIN = 2.0  # seconds after a kill, that we promise
+STALL = 6.0  # seconds that a machine may stand still meanwhile: what is lost is never settled at all
 
 
 # ── kill roulette ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -42,7 +43,7 @@ def test_kill_roulette(pool: Any, log: Any) -> None:
 
     count = int(2000 * max(1.0, TIMES))
     for number in range(count):
-        executor.add_task(_call(light.note_and_nap, log.path, number, 0.002 if number % 3 else 0.0))
+        executor.add_task(_call(light.note_and_nap, log.path, number, 0.004 if number % 3 else 0.0))
     with work.Every(0.1, kill_one):
         results = executor.execute_all()
     assert [result.unwrap() for result in results] == list(range(count))
@@ -77,7 +78,7 @@ class Killer:
         self.kills = 0
         self.until = time.monotonic() + seconds * TIMES
         self._most = kills * TIMES
-        self._patience = 2.0
+        self._patience = SETTLED_WITHIN + STALL
 
     def goes_on(self) -> bool:
         """Return whether there is more to kill."""
@@ -248,7 +249,8 @@ def _more(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
 
 
 def _submit_each(executor: Any, log: Any) -> list[Any]:
-    futures = [executor.submit(work.note_then_hang_if, log, number, 100) for number in range(200)]
+    views = [executor.options(timeout=0.7 if number == 100 else 30) for number in range(200)]
+    futures = [view.submit(work.note_then_hang_if, log, number, 100) for number, view in enumerate(views)]
     return [future.exception(9) or future.result() for future in futures]
 
 
@@ -266,7 +268,7 @@ def _map_all(executor: Any, log: Any) -> list[Any]:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_hung_call_amid_submitted_tasks(pool: Any, log: Any, workers: int) -> None:
     """One of 200 tiny tasks hangs in C, deaf to signals: 199 results, one timeout, and none was executed twice."""
-    executor = pool(workers, timeout=0.7)
+    executor = pool(workers)
     wait([executor.submit(work.same, number) for number in range(300)])
     outcomes = _submit_each(executor, log)
     assert type(outcomes[100]) is TaskTimeoutError
@@ -277,7 +279,7 @@ def test_a_hung_call_amid_submitted_tasks(pool: Any, log: Any, workers: int) -> 
 @pytest.mark.parametrize("chunksize", [1, 50])
 def test_a_hung_call_amid_mapped_items(pool: Any, log: Any, chunksize: int) -> None:
     """One item of a `map` hangs in C: its neighbours' results come, its own is a timeout, none was executed twice."""
-    executor = pool(1, timeout=0.7)
+    executor = pool(1, timeout=2)
     wait([executor.submit(work.same, number) for number in range(300)])
     results = executor.map(work.note_then_hang_if, [log] * 200, range(200), [100] * 200, chunksize=chunksize)
     assert [next(results) for _ in range(100)] == list(range(100))
@@ -293,4 +295,4 @@ def test_a_timeout_takes_the_subprocesses_along(pool: Any, bench: Any) -> None:
     pids, started = bench.log(), bench.latch()
     error = executor.submit(work.start_child, pids, started, True).exception(8)
     assert type(error) is TaskTimeoutError
-    work.until(lambda: not any(map(work.is_alive, map(int, pids.lines()))), 2)
+    work.until(lambda: not any(map(work.is_alive, map(int, pids.lines()))), STALL)

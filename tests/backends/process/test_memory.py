@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -169,15 +168,13 @@ def test_more_results_than_descriptors(pool: Any) -> None:
 
 def test_many_arrays_behind_a_hung_task(pool: Any, bench: Any) -> None:
     """Hundreds of arrays that wait behind a task that never ends hold up neither its timeout nor themselves."""
-    executor = pool(1, timeout=1.0)
+    executor = pool(1)
     assert list(executor.map(work.same, range(5000))) == list(range(5000))  # tiny: much is sent ahead from now on
     started, gate = bench.latch(), bench.latch()
-    start = time.monotonic()
-    stuck = executor.submit(work.hold, started, gate)
+    stuck = executor.options(timeout=1.0).submit(work.hold, started, gate)
     array = numpy.ones(1 << 17)
-    futures = [executor.options(timeout=None).submit(arrays.total, array) for _ in range(300)]
+    futures = [executor.submit(arrays.total, array) for _ in range(300)]
     assert type(stuck.exception(8)) is TaskTimeoutError
-    assert time.monotonic() - start < 5
     assert {future.result(20) for future in futures} == {1 << 17}
 
 

@@ -184,8 +184,9 @@ def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
 @pytest.mark.parametrize("way", ["submit", "map"])
 def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     """It times out, and an item of a map does so alone."""
-    executor = pool(2, timeout=0.3, backend={"startup_timeout": 1.5})
-    executor.submit(work.same, 1).result(8)
+    executor = pool(2, timeout=0.3)
+    executor.options(timeout=30).submit(work.same, 1).result(30)
+    executor._scheduler.backend.io._hire.startup_timeout = 1.5  # which is the limit for loading as well
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
@@ -201,7 +202,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     """The next one has begun when the overdue one is to be stopped: it is left alone."""
     executor = pool(1, timeout=0.3)
     for _ in range(20):
-        executor.submit(work.nap, 0.004).result(8)
+        executor.options(timeout=30).submit(work.nap, 0.004).result(8)
     crew = executor._scheduler.backend.io.crew
     stop_item = crew.stop_item
 
@@ -325,6 +326,7 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     handle.running = lambda: (0, 0.0)  # between two items
     os.kill(handle.pid, signal.SIGKILL)
     assert list(results) == list(range(1, 400))
+    executor.shutdown()  # the last are counted just after their results are there
     assert executor.stats().succeeded == 3400
 
 
