@@ -194,8 +194,11 @@ class Hearing:
         noted = handle.unread()  # before the pipe is read, which may bring what stands before it
         self.frames(handle, handle.read()[0])
         self.frames(handle, noted)
-        if handle.running() != (serial, start) or (start < 0 and now + start < (self._hire.startup_timeout or NEVER)):
-            # It has gone on meanwhile; or it still imports what it needs, and the attempt's clock does not run yet.
+        has_gone_on = handle.running() != (serial, start)
+        if has_gone_on or (start < 0 and now + start < (self._hire.startup_timeout or NEVER)):
+            if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
+                with self._source.lock:
+                    self._spread(handle, now + start)
             handle.peek_at = now + PEEK
             return
         start = abs(start)
@@ -206,10 +209,16 @@ class Hearing:
             handle.timer.arm(start + timeout)  # of this very item, if it is one of a part
         with self._source.lock:
             self._crew.kill_doomed(handle)
-            stuck = bool(serial) and now - start >= AHEAD / 2
-            if stuck and (self._pace.depth() > 2 or self._somebody_is_free()):
-                self._crew.take_back(handle)
+            stuck = bool(serial) and self._spread(handle, now - start)
         handle.peek_at = None if (stuck and not handle.doomed) or not handle.assigned else now + PEEK
+
+    def _spread(self, handle: Handle, ran: float) -> bool:
+        """Take back what waits behind a call that runs for long, if others may do it; returns whether it runs for long."""
+        if ran < AHEAD / 2:
+            return False
+        if self._pace.depth() > 2 or self._somebody_is_free():
+            self._crew.take_back(handle)
+        return True
 
     def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
         """Settle what a worker was running when it died; a negative start: what it was loading."""

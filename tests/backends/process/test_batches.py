@@ -65,10 +65,15 @@ def test_the_same_for_tasks_of_some_milliseconds(pool: Any, bench: Any) -> None:
     assert not slow.done()
 
 
-def test_the_same_while_an_argument_is_unpickled(pool: Any, bench: Any) -> None:
-    """A task that is stuck in unpickling its argument holds up nobody else."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_while_an_argument_is_unpickled(pool: Any, bench: Any, workers: int) -> None:
+    """A task that is stuck in unpickling its argument holds up nobody else, however many workers were needed so far."""
     executor = pool(2)
-    warm(executor)
+    if workers == 1:
+        for _ in range(60):
+            executor.submit(work.same, 1).result(8)
+    else:
+        warm(executor)
     started, gate = bench.latch(), bench.latch()
     slow = executor.submit(work.same, work.SlowToRebuild(started, gate))
     quick = [executor.submit(work.same, number) for number in range(50)]
