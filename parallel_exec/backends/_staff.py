@@ -120,7 +120,11 @@ class Staff(abc.ABC):
             with self._source.lock:
                 self._put_back(self._take(1))  # to be listed as idle: the next task is to be heard of
             self._carry_out()
-        for _ in range(min(room, self._source.backlog() - starting)):
+        # Who has nothing to do takes what has come since it was asked.
+        idle = sum(
+            each.ready and not each.assigned and not each.closing and not each.draining for each in self.crew.handles
+        )
+        for _ in range(min(room, self._source.backlog() - starting - idle)):
             try:
                 self._hire.start(self._timer, self._keep, self._started)
             except OSError as error:  # no more descriptors
