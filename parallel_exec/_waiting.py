@@ -20,6 +20,7 @@ state is final.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -43,6 +44,26 @@ def come_in(lock: Any) -> None:
             return
         time.sleep(0)
     lock.acquire()
+
+
+class Bell:
+    """Wakes one thread that waits, or is about to. Thread-safe; `ring` is re-entrant.
+
+    In place of `SimpleQueue.get(timeout)`, which may wait for ever before 3.13, if the time is up while it begins.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Wake it, or keep it from waiting once."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._lock.release()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it rings, for up to so many seconds."""
+        self._lock.acquire(timeout=max(0.0, seconds))
 
 
 class _Settled:

@@ -18,14 +18,12 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import time
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from parallel_exec._waiting import TICK
+from parallel_exec._waiting import TICK, Bell
 from parallel_exec.endings import CANCELLED
 from parallel_exec.future import TaskFuture
 from parallel_exec.outcome import Failure, Outcome, Success
@@ -65,7 +63,7 @@ class Mapping:
         self.parts: deque[AnyFuture] = deque()
         self.verdict: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
-        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` is re-entrant
+        self._news = Bell()
         self._awaited = -1  # the iterator's own
 
     def reserve(self, count: int) -> int:
@@ -89,7 +87,7 @@ class Mapping:
 
     def _tell(self, first: int, stop: int) -> None:
         if first <= self._awaited < stop:
-            self._news.put(None)
+            self._news.ring()
 
     def _wait(self, place: int, until: float | None) -> None:
         self._awaited = place
@@ -98,8 +96,7 @@ class Mapping:
                 left = TICK if until is None else until - time.monotonic()
                 if left <= 0:
                     raise WaitTimeout
-                with contextlib.suppress(queue.Empty):  # or a late word of an earlier place
-                    self._news.get(timeout=min(left, TICK))
+                self._news.wait(min(left, TICK))  # it may also be a late word of an earlier place
         finally:
             self._awaited = -1
 

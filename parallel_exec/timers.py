@@ -26,6 +26,7 @@ import time
 from typing import Callable
 
 from parallel_exec._threads import arrive, launch
+from parallel_exec._waiting import Bell
 
 logger = logging.getLogger("parallel_exec")
 
@@ -64,6 +65,7 @@ class Timers:
     def __init__(self, name: str = "parallel_exec-clock") -> None:
         self._name = name
         self._requests: queue.SimpleQueue[Timer | None] = queue.SimpleQueue()
+        self._bell = Bell()  # rung after a request is put
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._start_lock = threading.Lock()
@@ -77,6 +79,7 @@ class Timers:
     def request(self, timer: Timer) -> None:
         """Have the clock look at a timer's deadline; called by `Timer.arm`."""
         self._requests.put(timer)
+        self._bell.ring()
         if self._thread is None:
             self.start()
 
@@ -97,6 +100,7 @@ class Timers:
         """Let the clock thread end; timers that are not due by then never will be. Does not wait."""
         self._stopped = True
         self._requests.put(None)
+        self._bell.ring()
 
     def is_clock(self) -> bool:
         """Return whether the calling thread is the clock's."""
@@ -112,11 +116,11 @@ class Timers:
         self._thread = threading.current_thread()  # before any callback can ask `is_clock`
         arrive()
         while True:
-            wait = self._heap[0][0] - time.monotonic() if self._heap else _TICK
             try:
-                timer = self._requests.get(timeout=min(wait, _TICK)) if wait > 0 else self._requests.get_nowait()
+                timer = self._requests.get_nowait()
             except queue.Empty:
                 self._fire_due()
+                self._bell.wait(min(self._heap[0][0] - time.monotonic(), _TICK) if self._heap else _TICK)
                 continue
             if timer is None:
                 self._heap.clear()

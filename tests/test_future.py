@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import CancelledError, Future, InvalidStateError, as_completed, wait
 from concurrent.futures import TimeoutError as WaitTimeout
@@ -17,6 +18,7 @@ import work
 from manual import ManualBackend
 
 from parallel_exec import Task, TaskFuture
+from parallel_exec._waiting import Bell
 
 
 @pytest.fixture
@@ -356,3 +358,18 @@ def test_a_failed_task_keeps_nothing_alive(lab: Any) -> None:
     executor.submit(partial(failing, thing)).exception()
     del thing
     work.until(lambda: gc.collect() >= 0 and alive() is None)
+
+
+def test_a_bell_is_heard_whenever_it_rings() -> None:
+    """Rung before or while somebody waits, once or more often, it ends one wait; a wait that is over at once is over."""
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    bell.wait(work.PATIENCE)
+    bell.wait(-1)
+    ringer = threading.Timer(0.05, bell.ring)
+    ringer.start()
+    start = time.monotonic()
+    bell.wait(work.PATIENCE)
+    assert time.monotonic() - start < work.PATIENCE
+    ringer.join()

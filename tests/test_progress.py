@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import work
 
 from parallel_exec import Attempt, ParallelExecutor, Task, TaskResult
 from parallel_exec.progress import WIDTH, Summary, Writer, progress_bar, shorten, to_json
@@ -174,6 +175,7 @@ def test_a_writer_lets_in_no_more_than_it_has_room_for() -> None:
 
             feeder = threading.Thread(target=feed)
             feeder.start()
+            work.until(lambda: len(admitted) == 2)
             feeder.join(0.3)  # nothing to wait for: what is looked for is that nothing more happens
             assert admitted == [0, 1]
             go.set()

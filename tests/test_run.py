@@ -238,9 +238,11 @@ def test_execute_all_in_a_callback_is_refused(lab: Any, way: str) -> None:
             errors.append(str(error))
 
     executor = lab.executor(max_concurrency=1, on_event=(lambda _: errors or run(_)) if way == "hook" else None)
-    future = executor.submit(time.sleep, 0.1)
+    gate = lab.event()
+    future = executor.submit(gate.wait)
     if way == "callback":
         future.add_done_callback(run)
+    gate.set()
     work.until(lambda: bool(errors))
     assert "from inside a task of the same executor, or a callback or event hook" in errors[0]
 

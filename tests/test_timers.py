@@ -35,7 +35,7 @@ def test_several_in_the_order_of_their_deadlines(timers: Timers) -> None:
     fired: queue.SimpleQueue[int] = queue.SimpleQueue()
     now = time.monotonic()
     for number in (3, 1, 2):
-        timers.timer(lambda number=number: fired.put(number)).arm(now + number * 0.02)  # type: ignore[misc]
+        timers.timer(lambda number=number: fired.put(number)).arm(now + 1 + number * 0.02)  # type: ignore[misc]
     assert [fired.get(timeout=work.PATIENCE) for _ in range(3)] == [1, 2, 3]
 
 
@@ -51,9 +51,10 @@ def test_a_disarmed_timer_does_not_go_off(timers: Timers) -> None:
     fired: list[str] = []
     later = threading.Event()
     unwanted = timers.timer(lambda: fired.append("unwanted"))
-    unwanted.arm(time.monotonic() + 0.02)
+    now = time.monotonic()
+    unwanted.arm(now + 1)
     unwanted.disarm()
-    timers.timer(later.set).arm(time.monotonic() + 0.05)
+    timers.timer(later.set).arm(now + 1.03)
     assert later.wait(work.PATIENCE)
     assert fired == []
 
@@ -63,8 +64,9 @@ def test_put_off(timers: Timers) -> None:
     fired: list[float] = []
     later = threading.Event()
     timer = timers.timer(lambda: fired.append(time.monotonic()))
-    timer.arm(time.monotonic() + 0.02)
-    due = time.monotonic() + 0.08
+    now = time.monotonic()
+    timer.arm(now + 1)
+    due = now + 1.06
     timer.arm(due)
     timers.timer(later.set).arm(due + 0.03)
     assert later.wait(work.PATIENCE)
@@ -77,9 +79,10 @@ def test_brought_forward(timers: Timers) -> None:
     fired: list[int] = []
     later = threading.Event()
     timer = timers.timer(lambda: fired.append(1))
-    timer.arm(time.monotonic() + 0.06)
-    timer.arm(time.monotonic() + 0.02)
-    timers.timer(later.set).arm(time.monotonic() + 0.1)
+    now = time.monotonic()
+    timer.arm(now + 1)
+    timer.arm(now + 0.02)
+    timers.timer(later.set).arm(now + 1.04)
     assert later.wait(work.PATIENCE)
     assert fired == [1]
 

@@ -138,13 +138,17 @@ class EngineBackend(Settling):
         return False
 
     def _refuse_all(self) -> None:
-        """End what waits, if the engine has not got back a single worker."""
-        stuck, capacity = len(self._stuck), self._capacity()
-        if self._active or capacity is None or stuck < capacity:
-            return
-        self.source.withdraw(self)
-        while (future := self.source.take(self)) is not None:
-            self.source.refuse(future, CapacityExhaustedError(stuck))
+        """End what waits, for as long as the engine has not got back a single worker."""
+        while self._is_lost():
+            future = self.source.take(self)
+            if future is None:
+                return
+            self.source.refuse(future, CapacityExhaustedError(len(self._stuck)))
+        self._feed()
+
+    def _is_lost(self) -> bool:
+        capacity = self._capacity()
+        return not self._active and capacity is not None and len(self._stuck) >= capacity
 
     # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -204,9 +204,14 @@ class ThreadBackend(Backend):
             self._gone.notify_all()
 
     def _refuse_all(self) -> None:
-        """End what waits: there is no slot, and none is in sight."""
-        while (future := self.source.take(self._refuser)) is not None:
+        """End what waits, for as long as there is no slot, and none in sight."""
+        while self._room() <= 0:
+            future = self.source.take(self._refuser)
+            if future is None:
+                return
             self.source.refuse(future, CapacityExhaustedError(len(self._stuck)))
+        self._offer()
+        self.source.pass_on()
 
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
@@ -258,6 +263,9 @@ class ThreadBackend(Backend):
             del ended  # a parked thread must keep nothing alive
             if begun is not None:
                 worker.future, number = begun
+                timeout = worker.future._settings.timeout
+                if worker.timer.deadline == NEVER and timeout is not None:  # it has rung before it could know for whom
+                    worker.timer.arm(worker.future._start + timeout)
                 return number
             if source.drained:
                 return 0

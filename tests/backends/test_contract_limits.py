@@ -33,10 +33,12 @@ def test_a_timeout_ends_the_task(lab: Any) -> None:
 @over(CONCURRENT)
 def test_a_timeout_is_retried(lab: Any) -> None:
     """A timeout is a failure like any other: the next attempt may succeed."""
-    executor = lab.executor(timeout=0.6, retry_count=1)  # a fresh worker must import within it
+    executor = lab.executor(timeout=0.6, retry_count=5)  # a fresh worker must import within it
     future = executor.submit(work.hold_once, lab.latch(), lab.latch())
     assert future.result() == "second time"
-    assert [type(attempt.error) for attempt in future.task_result().attempts] == [TaskTimeoutError, type(None)]
+    *failed, last = (attempt.error for attempt in future.task_result().attempts)
+    assert failed and last is None  # one failed, or more if the machine stalls
+    assert all(isinstance(error, TaskTimeoutError) for error in failed)
 
 
 @over(CONCURRENT)
@@ -66,8 +68,8 @@ def test_the_clock_starts_with_the_attempt(lab: Any) -> None:
     """The time a task is queued does not count towards its timeout."""
     executor = lab.executor(max_concurrency=1, retry_count=0)
     log = lab.log()
-    first = executor.options(timeout=LONG).submit(work.span, log, 0.5)
-    second = executor.options(timeout=0.4).submit(work.double, 1)
+    first = executor.options(timeout=LONG).submit(work.span, log, 2.2)
+    second = executor.options(timeout=2).submit(work.double, 1)
     assert second.result() == 2
     assert first.done()
 

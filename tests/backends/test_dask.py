@@ -205,10 +205,10 @@ def test_a_timeout_kills_the_process(client: Any, lab: Any) -> None:
     executor = lab.executor(backend=client, max_concurrency=2, retry_count=0)
     gate, log = lab.latch(), lab.log()
     neighbour = executor.submit(work.hold, lab.latch(), gate, "unharmed")
-    stuck = executor.options(timeout=0.5, id="stuck").submit(hold_with_pids, log, lab.latch())
+    stuck = executor.options(timeout=2, id="stuck").submit(hold_with_pids, log, lab.latch())
     error = stuck.exception(LONG)
     assert isinstance(error, TaskTimeoutError)
-    assert (error.task_id, error.timeout, error.attempt) == ("stuck", 0.5, 1)
+    assert (error.task_id, error.timeout, error.attempt) == ("stuck", 2, 1)
     work.until(lambda: not is_alive(pids_of(log)[0]))
     gate.set()
     assert neighbour.result() == "unharmed"
@@ -218,7 +218,7 @@ def test_a_timeout_kills_the_process(client: Any, lab: Any) -> None:
 
 def test_a_timeout_kills_though_the_client_sleeps(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker keeps the time by itself: with the client's timer unarmed the attempt times out all the same."""
-    executor = lab.executor(backend=client, timeout=0.5, retry_count=0)
+    executor = lab.executor(backend=client, timeout=2, retry_count=0)
     monkeypatch.setattr(executor._scheduler, "expire", lambda *_: None)
     log = lab.log()
     assert isinstance(executor.submit(hold_with_pids, log, lab.latch()).exception(LONG), TaskTimeoutError)
@@ -285,9 +285,9 @@ def test_waiting_in_the_cluster_is_not_counted(client: Any, lab: Any) -> None:
     gate = lab.latch()
     running = [executor.submit(work.hold, lab.latch(), gate) for _ in range(2)]
     work.until(lambda: executor.stats().running == 2)
-    waiting = executor.options(timeout=0.4).submit(work.double, 1)
+    waiting = executor.options(timeout=2).submit(work.double, 1)
     work.until(lambda: executor.stats().workers == 3)
-    threading.Event().wait(0.8)  # twice the timeout
+    threading.Event().wait(2.5)  # more than the timeout
     gate.set()
     assert waiting.result() == 2
     assert [future.result() for future in running] == ["held", "held"]

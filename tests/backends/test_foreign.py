@@ -226,6 +226,26 @@ def test_an_engine_full_of_stuck_attempts(lab: Any, monkeypatch: pytest.MonkeyPa
         assert executor.submit(work.double, 2).result() == 4
 
 
+def test_a_worker_of_the_engine_that_comes_back_amid_refusals(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is refused only as long as each worker is stuck."""
+    monkeypatch.setattr(_engine, "PATIENCE", 0.05)
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        executor = lab.executor(backend=pool, retry_count=0)
+        refuse = executor._scheduler.refuse
+
+        def refuse_slowly(future: Any, error: BaseException) -> None:
+            refuse(future, error)
+            gate.set()
+            work.until(lambda: executor.stats().abandoned == 0)
+
+        monkeypatch.setattr(executor._scheduler, "refuse", refuse_slowly)
+        executor.options(timeout=0.05).submit(gate.wait, LONG)
+        first, second = executor.submit(work.double, 1), executor.submit(work.double, 2)
+        assert isinstance(first.exception(LONG), CapacityExhaustedError)
+        assert second.result(LONG) == 4
+
+
 def test_shutdown_does_not_wait_for_stuck_attempts(threads: ThreadPoolExecutor, lab: Any) -> None:
     """`shutdown` returns though the executor holds an abandoned attempt, and leaves the executor open."""
     gate = lab.event()

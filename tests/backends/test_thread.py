@@ -10,6 +10,7 @@ import pytest
 import work
 
 from parallel_exec import CapacityExhaustedError, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
+from parallel_exec.timers import NEVER
 
 # ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -49,7 +50,7 @@ def test_the_slot_of_an_abandoned_thread_is_refilled(lab: Any) -> None:
     executor = lab.executor(max_concurrency=2, timeout=0.1, retry_count=0)
     gate = lab.event()
     stuck = [executor.submit(gate.wait) for _ in range(6)]
-    quick = [executor.submit(work.double, number) for number in range(10)]
+    quick = [executor.options(timeout=None).submit(work.double, number) for number in range(10)]
     assert [future.result() for future in quick] == [2 * number for number in range(10)]
     assert all(isinstance(future.exception(), TaskTimeoutError) for future in stuck)
     assert executor.stats().abandoned == 6
@@ -81,7 +82,7 @@ def test_an_abandoned_task_sees_that_it_is_cancelled(lab: Any) -> None:
 
 def test_a_later_attempt_is_not_seen_by_an_earlier_one(lab: Any) -> None:
     """An attempt that timed out stays cancelled while the next attempt of the same task runs."""
-    executor = lab.executor(max_concurrency=1, timeout=0.2, retry_count=1)
+    executor = lab.executor(max_concurrency=1, timeout=1.0, retry_count=1)
     first: list[Any] = []
     gate = lab.event()
 
@@ -130,7 +131,29 @@ def test_a_slot_lost_to_the_cap_comes_back(lab: Any) -> None:
     executor.submit(gate.wait).exception()
     gate.set()
     work.until(lambda: executor.stats().abandoned == 0)
-    assert executor.submit(work.double, 1).result(work.PATIENCE) == 2
+    assert executor.options(timeout=None).submit(work.double, 1).result(work.PATIENCE) == 2
+
+
+def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
+    """Whoever saw no room, and says so late, does not keep the pool closed."""
+    backend = ThreadBackend(max_abandoned=0)
+    executor = lab.executor(backend=backend, retry_count=0)
+    backend.source.offer(backend._refuser)  # on top of the one that would start a thread
+    assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
+
+
+def test_a_timer_that_rings_before_it_can_know_for_whom(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is held up between arming its timer and noting what it runs: the attempt times out all the same."""
+    executor = lab.executor(max_concurrency=1, timeout=0.1, retry_count=0)
+    announce = executor._scheduler._announce
+
+    def announce_late(future: Any, slot: Any, number: int) -> Any:
+        announced = announce(future, slot, number)
+        work.until(lambda: slot.timer.deadline == NEVER)
+        return announced
+
+    monkeypatch.setattr(executor._scheduler, "_announce", announce_late)
+    assert isinstance(executor.submit(lab.event().wait).exception(work.PATIENCE), TaskTimeoutError)
 
 
 def test_callbacks_of_refused_tasks_run_without_our_lock(lab: Any) -> None:
@@ -185,7 +208,10 @@ def test_a_callback_that_exits_harms_no_worker(lab: Any, cap: int, caplog: pytes
 def test_threads_are_started_as_needed(lab: Any) -> None:
     """Tasks that come one after another run on one thread, whatever the limit."""
     executor = lab.executor(max_concurrency=8)
-    names = {executor.submit(work.worker_name).result() for _ in range(20)}
+    names = set()
+    for number in range(20):
+        names.add(executor.submit(work.worker_name).result())
+        work.until(lambda number=number: executor.stats().succeeded == number + 1)  # type: ignore[misc]  # it is idle now
     assert len(names) == 1
 
 

@@ -60,7 +60,7 @@ def test_events_of_workers(lab: Any) -> None:
     executor = lab.executor(on_event=events.append, max_concurrency=1, timeout=0.1, retry_count=0)
     executor.add_task(Task(lab.event().wait, id="stuck"))
     executor.execute_all()
-    executor.submit(work.double, 1).result()
+    executor.options(timeout=None).submit(work.double, 1).result()
     started = [event.worker for event in events if isinstance(event, WorkerStarted)]
     (died,) = (event for event in events if isinstance(event, WorkerDied))
     assert len(started) == 2

@@ -46,7 +46,7 @@ def scheduler(executor: ParallelExecutor) -> Iterator[Any]:
 
 def test_a_job_runs_in_our_threads(scheduler: Any) -> None:
     """A job that is due runs in a thread of ours, and APScheduler hears what it returned."""
-    scheduler.add_job(lambda: threading.current_thread().name, id="name")
+    scheduler.add_job(lambda: threading.current_thread().name, id="name", misfire_grace_time=None)
     told = scheduler.told.get(timeout=LONG)
     assert (told.job_id, told.exception) == ("name", None)
     assert told.retval.startswith("parallel_exec")
@@ -60,7 +60,7 @@ def test_a_job_that_fails(scheduler: Any) -> None:
         runs.append(1)
         raise LookupError("mine")
 
-    scheduler.add_job(fail, id="fails")
+    scheduler.add_job(fail, id="fails", misfire_grace_time=None)
     told = scheduler.told.get(timeout=LONG)
     assert told.job_id == "fails"
     assert isinstance(told.exception, LookupError)
@@ -69,8 +69,9 @@ def test_a_job_that_fails(scheduler: Any) -> None:
 
 def test_a_job_that_repeats(scheduler: Any) -> None:
     """An interval job comes again and again."""
-    scheduler.add_job(int, "interval", seconds=0.02, id="again", next_run_time=datetime.now(timezone.utc))
-    runs = [scheduler.told.get(timeout=LONG) for _ in range(3)]
+    now = datetime.now(timezone.utc)
+    scheduler.add_job(int, "interval", seconds=0.02, id="again", next_run_time=now, misfire_grace_time=None)
+    runs = sorted((scheduler.told.get(timeout=LONG) for _ in range(3)), key=lambda told: told.scheduled_run_time)
     assert [told.job_id for told in runs] == ["again"] * 3
     assert runs[1].scheduled_run_time - runs[0].scheduled_run_time >= timedelta(seconds=0.02)
 
@@ -86,7 +87,7 @@ def test_its_shutdown_is_ours(executor: ParallelExecutor) -> None:
 
     scheduler = background.BackgroundScheduler(executors={"default": OurExecutor(executor)}, timezone=timezone.utc)
     scheduler.start()
-    scheduler.add_job(job)
+    scheduler.add_job(job, misfire_grace_time=None)
     assert started.wait(LONG)
     work.until(lambda: not scheduler.get_jobs())  # removing one while it shuts down is beyond APScheduler
     gate.set()

@@ -39,8 +39,10 @@ class Pages(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Any]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server on the loopback, with a `url`, the paths it has `seen`, and a `gate`."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     made.url = f"http://127.0.0.1:{made.server_address[1]}"
     made.seen, made.gate = [], threading.Event()
