@@ -298,14 +298,17 @@ def test_an_unused_executor_is_the_childs_own(tmp_path: Path, backend: str) -> N
     assert script.run(tmp_path, body, backend, flags=FORK).splitlines() == ["[0, 2, 4]"] * 3
 
 
+@pytest.mark.parametrize("moment", ["start", "result"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_fork_while_a_worker_starts(tmp_path: Path, method: str) -> None:
-    """The child has none of the locks that a start is under, and can start processes itself."""
+def test_a_fork_while_a_worker_starts_or_after_it(tmp_path: Path, method: str, moment: str) -> None:
+    """The child has none of the locks that a start is under, and can start processes itself, with a fork server of its own."""
     body = """
         from parallel_exec import ProcessBackend
 
         executor = ParallelExecutor(backend=ProcessBackend(mp_context=sys.argv[1]), max_concurrency=2)
         futures = [executor.submit(work.double, number) for number in range(3)]
+        if sys.argv[2] == "result":
+            futures[0].result()
         child = os.fork()
         if child == 0:
             with ParallelExecutor(backend=ProcessBackend(mp_context=sys.argv[1]), max_concurrency=2) as own:
@@ -315,7 +318,7 @@ def test_a_fork_while_a_worker_starts(tmp_path: Path, method: str) -> None:
         say([future.result(10) for future in futures])
         executor.shutdown()
     """
-    assert script.run(tmp_path, body, method, flags=FORK).splitlines() == ["[0, 2, 4]"] * 2
+    assert script.run(tmp_path, body, method, moment, flags=FORK).splitlines() == ["[0, 2, 4]"] * 2
 
 
 @pytest.mark.parametrize("wait", ["False", "True"])

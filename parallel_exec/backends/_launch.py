@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from multiprocessing import process, reduction, resource_tracker, spawn
 from multiprocessing.context import BaseContext
@@ -48,6 +49,20 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     for lock in (_lock, semaphores):
         lock._at_fork_reinit()  # type: ignore[attr-defined]
+    _leave_server()
+
+
+def _leave_server() -> None:
+    """Let a forked child have a fork server of its own, if it wants one.
+
+    The one that it knows is its parent's child: `multiprocessing` would ask whether it lives, and fail. (That is private.)
+    """
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if alive is not None:
+        with contextlib.suppress(OSError):
+            os.close(alive)  # or it would outlive its parent
+        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
