@@ -65,6 +65,21 @@ def _is_in_time(run: Callable[[Path], bool], folder: Path) -> bool:
     return any(run(each) for each in folders)
 
 
+def _interrupted(process: subprocess.Popen[str]) -> tuple[str, str, float, float]:
+    """Interrupt a program once it is ready, and see that it and its children end.
+
+    Returns:
+        What it wrote, and when it was interrupted and when it had ended.
+    """
+    _wait_ready(process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    pressed = _press(process)
+    out, err = script.finish(process)
+    ended = time.monotonic()
+    assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []
+    return out, err, pressed, ended
+
+
 def _press(process: subprocess.Popen[str]) -> float:
     """Send what a terminal sends for Ctrl-C: SIGINT to the whole process group; return when."""
     os.killpg(process.pid, signal.SIGINT)
@@ -77,16 +92,11 @@ def test_ctrl_c_ends_a_run_in_time_and_keeps_the_results(tmp_path: Path, backend
 
     def run(folder: Path) -> bool:
         process = script.start(folder, PROGRAM, backend, str(folder))
-        _wait_ready(process)
-        children = psutil.Process(process.pid).children(recursive=True)
-        pressed = _press(process)
-        out, err = script.finish(process)
-        ended = time.monotonic()
+        out, err, pressed, ended = _interrupted(process)
         (interrupted, counts) = out.splitlines()
         assert counts == "5 12 ['CancelledError', 'NoneType']"
         assert err == ""
         assert process.returncode == 0
-        assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []
         return float(interrupted.split()[1]) - pressed < LIMIT + SLACK and ended - pressed < LIMIT + 2 * SLACK
 
     assert _is_in_time(run, tmp_path)
@@ -158,14 +168,9 @@ def _check_that_ctrl_c_ends_it(tmp_path: Path, body: str, backend: str) -> None:
 
     def run(folder: Path) -> bool:
         process = script.start(folder, body, backend, str(folder))
-        _wait_ready(process)
-        children = psutil.Process(process.pid).children(recursive=True)
-        pressed = _press(process)
-        _, err = script.finish(process)
-        ended = time.monotonic()
+        _, err, pressed, ended = _interrupted(process)
         assert err.strip().endswith("KeyboardInterrupt")
         assert process.returncode == -signal.SIGINT
-        assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []
         return ended - pressed < LIMIT + 2 * SLACK
 
     assert _is_in_time(run, tmp_path)

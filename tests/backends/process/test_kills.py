@@ -85,7 +85,7 @@ class Killer:
         return self.kills < self._most and time.monotonic() < self.until
 
     def measure(self, executor: Any) -> None:
-        """See how slow this machine is at the moment: 2 s is for one on which a first task takes no more than 200 ms."""
+        """See how slow this machine is at the moment: on one on which a first task takes long, all takes longer."""
         start = time.monotonic()
         executor.submit(work.pid).result()
         self._patience = max(self._patience, 10 * (time.monotonic() - start))
