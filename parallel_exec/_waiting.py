@@ -61,9 +61,9 @@ class Bell:
         with contextlib.suppress(RuntimeError):  # it rings already
             self._lock.release()
 
-    def wait(self, seconds: float) -> None:
-        """Wait until it rings, for up to so many seconds."""
-        self._lock.acquire(timeout=max(0.0, seconds))
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it rings, for up to so many seconds (None: as long as it takes)."""
+        self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
 
 
 class _Settled:

@@ -15,7 +15,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
+from parallel_exec._waiting import Bell
 from parallel_exec.backends.base import Backend, Consumer, Source
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
@@ -61,12 +61,10 @@ class _Worker:
         self.timer = source.timers.timer(lambda: source.expire(self, self.future))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
-        self.parking = threading.Lock()  # taken while awake; the worker parks by taking it again
-        self.parking.acquire()
+        self.bell = Bell()
 
     def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake
-            self.parking.release()
+        self.bell.ring()
 
 
 class _Spawner:
@@ -269,7 +267,7 @@ class ThreadBackend(Backend):
                 return number
             if source.drained:
                 return 0
-            worker.parking.acquire()
+            worker.bell.wait()
 
     def _is_surplus(self, worker: _Worker) -> bool:
         """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
