@@ -154,9 +154,9 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_short(module: str) -> None:
-    """No module has more than 350 lines."""
+    """No module has more than 500 lines."""
     length = MODULES[module].read_text(encoding="utf-8").count("\n")
-    assert length <= 350
+    assert length <= 500
 
 
 def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
