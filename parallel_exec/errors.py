@@ -129,13 +129,20 @@ class RemoteTaskError(ParallelExecError):
         message: its `str()`.
         worker_traceback: the formatted traceback.
         type_names: the qualified names of the type and all its bases, by which `retry_on` knows it; () if unknown.
+        reason: why it could not be rebuilt; "" if unknown.
     """
 
     def __init__(
-        self, type_name: str, message: str, worker_traceback: str = "", type_names: tuple[str, ...] = ()
+        self,
+        type_name: str,
+        message: str,
+        worker_traceback: str = "",
+        type_names: tuple[str, ...] = (),
+        reason: str = "",
     ) -> None:
-        super().__init__(f"{type_name}: {message}")
+        super().__init__(f"{type_name}: {message}" + (f" (this stands in for it: {reason})" if reason else ""))
         self.type_name = type_name
+        self.reason = reason
         self.type_names = type_names
         self.message = message
         self.worker_traceback = worker_traceback

@@ -107,6 +107,13 @@ def test_a_remote_error_reads_like_the_one_it_stands_for() -> None:
     assert str(EXAMPLES[5]) == "app.PickyError: no"
 
 
+def test_a_remote_error_says_why_it_stands_in() -> None:
+    """The reason comes after the message, and is an attribute."""
+    error = RemoteTaskError("app.PickyError", "no", reason="it cannot be pickled: TypeError: a lock")
+    assert str(error) == "app.PickyError: no (this stands in for it: it cannot be pickled: TypeError: a lock)"
+    assert pickle.loads(pickle.dumps(error)).reason == "it cannot be pickled: TypeError: a lock"
+
+
 @pytest.mark.parametrize("hint", ["check()", "max_abandoned", 'backend="process"'])
 def test_exhausted_capacity_says_what_to_do(hint: str) -> None:
     """The message offers the three ways out."""

@@ -51,15 +51,23 @@ def describe(error: BaseException) -> _pickling.Pickled:
         message = str(error)
     except BaseException:
         message = "(whose str fails)"
+    whole, why = _whole(error)
+    names = tuple(map(type_name, type(error).__mro__))
+    return _pickling.Pickled(pickle.dumps((whole, names, message, text, why)), None)
+
+
+def _whole(error: BaseException) -> tuple[bytes, str]:
+    """Pickle an exception itself; returns b"" and why, if what that gives cannot be rebuilt."""
+    doing = "pickled"
     try:
         whole = pickle.dumps(error, 5)
+        doing = "rebuilt from its pickle"
         rebuilt = pickle.loads(whole)
-        if type(rebuilt) is not type(error):
-            whole = b""
-    except BaseException:
-        whole = _by_value(error)
-    names = tuple(map(type_name, type(error).__mro__))
-    return _pickling.Pickled(pickle.dumps((whole, names, message, text)), None)
+    except BaseException as failed:
+        return _by_value(error), f"it cannot be {doing}: {_pickling.describe_failure(failed)}"
+    if type(rebuilt) is not type(error):
+        return b"", f"its pickle is rebuilt as a {type_name(type(rebuilt))}"
+    return whole, ""
 
 
 def _by_value(error: BaseException) -> bytes:

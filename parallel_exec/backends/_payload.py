@@ -209,13 +209,13 @@ def _no_fd() -> int:
 
 def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     """Return the exception that a worker described."""
-    whole, names, message, text = pickle.loads(frame.payload)
+    whole, names, message, text, why = pickle.loads(frame.payload)
     error: BaseException | None = None
     if whole:
         try:
             error = pickle.loads(whole)
-        except BaseException:
-            error = None
+        except BaseException as failed:
+            why = f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
     if frame.kind == _wire.UNREADABLE and not isinstance(error, (MemoryError, ParallelExecError)):
         failed = TaskSerializationError(
             f"the call of task {task_id!r}",
@@ -226,6 +226,6 @@ def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
         failed.__cause__ = WorkerTraceback(text)
         return failed
     if not isinstance(error, BaseException):
-        error = RemoteTaskError(names[0], message, text, names)
+        error = RemoteTaskError(names[0], message, text, names, why)
     error.__cause__ = WorkerTraceback(text)
     return error

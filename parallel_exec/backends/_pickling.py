@@ -174,6 +174,15 @@ def find_culprit(parts: dict[str, Any]) -> tuple[str, str]:
     return "the call", "its parts can be pickled each, but not together"
 
 
+def describe_failure(error: BaseException) -> str:
+    """Return an exception's type and message on one line."""
+    try:
+        message = " ".join(str(error).split())
+    except BaseException:
+        message = "(whose str fails)"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 def _short(value: object) -> str:
     try:
         text = repr(value)

@@ -28,7 +28,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._current import current
-from parallel_exec.backends import _calls
+from parallel_exec.backends import _calls, _pickling
 from parallel_exec.errors import RemoteTaskError, TaskSerializationError
 from parallel_exec.outcome import Failure, Outcome, Success
 
@@ -99,16 +99,18 @@ def _rebuild(described: bytes, unreadable: str | None) -> BaseException:
     """Return an exception that `describe_error` described; `unreadable`: the task whose call could not be unpickled."""
     from parallel_exec.backends._payload import WorkerTraceback
 
-    whole, names, message, text = pickle.loads(described)
+    whole, names, message, text, why_not = pickle.loads(described)
     error: BaseException | None = None
     if unreadable is not None:
         why = f"the worker cannot rebuild it: {names[0]}: {message}"
         error = TaskSerializationError(f"the call of task {unreadable!r}", "to the worker", why)
     elif whole:
-        with contextlib.suppress(Exception):
+        try:
             error = pickle.loads(whole)
+        except Exception as failed:
+            why_not = f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
     if not isinstance(error, BaseException):
-        error = RemoteTaskError(names[0], message, text, names)
+        error = RemoteTaskError(names[0], message, text, names, why_not)
     error.__cause__ = WorkerTraceback(text)
     return error
 

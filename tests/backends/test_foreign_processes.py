@@ -106,6 +106,7 @@ def test_an_exception_that_cannot_be_rebuilt(processes: ProcessPoolExecutor, lab
     assert isinstance(error, RemoteTaskError)
     assert error.type_name.endswith("UnreadableError")
     assert "raise_unreadable" in error.worker_traceback
+    assert error.reason.startswith("it cannot be rebuilt from its pickle: TypeError: ")
     assert executor.submit(work.double, 1).result() == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import traceback
 from functools import partial
@@ -191,21 +192,43 @@ def test_the_workers_chain_of_errors_is_readable(pool: Any) -> None:
 
 
 STAND_INS = {
-    "odd constructor": (odd.raise_picky, "PickyError", "file.txt:7 is wrong"),
-    "cannot be pickled": (odd.raise_locked, "LockedError", "with a lock"),
-    "rebuilds as something else": (odd.raise_forgetful, "ForgetfulError", "gone"),
-    "cannot be rebuilt here": (odd.raise_only_here, "OnlyHereError", "here"),
+    "odd constructor": (
+        odd.raise_picky,
+        "PickyError",
+        "file.txt:7 is wrong",
+        "it cannot be rebuilt from its pickle: TypeError: .*'line'",
+    ),
+    "cannot be pickled": (
+        odd.raise_locked,
+        "LockedError",
+        "with a lock",
+        "it cannot be pickled: TypeError: cannot pickle '_thread.lock' object",
+    ),
+    "rebuilds as something else": (
+        odd.raise_forgetful,
+        "ForgetfulError",
+        "gone",
+        "its pickle is rebuilt as a str",
+    ),
+    "cannot be rebuilt here": (
+        odd.raise_only_here,
+        "OnlyHereError",
+        "here",
+        "it cannot be rebuilt here: LookupError: elsewhere",
+    ),
 }
 
 
 @pytest.mark.parametrize("way", STAND_INS)
 def test_an_exception_that_cannot_travel_has_a_stand_in(pool: Any, way: str) -> None:
-    """A RemoteTaskError tells the type's name, the message and the traceback of what could not be rebuilt."""
-    function, name, message = STAND_INS[way]
+    """A RemoteTaskError tells the type's name, the message and the traceback of what could not be rebuilt, and why not."""
+    function, name, message, reason = STAND_INS[way]
     error = pool().submit(function).exception(8)
     assert type(error) is RemoteTaskError
     assert (error.type_name, error.message) == (f"process.odd.{name}", message)
     assert f"in {function.__name__}" in error.worker_traceback
+    assert re.search(reason, error.reason)
+    assert str(error) == f"process.odd.{name}: {message} (this stands in for it: {error.reason})"
 
 
 def test_an_exception_without_a_str(pool: Any) -> None:
