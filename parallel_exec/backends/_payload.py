@@ -214,8 +214,8 @@ def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     if whole:
         try:
             error = pickle.loads(whole)
-        except BaseException as failed:
-            why = f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
+        except BaseException as why_not:
+            why = f"it cannot be rebuilt here: {_pickling.describe_failure(why_not)}"
     if frame.kind == _wire.UNREADABLE and not isinstance(error, (MemoryError, ParallelExecError)):
         failed = TaskSerializationError(
             f"the call of task {task_id!r}",
