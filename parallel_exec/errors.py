@@ -3,21 +3,44 @@
     ParallelExecError(Exception)
     ├── TaskTimeoutError(TimeoutError)         one attempt outran its timeout
     ├── DeadlineExceededError(TimeoutError)    the whole run outran its deadline
-    ├── WorkerCrashedError(BrokenExecutor)     a worker died while it ran the task
-    ├── WorkerStartError(BrokenExecutor)       workers cannot start
-    ├── TaskSerializationError                 something could not be pickled
+    ├── WorkerCrashedError(BrokenProcessPool)  a worker died while it ran the task
+    ├── WorkerStartError(BrokenExecutor)       workers cannot start; also BrokenProcessPool or BrokenThreadPool
+    ├── TaskSerializationError(PicklingError)  something could not be pickled
     ├── RemoteTaskError                        stands in for an exception that could not be rebuilt
     ├── CapacityExhaustedError                 every slot is held by an abandoned thread
     └── QueueFullError(queue.Full)             no room in the queue
 
-Every error pickles, and carries its facts as attributes.
+Every error pickles, and carries its facts as attributes. `BrokenProcessPool` lives where `multiprocessing` is imported,
+so what derives from it is loaded or made when it is first asked for: who uses threads alone never pays for it.
 """
 
 from __future__ import annotations
 
+import functools
 import queue
 from concurrent.futures import BrokenExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+try:
+    from _pickle import PicklingError  # the same class, without the rest of `pickle`
+except ImportError:
+    from pickle import PicklingError
+
+if TYPE_CHECKING:
+    from parallel_exec._crash_error import WorkerCrashedError as WorkerCrashedError  # noqa: PLC0414  # handed on
+
+
+def __getattr__(name: str) -> object:
+    """Load `WorkerCrashedError` when it is first used (PEP 562)."""
+    if name != "WorkerCrashedError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from parallel_exec import _crash_error
+
+    globals()[name] = _crash_error.WorkerCrashedError
+    return _crash_error.WorkerCrashedError
+
+
+Pool = Literal["thread", "process"]
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
@@ -65,49 +88,54 @@ class DeadlineExceededError(ParallelExecError, TimeoutError):
         self.deadline = deadline
 
 
-class WorkerCrashedError(ParallelExecError, BrokenExecutor):
-    """A worker process died while it ran the task.
-
-    Attributes:
-        pid: the worker's process id.
-        exitcode: its exit code, negative for a signal; None if unknown.
-        task_id: the task it was running.
-    """
-
-    def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
-        super().__init__(f"worker process {pid} died ({_how(exitcode)}) while it ran task {task_id!r}")
-        self.pid = pid
-        self.exitcode = exitcode
-        self.task_id = task_id
-
-
-def _how(exitcode: int | None) -> str:
-    """Say in words how a process ended."""
-    if exitcode is None:
-        return "exit code unknown"
-    if exitcode >= 0:
-        return f"exit code {exitcode}"
-    import signal  # enum-heavy; only a crash needs it
-
-    try:
-        return f"signal {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"signal {-exitcode}"
-
-
 class WorkerStartError(ParallelExecError, BrokenExecutor):
     """Workers cannot start: the message says why and what to do.
+
+    That of a process pool is a `BrokenProcessPool` as well, that of a thread pool a `BrokenThreadPool`.
 
     Attributes:
         worker_traceback: the traceback from the worker, "" if it left none.
     """
 
+    _pool: Pool | None = None
+
     def __init__(self, message: str, worker_traceback: str = "") -> None:
         super().__init__(message + (f"\n\nIn the worker:\n{worker_traceback}" if worker_traceback else ""))
         self.worker_traceback = worker_traceback
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_start_error, (self._pool, self.args, self.__dict__)
 
-class TaskSerializationError(ParallelExecError):
+
+def start_error(pool: Pool, message: str, worker_traceback: str = "") -> WorkerStartError:
+    """Return a `WorkerStartError` that is also what the standard library's pool of this kind raises once it is broken."""
+    return _start_error_type(pool)(message, worker_traceback)
+
+
+@functools.cache
+def _start_error_type(pool: Pool | None) -> type[WorkerStartError]:
+    """Return the class for a kind of pool; all go by the one public name."""
+    if pool is None:
+        return WorkerStartError
+    base: type[BrokenExecutor]
+    if pool == "thread":
+        from concurrent.futures.thread import BrokenThreadPool
+
+        base = BrokenThreadPool
+    else:
+        from concurrent.futures.process import BrokenProcessPool
+
+        base = BrokenProcessPool
+    facts = {"__module__": __name__, "__doc__": WorkerStartError.__doc__, "_pool": pool}
+    return type(WorkerStartError.__name__, (WorkerStartError, base), facts)
+
+
+def _rebuild_start_error(pool: Pool | None, args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
+    """Make a `WorkerStartError` again: its class cannot be found by its name."""
+    return _rebuild(_start_error_type(pool), args, facts)
+
+
+class TaskSerializationError(ParallelExecError, PicklingError):
     """A task, its result or its exception could not cross to or from a worker.
 
     Attributes:

@@ -6,7 +6,11 @@ import copy
 import pickle
 import queue
 import signal
+import traceback
 from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.thread import BrokenThreadPool
+from typing import Any
 
 import pytest
 
@@ -20,7 +24,9 @@ from parallel_exec import (
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
+    errors,
 )
+from parallel_exec.errors import start_error
 
 EXAMPLES = [
     TaskTimeoutError("parse", 2.5, 3),
@@ -31,6 +37,8 @@ EXAMPLES = [
     RemoteTaskError("app.PickyError", "no", "Traceback ..."),
     CapacityExhaustedError(7),
     QueueFullError(10),
+    start_error("process", "no workers", "Traceback ..."),
+    start_error("thread", "no workers"),
 ]
 
 
@@ -62,8 +70,11 @@ def test_all_are_of_one_family(error: ParallelExecError) -> None:
     [
         (TaskTimeoutError, TimeoutError),
         (DeadlineExceededError, TimeoutError),
-        (WorkerCrashedError, BrokenExecutor),
+        (WorkerCrashedError, BrokenProcessPool),
         (WorkerStartError, BrokenExecutor),
+        (type(start_error("process", "no workers")), BrokenProcessPool),
+        (type(start_error("thread", "no workers")), BrokenThreadPool),
+        (TaskSerializationError, pickle.PicklingError),
         (QueueFullError, queue.Full),
     ],
 )
@@ -92,6 +103,23 @@ def test_a_start_error_shows_the_workers_traceback() -> None:
     """The traceback from the worker is in the message, if there is one."""
     assert "Traceback ..." in str(EXAMPLES[3])
     assert str(WorkerStartError("no workers")) == "no workers"
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_a_start_error_goes_by_its_public_name(pool: Any) -> None:
+    """Whatever pool it comes from, it shows as what one catches it by."""
+    error = start_error(pool, "no workers")
+    assert isinstance(error, WorkerStartError)
+    shown = traceback.format_exception_only(type(error), error)
+    assert shown == ["parallel_exec.errors.WorkerStartError: no workers\n"]
+
+
+def test_a_crash_error_is_where_the_others_are() -> None:
+    """It is loaded when it is asked for, and says that it lives in `parallel_exec.errors`."""
+    assert errors.WorkerCrashedError is WorkerCrashedError
+    assert WorkerCrashedError.__module__ == "parallel_exec.errors"
+    with pytest.raises(AttributeError, match="has no attribute 'WorkerCrashed'"):
+        _ = errors.WorkerCrashed
 
 
 def test_a_serialization_error_says_what_and_which_way() -> None:

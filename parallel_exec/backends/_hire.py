@@ -18,7 +18,7 @@ from parallel_exec._threads import arrive, launch
 from parallel_exec.backends import _launch, _log
 from parallel_exec.backends._handle import Handle
 from parallel_exec.backends._payload import Initializer, why_not_importable
-from parallel_exec.errors import WorkerStartError
+from parallel_exec.errors import WorkerStartError, start_error
 
 _PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
@@ -100,9 +100,8 @@ class Hire:
         if self._failures < _PATIENCE and not (late and not self._ever_succeeded):
             return None
         traceback, cause = self._first
-        failed = WorkerStartError(
-            f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}", traceback
-        )
+        why = f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}"
+        failed = start_error("process", why, traceback)
         failed.__cause__ = cause
         self._failures = 0
         return failed

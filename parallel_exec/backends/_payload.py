@@ -16,7 +16,13 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
 
 from parallel_exec.backends import _pickling, _wire
-from parallel_exec.errors import ParallelExecError, RemoteTaskError, TaskSerializationError, WorkerStartError
+from parallel_exec.errors import (
+    ParallelExecError,
+    RemoteTaskError,
+    TaskSerializationError,
+    WorkerStartError,
+    start_error,
+)
 from parallel_exec.outcome import Failure, Outcome, Success
 
 if TYPE_CHECKING:
@@ -53,7 +59,7 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
             if _pickling.find_cloudpickle() is None:
                 if not _Finder.finds_main(pickle.dumps((fn, args, kwargs), protocol=5)):
                     return pickled  # it only says the name
-                raise WorkerStartError(f"task {future.id!r} needs the main module, {reason}")
+                raise start_error("process", f"task {future.id!r} needs the main module, {reason}")
             pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
     except ParallelExecError:
         raise
@@ -94,7 +100,7 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
             pickled = _pickling.dumps(whole, inside=True)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
-                raise WorkerStartError(f"the initializer needs the main module, {reason}")
+                raise start_error("process", f"the initializer needs the main module, {reason}")
             pickled = _pickling.dumps(whole, by_value=True, inside=True)
     except WorkerStartError:
         raise

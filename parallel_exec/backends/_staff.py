@@ -22,7 +22,7 @@ from parallel_exec.backends._crew import Crew
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._hearing import Hearing
 from parallel_exec.backends._pace import Pace
-from parallel_exec.errors import TaskTimeoutError, WorkerStartError
+from parallel_exec.errors import TaskTimeoutError, WorkerStartError, start_error
 from parallel_exec.events import WorkerDied, logger
 from parallel_exec.future import TaskFuture
 from parallel_exec.parts import Part
@@ -129,7 +129,7 @@ class Staff(abc.ABC):
                 self._hire.start(self._timer, self._keep, self._started)
             except OSError as error:  # no more descriptors
                 if not self.crew.handles or self._at_work():
-                    self._cannot_start(WorkerStartError(f"no worker process can be started: {error}"))
+                    self._cannot_start(start_error("process", f"no worker process can be started: {error}"))
                 return  # else when it is known what has become of those that start
 
     def _keep(self, handle: Handle) -> None:

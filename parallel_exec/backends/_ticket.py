@@ -141,7 +141,7 @@ class Ticket:
         unpicklable = isinstance(error, pickle.PicklingError) or (
             isinstance(error, (TypeError, AttributeError)) and "pickle" in str(error)
         )
-        if not unpicklable:
+        if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
             return error
         what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
         what += f" of task {self.future.id!r}, {describe(self.future._fn)},"

@@ -28,7 +28,7 @@ from parallel_exec.backends._hire import Hire
 from parallel_exec.backends._io import IoThread
 from parallel_exec.backends._payload import pack, pack_initializer
 from parallel_exec.backends.base import Backend, Source
-from parallel_exec.errors import WorkerStartError
+from parallel_exec.errors import start_error
 from parallel_exec.task import check_count, check_initializer, check_seconds
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ProcessBackend(Backend):
         """
         reason = _launch.forbidden()
         if reason is not None:
-            raise WorkerStartError(reason)
+            raise start_error("process", reason)
         super().bind(source, limit)
         hire = Hire(self._context, self._initializer, self._memory_limit, self._startup_timeout)
         self._io = IoThread(source, limit, hire, self._max_tasks)

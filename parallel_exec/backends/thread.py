@@ -26,7 +26,7 @@ from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
 from parallel_exec.backends.base import Backend, Consumer, Source
-from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
+from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.task import check_count, check_initializer
@@ -192,7 +192,7 @@ class ThreadBackend(Backend):
         if self._workers:
             self.source.pass_on()
         else:
-            self.source.break_down(WorkerStartError(f"no thread can be started: {error}"))
+            self.source.break_down(start_error("thread", f"no thread can be started: {error}"))
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forget a worker, and tell who waits for the last to go."""
@@ -243,7 +243,8 @@ class ThreadBackend(Backend):
         try:
             self._initializer(*self._initargs)
         except BaseException as error:
-            failed = WorkerStartError(f"the initializer of the worker threads failed: {type(error).__name__}: {error}")
+            why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
+            failed = start_error("thread", why)
             failed.__cause__ = error
             self.source.break_down(failed)
             return False

@@ -29,7 +29,7 @@ def test_no_descriptors_for_the_first_worker(pool: Any, spare: int) -> None:
     executor = pool(2)
     with work.few_descriptors(spare):
         error = executor.submit(work.same, 1).exception(9)
-    assert error is None or type(error) is WorkerStartError
+    assert error is None or isinstance(error, WorkerStartError)
 
 
 @pytest.mark.parametrize("spare", range(0, 48, 3))
@@ -110,7 +110,7 @@ def test_a_pool_whose_only_worker_ends_when_no_other_starts(pool: Any, bench: An
         second = executor.submit(work.pid)
         work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
         first.abort()
-        assert type(second.exception(8)) is WorkerStartError
+        assert isinstance(second.exception(8), WorkerStartError)
     assert len(tried) == 6
 
 

@@ -194,7 +194,7 @@ def test_kill_in_the_initializer(pool: Any) -> None:
                 time.sleep(0.002)
         killer.settle(futures)
         for future in futures:
-            assert type(future.exception(0)) in {type(None), WorkerStartError, WorkerCrashedError}
+            assert isinstance(future.exception(0), (type(None), WorkerStartError, WorkerCrashedError))
         executor.shutdown()
     assert killer.kills >= 3
 

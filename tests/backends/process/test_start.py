@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_failing_initializer_is_one_clear_error(pool: Any) -> None:
     executor = pool(2, retry_count=2, backend={"initializer": odd.raise_picky})
     futures = [executor.submit(work.same, number) for number in range(20)]
     errors = [future.exception(8) for future in futures]
-    assert {type(error) for error in errors} == {WorkerStartError}
+    assert all(isinstance(error, WorkerStartError) and isinstance(error, BrokenProcessPool) for error in errors)
     assert "file.txt:7 is wrong" in str(errors[0])
     assert "in raise_picky" in errors[0].worker_traceback
     with pytest.raises(WorkerStartError):
@@ -95,7 +96,7 @@ def test_an_initializer_that_exits(pool: Any) -> None:
     """sys.exit() or os._exit() in the initializer is no hang either."""
     for function in (odd._exit, os.abort):
         executor = pool(backend={"initializer": function})
-        assert type(executor.submit(work.same, 1).exception(8)) is WorkerStartError
+        assert isinstance(executor.submit(work.same, 1).exception(8), WorkerStartError)
 
 
 def test_an_initializer_that_fails_once_is_forgiven(pool: Any, log: Any) -> None:
@@ -111,7 +112,7 @@ def test_a_hanging_initializer_ends_at_the_startup_timeout(pool: Any) -> None:
     executor = pool(backend={"initializer": work.hang_in_c, "startup_timeout": 0.6})
     start = time.monotonic()
     error = executor.submit(work.same, 1).exception(8)
-    assert type(error) is WorkerStartError
+    assert isinstance(error, WorkerStartError)
     assert "startup_timeout=0.6" in str(error)
     assert time.monotonic() - start < 4
 
@@ -128,7 +129,7 @@ def test_an_initializer_that_the_worker_cannot_rebuild(pool: Any) -> None:
     """What unpickles here only is a failed start, with the worker's traceback."""
     executor = pool(backend={"initializer": work.same, "initargs": (odd.OnlyHere(os.getpid()),)})
     error = executor.submit(work.same, 1).exception(8)
-    assert type(error) is WorkerStartError
+    assert isinstance(error, WorkerStartError)
     assert "LookupError" in str(error)
 
 
@@ -145,7 +146,7 @@ def test_a_retry_after_the_break_down_does_not_hang(pool: Any, bench: Any) -> No
     executor = pool(2, timeout=1.0, retry_count=2, backend={"initializer": work.fail_after_first, "initargs": (log,)})
     first = executor.submit(work.begin, started)
     started.wait()
-    assert type(executor.submit(work.same, 1).exception(8)) is WorkerStartError
+    assert isinstance(executor.submit(work.same, 1).exception(8), WorkerStartError)
     assert first.exception(8) is not None
 
 

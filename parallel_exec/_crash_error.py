@@ -1,0 +1,39 @@
+"""`WorkerCrashedError`, apart from the other errors as its base brings `multiprocessing` along; see `errors.py`."""
+
+from __future__ import annotations
+
+from concurrent.futures.process import BrokenProcessPool
+
+from parallel_exec.errors import ParallelExecError
+
+
+class WorkerCrashedError(ParallelExecError, BrokenProcessPool):
+    """A worker process died while it ran the task. Only this task is lost: the pool goes on.
+
+    Attributes:
+        pid: the worker's process id.
+        exitcode: its exit code, negative for a signal; None if unknown.
+        task_id: the task it was running.
+    """
+
+    __module__ = "parallel_exec.errors"  # where it is to be had
+
+    def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
+        super().__init__(f"worker process {pid} died ({_how(exitcode)}) while it ran task {task_id!r}")
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task_id = task_id
+
+
+def _how(exitcode: int | None) -> str:
+    """Say in words how a process ended."""
+    if exitcode is None:
+        return "exit code unknown"
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    import signal  # enum-heavy; only a crash needs it
+
+    try:
+        return f"signal {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"signal {-exitcode}"
