@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
+
+from parallel_exec._clock import time
 
 _PATIENCE = 1.0  # seconds that a thread may take to say that it runs; a guess
 _coming_up: set[threading.Thread] = set()

@@ -23,8 +23,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from typing import Any, Callable
+
+from parallel_exec._clock import time
 
 TICK = 0.5  # seconds that anybody waits at a time: Python does not hear a signal that comes just before an endless wait
 _TRIES = 1000  # a guess; then the holder is held up by something else

@@ -15,11 +15,11 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._threads import is_coming_up
 from parallel_exec._waiting import TICK, come_in

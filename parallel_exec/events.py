@@ -10,9 +10,10 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any, Callable
+
+from parallel_exec._clock import time
 
 logger = logging.getLogger("parallel_exec")
 

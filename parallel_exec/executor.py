@@ -6,12 +6,12 @@ add_task, submit, map, stream ──► Scheduler ──► TaskFuture
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar
 
 from parallel_exec import lifetime
+from parallel_exec._clock import time
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.endings import CANCELLED

@@ -11,9 +11,9 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.endings import CANCELLED, FORKED, AnyFuture, Endings
 from parallel_exec.errors import ParallelExecError, QueueFullError

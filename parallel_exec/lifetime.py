@@ -16,10 +16,10 @@ import atexit
 import os
 import sys
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
+from parallel_exec._clock import time
 from parallel_exec.endings import CANCELLED
 from parallel_exec.events import logger
 from parallel_exec.timers import NEVER

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
+from parallel_exec._clock import time
 from parallel_exec.future import TaskFuture, snapshot
 from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order

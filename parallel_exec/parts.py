@@ -18,11 +18,11 @@ Guarantees:
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
+from parallel_exec._clock import time
 from parallel_exec._waiting import TICK, Bell
 from parallel_exec.endings import CANCELLED
 from parallel_exec.future import TaskFuture

@@ -17,9 +17,10 @@ import json
 import os
 import queue
 import threading
-import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
+
+from parallel_exec._clock import time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

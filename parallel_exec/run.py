@@ -10,10 +10,10 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
+from parallel_exec._clock import time
 from parallel_exec._waiting import TICK
 
 if TYPE_CHECKING:

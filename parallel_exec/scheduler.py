@@ -17,11 +17,11 @@ Guarantees:
 
 from __future__ import annotations
 
-import time
 from concurrent.futures._base import PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING
 
+from parallel_exec._clock import time
 from parallel_exec._waiting import come_in
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import time
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, TypeVar
 
+from parallel_exec._clock import time
 from parallel_exec._waiting import TICK
 from parallel_exec.task import Task, TaskResult
 

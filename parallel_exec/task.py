@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-import time
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
+from parallel_exec._clock import time
 from parallel_exec._current import current, id_of
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.outcome import Outcome, Success

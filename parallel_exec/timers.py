@@ -22,9 +22,9 @@ import itertools
 import logging
 import queue
 import threading
-import time
 from typing import Callable
 
+from parallel_exec._clock import time
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
 

@@ -18,6 +18,7 @@ ROOT = Path(parallel_exec.__file__).parent
 # imported lazily (the optional and the costly ones) that is said in the function that does it. The package's own
 # `__init__` only re-exports, so nobody in the package imports from it.
 ORDER = [
+    "_clock",
     "errors",
     "_crash_error",
     "outcome",

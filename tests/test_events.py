@@ -29,7 +29,7 @@ def test_without_a_hook_nothing_is_made() -> None:
 
 def test_the_hook_gets_the_event_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event carries the monotonic time and its facts."""
-    monkeypatch.setattr("time.monotonic", lambda: 12.5)
+    monkeypatch.setattr("parallel_exec.events.time.monotonic", lambda: 12.5)
     heard: list[Any] = []
     Dispatcher(heard.append).emit(TaskFinished, "a", 2, True)
     assert heard == [TaskFinished(time=12.5, task_id="a", attempt=2, success=True)]

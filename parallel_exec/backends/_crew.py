@@ -8,9 +8,9 @@ Guarantees:
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._clock import time
 from parallel_exec.backends._handle import Handle
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.future import Phase

@@ -25,11 +25,11 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from concurrent.futures import CancelledError
 from typing import Any, Callable, NamedTuple
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends._remote_call import (

@@ -28,10 +28,10 @@ from __future__ import annotations
 import abc
 import itertools
 import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec.backends._clerk import Clerk
 from parallel_exec.backends._settling import Settling
 from parallel_exec.backends._ticket import BEGUN, WITHDRAWN, Place, Ticket

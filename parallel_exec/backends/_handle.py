@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec._current import id_of
 from parallel_exec.backends import _launch, _memory, _wire
 from parallel_exec.backends._launch import Descriptor, make_semaphore

@@ -12,10 +12,10 @@ Guarantees:
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
+from parallel_exec._clock import time
 from parallel_exec.backends import _log, _wire
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._pace import AHEAD, ITEM_OVERHEAD, Pace

@@ -14,9 +14,9 @@ import itertools
 import os
 import selectors
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends._pace import AHEAD, fitting

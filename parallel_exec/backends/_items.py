@@ -15,9 +15,9 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
-import time
 from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _pickling, _wire
 from parallel_exec.backends._calls import Unreadable, describe, pickle_value

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec.backends import _memory, _wire
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ import io
 import os
 import pickle
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _calls, _pickling
 from parallel_exec.errors import RemoteTaskError, TaskSerializationError

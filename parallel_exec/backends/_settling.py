@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import abc
 import threading
-import time
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends._ticket import BEGUN, WITHDRAWN, Place, Ticket
 from parallel_exec.backends.base import Backend

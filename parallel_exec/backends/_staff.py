@@ -15,9 +15,9 @@ import abc
 import os
 import queue
 import selectors
-import time
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec.backends._crew import Crew
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._hearing import Hearing

@@ -22,10 +22,10 @@ import re
 import signal
 import socket
 import sys
-import time
 import traceback
 from typing import Any, Callable, Iterator, NamedTuple
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _memory, _pickling, _wire
 from parallel_exec.backends._calls import Unreadable, call, describe

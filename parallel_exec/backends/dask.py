@@ -22,11 +22,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec.backends._dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends._engine import EngineBackend
 from parallel_exec.backends._pickling import find_culprit, parts_of

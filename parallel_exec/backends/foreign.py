@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import atexit
 import threading
-import time
 import weakref
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec.backends._engine import EngineBackend
 from parallel_exec.backends._remote_call import Line, Note, run_call, run_nothing
 from parallel_exec.backends._ticket import WITHDRAWN

@@ -13,9 +13,9 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.backends.thread import call

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
