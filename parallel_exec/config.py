@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Callable, Sequence, Union
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Callable, Union
 
+from parallel_exec._hints import backend_hint, refuse_names
 from parallel_exec.task import check_count, check_retrying, check_seconds
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ class ParallelConfig:
         queue_size: int = 0,
         backend: BackendLike = "thread",
         on_event: Callable[[Event], object] | None = None,
-        **misspelt: Never,
+        **_misspelt: Never,
     ) -> None:
-        if misspelt:
-            raise TypeError(_no_such_setting(next(iter(misspelt))))
+        if _misspelt:
+            refuse_names("ParallelExecutor", _misspelt, ParallelConfig.__init__)
         if retry is not None:
             check_retrying(retry)
         if not isinstance(jitter, bool):
@@ -123,7 +124,7 @@ def check_backend(value: Any) -> Any:
     """
     if isinstance(value, str):
         if value not in BACKENDS:
-            meant = did_you_mean(value, BACKENDS, ": ")
+            meant = backend_hint(value, BACKENDS)
             raise ValueError(f"backend takes one of {', '.join(map(repr, BACKENDS))}, not {value!r}{meant}")
         return value
     from parallel_exec.backends.base import Backend  # only who brings an object needs it
@@ -157,18 +158,3 @@ def _check_types(value: Any) -> tuple[type[BaseException], ...]:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
             raise TypeError(f"retry_on takes exception types such as (OSError,), not {item!r}")
     return types
-
-
-def _no_such_setting(name: str) -> str:
-    """Say that there is no setting of this name, and which was likely meant."""
-    known = [field.name for field in fields(ParallelConfig)]
-    meant = did_you_mean(name, known) or f"the settings are {', '.join(known)}"
-    return f"there is no setting {name!r}: {meant}"
-
-
-def did_you_mean(name: str, known: Sequence[str], lead: str = "") -> str:
-    """Return `lead` and a question after the name that is close to a misspelt one; "" if there is none."""
-    import difflib  # only a mistake needs it
-
-    close = difflib.get_close_matches(name, known, 1)
-    return f"{lead}did you mean {close[0]!r}?" if close else ""

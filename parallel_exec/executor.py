@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Ty
 
 from parallel_exec import lifetime
 from parallel_exec._clock import time
+from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.endings import CANCELLED
@@ -29,7 +30,7 @@ from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, check_count
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
-    from typing_extensions import ParamSpec
+    from typing_extensions import Never, ParamSpec
 
     from parallel_exec.task_queue import TaskQueue
 
@@ -54,7 +55,9 @@ class ParallelExecutor(Executor):
 
     def __init__(self, config: ParallelConfig | None = None, **overrides: Any) -> None:
         if config is not None and not isinstance(config, ParallelConfig):
-            raise TypeError(f"config takes a ParallelConfig, not {config!r}: settings go by name, max_concurrency=5")
+            raise TypeError(
+                f"config takes a ParallelConfig, not {config!r}: settings go by name, as max_concurrency=5 or backend='process'"
+            )
         self.config = config.with_changes(**overrides) if config is not None else ParallelConfig(**overrides)
         self._settings = Settings(self.config.timeout, policy_for(self.config, INHERIT, INHERIT))
         backend = make_backend(self.config.backend)
@@ -86,7 +89,7 @@ class ParallelExecutor(Executor):
             future._task, future._id, future._priority = task, task.id, task.priority
             return future
         if not callable(task):
-            raise TypeError(f"add_task takes a Task or a callable without arguments, not {task!r}")
+            raise not_callable("add_task", task)
         return TaskFuture(self._scheduler, self._settings, snapshot(), task)
 
     def _settings_of(self, task: Task[Any]) -> Settings:
@@ -107,11 +110,12 @@ class ParallelExecutor(Executor):
 
     def execute_all(
         self,
-        *,
+        *_misplaced: Never,
         deadline: float | None = None,
         fail_fast: bool = False,
         order: Order = "submitted",
         progress: bool = False,
+        **_misspelt: Never,
     ) -> list[TaskResult[Any]]:
         """Run all tasks that were added, and those they add, and return one result for each. Blocks.
 
@@ -126,6 +130,12 @@ class ParallelExecutor(Executor):
             KeyboardInterrupt: on Ctrl-C, within 2 s; `results()` has what was finished.
             RuntimeError: a run is under way, or the executor was shut down.
         """
+        if _misplaced:
+            raise TypeError(
+                "execute_all() takes no tasks: add_task(task) each of them first, or give them to stream(tasks)"
+            )
+        if _misspelt:
+            refuse_names("execute_all()", _misspelt, ParallelExecutor.execute_all)
         check_seconds("deadline", deadline)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
@@ -224,6 +234,7 @@ class ParallelExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        **_misspelt: Never,
     ) -> Iterator[T]:
         """Return an iterator over `fn(*items)` for the zipped iterables, in their order.
 
@@ -238,7 +249,9 @@ class ParallelExecutor(Executor):
             TimeoutError: from the iterator: a result was not there in time.
             BaseException: from the iterator: what a call raised; the rest is cancelled.
         """
-        return self.options().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+        return self.options().map(
+            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, **_misspelt
+        )
 
     def options(
         self,
@@ -248,8 +261,11 @@ class ParallelExecutor(Executor):
         retry_count: int | Inherited = INHERIT,
         retry: BaseRetrying | None | Inherited = INHERIT,
         id: str | None = None,
+        **_misspelt: Never,
     ) -> Options:
         """Return a light view of this executor whose `submit` and `map` carry these settings; they mean what `Task`'s do."""
+        if _misspelt:
+            refuse_names("options()", _misspelt, ParallelExecutor.options)
         checked = Task(
             _nothing,
             id="" if id is None else id,
@@ -261,7 +277,12 @@ class ParallelExecutor(Executor):
         return Options(self._scheduler, checked.priority, self._settings_of(checked), id)
 
     def stream(
-        self, tasks: Iterable[Task[T]], *, window: int | None = None, order: Order = "completed"
+        self,
+        tasks: Iterable[Task[T]],
+        *,
+        window: int | None = None,
+        order: Order = "completed",
+        **_misspelt: Never,
     ) -> Iterator[TaskResult[T]]:
         """Run tasks from an iterable that is read lazily, and yield their results.
 
@@ -272,6 +293,10 @@ class ParallelExecutor(Executor):
             window: most tasks read and not yet yielded; default: four times `max_concurrency`.
             order: "completed", or "submitted".
         """
+        if _misspelt:
+            refuse_names("stream()", _misspelt, ParallelExecutor.stream)
+        if not is_iterable(tasks):
+            raise TypeError(f"stream takes an iterable of tasks, not {tasks!r}: one task is stream([task])")
         if window is not None:
             check_count("window", window, 1)
         if order not in ("submitted", "completed"):
@@ -283,7 +308,7 @@ class ParallelExecutor(Executor):
         self._scheduler.add(future, None, start=True)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, **_misspelt: Never) -> None:
         """Take no more tasks, finish those that were started, and let the workers go.
 
         Idempotent; may be called from callbacks, signal handlers and finalizers. What is only staged is cancelled.
@@ -292,6 +317,8 @@ class ParallelExecutor(Executor):
             wait: return when all has ended (never waits inside a thread of this pool, nor for abandoned threads).
             cancel_futures: cancel what waits: queued, or between two attempts.
         """
+        if _misspelt:
+            refuse_names("shutdown()", _misspelt, ParallelExecutor.shutdown)
         may_wait = not self._scheduler.is_own_thread()  # first: what this wakes looks as if nothing were to be woken
         self._scheduler.shutdown(cancel=cancel_futures)
         if wait and may_wait:
@@ -345,5 +372,5 @@ def _nothing() -> None:
 
 def _check_callable(fn: Any) -> Any:
     if not callable(fn):
-        raise TypeError(f"submit takes a callable and its arguments, not {fn!r}")
+        raise not_callable("submit", fn)
     return fn

@@ -7,13 +7,14 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._clock import time
+from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec.future import TaskFuture, snapshot
 from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order
 from parallel_exec.task import check_count, new_id
 
 if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
+    from typing_extensions import Never, ParamSpec
 
     from parallel_exec.config import Settings
     from parallel_exec.scheduler import Scheduler
@@ -41,7 +42,7 @@ class Options:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
         """Do as `ParallelExecutor.submit`, with this view's settings."""
         if not callable(fn):
-            raise TypeError(f"submit takes a callable and its arguments, not {fn!r}")
+            raise not_callable("submit", fn)
         return self._start(self._id, fn, args, kwargs)
 
     def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
@@ -60,10 +61,12 @@ class Options:
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        **_misspelt: Never,
     ) -> Iterator[T]:
         """Do as `ParallelExecutor.map`, with this view's settings; an id gets the item's number appended."""
-        if not callable(fn):
-            raise TypeError(f"map takes a callable and iterables, not {fn!r}")
+        if _misspelt:
+            refuse_names("map()", _misspelt, Options.map)
+        _check_mapped(fn, iterables)
         check_count("chunksize", chunksize, 1)
         if buffersize is not None:
             check_count("buffersize", buffersize, 1)
@@ -104,6 +107,23 @@ class Options:
         single.stands_for = part.first + index
         single.hush()  # it is looked at when its turn comes, or the others' iteration has ended
         return single
+
+
+def _check_mapped(fn: object, iterables: tuple[Any, ...]) -> None:
+    """Refuse what cannot be called, or cannot be iterated over.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(fn):
+        swapped = ": the function comes first" if any(map(callable, iterables)) else ""
+        raise TypeError(f"map takes a callable and iterables, not {fn!r}{swapped}")
+    for items in iterables:
+        if not is_iterable(items):
+            raise TypeError(
+                f"map takes iterables of arguments after the function, not {items!r}: "
+                "one call is submit(fn, argument), and a fixed argument is functools.partial(fn, argument)"
+            )
 
 
 class _Stretches:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Callable, Final, Generic, Literal, NamedT
 
 from parallel_exec._clock import time
 from parallel_exec._current import current, id_of
+from parallel_exec._hints import refuse_names
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.outcome import Outcome, Success
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
+    from typing_extensions import Never
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -90,7 +92,8 @@ def check_initializer(initializer: object, initargs: object) -> None:
         TypeError: it cannot.
     """
     if initializer is not None and not callable(initializer):
-        raise TypeError(f"initializer takes a callable, not {initializer!r}")
+        hint = ": how many workers is ParallelExecutor(max_concurrency=...)" if isinstance(initializer, int) else ""
+        raise TypeError(f"initializer takes a callable, not {initializer!r}{hint}")
     if not isinstance(initargs, (tuple, list)):
         raise TypeError(f"initargs takes a tuple of arguments, not {initargs!r}: one argument is (argument,)")
 
@@ -147,7 +150,10 @@ class Task(Generic[T_co]):
         timeout: float | None | Inherited = INHERIT,
         retry_count: int | Inherited = INHERIT,
         retry: BaseRetrying | None | Inherited = INHERIT,
+        **_misspelt: Never,
     ) -> None:
+        if _misspelt:
+            refuse_names("Task", _misspelt, Task.__init__)
         if not callable(execute):
             raise TypeError(
                 f"execute takes a callable without arguments, not {execute!r}: "
@@ -188,7 +194,8 @@ def check_retrying(retry: object) -> None:
         TypeError: it lacks tenacity's parts, or it is the asynchronous kind.
     """
     if isinstance(retry, type) or not all(hasattr(retry, part) for part in ("stop", "wait", "retry", "before_sleep")):
-        raise TypeError(f"retry takes a tenacity.Retrying(...) object, not {retry!r}")
+        hint = f": retry_count={retry!r} is a number of retries" if isinstance(retry, int) else ""
+        raise TypeError(f"retry takes a tenacity.Retrying(...) object, not {retry!r}{hint}")
     if any("Async" in base.__name__ for base in type(retry).__mro__):
         raise TypeError(f"retry takes a tenacity.Retrying(...), not {type(retry).__name__}: tasks are plain calls")
 

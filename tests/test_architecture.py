@@ -19,6 +19,7 @@ ROOT = Path(parallel_exec.__file__).parent
 # `__init__` only re-exports, so nobody in the package imports from it.
 ORDER = [
     "_clock",
+    "_hints",
     "errors",
     "_crash_error",
     "outcome",

@@ -109,7 +109,7 @@ def test_a_value_of_the_wrong_type_is_refused(setting: str, value: Any) -> None:
 )
 def test_a_misspelt_setting_is_refused(misspelt: str, meant: str) -> None:
     """A name that is none is a `TypeError` that offers the one meant."""
-    with pytest.raises(TypeError, match=f"there is no setting '{misspelt}': did you mean '{meant}'?"):
+    with pytest.raises(TypeError, match=f"has no setting '{misspelt}': did you mean '{meant}'?"):
         ParallelExecutor(**{misspelt: 3})
 
 

@@ -101,7 +101,8 @@ def get_context(wanted: Any) -> Any:
             raise ValueError(f"mp_context takes one of {', '.join(map(repr, methods))} or a context, not {wanted!r}")
         return multiprocessing.get_context(wanted)
     if not hasattr(wanted, "Process") or not hasattr(wanted, "Semaphore"):
-        raise TypeError(f"mp_context takes a start method's name or a multiprocessing context, not {wanted!r}")
+        hint = ": how many workers is ParallelExecutor(max_concurrency=...)" if isinstance(wanted, int) else ""
+        raise TypeError(f"mp_context takes a start method's name or a multiprocessing context, not {wanted!r}{hint}")
     return wanted
 
 

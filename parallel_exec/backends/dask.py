@@ -27,6 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
+from parallel_exec._hints import refuse_names
 from parallel_exec.backends._dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends._engine import EngineBackend
 from parallel_exec.backends._pickling import find_culprit, parts_of
@@ -35,6 +36,8 @@ from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from typing_extensions import Never
 
     from parallel_exec.backends._ticket import Ticket
     from parallel_exec.backends.base import Source
@@ -61,7 +64,9 @@ class DaskBackend(EngineBackend):
     can_kill = True
     packs = True
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, **_misspelt: Never) -> None:
+        if _misspelt:
+            refuse_names("DaskBackend", _misspelt, DaskBackend.__init__)
         distributed = _import_distributed()
         if not isinstance(client, (str, distributed.Client)):
             raise TypeError(f"DaskBackend takes a distributed.Client or a scheduler's address, not {client!r}")

@@ -30,12 +30,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
+from parallel_exec._hints import refuse_names
 from parallel_exec.backends._engine import EngineBackend
 from parallel_exec.backends._remote_call import Line, Note, run_call, run_nothing
 from parallel_exec.backends._ticket import WITHDRAWN
 from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
+    from typing_extensions import Never
+
     from parallel_exec.backends._remote_call import Reply
     from parallel_exec.backends._ticket import Ticket
     from parallel_exec.backends.base import Source
@@ -62,7 +65,9 @@ class ExecutorBackend(EngineBackend):
 
     name = "executor"
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, **_misspelt: Never) -> None:
+        if _misspelt:
+            refuse_names("ExecutorBackend", _misspelt, ExecutorBackend.__init__)
         taker: Any = executor
         if not isinstance(taker, Executor):
             hint = ": make an instance of it" if isinstance(executor, type) else ""

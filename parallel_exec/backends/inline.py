@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec._current import current
+from parallel_exec._hints import refuse_names
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.outcome import Failure
 
 if TYPE_CHECKING:
+    from typing_extensions import Never
+
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -41,7 +44,9 @@ class InlineBackend(Backend):
     name = "inline"
     drives_caller = True
 
-    def __init__(self) -> None:
+    def __init__(self, **_misspelt: Never) -> None:
+        if _misspelt:
+            refuse_names("InlineBackend", _misspelt, InlineBackend.__init__)
         self.timer = _NoTimer()
         self._news = threading.Event()
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is

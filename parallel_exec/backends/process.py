@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._hints import refuse_names
 from parallel_exec.backends import _launch, _pickling
 from parallel_exec.backends._hire import Hire
 from parallel_exec.backends._io import IoThread
@@ -32,6 +33,8 @@ from parallel_exec.errors import start_error
 from parallel_exec.task import check_count, check_initializer, check_seconds
 
 if TYPE_CHECKING:
+    from typing_extensions import Never
+
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -64,7 +67,10 @@ class ProcessBackend(Backend):
         max_tasks_per_child: int | None = None,
         memory_limit: int | None = None,
         startup_timeout: float | None = 60.0,
+        **_misspelt: Never,
     ) -> None:
+        if _misspelt:
+            refuse_names("ProcessBackend", _misspelt, ProcessBackend.__init__)
         if os.name != "posix":
             raise NotImplementedError('backend="process" needs POSIX: use ExecutorBackend(ProcessPoolExecutor()) here')
         check_initializer(initializer, initargs)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._clock import time
 from parallel_exec._current import current
+from parallel_exec._hints import refuse_names
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
 from parallel_exec.backends.base import Backend, Consumer, Source
@@ -34,6 +35,8 @@ from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
     from contextvars import Context
+
+    from typing_extensions import Never
 
     from parallel_exec.future import TaskFuture
 
@@ -120,7 +123,10 @@ class ThreadBackend(Backend):
         initargs: tuple[Any, ...] = (),
         thread_name_prefix: str = "",
         max_abandoned: int = 256,
+        **_misspelt: Never,
     ) -> None:
+        if _misspelt:
+            refuse_names("ThreadBackend", _misspelt, ThreadBackend.__init__)
         check_initializer(initializer, initargs)
         if not isinstance(thread_name_prefix, str):
             raise TypeError(f"thread_name_prefix takes a string, not {thread_name_prefix!r}")

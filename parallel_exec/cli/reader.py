@@ -20,8 +20,8 @@ import stat
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Callable
 
+from parallel_exec._hints import did_you_mean
 from parallel_exec.cli.writer import TICK, describe_error, shorten
-from parallel_exec.config import did_you_mean
 from parallel_exec.task import Task, check_priority
 
 if TYPE_CHECKING:

@@ -1,0 +1,198 @@
+"""What to write instead of a name that is not there, or of a value that cannot be what was meant.
+
+    **_misspelt ──► refuse_names(where, misspelt, known) ──► TypeError: the name here, or where it belongs
+
+Every public call that takes settings catches the keywords that it does not know in a `**_misspelt: Never`: type checkers
+refuse them, `help()` shows nothing new, and whoever writes one from memory of another library is told the name here.
+Only a mistake costs anything.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterable, Mapping, NoReturn, Sequence
+
+# Names of other libraries, and of common sense, for a setting of ours: the first one that a call takes is offered.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("max_workers", "n_jobs", "jobs", "njobs", "processes", "workers", "num_workers", "n_workers", "nworkers"),
+        ("max_concurrency",),
+    ),
+    **dict.fromkeys(
+        ("threads", "num_threads", "n_threads", "nthreads", "max_threads", "num_processes", "n_processes", "nprocs"),
+        ("max_concurrency",),
+    ),
+    **dict.fromkeys(("concurrency", "parallelism", "max_parallel", "pool_size"), ("max_concurrency",)),
+    **dict.fromkeys(("retries", "max_retries", "num_retries", "n_retries", "max_retry"), ("retry_count",)),
+    **dict.fromkeys(("attempts", "max_attempts", "tries", "max_tries", "retry_times"), ("retry_count",)),
+    **dict.fromkeys(("delay", "retry_delay", "retry_backoff", "backoff_factor", "wait", "interval"), ("backoff",)),
+    **dict.fromkeys(("max_delay", "backoff_max", "max_wait", "max_interval"), ("max_backoff",)),
+    **dict.fromkeys(
+        ("time_limit", "task_timeout", "timeout_seconds", "timeout_s", "timeouts"), ("timeout", "deadline")
+    ),
+    **dict.fromkeys(("timeout", "total_timeout", "run_timeout", "max_time"), ("deadline",)),
+    **dict.fromkeys(("exceptions", "retry_exceptions", "retry_for", "autoretry_for", "catch"), ("retry_on",)),
+    **dict.fromkeys(("maxsize", "max_queue_size", "queue_maxsize", "max_queue", "qsize", "bound"), ("queue_size",)),
+    **dict.fromkeys(("callback", "callbacks", "hook", "listener", "on_progress", "on_result"), ("on_event",)),
+    **dict.fromkeys(("executor", "pool", "engine", "kind", "mode", "scheduler", "prefer", "client"), ("backend",)),
+    **dict.fromkeys(("name", "task_id", "label", "key", "task_name"), ("id",)),
+    **dict.fromkeys(("fn", "func", "function", "target", "callable", "call"), ("execute",)),
+    **dict.fromkeys(("nice", "weight", "prio"), ("priority",)),
+    **dict.fromkeys(("context", "start_method", "mp_start_method", "mp_ctx", "ctx"), ("mp_context",)),
+    **dict.fromkeys(
+        ("maxtasksperchild", "max_tasks", "worker_lifespan", "max_tasks_per_worker"), ("max_tasks_per_child",)
+    ),
+    **dict.fromkeys(("mem_limit", "max_memory", "memory", "max_mem"), ("memory_limit",)),
+    **dict.fromkeys(("init", "worker_init", "init_func", "setup"), ("initializer",)),
+    **dict.fromkeys(("init_args", "initargs_", "initializer_args"), ("initargs",)),
+    **dict.fromkeys(("thread_name", "name_prefix", "thread_prefix"), ("thread_name_prefix",)),
+    **dict.fromkeys(("cancel", "cancel_pending", "kill", "force"), ("cancel_futures",)),
+    **dict.fromkeys(("show_progress", "verbose", "tqdm", "bar", "progress_bar"), ("progress",)),
+    **dict.fromkeys(("failfast", "stop_on_error", "raise_on_error", "fail_on_error"), ("fail_fast",)),
+    **dict.fromkeys(("ordered", "keep_order", "as_completed"), ("order",)),
+    **dict.fromkeys(("chunk_size", "batch_size", "chunks"), ("chunksize",)),
+    **dict.fromkeys(("buffer_size", "pre_dispatch", "prefetch"), ("buffersize", "window")),
+}
+
+# What else there is to know about some of them.
+_COUNTED = " (it counts what follows the first attempt: 3 attempts are retry_count=2)"
+_PROCESSES = ' (and backend="process", if they are to be processes)'
+NOTES: Mapping[str, str] = {
+    **dict.fromkeys(("attempts", "max_attempts", "tries", "max_tries"), _COUNTED),
+    **dict.fromkeys(("processes", "num_processes", "n_processes", "nprocs"), _PROCESSES),
+}
+
+# How each setting of ours is written, by whoever wrote it in a place that does not take it.
+_EXECUTOR = "ParallelExecutor({}=...)"
+_TASK = "Task(..., {}=...) or executor.options({}=...)"
+_BOTH = f"{_EXECUTOR} for all tasks, {_TASK} for one"
+_PROCESS = "ParallelExecutor(backend=ProcessBackend({}=...))"
+_THREAD = "ParallelExecutor(backend=ThreadBackend({}=...))"
+_RUN = "execute_all({}=...)"
+_MAP = "map(fn, items, {}=...)"
+HOMES: Mapping[str, str] = {
+    **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
+    **dict.fromkeys(("queue_size", "backend", "on_event"), _EXECUTOR),
+    **dict.fromkeys(("backoff", "retry_on"), _EXECUTOR),
+    **dict.fromkeys(("timeout", "retry_count", "retry"), _BOTH),
+    **dict.fromkeys(("priority", "id"), _TASK),
+    **dict.fromkeys(("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout"), _PROCESS),
+    **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
+    **dict.fromkeys(
+        ("initializer", "initargs"), "ParallelExecutor(backend=ThreadBackend({}=...)) or ProcessBackend({}=...)"
+    ),
+    **dict.fromkeys(("deadline", "fail_fast", "order", "progress"), _RUN),
+    **dict.fromkeys(("chunksize", "buffersize"), _MAP),
+    "window": "stream(tasks, {}=...)",
+    "execute": "Task(fn)",
+    "tasks": "executor.add_task(task) for each of them, or executor.stream(tasks)",
+    "cancel_futures": "shutdown({}=...)",
+}
+
+_DASK = "give a dask Client, backend=Client(...), or backend=DaskBackend(address)"
+_EXECUTOR_OBJECT = "give the executor itself, backend="
+_NO_ASYNC = (
+    "there is no back end for coroutines: keep those in your own event loop, and await what blocks by "
+    "loop.run_in_executor(executor, fn, ...)"
+)
+BACKEND_HINTS: Mapping[str, str] = {
+    **dict.fromkeys(("threads", "threading", "multithreading", "multithread", "threadpool"), "did you mean 'thread'?"),
+    **dict.fromkeys(
+        ("processes", "multiprocessing", "multiprocess", "processpool", "fork", "spawn", "forkserver", "mp"),
+        "did you mean 'process'?",
+    ),
+    **dict.fromkeys(
+        ("serial", "sequential", "sync", "synchronous", "none", "single", "main", "debug"), "did you mean 'inline'?"
+    ),
+    **dict.fromkeys(("dask", "distributed", "cluster"), _DASK),
+    **dict.fromkeys(("asyncio", "async", "trio", "coroutine", "anyio"), _NO_ASYNC),
+    **dict.fromkeys(("executor", "futures", "concurrent.futures"), f"{_EXECUTOR_OBJECT}ThreadPoolExecutor(...)"),
+    **dict.fromkeys(("interpreter", "interpreters"), f"{_EXECUTOR_OBJECT}InterpreterPoolExecutor(...)"),
+    **dict.fromkeys(("loky", "joblib"), f"{_EXECUTOR_OBJECT}loky.get_reusable_executor(...)"),
+}
+
+
+def refuse_names(where: str, misspelt: Iterable[str], function: Callable[..., object]) -> NoReturn:
+    """Refuse the first of the keywords that a function does not know, and say what to write.
+
+    Args:
+        where: the function, as the message names it.
+        misspelt: the keywords.
+        function: is asked for those that it knows.
+
+    Raises:
+        TypeError: always.
+    """
+    name = next(iter(misspelt))
+    raise TypeError(f"{where} has no setting {name!r}: {instead_of(name, settings_of(function))}")
+
+
+def settings_of(function: Callable[..., object]) -> tuple[str, ...]:
+    """Return the names of a method's arguments that may be given by keyword, without what it is a method of."""
+    code = function.__code__
+    first = max(1, code.co_posonlyargcount)
+    return tuple(code.co_varnames[first : code.co_argcount + code.co_kwonlyargcount])
+
+
+def instead_of(name: str, known: Sequence[str]) -> str:
+    """Return what to write instead of a keyword, in words."""
+    if name not in SYNONYMS and name not in HOMES:
+        close = closest(name, [*known, *SYNONYMS, *HOMES])
+        if close is None:
+            return f"the settings are {', '.join(known)}" if known else "it has none"
+        if close in known:
+            return f"did you mean {close!r}?"
+        name = close
+    elsewhere = _home_of(name)
+    for ours in SYNONYMS.get(name, ()):
+        if ours in known:
+            also = f" ({name} is {elsewhere})" if name in HOMES else NOTES.get(name, "")
+            return f"did you mean {ours!r}?{also}"
+    return f"write {elsewhere}{NOTES.get(name, '')}"
+
+
+def _home_of(name: str) -> str:
+    """Return how a setting of ours, by whatever name, is written where it belongs."""
+    ours = name if name in HOMES else next(other for other in SYNONYMS[name] if other in HOMES)
+    return HOMES[ours].replace("{}", ours)
+
+
+def not_callable(where: str, value: object) -> TypeError:
+    """Return the error for something in a function's place.
+
+    Args:
+        where: the call that takes a function, by its name.
+        value: what it was given.
+    """
+    kind = type(value).__name__
+    if kind == "Task":
+        hint = "a Task goes to add_task(task), or stream([task])"
+    elif isinstance(value, (list, tuple, set)) or hasattr(value, "__next__"):
+        hint = f"call {where} for each of them, or give them to stream(...) or map(fn, items)"
+    else:
+        hint = f"pass the function and its arguments, {where}(fn, argument), not what it returns, {where}(fn(argument))"
+    return TypeError(f"{where} takes a callable, not {value!r}: {hint}")
+
+
+def is_iterable(value: object) -> bool:
+    """Return whether `iter` takes a value, without asking it for an iterator: there may be only one."""
+    return hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
+
+
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """Return the name that a misspelt one is close to; None if there is none."""
+    import difflib  # only a mistake needs it
+
+    close = difflib.get_close_matches(name, known, 1)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Sequence[str], lead: str = "") -> str:
+    """Return `lead` and a question after the name that is close to a misspelt one; "" if there is none."""
+    close = closest(name, known)
+    return "" if close is None else f"{lead}did you mean {close!r}?"
+
+
+def backend_hint(name: str, known: Sequence[str]) -> str:
+    """Return what to write instead of the name of a back end that there is not, after a colon; "" if nothing is known."""
+    hint = BACKEND_HINTS.get(name.lower())
+    return f": {hint}" if hint is not None else did_you_mean(name, known, ": ")
