@@ -41,8 +41,12 @@ current = _Current()
 
 def type_name(kind: type) -> str:
     """Return a type's qualified name: a builtin's without its module, and one of the main module as the parent knows it."""
-    module = {"builtins": "", "__mp_main__": "__main__."}.get(kind.__module__, f"{kind.__module__}.")
-    return f"{module}{kind.__qualname__}"
+    return name_of(kind.__module__, kind.__qualname__)
+
+
+def name_of(module: str, qualname: str) -> str:
+    """Return the name of a type, as `type_name` does."""
+    return {"builtins": "", "__mp_main__": "__main__."}.get(module, f"{module}.") + qualname
 
 
 def id_of(number: int) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import queue
 from concurrent.futures import BrokenExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Sequence
 
 try:
     from _pickle import PicklingError  # the same class, without the rest of `pickle`
@@ -158,7 +158,12 @@ class RemoteTaskError(ParallelExecError):
         worker_traceback: the formatted traceback.
         type_names: the qualified names of the type and all its bases, by which `retry_on` knows it; () if unknown.
         reason: why it could not be rebuilt; "" if unknown.
+
+    Where this process has the exception's class, the stand-in is of that class as well: `except` finds it. It has those
+    of the exception's attributes that could be sent.
     """
+
+    _kinds: tuple[type[BaseException], ...] = ()
 
     def __init__(
         self,
@@ -174,6 +179,72 @@ class RemoteTaskError(ParallelExecError):
         self.type_names = type_names
         self.message = message
         self.worker_traceback = worker_traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_stand_in, (self._kinds, self.args, self.__dict__)) if self._kinds else super().__reduce__()
+
+
+_FACTS = ("type_name", "reason", "type_names", "message", "worker_traceback")
+_OBJECTS = ("__setattr__", "__delattr__", "__eq__", "__hash__", "__reduce_ex__")
+
+
+def _fact(name: str) -> property:
+    """Return what finds an attribute of ours, also where another type has something of the same name."""
+    return property(lambda self: self.__dict__[name])
+
+
+def stand_in(
+    names: tuple[str, ...],
+    message: str,
+    worker_traceback: str,
+    reason: str,
+    kinds: Sequence[type[BaseException]],
+    attributes: dict[str, Any],
+) -> RemoteTaskError:
+    """Return a `RemoteTaskError` that is of other exception types as well, if that goes.
+
+    Args:
+        names: for `type_names`.
+        message: what the exception said.
+        worker_traceback: as text.
+        reason: why it could not be rebuilt.
+        kinds: the types.
+        attributes: what is left of the exception's own, by name.
+    """
+    error = RemoteTaskError(names[0], message, worker_traceback, names, reason)
+    facts = {**{name: value for name, value in attributes.items() if name != "args"}, **error.__dict__}
+    try:
+        return _rebuild_stand_in(tuple(kinds), error.args, facts)
+    except Exception:  # types that do not go together, or with ours: metaclasses, what C keeps of them
+        error.__dict__.update(facts)
+        return error
+
+
+@functools.lru_cache(maxsize=256)
+def _stand_in_type(kinds: tuple[type[BaseException], ...]) -> type[RemoteTaskError]:
+    """Return the class for stand-ins of these types: it behaves as RemoteTaskError does, whatever theirs do."""
+    if any("__init_subclass__" in base.__dict__ for kind in kinds for base in kind.__mro__ if base is not object):
+        raise TypeError("it is for its own class to say who may derive from it, and it may keep a list of who does")
+    kinds = tuple(kind for kind in kinds if not issubclass(RemoteTaskError, kind))
+    if not kinds:
+        return RemoteTaskError
+    base: Any = next(base for base in kinds[0].__mro__ if base.__module__ == "builtins")
+    body: dict[str, Any] = {name: _fact(name) for name in _FACTS}
+    body.update((name, getattr(object, name)) for name in _OBJECTS)
+    body.update((name, getattr(Exception, name)) for name in ("__str__", "__repr__", "__getattribute__"))
+    body.update(__module__=__name__, __doc__=RemoteTaskError.__doc__, __qualname__=RemoteTaskError.__qualname__)
+    body.update(_kinds=kinds, __new__=base.__new__)
+    return type(RemoteTaskError.__name__, (RemoteTaskError, *kinds), body)
+
+
+def _rebuild_stand_in(
+    kinds: tuple[type[BaseException], ...], args: tuple[Any, ...], facts: dict[str, Any]
+) -> RemoteTaskError:
+    """Make a stand-in again: its class cannot be found by its name."""
+    error = _stand_in_type(kinds).__new__(_stand_in_type(kinds))
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class CapacityExhaustedError(ParallelExecError):

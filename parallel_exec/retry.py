@@ -66,6 +66,8 @@ _FINAL = (CancelledError, TaskSerializationError, WorkerStartError, CapacityExha
 
 def is_final(error: BaseException) -> bool:
     """Return whether no policy may ever retry `error`."""
+    if isinstance(error, RemoteTaskError) and error.type_names and "Exception" not in error.type_names:
+        return True  # it stands in for an interruption or an exit
     return not isinstance(error, Exception) or isinstance(error, _FINAL)
 
 

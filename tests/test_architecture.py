@@ -49,6 +49,7 @@ ORDER = [
     "backends._memory",
     "backends._log",
     "backends._pickling",
+    "backends._exceptions",
     "backends._payload",
     "backends._pace",
     "backends._calls",

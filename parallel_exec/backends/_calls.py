@@ -8,11 +8,9 @@ Guarantees:
 from __future__ import annotations
 
 import pickle
-import traceback
 from typing import Any
 
-from parallel_exec._current import type_name
-from parallel_exec.backends import _pickling, _wire
+from parallel_exec.backends import _exceptions, _pickling, _wire
 
 
 def call(fn: Any, args: Any, kwargs: Any) -> tuple[int, _pickling.Pickled]:
@@ -46,34 +44,4 @@ def _unsendable(value: Any, error: BaseException) -> _pickling.Pickled:
 
 def describe(error: BaseException) -> _pickling.Pickled:
     """Pickle an exception, and what is needed if it cannot be rebuilt over there."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    try:
-        message = str(error)
-    except BaseException:
-        message = "(whose str fails)"
-    whole, why = _whole(error)
-    names = tuple(map(type_name, type(error).__mro__))
-    return _pickling.Pickled(pickle.dumps((whole, names, message, text, why)), None)
-
-
-def _whole(error: BaseException) -> tuple[bytes, str]:
-    """Pickle an exception itself; returns b"" and why, if what that gives cannot be rebuilt."""
-    doing = "pickled"
-    try:
-        whole = pickle.dumps(error, 5)
-        doing = "rebuilt from its pickle"
-        rebuilt = pickle.loads(whole)
-    except BaseException as failed:
-        return _by_value(error), f"it cannot be {doing}: {_pickling.describe_failure(failed)}"
-    if type(rebuilt) is not type(error):
-        return b"", f"its pickle is rebuilt as a {type_name(type(rebuilt))}"
-    return whole, ""
-
-
-def _by_value(error: BaseException) -> bytes:
-    """Pickle an exception of a class that only lives here; b"" if there is no way."""
-    try:
-        whole = _pickling.dumps(error, inside=True).data
-        return whole if type(pickle.loads(whole)).__name__ == type(error).__name__ else b""
-    except BaseException:
-        return b""
+    return _pickling.Pickled(_exceptions.describe(error), None)

@@ -15,7 +15,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
 
-from parallel_exec.backends import _pickling, _wire
+from parallel_exec.backends import _exceptions, _pickling, _wire
 from parallel_exec.errors import (
     ParallelExecError,
     RemoteTaskError,
@@ -36,13 +36,6 @@ def _hint() -> str:
     if _pickling.find_cloudpickle() is not None:
         return hint
     return hint + '; or install cloudpickle for lambdas and closures: pip install "parallel_exec[cloudpickle]"'
-
-
-class WorkerTraceback(Exception):  # noqa: N818  # it is a traceback
-    """The traceback in the worker, as text: the cause of an exception that came from there."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
 
 
 def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
@@ -215,23 +208,7 @@ def _no_fd() -> int:
 
 def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     """Return the exception that a worker described."""
-    whole, names, message, text, why = pickle.loads(frame.payload)
-    error: BaseException | None = None
-    if whole:
-        try:
-            error = pickle.loads(whole)
-        except BaseException as why_not:
-            why = f"it cannot be rebuilt here: {_pickling.describe_failure(why_not)}"
-    if frame.kind == _wire.UNREADABLE and not isinstance(error, (MemoryError, ParallelExecError)):
-        failed = TaskSerializationError(
-            f"the call of task {task_id!r}",
-            "to the worker",
-            f"the worker cannot rebuild it: {names[0]}: {message}",
-            _hint(),
-        )
-        failed.__cause__ = WorkerTraceback(text)
-        return failed
-    if not isinstance(error, BaseException):
-        error = RemoteTaskError(names[0], message, text, names, why)
-    error.__cause__ = WorkerTraceback(text)
-    return error
+    described = _exceptions.read(frame.payload)
+    error = _exceptions.rebuild(described)
+    is_ours = isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError)
+    return error if frame.kind == _wire.ERROR or is_ours else _exceptions.unreadable(described, task_id, _hint())

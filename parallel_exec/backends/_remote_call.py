@@ -19,8 +19,6 @@ Guarantees:
 from __future__ import annotations
 
 import contextlib
-import copyreg
-import io
 import os
 import pickle
 import threading
@@ -28,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._clock import time
 from parallel_exec._current import current
-from parallel_exec.backends import _calls, _pickling
-from parallel_exec.errors import RemoteTaskError, TaskSerializationError
+from parallel_exec.backends import _exceptions
+from parallel_exec.errors import TaskSerializationError
 from parallel_exec.outcome import Failure, Outcome, Success
 
 if TYPE_CHECKING:
@@ -95,24 +93,10 @@ def _unpickle(value: bytes, task_id: str) -> Outcome:
         return Failure(failed)
 
 
-def _rebuild(described: bytes, unreadable: str | None) -> BaseException:
+def _rebuild(data: bytes, unreadable: str | None) -> BaseException:
     """Return an exception that `describe_error` described; `unreadable`: the task whose call could not be unpickled."""
-    from parallel_exec.backends._payload import WorkerTraceback
-
-    whole, names, message, text, why_not = pickle.loads(described)
-    error: BaseException | None = None
-    if unreadable is not None:
-        why = f"the worker cannot rebuild it: {names[0]}: {message}"
-        error = TaskSerializationError(f"the call of task {unreadable!r}", "to the worker", why)
-    elif whole:
-        try:
-            error = pickle.loads(whole)
-        except Exception as failed:
-            why_not = f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
-    if not isinstance(error, BaseException):
-        error = RemoteTaskError(names[0], message, text, names, why_not)
-    error.__cause__ = WorkerTraceback(text)
-    return error
+    described = _exceptions.read(data)
+    return _exceptions.rebuild(described) if unreadable is None else _exceptions.unreadable(described, unreadable)
 
 
 class Here:
@@ -166,19 +150,7 @@ def run_nothing() -> None:
 
 def describe_error(error: BaseException) -> bytes:
     """Pickle an exception, with what is needed if it cannot be rebuilt over there."""
-    described = _calls.describe(error).data
-    if type(error) not in copyreg.dispatch_table:
-        return described
-    # Somebody has changed how it pickles. (tblib has, for dask, and loses what C keeps: `SystemExit.code`.)
-    whole, *rest = pickle.loads(described)
-    buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=5)
-    pickler.dispatch_table = {}
-    with contextlib.suppress(Exception):
-        pickler.dump(error)
-        if type(pickle.loads(buffer.getvalue())) is type(error):
-            whole = buffer.getvalue()
-    return pickle.dumps((whole, *rest))
+    return _exceptions.describe(error, by_default=True)
 
 
 class _Phone:

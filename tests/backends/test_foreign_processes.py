@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Iterator, NoReturn
 
@@ -23,10 +24,23 @@ LONG = 600.0
 
 
 class UnreadableError(Exception):
-    """An exception that pickles, and cannot be rebuilt."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An exception that cannot be changed."""
+
+    code: int
+
+
+def raise_frozen() -> NoReturn:
+    """Raise it."""
+    raise FrozenError(3)
 
 
 def raise_unreadable() -> NoReturn:
@@ -104,9 +118,10 @@ def test_an_exception_that_cannot_be_rebuilt(processes: ProcessPoolExecutor, lab
     executor = lab.executor(backend=processes, retry_count=0)
     error = executor.submit(raise_unreadable).exception()
     assert isinstance(error, RemoteTaskError)
+    assert isinstance(error, UnreadableError)
     assert error.type_name.endswith("UnreadableError")
     assert "raise_unreadable" in error.worker_traceback
-    assert error.reason.startswith("it cannot be rebuilt from its pickle: TypeError: ")
+    assert error.reason.startswith("it cannot be pickled: TypeError: ")
     assert executor.submit(work.double, 1).result() == 2
 
 
@@ -114,7 +129,18 @@ def test_the_whole_traceback_is_there(processes: ProcessPoolExecutor, lab: Any) 
     """The traceback from the worker, with the exception's own cause, is the cause of the error."""
     error = lab.executor(backend=processes, retry_count=0).submit(raise_chained).exception()
     assert isinstance(error, ValueError)
-    assert "KeyError: 'inner'" in str(error.__cause__)
+    assert isinstance(error.__cause__, KeyError)
+    assert "KeyError: 'inner'" in str(error.__cause__.__cause__)
+
+
+def test_an_exception_that_cannot_be_changed(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """It arrives as it was, with the traceback, and is retried."""
+    future = lab.executor(backend=processes, retry_count=1).submit(raise_frozen)
+    error = future.exception()
+    assert type(error) is FrozenError
+    assert error.code == 3
+    assert "raise_frozen" in str(error.__cause__)
+    assert len(future.task_result().attempts) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 import threading
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 
@@ -87,12 +90,81 @@ class PickyError(Exception):
         self.line = line
 
 
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """Cannot be changed."""
+
+    code: int
+
+
+class ReadOnlyError(Exception):
+    """Cannot be changed either, and will not have another traceback."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        object.__setattr__(self, "code", code)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError(f"{name} is read-only")
+
+    def with_traceback(self, traceback: Any) -> NoReturn:
+        """Refuse."""
+        raise TypeError("no traceback")
+
+
+class PathError(OSError):
+    """An OSError with a constructor of its own."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ENOENT, "not there", path)
+
+
+class ExitError(SystemExit):
+    """An exit that cannot be rebuilt."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.lock = threading.Lock()
+
+
 class LockedError(Exception):
     """Carries what cannot be pickled."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.lock = threading.Lock()
+        self.status = 503
+
+
+class StubbornError(LockedError, KeyError):
+    """The same, and gets in the way where it can."""
+
+    worker_traceback = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+    def __new__(cls, *args: Any) -> Any:
+        """Want an argument."""
+        assert args
+        return super().__new__(cls, *args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("lock", "status"):
+            raise TypeError(f"{name} is read-only")
+        super().__setattr__(name, value)
+
+    def __str__(self) -> str:
+        return f"locked by {self.lock}"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.lock.__reduce_ex__(protocol)
+
+
+class SelectiveError(LockedError):
+    """Does not let anybody derive from it without more ado."""
+
+    def __init_subclass__(cls, *, number: int) -> None:
+        assert number
 
 
 class ForgetfulError(Exception):
@@ -167,6 +239,86 @@ def raise_local() -> NoReturn:
         """Known in here only."""
 
     raise LocalError("local", 5)
+
+
+def raise_frozen(code: int) -> NoReturn:
+    """Raise what cannot be changed, with an attribute, so that its pickle sets some."""
+    raise FrozenError(code)
+
+
+def raise_read_only() -> NoReturn:
+    """Raise what cannot be changed."""
+    raise ReadOnlyError(7, "read-only")
+
+
+def raise_path() -> NoReturn:
+    """Raise an OSError that cannot be rebuilt by pickle."""
+    raise PathError("/nowhere")
+
+
+def raise_exit() -> NoReturn:
+    """Exit by what cannot be pickled."""
+    raise ExitError(3)
+
+
+def raise_stubborn() -> NoReturn:
+    """Raise what gets in the way."""
+    raise StubbornError("locked")
+
+
+def raise_selective() -> NoReturn:
+    """Raise what nobody may derive from."""
+    raise SelectiveError("locked")
+
+
+def raise_with_all() -> NoReturn:
+    """Raise with a cause, a context and a note; the cause has a context of its own, and cannot be pickled."""
+    try:
+        try:
+            {}["inner"]
+        except KeyError:
+            raise LockedError("the cause")  # noqa: B904
+    except LockedError as cause:
+        error = PickyError("file.txt", line=7)
+        error.__notes__ = ["a note"]  # type: ignore[attr-defined]
+        try:
+            raise ValueError("the context") from None
+        except ValueError:
+            raise error from cause
+
+
+def raise_while_handling() -> NoReturn:
+    """Raise while another error is handled."""
+    try:
+        {}["key"]
+    except KeyError:
+        raise ValueError("no such key")  # noqa: B904
+
+
+def raise_in_circles() -> NoReturn:
+    """Raise one of two that are each other's causes."""
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    raise one
+
+
+def raise_long_chain(length: int) -> None:
+    """Raise at the end of a long chain."""
+    error: Exception = ValueError(0)
+    for number in range(1, length):
+        following = ValueError(number)
+        following.__cause__ = error
+        error = following
+    raise error
+
+
+def raise_group() -> NoReturn:
+    """Raise a group in a group, where a member has a cause, and another cannot be pickled."""
+    try:
+        raise ValueError("member") from KeyError("its cause")
+    except ValueError as member:
+        group: Any = vars(builtins)["ExceptionGroup"]
+        raise group("outer", [member, group("inner", [LockedError("locked"), PickyError("f", line=1)])])  # noqa: B904
 
 
 def raise_chained() -> NoReturn:

@@ -414,7 +414,7 @@ class PickyError(LookupError):
 def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempts: int) -> None:
     """By the names of its type and its bases."""
     future = pool(retry_count=1, retry_on=retry_on).submit(raise_picky)
-    assert type(future.exception(8)).__name__ == "RemoteTaskError"
+    assert type(future.exception(8)).__name__ == "PickyError"
     assert len(future.task_result().attempts) == attempts
 
 

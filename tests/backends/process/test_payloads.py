@@ -187,17 +187,13 @@ def test_the_workers_chain_of_errors_is_readable(pool: Any) -> None:
     """What an exception was raised from shows in the traceback from the worker."""
     error = pool().submit(odd.raise_chained).exception(8)
     assert type(error) is ValueError
-    assert "KeyError: 'key'" in str(error.__cause__)
-    assert "direct cause" in str(error.__cause__)
+    assert type(error.__cause__) is KeyError
+    assert error.__cause__.args == ("key",)
+    assert "KeyError: 'key'" in str(error.__cause__.__cause__)
+    assert "direct cause" in str(error.__cause__.__cause__)
 
 
 STAND_INS = {
-    "odd constructor": (
-        odd.raise_picky,
-        "PickyError",
-        "file.txt:7 is wrong",
-        "it cannot be rebuilt from its pickle: TypeError: .*'line'",
-    ),
     "cannot be pickled": (
         odd.raise_locked,
         "LockedError",
@@ -224,7 +220,9 @@ def test_an_exception_that_cannot_travel_has_a_stand_in(pool: Any, way: str) -> 
     """A RemoteTaskError tells the type's name, the message and the traceback of what could not be rebuilt, and why not."""
     function, name, message, reason = STAND_INS[way]
     error = pool().submit(function).exception(8)
-    assert type(error) is RemoteTaskError
+    assert type(error).__name__ == "RemoteTaskError"
+    assert isinstance(error, RemoteTaskError)
+    assert isinstance(error, getattr(odd, name))
     assert (error.type_name, error.message) == (f"process.odd.{name}", message)
     assert f"in {function.__name__}" in error.worker_traceback
     assert re.search(reason, error.reason)
@@ -241,9 +239,9 @@ def test_an_exception_without_a_str(pool: Any) -> None:
 def test_a_stand_in_is_retried_like_the_exception(pool: Any) -> None:
     """The task failed by an exception of its own, so the policy has its say."""
     executor = pool(retry_count=1)
-    executor.add_task(odd.raise_picky)
+    executor.add_task(odd.raise_locked)
     (result,) = executor.execute_all()
-    assert [type(attempt.error) for attempt in result.attempts] == [RemoteTaskError] * 2
+    assert [isinstance(attempt.error, RemoteTaskError) for attempt in result.attempts] == [True] * 2
 
 
 def test_an_exception_of_a_local_class(pool: Any, no_cloudpickle: None) -> None:
@@ -280,7 +278,7 @@ def test_data_that_looks_like_a_main_module(pool: Any) -> None:
 def test_many_kinds_of_errors_side_by_side(pool: Any) -> None:
     """A hundred bad tasks among a hundred good ones: every one has its own end."""
     executor = pool(2)
-    bad = [odd.locked, odd.only_worker, odd.raise_picky, odd.raise_locked] * 25
+    bad = [odd.locked, odd.only_worker, odd.raise_forgetful, odd.raise_locked] * 25
     futures = [executor.submit(function) for pair in zip(bad, [work.pid] * 100) for function in pair]
     errors = [future.exception(9) for future in futures]
     assert all(isinstance(error, ParallelExecError) for error in errors[::2])

@@ -1,0 +1,129 @@
+"""A task's exception arrives as it was raised, with its chain; what cannot has a stand-in that is caught like it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+import traceback
+from functools import partial
+from typing import Any
+
+import pytest
+import tenacity
+
+from parallel_exec import RemoteTaskError
+
+from . import odd
+
+
+def test_an_exceptions_own_chain_is_whole(pool: Any) -> None:
+    """Its cause, its context, theirs, and its notes are as they were; the worker's traceback is the last cause."""
+    error = pool().submit(odd.raise_with_all).exception(8)
+    assert type(error) is odd.PickyError
+    assert error.__notes__ == ["a note"]
+    assert isinstance(error.__cause__, odd.LockedError)
+    assert isinstance(error.__context__, ValueError)
+    assert (str(error.__context__), error.__context__.__suppress_context__) == ("the context", True)
+    assert isinstance(error.__cause__.__context__, KeyError)
+    assert "raise error from cause" in str(error.__cause__.__cause__)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    assert "raise error from cause" in text
+
+
+def test_an_exception_without_a_cause_of_its_own(pool: Any) -> None:
+    """The worker's traceback is its cause, whether it was raised from None or while another was handled."""
+    error = pool().submit(odd.raise_picky).exception(8)
+    assert "raise PickyError" in str(error.__cause__)
+    assert error.__context__ is None
+    error = pool().submit(odd.raise_while_handling).exception(8)
+    assert type(error.__context__) is KeyError
+    assert "During handling" in str(error.__cause__)
+
+
+@pytest.mark.parametrize("function", [odd.raise_in_circles, partial(odd.raise_long_chain, 500)])
+def test_a_chain_without_end(pool: Any, function: Any) -> None:
+    """Nothing loops or recurses for ever."""
+    assert type(pool().submit(function).exception(8)) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted", "args", "facts"),
+    [
+        (partial(odd.raise_frozen, 5), odd.FrozenError, (5,), {"code": 5}),
+        (odd.raise_read_only, odd.ReadOnlyError, ("read-only",), {"code": 7}),
+        (odd.raise_picky, odd.PickyError, ("file.txt:7 is wrong",), {"line": 7}),
+        (odd.raise_path, odd.PathError, (2, "not there"), {"errno": 2, "filename": "/nowhere"}),
+    ],
+    ids=["frozen", "read-only", "odd constructor", "OSError"],
+)
+def test_an_exception_is_rebuilt_without_its_constructor(
+    pool: Any, function: Any, wanted: Any, args: Any, facts: dict[str, Any]
+) -> None:
+    """Where pickle's own way fails, it is made of its parts; nothing tries to change what cannot be; it is retried."""
+    future = pool(retry_count=1, retry_on=wanted).submit(function)
+    error = future.exception(8)
+    assert type(error) is wanted
+    assert error.args == args
+    assert {name: getattr(error, name) for name in facts} == facts
+    assert len(future.task_result().attempts) == 2
+    assert "raise_" in str(error.__cause__)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no exception groups")
+def test_an_exception_group(pool: Any) -> None:
+    """Its members come each as they can, with their causes."""
+    error = pool().submit(odd.raise_group).exception(8)
+    assert type(error).__name__ == "ExceptionGroup"
+    member, inner = error.exceptions
+    assert type(member) is ValueError
+    assert type(member.__cause__) is KeyError
+    locked, picky = inner.exceptions
+    assert isinstance(locked, odd.LockedError)
+    assert isinstance(locked, RemoteTaskError)
+    assert type(picky) is odd.PickyError
+    assert "in raise_group" in str(error.__cause__)
+
+
+def test_a_stand_in_is_caught_as_what_it_stands_for(pool: Any) -> None:
+    """`except` finds it by its class and its bases, it has what could be sent of the attributes, and it pickles."""
+    with pytest.raises(KeyError) as caught:
+        pool().submit(odd.raise_stubborn).result(8)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert isinstance(error, odd.StubbornError)
+        assert isinstance(error, RemoteTaskError)
+        assert error.status == 503
+        assert "raise StubbornError" in error.worker_traceback
+        assert str(error).startswith("process.odd.StubbornError: locked by <unlocked")
+        assert "cannot be pickled" in error.reason
+        assert len({error, error}) == 1
+
+
+def test_a_class_that_nobody_may_derive_from(pool: Any) -> None:
+    """Then a stand-in is that and no more."""
+    error = pool().submit(odd.raise_selective).exception(8)
+    assert type(error) is RemoteTaskError
+    assert (error.type_name, error.status) == ("process.odd.SelectiveError", 503)  # type: ignore[attr-defined]
+
+
+def test_an_exit_that_cannot_be_rebuilt(pool: Any) -> None:
+    """It is an exit still, and not retried."""
+    future = pool(retry_count=2, retry=tenacity.Retrying(retry=tenacity.retry_always)).submit(odd.raise_exit)
+    assert isinstance(future.exception(8), SystemExit)
+    assert len(future.task_result().attempts) == 1
+
+
+@pytest.mark.parametrize("function", [odd.raise_locked, odd.raise_picky, odd.raise_only_here])
+@pytest.mark.parametrize("wanted", [odd.LockedError, odd.PickyError, odd.OnlyHereError, Exception, OSError])
+def test_retry_on_and_tenacity_agree(pool: Any, function: Any, wanted: type[Exception]) -> None:
+    """Whether an error is worth another attempt does not depend on who is asked."""
+    retry = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(wanted), stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()
+    )
+    plain, asked = pool(retry_on=wanted, retry_count=1).submit(function), pool(retry=retry).submit(function)
+    assert isinstance(plain.exception(8), wanted) == isinstance(asked.exception(8), wanted)
+    assert (
+        len(plain.task_result().attempts)
+        == len(asked.task_result().attempts)
+        == 1 + isinstance(plain.exception(8), wanted)
+    )
