@@ -61,6 +61,7 @@ class Endings:
         self._room = threading.Condition(self.lock)
         self._over = threading.Condition(self.lock)  # for those who wait until all is drained
         self._closed = False
+        self._at_exit = False  # whether it was the interpreter's end that closed it
         self._drained = False
         self._broken: ParallelExecError | None = None
         self._sentence: Failure | None = None  # what becomes of tasks that are added at the last moment
@@ -269,11 +270,15 @@ class Endings:
         for future in futures:
             self.end(future, verdict, stop=False)
 
-    def shutdown(self, *, cancel: bool) -> None:
-        """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait."""
+    def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
+        """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.
+
+        `at_exit`: because the interpreter ends.
+        """
         if self.forked:
             return
         with self.lock:
+            self._at_exit = self._at_exit or (at_exit and not self._closed)
             self._closed = True
             staged = not self.ready.open
             if cancel or staged:

@@ -30,7 +30,7 @@ from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, check_count
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
-    from typing_extensions import Never, ParamSpec
+    from typing_extensions import Never, ParamSpec, Self
 
     from parallel_exec.task_queue import TaskQueue
 
@@ -324,6 +324,10 @@ class ParallelExecutor(Executor):
         if wait and may_wait:
             self._scheduler.join()
 
+    def __enter__(self) -> Self:
+        self._scheduler.check_open("enter")
+        return self
+
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
             if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
@@ -347,7 +351,11 @@ class ParallelExecutor(Executor):
         return self._scheduler.ledger.limit
 
     def pause(self) -> None:
-        """Start no attempt until `resume`; running ones go on."""
+        """Start no attempt until `resume`; running ones go on.
+
+        Raises:
+            RuntimeError: after `shutdown`, as `resume` and `resize` do, and entering the executor again by `with`.
+        """
         self._scheduler.pause()
 
     def resume(self) -> None:

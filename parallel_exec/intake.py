@@ -149,7 +149,20 @@ class Intake(Endings):
             raise ParallelExecError(FORKED)
         if self._broken is not None:
             raise self._broken
-        raise RuntimeError("cannot schedule new futures after shutdown")
+        raise RuntimeError(f"cannot schedule new futures after {'interpreter ' if self._at_exit else ''}shutdown")
+
+    def check_open(self, what: str) -> None:
+        """Refuse to do `what` with an executor that has ended.
+
+        Raises:
+            RuntimeError: it was shut down.
+            ParallelExecError: the process has forked.
+        """
+        if self.forked:
+            raise ParallelExecError(FORKED)
+        if self._closed:
+            after = "interpreter shutdown" if self._at_exit else "shutdown: make a new ParallelExecutor"
+            raise RuntimeError(f"cannot {what} an executor after {after}")
 
     def _await_room(self) -> None:
         """Wait until the queue has room; called with the lock held."""
@@ -185,12 +198,14 @@ class Intake(Endings):
     def pause(self) -> None:
         """Start no attempt until `resume`; running ones go on."""
         with self.lock:
+            self.check_open("pause")
             self.ready.paused = True
             self.backend.recall_all()
 
     def resume(self) -> None:
         """Undo `pause`."""
         with self.lock:
+            self.check_open("resume")
             self.ready.paused = False
         self.ready.wake_one()
         self.drive()
@@ -198,6 +213,7 @@ class Intake(Endings):
     def resize(self, limit: int) -> None:
         """Change the most attempts at once."""
         with self.lock:
+            self.check_open("resize")
             self.ledger.limit = 1 if self.backend.drives_caller else limit
         self.backend.resize(limit)
         self.ready.wake_one()

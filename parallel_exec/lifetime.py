@@ -41,7 +41,7 @@ _over: list[bool] = []  # whether the interpreter has come to its end
 def watch(executor: Any, scheduler: Scheduler) -> None:
     """See to the end of an executor that nobody shuts down."""
     if _over:  # made by an `atexit` handler: nobody would wait for its work
-        scheduler.shutdown(cancel=False)
+        scheduler.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
     # The scheduler must not lead to the executor, or the executor would never be collected.
     finalizer = weakref.finalize(executor, scheduler.shutdown, cancel=False)
@@ -52,7 +52,7 @@ def _at_exit() -> None:
     _over.append(True)
     schedulers = list(_schedulers)
     for scheduler in schedulers:
-        scheduler.shutdown(cancel=False)
+        scheduler.shutdown(cancel=False, at_exit=True)
     if _was_interrupted():
         _stop(schedulers)
         return

@@ -104,7 +104,6 @@ class Lab:
         for gate in self._gates:
             gate.set()
         for executor in self._executors:
-            executor.resume()
             executor.shutdown()
         for thread in self._threads:
             thread.join(leaks.GRACE)

@@ -59,7 +59,7 @@ def test_an_executor_made_by_an_exit_handler_is_refused_work(tmp_path: Path) -> 
         atexit.register(late)
         ParallelExecutor().submit(int).result()
     """
-    assert script.run(tmp_path, body) == "cannot schedule new futures after shutdown"
+    assert script.run(tmp_path, body) == "cannot schedule new futures after interpreter shutdown"
 
 
 @pytest.mark.parametrize("timeout", ["30.0", "None"])
@@ -112,7 +112,41 @@ def test_late_submits_are_refused(tmp_path: Path) -> None:
 
         executor.submit(int).result()
     """
-    assert script.run(tmp_path, body) == "cannot schedule new futures after shutdown"
+    assert script.run(tmp_path, body) == "cannot schedule new futures after interpreter shutdown"
+
+
+@pytest.mark.parametrize(
+    ("backend", "end", "words"),
+    [
+        ("'thread'", "", "after interpreter shutdown"),
+        ("'process'", "", "after interpreter shutdown"),
+        ("'inline'", "", "after interpreter shutdown"),
+        ("ThreadPoolExecutor(1)", "", "after interpreter shutdown"),
+        ("'thread'", "executor.shutdown()", "after shutdown"),
+    ],
+)
+def test_what_closed_it_is_named(tmp_path: Path, backend: str, end: str, words: str) -> None:
+    """A late submit tells an executor that the interpreter's end has closed from one that its user has closed."""
+    body = f"""
+        from concurrent.futures import ThreadPoolExecutor
+
+        executor = ParallelExecutor(backend={backend})
+
+        @atexit.register
+        def late():
+            for act in (lambda: executor.submit(int), executor.pause):
+                try:
+                    act()
+                except RuntimeError as error:
+                    say(error)
+
+        executor.submit(int).result()
+        {end}
+    """
+    assert script.run(tmp_path, body).splitlines() == [
+        f"cannot schedule new futures {words}",
+        f"cannot pause an executor {words}" + (": make a new ParallelExecutor" if end else ""),
+    ]
 
 
 def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:

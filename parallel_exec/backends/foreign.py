@@ -172,5 +172,5 @@ def _at_exit() -> None:
         if backend is not None:
             backend.exiting = True
             scheduler: Any = backend.source
-            scheduler.shutdown(cancel=False)
+            scheduler.shutdown(cancel=False, at_exit=True)
             scheduler.join()

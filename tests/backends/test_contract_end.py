@@ -105,6 +105,17 @@ def test_nothing_is_taken_after_shutdown(lab: Any) -> None:
             add(work.worker_name)
 
 
+@over(ALL)
+@pytest.mark.parametrize("what", ["pause", "resume", "resize", "enter"])
+def test_nothing_can_be_set_after_shutdown(lab: Any, what: str) -> None:
+    """Whoever pauses, resumes, resizes or enters an executor that has ended is told so, and not ignored."""
+    executor = lab.executor()
+    acts = {"resize": lambda: executor.resize(2), "enter": executor.__enter__}
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match=f"cannot {what} an executor after shutdown: make a new ParallelExecutor"):
+        acts.get(what, getattr(executor, what, None))()
+
+
 @over(CONCURRENT)
 def test_shutdown_with_cancel_futures(lab: Any) -> None:
     """`cancel_futures` cancels what waits and lets what runs finish."""

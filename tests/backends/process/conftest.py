@@ -55,7 +55,6 @@ class Bench:
 
 def _ends(executor: ParallelExecutor) -> bool:
     """Shut a pool down, killing what does not end by itself; returns whether it has ended."""
-    executor.resume()
     executor.shutdown(wait=False, cancel_futures=True)
     thread = threading.Thread(target=executor.shutdown, daemon=True)
     thread.start()
