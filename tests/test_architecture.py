@@ -44,6 +44,7 @@ ORDER = [
     "backends.base",
     "backends.thread",
     "backends.inline",
+    "backends._descriptors",
     "backends._platform",
     "backends._wire",
     "backends._memory",

@@ -31,6 +31,7 @@ from typing import Any, Callable, NamedTuple
 
 from parallel_exec._clock import time
 from parallel_exec._current import current
+from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends._remote_call import (
     PICKLED,
@@ -174,9 +175,10 @@ class _Child:
     def __init__(self) -> None:
         from multiprocessing.connection import Connection
 
-        jobs, self_jobs = os.pipe()
-        self_results, results = os.pipe()
-        lifeline, self._lifeline = os.pipe()  # closed by our end, whatever it is
+        fill_standard()
+        jobs, self_jobs = pipe()
+        self_results, results = pipe()
+        lifeline, self._lifeline = pipe()  # closed by our end, whatever it is
         theirs = (jobs, results, lifeline)
         self._jobs = Connection(self_jobs, readable=False)
         self._results = Connection(self_results, writable=False)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._clock import time
 from parallel_exec._current import id_of
 from parallel_exec.backends import _launch, _memory, _wire
+from parallel_exec.backends._descriptors import pipe, socket_pair
 from parallel_exec.backends._launch import Descriptor, make_semaphore
 from parallel_exec.backends._platform import death_watch, kill_group
 from parallel_exec.backends._worker import Setup
@@ -91,12 +92,12 @@ class Handle:
             return fds
 
         try:
-            tasks, self.tasks = keep(*os.pipe())
-            self.results, results = keep(*os.pipe())
-            lifeline, self._lifeline = keep(*os.pipe())
+            tasks, self.tasks = keep(*pipe())
+            self.results, results = keep(*pipe())
+            lifeline, self._lifeline = keep(*pipe())
             journal = keep(_memory.create(_wire.JOURNAL_SIZE))[0]
             self._journal = _wire.Journal(journal)
-            self._channel, channel = socket.socketpair()
+            self._channel, channel = socket_pair()
         except OSError:
             for fd in opened:
                 os.close(fd)

@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends import _launch, _log
+from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._handle import Handle
 from parallel_exec.backends._payload import Initializer, why_not_importable
 from parallel_exec.errors import WorkerStartError, start_error
@@ -57,6 +58,7 @@ class Hire:
         Raises:
             OSError: there are no descriptors left.
         """
+        fill_standard()
         with _launch.semaphores:
             resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
             handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)

@@ -21,6 +21,7 @@ from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends._pace import AHEAD, fitting
 from parallel_exec.backends._staff import FAREWELL, Staff
+from parallel_exec.errors import WorkerStartError
 from parallel_exec.events import logger
 from parallel_exec.future import TaskFuture
 from parallel_exec.timers import NEVER
@@ -34,7 +35,7 @@ AnyFuture = TaskFuture[Any]
 
 
 class IoThread(Staff):
-    """Serves the workers; started by the first `wake`.
+    """Serves the workers; started by the first `wake`, and its files are opened then.
 
     Attributes:
         crew: the workers.
@@ -51,25 +52,29 @@ class IoThread(Staff):
         """Have the I/O thread come and take."""
         self._listed = False
         if self._thread is None:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:  # no file can be opened
+                self._source.break_down(WorkerStartError(f"no worker process can be started: {error}"))
         self._poke()
 
     def _start(self) -> None:
         if self._source.drained:  # nobody ever needed it
-            self._close_files()
             return
         with self._source.lock:
-            if self._thread is not None or self._rope < 0:
+            if self._thread is not None:
                 return
             self._source.timers.start()
+            self._open_files()
             thread = threading.Thread(target=self._serve, name="parallel_exec-io", daemon=True)
             try:
                 launch(thread)
                 self._thread = thread
-            except (RuntimeError, MemoryError):
-                raise
-            except BaseException:  # a signal handler's: it runs nevertheless, or was never touched
-                self._thread = thread if thread.ident is not None else None
+            except BaseException as error:  # a signal handler's: it runs nevertheless, or was never touched
+                if isinstance(error, (RuntimeError, MemoryError)) or thread.ident is None:
+                    self._close_files()
+                else:
+                    self._thread = thread
                 raise
 
     def resize(self, limit: int) -> None:
@@ -85,9 +90,7 @@ class IoThread(Staff):
     def join(self) -> None:
         """Wait until all workers have ended."""
         thread = self._thread
-        if thread is None:
-            self._close_files()
-        elif thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def after_fork(self) -> None:
@@ -96,20 +99,6 @@ class IoThread(Staff):
             handle.close_files()
         self.crew.handles = []
         self._close_files()
-
-    def renew(self) -> bool:
-        """Have files of its own, in a forked child, where no thread or worker was started yet."""
-        self._close_files()
-        self._open_files()
-        return True
-
-    def _close_files(self) -> None:
-        with self._source.lock:
-            bell, rope, self._rope = self._bell, self._rope, -1
-            if rope >= 0:
-                self._selector.close()
-                os.close(bell)
-                os.close(rope)
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────
 

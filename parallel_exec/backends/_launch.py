@@ -18,6 +18,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any
 
+from parallel_exec.backends._descriptors import fill_standard, lift
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
@@ -83,7 +84,7 @@ class Descriptor:
 
 
 def _arrive(travelled: Any) -> Descriptor:
-    return Descriptor(travelled.detach())
+    return Descriptor(lift(travelled.detach()))
 
 
 def get_context(wanted: Any) -> Any:
@@ -163,6 +164,7 @@ def start(context: Any, setup: Setup, name: str) -> Any:
     """
     child = context.Process(target=main, args=(setup,), name=name)
     with _lock, _WithoutMain():
+        fill_standard()  # for what `multiprocessing` opens, here and in the child
         _check_descriptors()
         by_server = context.get_start_method() == "forkserver"
         if by_server:

@@ -20,6 +20,8 @@ import tempfile
 import weakref
 from typing import Any, ClassVar, Sequence, Union
 
+from parallel_exec.backends._descriptors import fill_standard, lift
+
 logger = logging.getLogger("parallel_exec")
 
 Data = Union[bytes, bytearray, memoryview]
@@ -49,16 +51,25 @@ def create(size: int) -> int:
     Raises:
         OSError: there is none to be had.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("parallel_exec", os.MFD_CLOEXEC)
-    else:
-        fd, path = tempfile.mkstemp(prefix="parallel_exec-")
-        os.unlink(path)
+    fd = lift(_create())
     try:
         os.ftruncate(fd, size)
     except OSError:
         os.close(fd)
         raise
+    return fd
+
+
+def _create() -> int:
+    """Return a descriptor of an empty file without a name: of memory, where the system has that and does not refuse it."""
+    if hasattr(os, "memfd_create"):
+        try:
+            return os.memfd_create("parallel_exec", os.MFD_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+    fd, path = tempfile.mkstemp(prefix="parallel_exec-")  # else it may be a sandbox that does not let it be called
+    os.unlink(path)
     return fd
 
 
@@ -115,6 +126,7 @@ def load(fd: int, data: Data) -> tuple[list[memoryview], Data]:
 
 def _map(fd: int) -> Any:
     """Return the content of a segment, writable: mapped or, if many are, copied, as each mapping holds a descriptor."""
+    fill_standard()  # a mapping has a descriptor of its own
     if len(_mapped) < most():
         try:
             area = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
@@ -158,5 +170,5 @@ def receive_fd(channel: socket.socket, flags: int = 0) -> int:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: fds.itemsize])
             os.set_inheritable(fds[0], False)
-            return fds[0]
+            return lift(fds[0])
     raise EOFError(f"no descriptor came with {message!r}")

@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import Iterator
 
+from parallel_exec.backends._descriptors import lift
+
 try:
     import fcntl
     import resource
@@ -89,7 +91,7 @@ def death_watch(pid: int, sentinel: int) -> tuple[int, bool]:
     """
     if hasattr(os, "pidfd_open"):
         try:
-            return os.pidfd_open(pid), True
+            return lift(os.pidfd_open(pid)), True
         except OSError:  # an old kernel, or it is gone already
             pass
     return sentinel, False

@@ -163,8 +163,10 @@ class _Phone:
             return
         import socket
 
+        from parallel_exec.backends._descriptors import datagram_socket
+
         try:
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket = datagram_socket(socket.AF_INET)
             self._socket.setblocking(False)
             self._socket.connect((_HOST, note.port))
             self._socket.send(note.key + worker_name().encode())
@@ -214,7 +216,13 @@ class Line:
     def _open(self) -> None:
         import socket
 
-        listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        from parallel_exec.backends._descriptors import datagram_socket
+
+        try:
+            listening = datagram_socket(socket.AF_INET)
+        except OSError:  # too many files are open
+            self._closed = True
+            return
         try:
             listening.bind((_HOST, 0))
             thread = threading.Thread(target=self._listen, args=(listening,), name="parallel_exec-line", daemon=True)
@@ -230,8 +238,10 @@ class Line:
             while True:
                 try:
                     data, address = listening.recvfrom(1024)
-                except OSError:  # what some platforms say when a worker that was told something had gone
+                except ConnectionError:  # what some platforms say when a worker that was told something had gone
                     continue
+                except OSError:  # closed behind our back: it would say so for ever; we do without
+                    return
                 if data[:_KEY] != self._token:
                     continue
                 if len(data) == _KEY:

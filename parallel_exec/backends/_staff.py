@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec.backends._crew import Crew
+from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._hearing import Hearing
 from parallel_exec.backends._pace import Pace
@@ -60,12 +61,29 @@ class Staff(abc.ABC):
         self._gave_back = False
         self._doomed: list[AnyFuture] = []  # put back, and cancelled meanwhile
         self._births: queue.SimpleQueue[Handle] = queue.SimpleQueue()
-        self._open_files()
+        self._selector: Any = None  # opened with the thread, as the next two; written with the lock held
+        self._bell = self._rope = -1
 
     def _open_files(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._bell, self._rope = os.pipe()
+        fill_standard()  # first: a selector cannot be moved
+        self._bell, self._rope = pipe()
         os.set_blocking(self._rope, False)
+        try:
+            self._selector = selectors.DefaultSelector()
+        except OSError:
+            self._close_files()
+            raise
+
+    def _close_files(self) -> None:
+        with self._source.lock:
+            bell, rope, selector = self._bell, self._rope, self._selector
+            self._bell = self._rope = -1
+            self._selector = None
+            if selector is not None:
+                selector.close()
+            if rope >= 0:
+                os.close(bell)
+                os.close(rope)
 
     def _poke(self) -> None:
         if not self._poked:

@@ -29,6 +29,7 @@ from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _memory, _pickling, _wire
 from parallel_exec.backends._calls import Unreadable, call, describe
+from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._inbox import WorkerTask, read_batch
 from parallel_exec.backends._items import ItemRunner
 from parallel_exec.backends._log import send_records
@@ -187,6 +188,7 @@ def main(setup: Setup) -> None:
         hear()
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
+    fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(setup.lifeline.fd)
     for number in (
         signal.SIGTTIN,

@@ -89,6 +89,13 @@ class ExecutorBackend(EngineBackend):
         super().bind(source, limit)
         _watch(self)
 
+    def renew(self) -> bool:
+        """Return whether neither of the two was used yet: the executor's workers did not come along."""
+        # Private names, but those by which the stdlib's pools know of theirs.
+        return not self._started and not (
+            getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None)
+        )
+
     def _submit(self, ticket: Ticket) -> Future[Reply | None]:
         return self._taker.submit(ticket)  # type: ignore[no-any-return]
 

@@ -1,0 +1,100 @@
+"""Descriptors of our own: how all of them are made. Imports the standard library only, as workers use it.
+
+A program may run with its standard streams closed (`<&- >&- 2>&-`). What it opens next would be descriptor 0, 1 or 2, and
+whatever C code or a subprocess prints would be written into it: into the journal of a worker, for one.
+
+Guarantees:
+    No file of ours is ever one of the numbers 0 to 2: in the program, in the fork server, in a worker.
+    Where such a number is free when worker processes are started, it becomes `/dev/null`, and is inherited as that: as it
+    is for all programs in Go and in Rust. So `multiprocessing`'s own pipes do not come to lie there either, nor those of
+    tasks. What is open there is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+
+STANDARD = range(3)
+
+
+def fill_standard() -> None:
+    """Open `/dev/null` wherever one of the standard descriptors is closed; costs a microsecond where none is."""
+    for number in STANDARD:
+        if not is_open(number):
+            with contextlib.suppress(OSError):  # too many are open: ours are moved out of the way
+                _open_null(number)
+
+
+def _open_null(number: int) -> None:
+    fd = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one, unless another thread was faster
+    if fd == number:
+        os.set_inheritable(fd, True)
+    else:
+        os.close(fd)
+
+
+def is_open(fd: int) -> bool:
+    """Return whether a descriptor is open."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def lift(fd: int) -> int:
+    """Return a descriptor that was just made, or in its place a copy with a higher number if it is 0, 1 or 2.
+
+    Raises:
+        OSError: too many are open; it is closed then.
+    """
+    if fd not in STANDARD:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)
+    finally:
+        os.close(fd)
+
+
+def pipe() -> tuple[int, int]:
+    """Return the reading and the writing end of a new pipe.
+
+    Raises:
+        OSError: too many are open.
+    """
+    return _lift_both(*os.pipe())
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected Unix sockets.
+
+    Raises:
+        OSError: too many are open.
+    """
+    first, second = _lift_both(*[each.detach() for each in socket.socketpair()])
+    return socket.socket(fileno=first), socket.socket(fileno=second)
+
+
+def datagram_socket(family: int) -> socket.socket:
+    """Return a new socket for datagrams.
+
+    Raises:
+        OSError: too many are open.
+    """
+    return socket.socket(fileno=lift(socket.socket(family, socket.SOCK_DGRAM).detach()))
+
+
+def _lift_both(first: int, second: int) -> tuple[int, int]:
+    try:
+        first = lift(first)
+    except OSError:
+        os.close(second)
+        raise
+    try:
+        return first, lift(second)
+    except OSError:
+        os.close(first)
+        raise
