@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends._ticket import BEGUN, WITHDRAWN, Place, Ticket
-from parallel_exec.backends.base import Backend
+from parallel_exec.backends.base import Backend, log_abandoned
 from parallel_exec.events import WorkerDied, logger
 from parallel_exec.outcome import Failure, Outcome
 
@@ -53,6 +53,10 @@ class Settling(Backend):
     @abc.abstractmethod
     def _cancel(self, ticket: Ticket, inner: Inner) -> None:
         """Have the engine stop a ticket, as far as it can. Called by the settler."""
+
+    def _stops(self, ticket: Ticket) -> bool:
+        """Return whether the engine ends a call that it is told to cancel, or says itself that it does not."""
+        return self.can_kill
 
     def _recall_travelled(self, ticket: Ticket) -> bool:
         """Take back what was sent and has not begun, if that is certain. Called with the scheduler's lock held."""
@@ -238,6 +242,8 @@ class Settling(Backend):
     def _abandon(self, ticket: Ticket, error: BaseException, end: float) -> None:
         self._give_up(ticket)
         if ticket in self._stuck:
+            if not self._stops(ticket):
+                log_abandoned(error, ticket.future.id, ticket.number, f"{ticket.worker} of the executor")
             self.source.events.emit(WorkerDied, ticket.worker, f"abandoned: {error}")
         self._release(ticket, reusable=False)  # whoever began it may still be arming its timer
         self._feeder.do(self._feed)

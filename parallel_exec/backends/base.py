@@ -15,7 +15,11 @@ Guarantees of a back end:
 from __future__ import annotations
 
 import abc
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
+
+from parallel_exec.errors import TaskTimeoutError
+from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     import threading
@@ -25,6 +29,29 @@ if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
     from parallel_exec.outcome import Outcome
     from parallel_exec.timers import Timers
+
+
+def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) -> None:
+    """Say that a call goes on of which nobody will see the result: a warning, unless it was cancelled on purpose.
+
+    Args:
+        error: what its attempt ended as.
+        task_id: the task's id.
+        number: the attempt's number.
+        worker: what it runs in, in words.
+    """
+    if isinstance(error, CancelledError):
+        logger.info("attempt %d of task %r was cancelled, and its call still runs in %s", number, task_id, worker)
+        return
+    beside = " while the next attempt, if there is one, starts" if isinstance(error, TaskTimeoutError) else ""
+    logger.warning(
+        "%s; its call (attempt %d) cannot be stopped, and still runs in %s%s. What must not run twice needs retry_count=0, "
+        'or backend="process", where it is killed; a call that looks at current_task().check() can end by itself',
+        error,
+        number,
+        worker,
+        beside,
+    )
 
 
 class Consumer(Protocol):

@@ -112,6 +112,9 @@ class ExecutorBackend(EngineBackend):
         else:
             inner.cancel()
 
+    def _stops(self, ticket: Ticket) -> bool:
+        return isinstance(ticket.inner, TaskFuture)
+
     def _recall_travelled(self, ticket: Ticket) -> bool:
         """Take back what is in another process's queue; called with the scheduler's lock held."""
         inner = ticket.inner

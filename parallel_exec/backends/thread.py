@@ -26,7 +26,7 @@ from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
-from parallel_exec.backends.base import Backend, Consumer, Source
+from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 from parallel_exec.outcome import Failure, Outcome, Success
@@ -309,10 +309,14 @@ class ThreadBackend(Backend):
             worker.abandoned = True
             self._workers.discard(worker)
             self._stuck.add(worker)
-        duty = partial(self._settle_abandoned, worker, future, error, time.monotonic())
+        duty = partial(self._settle_abandoned, worker, future, number, error, time.monotonic())
         self._spawn(duty)
 
-    def _settle_abandoned(self, worker: _Worker, future: AnyFuture, error: BaseException, end: float) -> None:
+    def _settle_abandoned(
+        self, worker: _Worker, future: AnyFuture, number: int, error: BaseException, end: float
+    ) -> None:
+        if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
+            log_abandoned(error, future.id, number, f"thread {worker.name}")
         self.source.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
         self.source.settle(future, Failure(error), end)
 

@@ -246,6 +246,18 @@ def test_a_worker_of_the_engine_that_comes_back_amid_refusals(lab: Any, monkeypa
         assert second.result(LONG) == 4
 
 
+def test_an_attempt_that_the_engine_does_not_stop_is_warned_of(
+    threads: ThreadPoolExecutor, lab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning says where it still runs, and what to do."""
+    executor = lab.executor(backend=threads, timeout=0.05, retry_count=0)
+    executor.options(id="stuck").submit(lab.event().wait, LONG).exception()
+    (record,) = (record for record in caplog.records if record.name == "parallel_exec")
+    assert record.levelname == "WARNING"
+    assert "attempt 1 of task 'stuck' ran longer than 0.05 s; its call" in record.getMessage()
+    assert "of the executor while the next attempt, if there is one, starts" in record.getMessage()
+
+
 def test_shutdown_does_not_wait_for_stuck_attempts(threads: ThreadPoolExecutor, lab: Any) -> None:
     """`shutdown` returns though the executor holds an abandoned attempt, and leaves the executor open."""
     gate = lab.event()

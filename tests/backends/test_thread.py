@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import work
 
-from parallel_exec import CapacityExhaustedError, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
+from parallel_exec import CapacityExhaustedError, Task, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
 from parallel_exec.timers import NEVER
 
 # ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -25,6 +25,56 @@ def test_an_abandoned_thread_is_counted_until_it_ends(lab: Any) -> None:
     assert executor.stats().abandoned == 1
     gate.set()
     work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_an_abandoned_thread_is_warned_of(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """At each timeout a warning names task, attempt, limit and thread, says that the call goes on beside the next attempt,
+    and what to do.
+    """
+    executor = lab.executor(timeout=0.1, retry_count=1, backoff=0.0)
+    gate = lab.event()
+    started: list[str] = []
+
+    def hang() -> None:
+        started.append(threading.current_thread().name)
+        gate.wait()
+
+    assert isinstance(executor.options(id="fetch").submit(hang).exception(), TaskTimeoutError)
+    assert len(started) == 2
+    said = [record for record in caplog.records if record.name == "parallel_exec"]
+    assert [record.levelname for record in said] == ["WARNING", "WARNING"]
+    for number, (record, thread) in enumerate(zip(said, started), 1):
+        message = record.getMessage()
+        assert message.startswith(f"Task timeout: attempt {number} of task 'fetch' ran longer than 0.1 s; its call ")
+        assert f"still runs in thread {thread} while the next attempt, if there is one, starts" in message
+        for remedy in ("retry_count=0", 'backend="process"', "current_task().check()"):
+            assert remedy in message
+
+
+def test_an_abort_is_not_warned_of(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What is aborted on purpose is no warning: whoever did it knows."""
+    executor = lab.executor(timeout=None)
+    started, gate = lab.event(), lab.event()
+    future = executor.submit(lambda: (started.set(), gate.wait()))
+    started.wait()
+    caplog.set_level("INFO", "parallel_exec")
+    assert future.abort()
+    work.until(future.done)
+    (record,) = (record for record in caplog.records if record.name == "parallel_exec")
+    assert record.levelname == "INFO"
+    assert "was cancelled, and its call still runs in thread" in record.getMessage()
+
+
+def test_a_deadline_warns_of_what_it_leaves(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A call that is running when the run's deadline passes goes on; nothing is said of a next attempt."""
+    executor = lab.executor(timeout=None)
+    executor.add_task(Task(lab.event().wait, id="slow"))
+    executor.execute_all(deadline=0.1)
+    (record,) = (record for record in caplog.records if record.name == "parallel_exec")
+    assert record.getMessage().startswith(
+        "task 'slow' was not finished when the run's deadline of 0.1 s passed; its call "
+    )
+    assert "next attempt" not in record.getMessage()
 
 
 def test_what_an_abandoned_thread_returns_is_dropped(lab: Any) -> None:
