@@ -67,9 +67,7 @@ class Options:
         if _misspelt:
             refuse_names("map()", _misspelt, Options.map)
         _check_mapped(fn, iterables)
-        check_count("chunksize", chunksize, 1)
-        if buffersize is not None:
-            check_count("buffersize", buffersize, 1)
+        _check_sizes(chunksize, buffersize)
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             raise TypeError(f"timeout takes seconds as a number, not {timeout!r}")
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
@@ -124,6 +122,27 @@ def _check_mapped(fn: object, iterables: tuple[Any, ...]) -> None:
                 f"map takes iterables of arguments after the function, not {items!r}: "
                 "one call is submit(fn, argument), and a fixed argument is functools.partial(fn, argument)"
             )
+
+
+def _check_sizes(chunksize: int, buffersize: int | None) -> None:
+    """Refuse sizes that are none, in the standard library's words.
+
+    Raises:
+        TypeError: one is no whole number.
+        ValueError: one is less than 1.
+    """
+    try:
+        check_count("chunksize", chunksize, 1)
+    except ValueError:
+        raise ValueError("chunksize must be >= 1.") from None
+    if buffersize is None:
+        return
+    try:
+        check_count("buffersize", buffersize, 1)
+    except TypeError:
+        raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}") from None
+    except ValueError:
+        raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}") from None
 
 
 class _Stretches:

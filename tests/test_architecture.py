@@ -81,6 +81,10 @@ ORDER = [
     "live_queue",
     "lifetime",
     "executor",
+    "futures",
+    "futures.pool",
+    "futures.thread",
+    "futures.process",
     "progress",
     "cli.writer",
     "cli.reader",
@@ -136,7 +140,7 @@ def _imported(module: str) -> set[str]:
             if package == "parallel_exec":
                 assert rest, f"{module} imports from the package's root"
                 found.add(rest)
-    return {name for name in found if name in MODULES and name != "backends"}
+    return {name for name in found if name in MODULES and name not in {"backends", "futures"}}
 
 
 def test_the_list_is_complete() -> None:
@@ -204,6 +208,8 @@ EXTRAS = {
     "code",
     [
         "import parallel_exec",
+        "import parallel_exec.futures",
+        "from parallel_exec.futures import ThreadPoolExecutor, wait; wait([ThreadPoolExecutor().submit(int)])",
         "from parallel_exec import ParallelExecutor, Task",
         "from parallel_exec import ParallelExecutor; assert ParallelExecutor().submit(int).result() == 0",
     ],
@@ -228,7 +234,12 @@ def test_the_childs_loop_needs_next_to_nothing() -> None:
 
 def test_only_one_place_branches_on_back_ends() -> None:
     """Nothing but the registry knows the back ends by type or name: the rest asks what they can do."""
-    free = {"backends.registry", "cli.main", "__init__"}
+    free = {
+        "backends.registry",
+        "cli.main",
+        "futures.thread",
+        "futures.process",
+    }  # the last two are one kind of pool each
     for module in ORDER:
         if module in MODULES and not module.startswith("backends") and module not in free:
             names = {name for name in _imported(module) if name.startswith("backends.")}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import pytest
 
 import parallel_exec
+from parallel_exec import futures
 
 PUBLIC = [
     "INHERIT",
@@ -46,9 +49,32 @@ PUBLIC = [
 ]
 
 
+DROP_IN = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "BrokenExecutor",
+    "CancelledError",
+    "Executor",
+    "Future",
+    "InvalidStateError",
+    "ProcessPoolExecutor",
+    "ThreadPoolExecutor",
+    "TimeoutError",
+    "as_completed",
+    "wait",
+]
+
+
 def test_the_public_names() -> None:
     """A name that comes or goes is a decision, taken here."""
     assert parallel_exec.__all__ == PUBLIC
+
+
+def test_the_drop_in_names() -> None:
+    """What stands in for `concurrent.futures` has all the names that it has on every Python we support."""
+    assert futures.__all__ == DROP_IN
+    assert set(concurrent.futures.__all__) - {"InterpreterPoolExecutor"} <= set(DROP_IN)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -9,7 +9,9 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -289,6 +291,12 @@ class Handle:
         if self.pid:
             self.killed = True
             kill_group(self.pid)
+
+    def terminate(self) -> None:
+        """Ask the worker to end, by SIGTERM: what it started is left to it."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill_rest(self) -> None:
         """Kill what is left of its group once it has ended itself: its number may be another process's by now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Iterator, Optional
 
@@ -47,7 +47,10 @@ from parallel_exec import (
     WorkerStarted,
     WorkerStartError,
     current_task,
+    futures,
 )
+from parallel_exec.futures import ProcessPoolExecutor as DropInProcesses
+from parallel_exec.futures import ThreadPoolExecutor as DropInThreads
 
 
 def add(left: int, right: int = 0, *, x: int = 0) -> int:
@@ -101,6 +104,22 @@ async def from_asyncio(executor: ParallelExecutor) -> None:
     print(await asyncio.wrap_future(executor.submit(add, 1)))
     assert_type(await asyncio.get_running_loop().run_in_executor(executor, name), str)
 
+
+with (
+    DropInThreads(4, "t", add, (1,)) as threads,
+    DropInProcesses(4, None, add, (1,), max_tasks_per_child=3) as processes,
+):
+    stdlibs: ThreadPoolExecutor = threads
+    stdlibs_too: ProcessPoolExecutor = processes
+    assert_type(threads.submit(add, 1), TaskFuture[int])
+    assert_type(list(processes.map(add, [1], chunksize=2)), "list[int]")
+    assert_type(processes.options(priority=1).submit(add, 1), TaskFuture[int])
+    processes.kill_workers()
+    processes.terminate_workers()
+    waited = futures.wait([threads.submit(add, 1)], return_when=futures.FIRST_COMPLETED)
+    print(len(waited.done))
+    for completed in futures.as_completed([threads.submit(add, 1)]):
+        assert_type(completed.result(), int)
 
 config = ParallelConfig(max_concurrency=8, timeout=30, retry_count=2, backend="process", on_event=listen)
 retrying = tenacity.Retrying(stop=tenacity.stop_after_attempt(3))
