@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 
 logger = logging.getLogger("parallel_exec")
@@ -154,7 +155,10 @@ class Dispatcher:
         """Call the hook, if there is one, with a new `kind(now, *facts)`."""
         if self._hook is None:
             return
+        born = _forks.generation
         try:
             self._hook(kind(time.monotonic(), *facts))
-        except BaseException:  # a hook that calls sys.exit() must not take a worker with it
+            _forks.end_copy(born)
+        except BaseException as error:  # a hook that calls sys.exit() must not take a worker with it
+            _forks.end_copy(born, error)
             logger.exception("the on_event hook raised on %s; the event is dropped", kind.__name__)

@@ -17,6 +17,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
 
+from parallel_exec import _forks
 from parallel_exec._current import id_of
 from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
@@ -313,7 +314,17 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
                             self._condition.notify_all()
             finally:
                 if self._state in _FINAL:
-                    self._invoke_callbacks()  # type: ignore[attr-defined]
+                    self._call_back()
+
+    def _call_back(self) -> None:
+        """Call the callbacks."""
+        born = _forks.generation
+        try:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        except BaseException as error:
+            _forks.end_copy(born, error)
+            raise
+        _forks.end_copy(born)
 
     def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
         """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""

@@ -24,6 +24,7 @@ ORDER = [
     "_crash_error",
     "outcome",
     "_current",
+    "_forks",
     "_threads",
     "_waiting",
     "task",

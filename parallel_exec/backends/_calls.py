@@ -10,15 +10,19 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from parallel_exec import _forks
 from parallel_exec.backends import _exceptions, _pickling, _wire
 
 
 def call(fn: Any, args: Any, kwargs: Any) -> tuple[int, _pickling.Pickled]:
     """Run the call; returns the kind of frame and its payload."""
+    born = _forks.generation
     try:
         value = fn(*args, **kwargs)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        _forks.end_child(born, error)
         return _wire.ERROR, describe(error)
+    _forks.end_child(born)
     return pickle_value(value)
 
 

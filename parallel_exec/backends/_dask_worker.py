@@ -29,6 +29,7 @@ from collections import deque
 from concurrent.futures import CancelledError
 from typing import Any, Callable, NamedTuple
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends._descriptors import fill_standard, pipe
@@ -290,10 +291,13 @@ def _call(payload: bytes) -> tuple[str, Any]:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:
         return UNREADABLE, describe_error(error)
+    born = _forks.generation
     try:
         value = fn(*args, **kwargs)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        _forks.end_child(born, error)
         return RAISED, describe_error(error)
+    _forks.end_child(born)
     try:
         return PICKLED, dumps(value)
     except BaseException as error:

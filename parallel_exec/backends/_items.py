@@ -17,6 +17,7 @@ import pickle
 import struct
 from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _pickling, _wire
@@ -91,7 +92,7 @@ class ItemRunner:
 
     def _run_numbers(self, fn: Any, items: Iterable[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
         """Do as `_run_pickles`, in a row of numbers. Not one loop for both: another call for each item would cost as much."""
-        outbox, acquire, clock = self._outbox, self._acquire, time.monotonic
+        outbox, acquire, clock, born = self._outbox, self._acquire, time.monotonic, _forks.generation
         words, times = outbox.journal.words, outbox.journal.times
         wanted, cells = self._numbers[self._kind]
         start = end = clock()
@@ -105,8 +106,10 @@ class ItemRunner:
             try:
                 value = fn(*args)
             except BaseException as error:  # as there
-                odd = _Odd(_wire.ERROR, start, clock(), describe(error))
+                odd = _raised(error, start, clock(), born)
                 break
+            if _forks.generation != born:
+                _forks.end()
             end = clock()
             try:
                 cells[cell] = value if type(value) is wanted else _MISFIT
@@ -132,7 +135,7 @@ class ItemRunner:
         outbox, acquire, dumps, clock = self._outbox, self._acquire, pickle.dumps, time.monotonic
         area, words, times = outbox.journal.map, outbox.journal.words, outbox.journal.times
         start = end = clock()
-        position, first, odd = outbox.open_row(_wire.EACH, serial, end), serial, None
+        position, first, born, odd = outbox.open_row(_wire.EACH, serial, end), serial, _forks.generation, None
         values, plain = [], True
         for args in items:
             if serial != first and not acquire(False):
@@ -142,8 +145,10 @@ class ItemRunner:
             try:
                 value = fn(*args)
             except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
-                odd = _Odd(_wire.ERROR, start, clock(), describe(error))
+                odd = _raised(error, start, clock(), born)
                 break
+            if _forks.generation != born:
+                _forks.end()
             end = clock()
             try:
                 data = dumps(value, 3) if type(value) in _ATOMS else b""
@@ -178,6 +183,12 @@ class ItemRunner:
         """Return the end of an item with a value that is too large for the row, or could not be pickled."""
         kind, pickled = (_wire.OK, _pickling.Pickled(data, None)) if data else self._unfit
         return _Odd(kind, start, end, pickled)
+
+
+def _raised(error: BaseException, start: float, end: float, born: int) -> _Odd:
+    """Return the end of an item that raised, if that was in this process."""
+    _forks.end_child(born, error)
+    return _Odd(_wire.ERROR, start, end, describe(error))
 
 
 def _kind_for(types: set[type]) -> int:

@@ -24,6 +24,7 @@ import pickle
 import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _exceptions
@@ -133,10 +134,13 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     start = time.monotonic()
     before = current.running, current.number
     current.running, current.number = Here(note, start, phone.is_unwanted), note.number
+    born = _forks.generation
     try:
         value = fn(*args, **kwargs)
+        _forks.end_child(born)
         return Reply(RETURNED, value, time.monotonic() - start, worker_name())
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        _forks.end_child(born, error)
         duration = time.monotonic() - start
         return Reply(RAISED, describe_error(error), duration, worker_name())
     finally:

@@ -25,6 +25,7 @@ import sys
 import traceback
 from typing import Any, Callable, Iterator, NamedTuple
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.backends import _memory, _pickling, _wire
@@ -197,6 +198,7 @@ def main(setup: Setup) -> None:
         signal.signal(number, signal.SIG_IGN)  # an error where there must be one, and is not stopped for good
     worker = Worker(setup)
     send_records(worker.outbox.send, setup.log_levels)
+    born = _forks.generation
     try:
         if setup.memory_limit is not None:
             limit_memory(setup.memory_limit)
@@ -204,8 +206,10 @@ def main(setup: Setup) -> None:
             loaded = worker.load(setup.initializer, None)
             initializer, initargs = loaded if setup.initargs is None else (loaded, setup.initargs)
             initializer(*initargs)
-    except BaseException:
+    except BaseException as error:
+        _forks.end_child(born, error)
         worker.outbox.send(_wire.encode(_wire.START_FAILED, payload=traceback.format_exc().encode()))
         sys.exit(1)
+    _forks.end_child(born)
     worker.outbox.send(_wire.encode(_wire.READY))
     worker.serve()

@@ -21,6 +21,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
@@ -84,10 +85,15 @@ def call(
 
     A function of its own, because an exception's traceback keeps its frames: nothing here leads to the future.
     """
+    born = _forks.generation
     try:
         context = copy_context() if context is None else context.copy()  # None: it was ended just now, all is in vain
-        return Success(context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args))
+        value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
+        if _forks.generation != born:
+            _forks.end()
+        return Success(value)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+        _forks.end_child(born, error)
         return Failure(error)
 
 
@@ -246,9 +252,12 @@ class ThreadBackend(Backend):
     def _initialize(self) -> bool:
         if self._initializer is None:
             return True
+        born = _forks.generation
         try:
             self._initializer(*self._initargs)
+            _forks.end_child(born)
         except BaseException as error:
+            _forks.end_child(born, error)
             why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
             failed = start_error("thread", why)
             failed.__cause__ = error

@@ -11,8 +11,10 @@ import time
 from concurrent.futures import CancelledError
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Iterator
 
+import forking
 import psutil
 import pytest
 import work
@@ -186,6 +188,14 @@ def test_what_cannot_travel(client: Any, lab: Any) -> None:
     assert isinstance(error, TaskSerializationError)
     assert error.direction == "from the worker"
     assert isinstance(executor.options(retry_count=0).submit(raise_unreadable).exception(), RemoteTaskError)
+
+
+def test_a_task_that_forks(client: Any, lab: Any, tmp_path: Path) -> None:
+    """The child that comes back from the call ends as a process does."""
+    executor = lab.executor(backend=client, retry_count=0)
+    for how, status in ((int, 0), (forking.fail, 1)):
+        assert executor.submit(forking.come_back, str(tmp_path / "children"), how).result() == status
+    assert len((tmp_path / "children").read_text().split()) == 2
 
 
 def test_processes_are_used_again_and_dismissed(client: Any, lab: Any) -> None:
