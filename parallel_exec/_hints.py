@@ -72,8 +72,7 @@ _MAP = "map(fn, items, {}=...)"
 HOMES: Mapping[str, str] = {
     **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
     **dict.fromkeys(("queue_size", "backend", "on_event"), _EXECUTOR),
-    **dict.fromkeys(("backoff", "retry_on"), _EXECUTOR),
-    **dict.fromkeys(("timeout", "retry_count", "retry"), _BOTH),
+    **dict.fromkeys(("timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
     **dict.fromkeys(("priority", "id"), _TASK),
     **dict.fromkeys(("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout"), _PROCESS),
     **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
@@ -84,6 +83,7 @@ HOMES: Mapping[str, str] = {
     **dict.fromkeys(("chunksize", "buffersize"), _MAP),
     "window": "stream(tasks, {}=...)",
     "execute": "Task(fn)",
+    "kwargs": "Task(fn, {}={...})",
     "tasks": "executor.add_task(task) for each of them, or executor.stream(tasks)",
     "cancel_futures": "shutdown({}=...)",
 }

@@ -6,16 +6,40 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Union
 
+from parallel_exec._checks import (
+    RetryOn,
+    check_count,
+    check_flag,
+    check_retry_on,
+    check_retrying,
+    check_seconds,
+    check_wait,
+)
 from parallel_exec._hints import backend_hint, refuse_names
-from parallel_exec.task import check_count, check_retrying, check_seconds
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
-    from typing_extensions import Never
+    from typing_extensions import Never, TypedDict, Unpack
 
     from parallel_exec.backends.base import Backend
     from parallel_exec.events import Event
     from parallel_exec.retry import RetryPolicy
+
+    class Overrides(TypedDict, total=False):
+        """The settings as type checkers and editors know them, where any of them may be given by name."""
+
+        max_concurrency: int
+        timeout: float | None
+        retry_count: int
+        backoff: float
+        max_backoff: float
+        jitter: bool
+        retry_on: type[BaseException] | RetryOn
+        retry: BaseRetrying | None
+        queue_size: int
+        backend: BackendLike
+        on_event: Callable[[Event], object] | None
+
 
 BACKENDS = ("thread", "process", "inline")
 BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
@@ -33,7 +57,8 @@ class ParallelConfig:
         max_backoff: most seconds between two attempts.
         jitter: add a random part of up to `backoff` seconds to each wait, so that tasks which failed together do not come
             back together.
-        retry_on: exception types that are worth another attempt.
+        retry_on: exception types that are worth another attempt, or a function that is given the exception and returns
+            whether it is. `KeyboardInterrupt`, `SystemExit` and cancellation never are.
         retry: a `tenacity.Retrying` that replaces the four settings above it and `retry_count`.
         queue_size: most tasks waiting; 0 for no limit.
         backend: "thread", "process", "inline", a back end object, any `concurrent.futures.Executor`, or a dask `Client`.
@@ -50,7 +75,7 @@ class ParallelConfig:
     backoff: float
     max_backoff: float
     jitter: bool
-    retry_on: tuple[type[BaseException], ...]
+    retry_on: RetryOn
     retry: BaseRetrying | None
     queue_size: int
     backend: BackendLike
@@ -65,7 +90,7 @@ class ParallelConfig:
         backoff: float = 1.0,
         max_backoff: float = 30.0,
         jitter: bool = True,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+        retry_on: type[BaseException] | RetryOn = (Exception,),
         retry: BaseRetrying | None = None,
         queue_size: int = 0,
         backend: BackendLike = "thread",
@@ -76,8 +101,6 @@ class ParallelConfig:
             refuse_names("ParallelExecutor", _misspelt, ParallelConfig.__init__)
         if retry is not None:
             check_retrying(retry)
-        if not isinstance(jitter, bool):
-            raise TypeError(f"jitter takes True or False, not {jitter!r}")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event takes a callable that is given each event, not {on_event!r}")
         checked = {
@@ -86,8 +109,8 @@ class ParallelConfig:
             "retry_count": check_count("retry_count", retry_count, 0),
             "backoff": check_wait("backoff", backoff),
             "max_backoff": check_wait("max_backoff", max_backoff),
-            "jitter": jitter,
-            "retry_on": _check_types(retry_on),
+            "jitter": check_flag("jitter", jitter),
+            "retry_on": check_retry_on(retry_on),
             "retry": retry,
             "queue_size": check_count("queue_size", queue_size, 0),
             "backend": check_backend(backend),
@@ -96,9 +119,10 @@ class ParallelConfig:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def with_changes(self, **changes: Any) -> ParallelConfig:
+    def with_changes(self, **changes: Unpack[Overrides]) -> ParallelConfig:
         """Return a copy with some settings changed, checked again."""
-        return replace(self, **changes)
+        given: Any = changes  # a field's type is narrower than what may be given for it
+        return replace(self, **given)
 
 
 class Settings:
@@ -135,26 +159,3 @@ def check_backend(value: Any) -> Any:
         f"backend takes one of {', '.join(map(repr, BACKENDS))}, a Backend object, a concurrent.futures.Executor "
         f"or a dask Client, not {value!r}" + (": make an instance of it" if isinstance(value, type) else "")
     )
-
-
-def check_wait(name: str, value: float) -> float:
-    """Return `value` as seconds to wait; unlike a limit it may be 0.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} takes seconds as a number, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
-    return float(value)
-
-
-def _check_types(value: Any) -> tuple[type[BaseException], ...]:
-    """Return `value` as a tuple of exception types."""
-    types = value if isinstance(value, tuple) else (value,)
-    for item in types:
-        if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise TypeError(f"retry_on takes exception types such as (OSError,), not {item!r}")
-    return types

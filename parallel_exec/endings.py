@@ -14,6 +14,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
@@ -26,7 +27,7 @@ from parallel_exec._waiting import TICK, come_in
 from parallel_exec._waiting import lock as settling_lock
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
-from parallel_exec.future import Phase, TaskFuture
+from parallel_exec.future import PLACES, Phase, TaskFuture
 from parallel_exec.ledger import IN_CALLBACK, Ledger
 from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.ready import Ready
@@ -57,6 +58,8 @@ class Endings:
         self.ready = Ready(self.lock)
         self.ledger = Ledger(1 if backend.drives_caller else limit)
         self.forked = False
+        # In one step, as a signal handler may add a task at any moment; and wide, as the items of a `map` have a place each.
+        self._sequence = itertools.count(1 << PLACES, 1 << PLACES)
         self._queue_size = queue_size  # written once
         self._room = threading.Condition(self.lock)
         self._over = threading.Condition(self.lock)  # for those who wait until all is drained
@@ -65,6 +68,10 @@ class Endings:
         self._drained = False
         self._broken: ParallelExecError | None = None
         self._sentence: Failure | None = None  # what becomes of tasks that are added at the last moment
+
+    def next_sequence(self) -> int:
+        """Return the next place in the order in which tasks are added."""
+        return next(self._sequence)
 
     def _finish(self, future: AnyFuture, outcome: Outcome) -> None:
         """End a task that is DONE, and see whether it was the last."""

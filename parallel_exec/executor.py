@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
 
 from parallel_exec import lifetime
+from parallel_exec._checks import RetryOn, check_count, check_seconds
 from parallel_exec._clock import time
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
+from parallel_exec._lazy import refuse_lazy
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.endings import CANCELLED
@@ -26,18 +28,20 @@ from parallel_exec.retry import policy_for
 from parallel_exec.run import Run, Runs
 from parallel_exec.scheduler import Scheduler
 from parallel_exec.stream import stream
-from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, check_count, check_seconds
+from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, is_named, name_task
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
-    from typing_extensions import Never, ParamSpec, Self
+    from typing_extensions import Never, ParamSpec, Self, Unpack
 
+    from parallel_exec.config import Overrides
     from parallel_exec.task_queue import TaskQueue
 
     P = ParamSpec("P")
 
 T = TypeVar("T")
 Order = Literal["submitted", "completed"]
+_ALL_INHERITED = (INHERIT,) * 4
 
 
 class ParallelExecutor(Executor):
@@ -53,12 +57,13 @@ class ParallelExecutor(Executor):
         TypeError, ValueError: a setting is wrong; the message says what to write.
     """
 
-    def __init__(self, config: ParallelConfig | None = None, **overrides: Any) -> None:
+    def __init__(self, config: ParallelConfig | None = None, **overrides: Unpack[Overrides]) -> None:
         if config is not None and not isinstance(config, ParallelConfig):
             raise TypeError(
                 f"config takes a ParallelConfig, not {config!r}: settings go by name, as max_concurrency=5 or backend='process'"
             )
-        self.config = config.with_changes(**overrides) if config is not None else ParallelConfig(**overrides)
+        given: Any = overrides  # what names there are is checked over there, with a hint
+        self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
         self._settings = Settings(self.config.timeout, policy_for(self.config, INHERIT, INHERIT))
         backend = make_backend(self.config.backend)
         self._scheduler = Scheduler(
@@ -69,44 +74,55 @@ class ParallelExecutor(Executor):
 
     # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def add_task(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
+    @overload
+    def add_task(self, task: Task[T], /) -> TaskFuture[T]: ...
+
+    @overload
+    def add_task(self, task: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+
+    def add_task(self, task: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Add a task to the next run, or to the one under way.
 
         Nothing starts until `execute_all` or `submit` is called. Blocks while the queue is full and the pool runs.
 
+        Args:
+            task: a `Task`, or a function.
+            *args: what the function is called with.
+            **kwargs: the same; every keyword is the function's.
+
         Raises:
-            TypeError: it is neither a `Task` nor callable.
+            TypeError: it is neither a `Task` nor a plain function; or arguments were given for a `Task`, which has its own.
             QueueFullError: the queue is full, and nothing is running that would make room.
             RuntimeError: after `shutdown`.
         """
-        future = self._make_future(task)
+        if isinstance(task, Task):
+            if args or kwargs:
+                raise TypeError(
+                    "add_task takes arguments for a function only, as a Task has its own: "
+                    "write add_task(Task(function, argument, kwargs={...})) or add_task(function, argument, name=...)"
+                )
+            future = self._future_of(task)
+        else:
+            if not callable(task):
+                raise not_callable("add_task", task)
+            refuse_lazy("add_task", task)
+            future = TaskFuture(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
         self._scheduler.add(future, self._runs, start=False)
         return future
 
-    def _make_future(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
-        if isinstance(task, Task):
-            future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
-            future._task, future._id, future._priority = task, task.id, task.priority
-            return future
-        if not callable(task):
-            raise not_callable("add_task", task)
-        return TaskFuture(self._scheduler, self._settings, snapshot(), task)
+    def _future_of(self, task: Task[T]) -> TaskFuture[T]:
+        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
+        if not is_named(task):
+            name_task(task, future.number())
+        future._task, future._id, future._priority = task, task.id, task.priority
+        return future
 
     def _settings_of(self, task: Task[Any]) -> Settings:
-        if task.timeout is INHERIT and task.retry_count is INHERIT and task.retry is INHERIT:
+        own = (task.retry_count, task.retry, task.retry_on, task.backoff)
+        if task.timeout is INHERIT and own == _ALL_INHERITED:
             return self._settings
-        return self.make_settings(task.timeout, task.retry_count, task.retry)
-
-    def make_settings(
-        self,
-        timeout: float | None | Inherited = INHERIT,
-        retry_count: int | Inherited = INHERIT,
-        retry: BaseRetrying | None | Inherited = INHERIT,
-    ) -> Settings:
-        """Return the settings of a task that has some of its own."""
-        return Settings(
-            self.config.timeout if timeout is INHERIT else timeout, policy_for(self.config, retry_count, retry)
-        )
+        timeout = self.config.timeout if task.timeout is INHERIT else task.timeout
+        return Settings(timeout, policy_for(self.config, *own))
 
     def execute_all(
         self,
@@ -260,6 +276,8 @@ class ParallelExecutor(Executor):
         timeout: float | None | Inherited = INHERIT,
         retry_count: int | Inherited = INHERIT,
         retry: BaseRetrying | None | Inherited = INHERIT,
+        retry_on: type[BaseException] | RetryOn | Inherited = INHERIT,
+        backoff: float | Inherited = INHERIT,
         id: str | None = None,
         **_misspelt: Never,
     ) -> Options:
@@ -273,6 +291,8 @@ class ParallelExecutor(Executor):
             timeout=timeout,
             retry_count=retry_count,
             retry=retry,
+            retry_on=retry_on,
+            backoff=backoff,
         )
         return Options(self._scheduler, checked.priority, self._settings_of(checked), id)
 
@@ -303,8 +323,8 @@ class ParallelExecutor(Executor):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
         return stream(self._start_task, iter(tasks), window or 4 * self._scheduler.ledger.limit, order)
 
-    def _start_task(self, task: Task[T] | Callable[[], T]) -> TaskFuture[T]:
-        future = self._make_future(task)
+    def _start_task(self, task: Task[T]) -> TaskFuture[T]:
+        future = self._future_of(task)
         self._scheduler.add(future, None, start=True)
         return future
 
@@ -381,4 +401,5 @@ def _nothing() -> None:
 def _check_callable(fn: Any) -> Any:
     if not callable(fn):
         raise not_callable("submit", fn)
+    refuse_lazy("submit", fn)
     return fn

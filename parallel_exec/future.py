@@ -14,21 +14,21 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
 
 from parallel_exec import _forks
-from parallel_exec._current import id_of
+from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, new_number
+from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, result_of
 
 if TYPE_CHECKING:
     from parallel_exec.config import Settings
 
 T = TypeVar("T")
 
+PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
 _FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
 _EMPTY = Context()
 
@@ -58,6 +58,10 @@ class FutureOwner(Protocol):
 
     def leave_wait(self) -> None:
         """Note that the calling task waits no more."""
+        ...
+
+    def next_sequence(self) -> int:
+        """Return the next place in the order in which tasks are added."""
         ...
 
 
@@ -105,7 +109,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
 
     # The scheduler's record, written under its lock.
     _phase = Phase.NEW
-    _sequence = 0
+    _sequence = 0  # its place in the order added; 0: it has none yet
     _number = 0  # of the current or last attempt
     _slot: Any = None  # where the back end runs it
     _timer: Any = None  # while backing off
@@ -125,12 +129,14 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     # Written once before the task is queued.
     weight = 1  # how many calls it stands for
     stands_for: int | None = None  # the place of the item of a `map` that it runs again
-    stretch: tuple[int, int, int, str | int] | None = None  # where it is in the payload: low, high, first, map's name
+    stretch: tuple[int, int, int, str] | None = None  # where it is in the payload: low, high, first, map's name
     _queued_at = 0.0
     _payload: Any = None  # what the back end made of the call
     _run: Any = None  # the run that collects it
     _priority = 0
-    _id: str | int | None = None  # a number, for `id_of`, once it was needed; the id, once that was
+    _id: str | None = (
+        None  # None, as long as nobody has asked for the one that is made of the function's name and the number
+    )
     _task: Task[T] | None = None
 
     def __init__(
@@ -152,23 +158,25 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     @property
     def id(self) -> str:
         """The task's id."""
-        known = self.name()
-        if type(known) is int:
-            known = self._id = id_of(known)  # the same, should another thread be here
-        return known  # type: ignore[return-value]  # it is a str now
+        if self._id is None:
+            self._id = id_of(call_name(self._fn), self.number())  # the same, should another thread be here
+        return self._id
 
     def name(self) -> str | int:
-        """Return the id, or the number that `id_of` makes it of."""
-        if self._id is None:
-            self.__dict__.setdefault("_id", new_number())  # unless another thread was first
-        return self._id  # type: ignore[return-value]  # it is set now
+        """Return the id, or the task's number, if a worker process can make the id of that and the function it is given."""
+        return self.number() if self._id is None and has_own_name(self._fn) else self.id
+
+    def number(self) -> int:
+        """Return the task's number in the order added, from 1; it takes its place now, should it have none."""
+        if not self._sequence:
+            self.__dict__.setdefault("_sequence", self._owner.next_sequence())  # unless another thread was first
+        return self._sequence >> PLACES
 
     @property
     def task(self) -> Task[T]:
         """The task; for `submit` and `map`, one made from the call."""
         if self._task is None:
-            call = partial(self._fn, *self._args, **(self._kwargs or {})) if self._args or self._kwargs else self._fn
-            task = Task(call, id=self.id, priority=self._priority)
+            task = Task(self._fn, *self._args, kwargs=self._kwargs, id=self.id, priority=self._priority)
             with lock:
                 self.__dict__.setdefault("_task", task)  # unless another thread was first
         return self._task  # type: ignore[return-value]  # it is set now
@@ -257,8 +265,8 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
             outcome = self._failure()
         first, end = self._first_start, self._end
         if first is None:
-            return TaskResult.of(self, outcome, end - self._queued_at, 0.0)
-        return TaskResult.of(self, outcome, first - self._queued_at, end - first)
+            return result_of(self, outcome, end - self._queued_at, 0.0)
+        return result_of(self, outcome, first - self._queued_at, end - first)
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts so far that have ended, in order."""

@@ -10,7 +10,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from parallel_exec._clock import time
@@ -32,8 +31,6 @@ class Intake(Endings):
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
         super().__init__(backend, limit, queue_size, events)
-        # In one step, as a signal handler may add a task at any moment; and wide, as a part's items have a place each.
-        self._sequence = itertools.count(0, 1 << 32)
         self._reserved: set[AnyFuture] = set()  # those that are being added, if there is only so much room
         self._kept_open = False  # `submit` has opened the gate for good
         self._sends_ahead = backend.sends_ahead  # written once, as the next two
@@ -105,7 +102,7 @@ class Intake(Endings):
             self.ready.open = self._kept_open = True
         if self._queue_size:
             self._await_room()
-        future._sequence = next(self._sequence)
+        future._sequence = future._sequence or next(self._sequence)
         future._queued_at = time.monotonic()
         if self._queue_size:
             self._reserved.add(future)

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
+from parallel_exec._checks import check_count, to_float
 from parallel_exec._clock import time
+from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
-from parallel_exec.future import TaskFuture, snapshot
+from parallel_exec._lazy import refuse_lazy
+from parallel_exec.future import PLACES, TaskFuture, snapshot
 from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order
-from parallel_exec.task import check_count, new_id
 
 if TYPE_CHECKING:
     from typing_extensions import Never, ParamSpec
@@ -43,6 +45,7 @@ class Options:
         """Do as `ParallelExecutor.submit`, with this view's settings."""
         if not callable(fn):
             raise not_callable("submit", fn)
+        refuse_lazy("submit", fn)
         return self._start(self._id, fn, args, kwargs)
 
     def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
@@ -67,9 +70,10 @@ class Options:
         if _misspelt:
             refuse_names("map()", _misspelt, Options.map)
         _check_mapped(fn, iterables)
-        _check_sizes(chunksize, buffersize)
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-            raise TypeError(f"timeout takes seconds as a number, not {timeout!r}")
+        refuse_lazy("map", fn)
+        chunksize, buffersize = _check_sizes(chunksize, buffersize)
+        if timeout is not None and (timeout := to_float(given := timeout)) is None:
+            raise TypeError(f"timeout takes seconds as a number, not {given!r}")
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
         in_parts = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
         if in_parts and self._scheduler.takes_parts(self._settings) and buffersize is None:
@@ -85,13 +89,14 @@ class Options:
     def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> Mapping:
         """Start all calls, in stretches that travel together."""
         mapping = Mapping()
-        map_id = self._id or new_id()
+        place = self._scheduler.next_sequence()  # one for the whole map: its items follow one another
+        map_id = self._id or id_of(call_name(fn), place >> PLACES)
         stretches = _Stretches(iterables, chunksize)
         for columns in stretches:
             first = mapping.reserve(len(columns[0]))
             context = snapshot()
             part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
-            part._priority, part._id = self._priority, map_id
+            part._priority, part._id, part._sequence = self._priority, map_id, place + first
             self._scheduler.add(part, None, start=True)
             stretches.weigh(part._payload, len(columns[0]))
         return mapping
@@ -124,21 +129,21 @@ def _check_mapped(fn: object, iterables: tuple[Any, ...]) -> None:
             )
 
 
-def _check_sizes(chunksize: int, buffersize: int | None) -> None:
-    """Refuse sizes that are none, in the standard library's words.
+def _check_sizes(chunksize: int, buffersize: int | None) -> tuple[int, int | None]:
+    """Return sizes as plain ints; refuse those that are none, in the standard library's words.
 
     Raises:
         TypeError: one is no whole number.
         ValueError: one is less than 1.
     """
     try:
-        check_count("chunksize", chunksize, 1)
+        chunksize = check_count("chunksize", chunksize, 1)
     except ValueError:
         raise ValueError("chunksize must be >= 1.") from None
     if buffersize is None:
-        return
+        return chunksize, None
     try:
-        check_count("buffersize", buffersize, 1)
+        return chunksize, check_count("buffersize", buffersize, 1)
     except TypeError:
         raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}") from None
     except ValueError:

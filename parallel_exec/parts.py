@@ -214,7 +214,7 @@ class Part(TaskFuture[None]):
         single._worker = worker
         single._number = 1
         single._payload = self._payload  # the same bytes, of which it is one item
-        single.stretch = (index, index + 1, self.first, self.name())
+        single.stretch = (index, index + 1, self.first, self.id)
         owner: Any = self._owner
         owner.adopt_failed(single, error, end)
         self._cancel_if_closed(single)

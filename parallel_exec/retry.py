@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from tenacity import BaseRetrying, RetryCallState
 
+    from parallel_exec._checks import RetryOn
     from parallel_exec.config import ParallelConfig
 
 
@@ -110,7 +111,7 @@ class PlainPolicy(RetryPolicy):
     backoff: float
     max_backoff: float
     jitter: bool
-    retry_on: tuple[type[BaseException], ...]
+    retry_on: RetryOn
 
     def begin(self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Return None: no state is needed."""
@@ -120,11 +121,18 @@ class PlainPolicy(RetryPolicy):
 
     def decide(self, state: Any, number: int, outcome: Outcome) -> Decision:
         """Return a delay for an error of `retry_on` while retries are left, else the outcome itself."""
-        if isinstance(outcome, Success) or number > self.retry_count:
+        if isinstance(outcome, Success) or number > self.retry_count or is_final(outcome.error):
             return outcome
-        if is_final(outcome.error) or not _is_one_of(outcome.error, self.retry_on):
-            return outcome
-        return Delay(self._wait(number))
+        try:
+            return Delay(self._wait(number)) if self._is_worth_it(outcome.error) else outcome
+        except (
+            BaseException
+        ) as error:  # of the user's predicate; its SystemExit must not end the thread that settles tasks
+            return Failure(error)
+
+    def _is_worth_it(self, error: BaseException) -> bool:
+        retry_on = self.retry_on
+        return _is_one_of(error, retry_on) if isinstance(retry_on, tuple) else bool(retry_on(error))
 
     def _wait(self, number: int) -> float:
         """Return the seconds to wait after attempt `number`."""
@@ -284,23 +292,25 @@ def policy_for(
     config: ParallelConfig,
     retry_count: int | Inherited = INHERIT,
     retry: BaseRetrying | Inherited | None = INHERIT,
+    retry_on: RetryOn | Inherited = INHERIT,
+    backoff: float | Inherited = INHERIT,
 ) -> RetryPolicy:
     """Return the policy of a task with these settings of its own; the result may be kept and shared.
 
-    A `Retrying` replaces the plain settings, `retry_count` included, so the nearest one that was said wins:
-    the task's `retry`, then the task's `retry_count` (with the config's other plain settings, even where the config has
-    a `retry`, which a count could not be put into), then the config's `retry`, then its plain settings.
+    A `Retrying` replaces the plain settings, so the nearest one that was said wins: the task's `retry`, then the task's
+    plain settings (with the config's others, even where the config has a `retry`, which they could not be put into), then
+    the config's `retry`, then its plain settings.
 
     `retry=None` asks for the plain settings.
     """
     if retry is INHERIT:
-        retry = config.retry if retry_count is INHERIT else None
+        retry = config.retry if retry_count is retry_on is backoff is INHERIT else None
     if retry is not None:
         return TenacityPolicy(retry)
     return PlainPolicy(
         config.retry_count if retry_count is INHERIT else retry_count,
-        config.backoff,
+        config.backoff if backoff is INHERIT else backoff,
         config.max_backoff,
         config.jitter,
-        config.retry_on,
+        config.retry_on if retry_on is INHERIT else retry_on,
     )

@@ -7,16 +7,39 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
-import operator
 import os
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Callable, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Final,
+    Generic,
+    Literal,
+    Mapping,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+)
 
+from parallel_exec._checks import (
+    RetryOn,
+    check_count,
+    check_priority,
+    check_retry_on,
+    check_retrying,
+    check_seconds,
+    check_wait,
+)
 from parallel_exec._clock import time
-from parallel_exec._current import current, id_of
+from parallel_exec._current import call_name, current, id_of, short_repr
 from parallel_exec._hints import refuse_names
+from parallel_exec._lazy import refuse_lazy
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.outcome import Outcome, Success
 
@@ -39,74 +62,7 @@ class Inherit(Enum):
 INHERIT: Final = Inherit.INHERIT
 Inherited = Literal[Inherit.INHERIT]
 
-_numbers = itertools.count(1)  # next() on it is atomic
-
-
-def new_number() -> int:
-    """Return a number for `id_of` that no other task of this process was given."""
-    return next(_numbers)
-
-
-def new_id() -> str:
-    """Return an id that no other task of this process was given by us."""
-    return id_of(new_number())
-
-
-def check_seconds(name: str, value: float | None) -> float | None:
-    """Return `value` as a limit in seconds; None means no limit.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is not positive.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} takes seconds as a number, or None for no limit, not {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds (None means no limit), not {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} is too large for a number of seconds; None means no limit") from None
-
-
-def check_count(name: str, value: int, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`.
-
-    Raises:
-        TypeError: it is no whole number.
-        ValueError: it is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} takes a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
-    return value
-
-
-def check_initializer(initializer: object, initargs: object) -> None:
-    """Refuse what cannot be called as `initializer(*initargs)`.
-
-    Raises:
-        TypeError: it cannot.
-    """
-    if initializer is not None and not callable(initializer):
-        hint = ": how many workers is ParallelExecutor(max_concurrency=...)" if isinstance(initializer, int) else ""
-        raise TypeError(f"initializer takes a callable, not {initializer!r}{hint}")
-    if not isinstance(initargs, (tuple, list)):
-        raise TypeError(f"initargs takes a tuple of arguments, not {initargs!r}: one argument is (argument,)")
-
-
-def check_priority(value: int) -> int:
-    """Return `value` as a plain int.
-
-    Raises:
-        TypeError: it is no int. (An int only: an order that mixes types could fail inside the queue.)
-    """
-    if not isinstance(value, int):
-        raise TypeError(f"priority takes an int (higher runs first), not {value!r}")
-    return operator.index(value)
+_unnamed = itertools.count(1)  # next() on it is atomic
 
 
 def describe(fn: object) -> str:
@@ -115,24 +71,34 @@ def describe(fn: object) -> str:
     return f"{getattr(fn, '__module__', '?')}.{name}" if name else repr(fn)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task(Generic[T_co]):
-    """One call to run: `execute()`, with an id, a priority and, if wanted, limits of its own.
+    """One call to run: `execute(*args, **kwargs)`, with an id, a priority and, if wanted, limits of its own.
 
     Args:
-        execute: a callable without arguments; bind some with `functools.partial`.
-        id: names the task in results and events; a path becomes a string, a missing one becomes unique.
+        execute: a callable.
+        *args: what it is called with.
+        id: names the task in results and events; a path becomes a string. A missing one is the function's name and the
+            task's number in the order in which its executor was given tasks: "parse-17". It is unique there, and known once
+            the task was added. (A task that is asked for it before is "parse-new-1", counted in this process.)
         priority: higher runs first; equal priorities run in the order they came.
         timeout: seconds for one attempt, None for no limit; default: the executor's.
         retry_count: retries after the first attempt; default: the executor's.
         retry: a `tenacity.Retrying` that decides instead of the plain settings, or None for those; default: the executor's.
+        retry_on: exception types that are worth another attempt, or a function that is given the exception and returns
+            whether it is; default: the executor's.
+        backoff: seconds before the first retry, which double with each; default: the executor's.
+        kwargs: what `execute` is called with by name.
+
+    Attributes:
+        execute: the call, as a callable without arguments: a `functools.partial` if there are some.
 
     Raises:
-        TypeError: `execute` is not callable, or `priority` no int.
+        TypeError: `execute` is not callable, or an `async def` or generator function; `priority` is no int.
         ValueError: a limit is not positive.
     """
 
-    __slots__ = ("execute", "id", "priority", "retry", "retry_count", "timeout")
+    __slots__ = ("_ids", "backoff", "execute", "id", "priority", "retry", "retry_count", "retry_on", "timeout")
 
     execute: Callable[[], T_co]
     id: str
@@ -140,64 +106,104 @@ class Task(Generic[T_co]):
     timeout: float | None | Inherited
     retry_count: int | Inherited
     retry: BaseRetrying | None | Inherited
+    retry_on: RetryOn | Inherited
+    backoff: float | Inherited
 
     def __init__(
         self,
-        execute: Callable[[], T_co],
-        *,
+        execute: Callable[..., T_co],
+        *args: Any,
         id: str | os.PathLike[str] | None = None,
         priority: int = 0,
         timeout: float | None | Inherited = INHERIT,
         retry_count: int | Inherited = INHERIT,
         retry: BaseRetrying | None | Inherited = INHERIT,
+        retry_on: type[BaseException] | RetryOn | Inherited = INHERIT,
+        backoff: float | Inherited = INHERIT,
+        kwargs: Mapping[str, Any] | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
             refuse_names("Task", _misspelt, Task.__init__)
         if not callable(execute):
             raise TypeError(
-                f"execute takes a callable without arguments, not {execute!r}: "
-                "pass the function itself, or functools.partial(function, argument, ...)"
+                f"execute takes a callable, not {execute!r}: pass the function itself and then its arguments, "
+                "Task(function, argument, ...), or functools.partial(function, argument, ...)"
             )
+        refuse_lazy("Task", execute)
         if id is not None and not isinstance(id, (str, os.PathLike)):
             raise TypeError(f"id takes a string, not {id!r}: write id=str(...)")
-        if timeout is not INHERIT:
-            timeout = check_seconds("timeout", timeout)
-        if retry_count is not INHERIT:
-            check_count("retry_count", retry_count, 0)
         if retry is not INHERIT and retry is not None:
             check_retrying(retry)
         set_field = object.__setattr__  # the way a frozen dataclass sets its own fields
-        set_field(self, "execute", execute)
-        set_field(self, "id", new_id() if id is None else os.fsdecode(id))
+        set_field(self, "execute", partial(execute, *args, **_check_kwargs(kwargs)) if args or kwargs else execute)
+        if id is None:
+            set_field(self, "_ids", [])
+        else:
+            set_field(self, "id", os.fsdecode(id))
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
-        set_field(self, "timeout", timeout)
-        set_field(self, "retry_count", retry_count)
+        set_field(self, "timeout", timeout if timeout is INHERIT else check_seconds("timeout", timeout))
+        set_field(
+            self, "retry_count", INHERIT if retry_count is INHERIT else check_count("retry_count", retry_count, 0)
+        )
         set_field(self, "retry", retry)
+        set_field(self, "retry_on", INHERIT if retry_on is INHERIT else check_retry_on(retry_on))
+        set_field(self, "backoff", INHERIT if backoff is INHERIT else check_wait("backoff", backoff))
+
+    if not TYPE_CHECKING:  # or any name would do for type checkers
+
+        def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
+            if name != "id":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return name_task(self, f"new-{next(_unnamed)}")
+
+    def __repr__(self) -> str:
+        known = [f"id={short_repr(self.id)}"] if is_named(self) else []
+        known += [f"priority={self.priority}"] if self.priority else []
+        for name in ("timeout", "retry_count"):
+            known += [] if getattr(self, name) is INHERIT else [f"{name}={getattr(self, name)!r}"]
+        return f"Task({', '.join([call_name(self.execute)[:60], *known])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), tuple(getattr(self, name) for name in self.__slots__))
+        return _restore, (type(self), {field.name: getattr(self, field.name) for field in fields(self)})
 
 
-def _restore(cls: type[Any], values: tuple[Any, ...]) -> Any:
-    """Rebuild a frozen object with slots from the values of its slots; pickle would set them one by one, and be refused."""
+def is_named(task: Task[Any]) -> bool:
+    """Return whether a task has its id: an executor names what has none when it is added."""
+    try:
+        _ID_OF(task)
+    except AttributeError:
+        return False
+    return True
+
+
+def name_task(task: Task[Any], number: object) -> str:
+    """Give a task that has no id one with this number, unless another thread was first; returns its id. Lock-free."""
+    if not is_named(task):
+        unnamed: Any = task
+        ids: list[str] = unnamed._ids
+        ids.append(id_of(call_name(task.execute), number))  # atomic: who was first has named it
+        object.__setattr__(task, "id", ids[0])
+    return task.id
+
+
+_ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
+
+
+def _check_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if kwargs is None:
+        return {}
+    if not hasattr(kwargs, "keys") or not all(isinstance(name, str) for name in kwargs):
+        raise TypeError(f"kwargs takes the call's arguments by name, as a dict, not {kwargs!r}")
+    return kwargs
+
+
+def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """Rebuild a frozen object with slots from its fields; pickle would set them one by one, and be refused."""
     restored: Any = object.__new__(cls)
-    for name, value in zip(cls.__slots__, values):
+    for name, value in values.items():
         object.__setattr__(restored, name, value)
     return restored
-
-
-def check_retrying(retry: object) -> None:
-    """Refuse what is not a tenacity `Retrying` object, without importing tenacity.
-
-    Raises:
-        TypeError: it lacks tenacity's parts, or it is the asynchronous kind.
-    """
-    if isinstance(retry, type) or not all(hasattr(retry, part) for part in ("stop", "wait", "retry", "before_sleep")):
-        hint = f": retry_count={retry!r} is a number of retries" if isinstance(retry, int) else ""
-        raise TypeError(f"retry takes a tenacity.Retrying(...) object, not {retry!r}{hint}")
-    if any("Async" in base.__name__ for base in type(retry).__mro__):
-        raise TypeError(f"retry takes a tenacity.Retrying(...), not {type(retry).__name__}: tasks are plain calls")
 
 
 class Attempt(NamedTuple):
@@ -217,10 +223,14 @@ class Attempt(NamedTuple):
     error: BaseException | None
     worker: str
 
+    def __repr__(self) -> str:
+        how = "returned" if self.error is None else f"raised {short_repr(self.error)}"
+        return f"Attempt({self.number}, {how} after {self.duration:.3g} s in {self.worker!r})"
 
-@dataclass(frozen=True)
-class TaskResult(Generic[T_co]):
-    """How a task ended.
+
+@dataclass(frozen=True, repr=False)
+class _TaskResult(Generic[T_co]):
+    """How a task ended. mypy knows by `if result.success:`, pyright by `if result.error is None:`, what `result` is.
 
     Attributes:
         task: the task.
@@ -230,9 +240,10 @@ class TaskResult(Generic[T_co]):
         attempts: every attempt that was started, in order.
         queued_for: seconds from being given to the executor until the first attempt began (or, without one, until the end).
         duration: seconds from the start of the first attempt until the end, waits between attempts included.
+        cancelled: whether it was cancelled or aborted, and so has no result and no error of its own.
     """
 
-    __slots__ = ("_source", "attempts", "duration", "error", "queued_for", "result", "success", "task")
+    __slots__ = ("_source", "attempts", "cancelled", "duration", "error", "queued_for", "result", "success", "task")
 
     task: Task[T_co]
     success: bool
@@ -241,6 +252,21 @@ class TaskResult(Generic[T_co]):
     attempts: tuple[Attempt, ...]
     queued_for: float
     duration: float
+    cancelled: bool
+
+    def __init__(
+        self,
+        task: Task[T_co],
+        success: bool,
+        result: T_co | None,
+        error: BaseException | None,
+        attempts: tuple[Attempt, ...],
+        queued_for: float,
+        duration: float,
+        cancelled: bool = False,
+    ) -> None:
+        for name, value in zip(_FIELDS, (task, success, result, error, attempts, queued_for, duration, cancelled)):
+            object.__setattr__(self, name, value)
 
     def unwrap(self) -> T_co:
         """Return the result.
@@ -252,32 +278,64 @@ class TaskResult(Generic[T_co]):
             raise self.error
         return cast("T_co", self.result)
 
-    @classmethod
-    def of(cls, source: Source, outcome: Outcome, queued_for: float, duration: float) -> TaskResult[Any]:
-        """Return a result that asks `source` for its task and attempts when somebody wants to see them.
+    if not TYPE_CHECKING:  # or any name would do for type checkers
 
-        `execute_all` makes a hundred thousand of these, and few are looked at that closely.
-        """
-        made: TaskResult[Any] = cls.__new__(cls)
-        set_field = object.__setattr__
-        set_field(made, "_source", source)
-        success = type(outcome) is Success
-        set_field(made, "success", success)
-        set_field(made, "result", outcome[0] if success else None)
-        set_field(made, "error", None if success else outcome[0])
-        set_field(made, "queued_for", queued_for)
-        set_field(made, "duration", duration)
-        return made
+        def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
+            if name not in ("task", "attempts", "cancelled"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value: Any = getattr(self._source, name)
+            value = value if name == "task" else value()
+            object.__setattr__(self, name, value)
+            return value
 
-    def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
-        if name not in ("task", "attempts"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value: object = self._source.task if name == "task" else self._source.attempts()
-        object.__setattr__(self, name, value)
-        return value
+    def __repr__(self) -> str:
+        how = short_repr(self.result) if self.success else "cancelled" if self.cancelled else short_repr(self.error)
+        attempts = "1 attempt" if len(self.attempts) == 1 else f"{len(self.attempts)} attempts"
+        return f"TaskResult({short_repr(self.task.id)}, {how}, {attempts}, {self.duration:.3g} s)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TaskResult, tuple(getattr(self, field.name) for field in fields(self))
+        return TaskResult, tuple(getattr(self, name) for name in _FIELDS)
+
+
+_TaskResult.__name__ = _TaskResult.__qualname__ = "TaskResult"
+_FIELDS = tuple(field.name for field in fields(_TaskResult))
+
+if TYPE_CHECKING:
+
+    class TaskSuccess(_TaskResult[T_co]):
+        """The kind of a task that returned, for type checkers: at run time there is one class, which costs less."""
+
+        success: Literal[True]
+        result: T_co
+        error: None
+
+    class TaskFailure(_TaskResult[T_co]):
+        """The other kind, of a task that failed or was cancelled."""
+
+        success: Literal[False]
+        result: None
+        error: BaseException
+
+    TaskResult = Union[TaskSuccess[T_co], TaskFailure[T_co]]
+else:
+    TaskResult = _TaskResult
+
+
+def result_of(source: Source, outcome: Outcome, queued_for: float, duration: float) -> TaskResult[Any]:
+    """Return a result that asks `source` for its task and attempts when somebody wants to see them.
+
+    `execute_all` makes a hundred thousand of these, and few are looked at that closely.
+    """
+    made: Any = _TaskResult.__new__(_TaskResult)
+    set_field = object.__setattr__
+    set_field(made, "_source", source)
+    success = type(outcome) is Success
+    set_field(made, "success", success)
+    set_field(made, "result", outcome[0] if success else None)
+    set_field(made, "error", None if success else outcome[0])
+    set_field(made, "queued_for", queued_for)
+    set_field(made, "duration", duration)
+    return made  # type: ignore[no-any-return]
 
 
 class Source(Protocol):
@@ -290,6 +348,10 @@ class Source(Protocol):
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
         ...
 
 

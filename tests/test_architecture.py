@@ -25,6 +25,8 @@ ORDER = [
     "outcome",
     "_current",
     "_forks",
+    "_lazy",
+    "_checks",
     "_threads",
     "_waiting",
     "task",

@@ -211,3 +211,16 @@ def test_an_idle_executor_uses_no_time(lab: Any) -> None:
     before = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - before < 0.05
+
+
+def test_arguments_of_the_function_that_is_added(lab: Any) -> None:
+    """They are the function's, whatever their names; a `Task` has its own."""
+    executor = lab.executor()
+    executor.add_task(dict, [("a", 1)], task=2, id=3, priority="x")
+    with pytest.raises(TypeError, match=r"as a Task has its own: write add_task\(Task\(function, argument"):
+        executor.add_task(Task(int), 1)
+    with pytest.raises(TypeError, match="a Task has its own"):
+        executor.add_task(Task(int), id="a")
+    [result] = executor.execute_all()
+    assert result.unwrap() == {"a": 1, "task": 2, "id": 3, "priority": "x"}
+    assert result.task.execute() == result.result

@@ -13,7 +13,7 @@ import pytest
 import tenacity
 import work
 
-from parallel_exec import TaskTimeoutError
+from parallel_exec import Task, TaskFuture, TaskRetrying, TaskTimeoutError
 
 
 def test_a_priority(lab: Any) -> None:
@@ -186,3 +186,56 @@ def test_an_endless_map_with_a_buffer(lab: Any) -> None:
     assert list(itertools.islice(results, 100)) == [2 * number for number in range(100)]
     results.close()
     assert time.monotonic() - begun < work.PATIENCE
+
+
+def test_a_predicate_says_what_is_worth_it(lab: Any) -> None:
+    """It is asked with the exception, for the executor, an `options` view or one task, and never with what is final."""
+    asked: list[BaseException] = []
+
+    def is_worth_it(error: BaseException) -> bool:
+        asked.append(error)
+        return isinstance(error, OSError)
+
+    executor = lab.executor(retry_count=1, retry_on=is_worth_it)
+    assert _attempts(executor.submit(_raise, OSError("x"))) == 2
+    assert _attempts(executor.submit(_raise, ValueError("x"))) == 1
+    assert [type(error) for error in asked] == [OSError, ValueError]
+    assert _attempts(executor.submit(_raise, SystemExit(1))) == 1
+    assert len(asked) == 2
+    assert _attempts(executor.options(retry_on=ValueError).submit(_raise, ValueError("x"))) == 2
+    assert (
+        _attempts(executor.add_task(Task(_raise, ValueError("x"), retry_on=lambda _: True, retry_count=3)), executor)
+        == 4
+    )
+
+
+def test_a_predicate_that_raises(lab: Any) -> None:
+    """What it raises is how the task failed, as it is with tenacity's."""
+
+    def leave(error: BaseException) -> bool:
+        raise SystemExit(3)
+
+    future = lab.executor(retry_on=leave).submit(_raise, OSError("x"))
+    assert isinstance(future.exception(), SystemExit)
+
+
+def test_a_backoff_of_its_own(lab: Any) -> None:
+    """It replaces the executor's, also where that has a tenacity object."""
+    delays: list[float] = []
+    listen = lambda event: delays.append(event.delay) if isinstance(event, TaskRetrying) else None  # noqa: E731
+    executor = lab.executor(backoff=30.0, jitter=False, retry_count=2, on_event=listen)
+    executor.options(backoff=0.001).submit(_raise, OSError("x")).exception()
+    executor.add_task(Task(_raise, OSError("x"), backoff=0.002))
+    executor.execute_all()
+    assert delays == [0.001, 0.002, 0.002, 0.004]
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _attempts(future: TaskFuture[Any], executor: Any = None) -> int:
+    if executor is not None:
+        executor.execute_all()
+    future.exception()
+    return len(future.attempts())

@@ -159,3 +159,90 @@ def test_a_limit_beyond_all_numbers() -> None:
     """It is refused like any other wrong limit."""
     with pytest.raises(ValueError, match="timeout is too large"):
         Task(int, timeout=10**400)
+
+
+def test_arguments_of_the_call() -> None:
+    """What follows the function is the call's, and `execute` is always a callable without arguments."""
+    task = Task(work.double, 4, id="a", kwargs={})
+    assert task.execute() == 8
+    assert Task(dict, kwargs={"id": 1, "priority": 2}).execute() == {"id": 1, "priority": 2}
+    assert dataclasses.replace(task, priority=3).execute() == 8
+
+
+@pytest.mark.parametrize("kwargs", [[("a", 1)], {1: 2}, "ab"])
+def test_arguments_by_name_that_are_no_dict_are_refused(kwargs: Any) -> None:
+    """The message says what to write."""
+    with pytest.raises(TypeError, match="kwargs takes the call's arguments by name, as a dict"):
+        Task(dict, kwargs=kwargs)
+
+
+def test_a_task_that_was_never_added_has_an_id_when_asked() -> None:
+    """It keeps that one, also in a copy, and no executor gives the same to another."""
+    task = Task(partial(work.double, 2))
+    assert task.id == task.id == pickle.loads(pickle.dumps(task)).id
+    assert task.id.startswith("double-new-")
+
+
+def test_true_is_no_priority() -> None:
+    """A flag is a mistake where a number is meant."""
+    priority: Any = True
+    with pytest.raises(TypeError, match="priority takes an int"):
+        Task(int, priority=priority)
+
+
+def test_retries_of_a_task() -> None:
+    """Exception types, a predicate, seconds: checked as the executor's settings are."""
+    task = Task(int, retry_on=OSError, backoff=1)
+    assert (task.retry_on, task.backoff) == ((OSError,), 1.0)
+    worth: Any = Task(int, retry_on=lambda error: error.errno == 5).retry_on
+    assert worth(OSError(5, "io"))
+    with pytest.raises(TypeError, match="retry_on takes exception types such as"):
+        Task(int, retry_on=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="backoff must be 0 seconds or more"):
+        Task(int, backoff=-1)
+
+
+class _Loud:
+    """Says more than fits a line, or raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_reprs_fit_a_line_and_never_raise(number: int) -> None:
+    """Whatever a task was given, returned or raised."""
+    values: list[Any] = [_Loud(), "x\n" * 10**6, [_Loud()] * 10**5, b"x" * 10**6, 10**5000, {1: _Loud()}]
+    value = values[number]
+    task = Task(_Loud(), value, id="i" * 10**6)
+    failed = _result(task=task, success=False, result=None, error=ValueError(value, value))
+    for shown in (
+        task,
+        Task(_Loud()),
+        _result(task=task, result=value),
+        failed,
+        Attempt(1, 0.0, 1.0, failed.error, "w"),
+    ):
+        assert len(repr(shown)) < 200
+        assert "\n" not in repr(shown)
+
+
+def test_reprs_say_what_is_worth_knowing() -> None:
+    """The id, how it ended, how often it was tried."""
+    assert repr(Task(work.double, 3)) == "Task(double)"
+    assert repr(Task(work.double, 3, id="a", priority=2, timeout=5)) == "Task(double, id='a', priority=2, timeout=5.0)"
+    assert repr(_result()) == "TaskResult('a', 5, 1 attempt, 0.5 s)"
+    failed = _result(success=False, result=None, error=OSError("gone"), attempts=())
+    assert repr(failed) == "TaskResult('a', OSError('gone'), 0 attempts, 0.5 s)"
+    assert repr(_result(success=False, cancelled=True)) == "TaskResult('a', cancelled, 1 attempt, 0.5 s)"
+    assert repr(Attempt(2, 1.0, 0.25, OSError("gone"), "w")) == "Attempt(2, raised OSError('gone') after 0.25 s in 'w')"
+
+
+def test_results_pickle() -> None:
+    """With all that they know."""
+    result = pickle.loads(pickle.dumps(_result(success=False, result=None, error=OSError("gone"), cancelled=True)))
+    assert isinstance(result, TaskResult)
+    assert (result.task.id, result.cancelled, str(result.error)) == ("a", True, "gone")

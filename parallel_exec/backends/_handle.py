@@ -17,7 +17,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
-from parallel_exec._current import id_of
 from parallel_exec.backends import _launch, _memory, _wire
 from parallel_exec.backends._descriptors import pipe, socket_pair
 from parallel_exec.backends._launch import Descriptor, make_semaphore
@@ -188,7 +187,7 @@ class Handle:
             low, high, number, known = future.stretch
         elif type(known) is int:
             number, known = known, ""
-        name = (id_of(known) if type(known) is int else known).encode(errors="surrogatepass")
+        name = known.encode(errors="surrogatepass")
         timeout = future._settings.timeout or 0.0
         attempt = future._number + 1
         segments = payload.segment is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, NamedTuple
 
-from parallel_exec._current import id_of
+from parallel_exec._current import call_name, id_of
 from parallel_exec.backends import _memory, _wire
 
 _SMALL = 1 << 12  # bytes of a call up to which a copy costs less than a view
@@ -22,8 +22,10 @@ class WorkerTask(NamedTuple):
         name: its id; for a part the map's.
         payload: the pickled call; None if there was no room for it.
         low, high: a part's stretch of items; 0, 0 for a plain task.
-        number: what a plain task's id is made of, 0 if it has one; or the place of a part's index 0 in its map.
+        number: what a plain task's id is made of, with its function's name, 0 if it has one; or the place of a part's index
+            0 in its map.
         start: when it began, by `time.monotonic()`.
+        fn: what it calls, once that was loaded.
     """
 
     serial: int
@@ -36,11 +38,12 @@ class WorkerTask(NamedTuple):
     high: int
     number: int
     start: float = 0.0
+    fn: Any = None
 
     @property
     def id(self) -> str:
         """The task's id."""
-        return id_of(self.number) if self.number else self.name
+        return id_of(call_name(self.fn), self.number) if self.number else self.name
 
     def view(self, number: int) -> Any:
         """Return what `current_task()` shows."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from parallel_exec._current import current
+from parallel_exec._current import call_name, current
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskSerializationError
 from parallel_exec.task import describe
@@ -91,7 +91,7 @@ class Ticket:
         self.start = self.sent = 0.0
         self.worker = ""
         self.address: Any = None  # where it runs, in the back end's own terms
-        self.__name__ = getattr(future._fn, "__name__", "task")  # dask shows it, and keeps a record for each name
+        self.__name__ = call_name(future._fn)  # dask shows it, and keeps a record for each name
         place.ticket = self
 
     def claim(self, fate: str) -> bool:

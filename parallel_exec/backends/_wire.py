@@ -34,7 +34,7 @@ FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start
 LENGTH = struct.Struct("<I")  # before each pickle of a row
 BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
 # Serial, attempt, timeout (0: none), segments, bytes of the id, bytes of the payload; a part's stretch (0, 0: a plain task);
-# the number that is a plain task's id (0: it has an id), or the place of a part's index 0 in its map.
+# the number in a plain task's id (0: it is sent whole), or the place of a part's index 0 in its map.
 TASK = struct.Struct("<QIdHIQIIQ")
 
 # The journal's header, words of 8 bytes. Each is written by an item assignment, which is one aligned store;

@@ -147,7 +147,7 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
-            current.running, current.number = task._replace(start=start), task.attempt
+            current.running, current.number = task._replace(start=start, fn=fn), task.attempt
             kind, pickled = call(fn, args, kwargs)
             del fn, args, kwargs
         current.running = None

@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends import _launch, _pickling
 from parallel_exec.backends._hire import Hire
@@ -30,7 +31,6 @@ from parallel_exec.backends._io import IoThread
 from parallel_exec.backends._payload import pack, pack_initializer
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.errors import start_error
-from parallel_exec.task import check_count, check_initializer, check_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Never

@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec import _forks
+from parallel_exec._checks import check_count, check_initializer
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
@@ -31,7 +32,6 @@ from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import check_count, check_initializer
 from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:

@@ -24,18 +24,19 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._checks import check_seconds
 from parallel_exec.cli.reader import UsageError, check_is_no_input, make_tasks, open_file, read_lines, resolve
 from parallel_exec.cli.writer import Writer, write_all
 from parallel_exec.config import ParallelConfig
 from parallel_exec.executor import ParallelExecutor
 from parallel_exec.progress import progress_bar
-from parallel_exec.task import Task, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from parallel_exec.progress import Bar
+    from parallel_exec.task import Task
 
     AnyTask = Task[Any]
 

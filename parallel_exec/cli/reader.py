@@ -20,9 +20,10 @@ import stat
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Callable
 
+from parallel_exec._checks import check_priority
 from parallel_exec._hints import did_you_mean
 from parallel_exec.cli.writer import TICK, describe_error, shorten
-from parallel_exec.task import Task, check_priority
+from parallel_exec.task import Task
 
 if TYPE_CHECKING:
     import argparse

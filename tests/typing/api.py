@@ -86,6 +86,29 @@ def listen(event: Event) -> None:
         assert_type(event.reason, str)
 
 
+def narrow(result: TaskResult[int]) -> str:
+    """Tell a result that is there from one that is not. (pyright narrows by what is compared, not by what is true.)"""
+    assert_type(result.cancelled, bool)
+    assert_type(result.unwrap(), int)
+    if result.error is None:
+        assert_type(result.result, int)
+    else:
+        assert_type(result.error, BaseException)
+    if result.success is True:
+        assert_type(result.result, int)
+    else:
+        assert_type(result.error, BaseException)
+    if result.success:
+        return str(result.result + 1)  # pyright: ignore[reportOptionalOperand]
+    result.misspelt  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]  # noqa: B018
+    return str(result.error.args)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def is_worth_it(error: BaseException) -> bool:
+    """Say whether another attempt helps."""
+    return isinstance(error, OSError)
+
+
 def explain(error: ParallelExecError) -> str:
     """Return the facts of an error."""
     if isinstance(error, TaskTimeoutError):
@@ -128,6 +151,9 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
     plain: Executor = executor
     assert_type(executor.add_task(Task(partial(add, 1))), TaskFuture[int])
     assert_type(executor.add_task(name), TaskFuture[str])
+    assert_type(executor.add_task(add, 1, x=2), TaskFuture[int])
+    executor.add_task(add, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    executor.add_task(Task(name), 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     for result in executor.execute_all(deadline=60, fail_fast=True, order="completed", progress=True):
         attempt: Attempt = result.attempts[0]
         print(result.task.id, result.success, result.error, attempt.worker, attempt.duration, result.queued_for)
@@ -142,6 +168,7 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
     assert_type(future.abort(), bool)
 
     view = executor.options(priority=5, timeout=1, retry_count=0, retry=None, id="x")
+    executor.options(retry_on=OSError, backoff=0)
     assert_type(view.submit(add, 1, x=2), TaskFuture[int])
     assert_type(list(executor.map(add, [1], [2], timeout=1, chunksize=10, buffersize=3)), "list[int]")
     assert_type(list(view.map(add, [1])), "list[int]")
@@ -168,6 +195,14 @@ ParallelConfig(timeouts=3)  # type: ignore[arg-type]  # pyright: ignore[reportAr
 inherited: Task[int] = Task(partial(add, 1), timeout=INHERIT, retry_count=INHERIT, retry=INHERIT)
 wider: Task[object] = inherited
 assert_type(inherited.execute(), int)
+
+called: Task[int] = Task(add, 1, id="a", kwargs={"x": 2}, retry_on=is_worth_it, backoff=0.5)
+assert_type(called.execute(), int)
+
+ParallelExecutor(max_concurency=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+ParallelExecutor(timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ParallelExecutor(config, retry_on=(OSError,), jitter=False).config.with_changes(backoff="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ParallelConfig(retry_on=is_worth_it)
 
 backends: list[Backend] = [InlineBackend(), DaskBackend("tcp://scheduler:8786")]
 ParallelExecutor(backend=ThreadBackend(initializer=add, initargs=(1,), thread_name_prefix="t", max_abandoned=3))

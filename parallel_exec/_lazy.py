@@ -1,0 +1,94 @@
+"""Calls that do nothing yet: `async def` and generator functions, and the coroutines and generators that they return.
+
+Such a call "succeeds" at once with an object, and its body never runs. So these functions are refused when they are added,
+and where a call returns such an object all the same (through a decorator, a lambda), that is an error of the task.
+
+`refuse_lazy` is the one question, `lazy_result` the other. Imports the standard library only, as worker processes need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
+from typing import Any
+
+from parallel_exec._current import call_name
+
+LAZY = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))  # the types of what such a call returns
+
+# Bits of `co_flags`; `inspect`, which has names for them, costs too much to import.
+_COROUTINE, _GENERATOR, _ASYNC_GENERATOR = 0x80, 0x20, 0x200
+_ANY = _COROUTINE | _GENERATOR | _ASYNC_GENERATOR
+
+_ADVICE = {
+    CoroutineType: "there is no event loop here: pass a plain function that returns asyncio.run({name}(...))",
+    GeneratorType: "its body runs only when it is iterated over: pass a plain function that returns list({name}(...))",
+    AsyncGeneratorType: "there is no event loop here: pass a plain function that iterates over it in asyncio.run(...)",
+}
+
+
+class LazyResultError(TypeError):
+    """A task returned a coroutine or a generator, which has not run; another attempt would return one again."""
+
+
+def refuse_lazy(taker: str, fn: Any) -> None:
+    """Refuse an `async def` or generator function, also inside a partial, a method, or as an object's `__call__`.
+
+    Args:
+        taker: what it was given to, for the message.
+        fn: a callable.
+
+    Raises:
+        TypeError: it is such a function.
+    """
+    if type(fn) is not FunctionType:
+        inner = _function_of(fn)
+        if inner is None:
+            return
+    else:
+        inner = fn
+    flags = inner.__code__.co_flags & _ANY
+    if flags:
+        _refuse(taker, fn, flags)
+
+
+def _function_of(fn: Any) -> FunctionType | None:
+    """Return the function of ours that runs when something is called; None if that is of another kind."""
+    while True:
+        if isinstance(fn, partial):
+            fn = fn.func
+        elif type(fn) is MethodType:
+            fn = fn.__func__
+        elif type(fn) is FunctionType:
+            return fn
+        elif isinstance(fn, type):  # a call makes an instance
+            return None
+        else:
+            call = getattr(type(fn), "__call__", None)  # noqa: B004  # as Python looks it up
+            return call if type(call) is FunctionType else None
+
+
+def _refuse(taker: str, fn: Any, flags: int) -> None:
+    kind, what = (
+        (CoroutineType, "an async function")
+        if flags & _COROUTINE
+        else (AsyncGeneratorType, "an async generator function")
+        if flags & _ASYNC_GENERATOR
+        else (GeneratorType, "a generator function")
+    )
+    name = call_name(fn)
+    raise TypeError(f"{taker} takes a plain function, and {name!r} is {what}: {_ADVICE[kind].format(name=name)}")
+
+
+def lazy_result(fn: Any, value: Any) -> LazyResultError:
+    """Close a coroutine or generator that a call of `fn` has returned, and return the task's error for it."""
+    kind: Any = type(value)
+    if (
+        kind is not AsyncGeneratorType
+    ):  # one that was not iterated over needs no closing, and nobody is there to await it
+        with contextlib.suppress(BaseException):  # it may have begun, and have a `finally`
+            value.close()
+    name = call_name(fn)
+    what = {CoroutineType: "a coroutine", GeneratorType: "a generator"}.get(kind, "an async generator")
+    return LazyResultError(f"{name!r} returned {what}, which has not run: {_ADVICE[kind].format(name=name)}")
