@@ -42,6 +42,10 @@ class Crew:
         self._returned: dict[AnyFuture, None] = {}  # a set that keeps its order
         self._serial = 1
 
+    def serial(self) -> int:
+        """Return the serial number of the next call that is handed out."""
+        return self._serial
+
     def hand_out(self, handle: Handle, futures: list[AnyFuture]) -> None:
         """Send futures to a worker."""
         last = futures[-1]

@@ -37,7 +37,11 @@ AnyFuture = TaskFuture[Any]
 
 
 class Hearing:
-    """Hears of attempts, and tells the scheduler."""
+    """Hears of attempts, and tells the scheduler.
+
+    Attributes:
+        heard: how many frames, so far.
+    """
 
     def __init__(
         self, source: Source, crew: Crew, pace: Pace, hire: Hire, somebody_is_free: Callable[[], bool]
@@ -47,9 +51,11 @@ class Hearing:
         self._pace = pace
         self._hire = hire
         self._somebody_is_free = somebody_is_free
+        self.heard = 0
 
     def frames(self, handle: Handle, frames: list[_wire.Frame]) -> None:
         """Hear frames."""
+        self.heard += len(frames)
         plain = []
         for frame in frames:
             if frame.kind == _wire.OK and type(handle.assigned.get(frame.serial)) is TaskFuture:

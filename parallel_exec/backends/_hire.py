@@ -56,11 +56,16 @@ class Hire:
             started: as said.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: there are no descriptors left, or no space for a semaphore.
+            WorkerStartError: none can ever be started.
         """
+        reason = _launch.lacking(self._context)
+        if reason is not None:
+            raise start_error("process", reason)
         fill_standard()
         with _launch.semaphores:
-            resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
+            if not _launch.forks(self._context):  # else they have no name
+                resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
             handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
         handle.timer = make_timer(handle)
         keep(handle)  # before it is forked: the child closes what it knows of
@@ -77,7 +82,7 @@ class Hire:
                 finally:
                     arrive()  # not before: no finalizer that runs in here may wait for the pool
             except BaseException as error:
-                _clear(error)
+                _clear(error)  # here, as this thread may be what the collector comes to
                 started(handle, error)
             else:
                 started(handle, None)
@@ -93,12 +98,14 @@ class Hire:
         self._ever_succeeded = True
 
     def failed(
-        self, handle: Handle, error: BaseException | None, late: bool, exitcode: int | None
+        self, traceback: str, error: BaseException | None, late: bool = False, exitcode: int | None = None
     ) -> WorkerStartError | None:
-        """Note that a worker ended before it was ready; returns the error if that is the end of it."""
+        """Note that a worker ended before it was ready, or could not be made; returns the error if that is the end of it."""
+        if error is not None:
+            _clear(error)
         self._failures += 1
         if self._failures == 1:
-            self._first = (handle.traceback, error)
+            self._first = (traceback, error)
         if self._failures < _PATIENCE and not (late and not self._ever_succeeded):
             return None
         traceback, cause = self._first

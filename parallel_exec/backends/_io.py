@@ -6,13 +6,14 @@ Guarantees:
     What is taken back by other threads is given to the scheduler by this one, as that may run user code.
     No future is in nobody's hands while the scheduler's lock is free: taking and handing out are one turn of the lock.
     Nothing here waits: pipes are non-blocking.
+    What is raised in the loop is logged, and the loop goes on; what is raised twice in a row while nothing moves (no frame
+    heard, nothing handed out, no worker more or less) breaks the pool: every task ends with that, nothing is logged for ever.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import selectors
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from parallel_exec._current import current
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends._pace import AHEAD, fitting
 from parallel_exec.backends._staff import FAREWELL, Staff
-from parallel_exec.errors import WorkerStartError
+from parallel_exec.errors import start_error
 from parallel_exec.events import logger
 from parallel_exec.future import TaskFuture
 from parallel_exec.timers import NEVER
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 AnyFuture = TaskFuture[Any]
 
 
+class _LastingError(Exception):
+    """The I/O thread cannot go on: the cause would be raised for ever."""
+
+
 class IoThread(Staff):
     """Serves the workers; started by the first `wake`, and its files are opened then.
 
@@ -44,6 +49,8 @@ class IoThread(Staff):
     def __init__(self, source: Source, limit: int, hire: Hire, max_tasks: int | None) -> None:
         super().__init__(source, limit, hire, max_tasks)
         self._thread: threading.Thread | None = None
+        self._farewell: float | None = None  # until when workers have time to end; the thread's own, as the next
+        self._raised: tuple[Any, ...] | None = None  # what the last turn raised, and how far all was then
         source.offer(self)
 
     # ── from other threads ──────────────────────────────────────────────────────────────────────────────────────────
@@ -55,7 +62,7 @@ class IoThread(Staff):
             try:
                 self._start()
             except OSError as error:  # no file can be opened
-                self._source.break_down(WorkerStartError(f"no worker process can be started: {error}"))
+                self._source.break_down(start_error("process", f"no worker process can be started: {error}"))
         self._poke()
 
     def _start(self) -> None:
@@ -105,31 +112,57 @@ class IoThread(Staff):
     def _serve(self) -> None:
         current.pool = self._source
         arrive()
-        self._selector.register(self._bell, selectors.EVENT_READ, self._hear)
-        farewell: float | None = None
-        while True:
-            try:
-                if self._source.drained:
-                    farewell = farewell or time.monotonic() + FAREWELL
-                    if self._dismiss(farewell):
-                        break
-                else:
-                    self._pump()
-                for key, _ in self._selector.select(self._nap(farewell)):
-                    if self._selector.get_map().get(key.fd) is key:  # else it was closed by one of those before it
-                        key.data()
-                self._peek_all()
-            except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-                logger.exception("raised in the I/O thread of a process pool, which goes on")
-        self._close_files()
+        try:
+            while self._turn():
+                pass
+            self._close_files()
+        except _LastingError as lasting:
+            self._break(lasting.__cause__ or lasting)
+
+    def _break(self, error: BaseException) -> None:
+        why = f"the process pool has broken: {type(error).__name__}: {error}"
+        logger.critical(why, exc_info=error)
+        self._give_up(start_error("process", why), error)
+
+    def _replace_thread(self, error: OSError) -> None:
+        """Have another thread end everything. Called with the lock held."""
+        self._rope = -1
+        self._thread = threading.Thread(target=self._break, args=(error,), name="parallel_exec-io", daemon=True)
+        self._thread.start()
+
+    def _turn(self) -> bool:
+        """Do all that there is to do, and wait for more; returns whether anything is left.
+
+        Raises:
+            _LastingError: it raises what it raised the last time, and nothing has moved in between.
+        """
+        try:
+            if self._source.drained:
+                self._farewell = self._farewell or time.monotonic() + FAREWELL
+                if self._dismiss(self._farewell):
+                    return False
+            else:
+                self._pump()
+            for key, _ in self._selector.select(self._nap()):
+                if self._selector.get_map().get(key.fd) is key:  # else it was closed by one of those before it
+                    key.data()
+            self._peek_all()
+        except BaseException as error:  # of a callback: the stdlib's futures let what is no Exception through; or ours
+            raised, self._raised = self._raised, (type(error), self._source.backlog(), *self.progress())
+            if raised == self._raised:
+                raise _LastingError from error
+            logger.exception("raised in the I/O thread of a process pool, which goes on")
+        else:
+            self._raised = None
+        return True
 
     def _hear(self) -> None:
         os.read(self._bell, 512)
         self._poked = False
 
-    def _nap(self, farewell: float | None) -> float | None:
+    def _nap(self) -> float | None:
         due = [handle.peek_at for handle in self.crew.handles if handle.peek_at is not None]
-        other = self._start_again if farewell is None else farewell
+        other = self._start_again if self._farewell is None else self._farewell
         if other is not None:
             due.append(other)
         return max(0.0, min(due) - time.monotonic()) if due else None

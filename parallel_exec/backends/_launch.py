@@ -126,6 +126,8 @@ def make_semaphore(context: Any) -> Any:
     semaphore._make_name = make_name
     try:
         semaphore.__init__(0, ctx=context.get_context())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (for a semaphore: they lie in /dev/shm)") from error
     finally:
         name = getattr(getattr(semaphore, "_semlock", None), "name", None)
         for vain in set(names) - {name}:
@@ -152,6 +154,24 @@ def forbidden() -> str | None:
         return (
             "a daemonic multiprocessing process may not have children: start it with daemon=False, "
             'or use backend="thread" in it'
+        )
+    return None
+
+
+def lacking(context: Any) -> str | None:
+    """Say what there must be before a process can be started, and is not, and what to do; None if nothing lacks."""
+    if forks(context):
+        return None
+    executable: Any = spawn.get_executable()
+    if not executable:
+        return (
+            "no worker process can be started: there is no sys.executable, as in a program that embeds Python. "
+            'Name an interpreter by multiprocessing.set_executable(), or use mp_context="fork" or backend="thread"'
+        )
+    if not os.access(executable, os.X_OK):
+        return (
+            f"no worker process can be started: {os.fsdecode(executable)}, which sys.executable or "
+            "multiprocessing.set_executable() names, is not there or cannot be run"
         )
     return None
 

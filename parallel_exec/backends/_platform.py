@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -50,16 +51,26 @@ def die_with_parent(lifeline: int) -> None:
     On Linux the kernel does it: a pipe can be told to signal a process group when it changes, the signal may be SIGKILL,
     and nothing but its end ever changes this one. It needs no thread here, and works while a C call hangs.
     """
-    if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-        import select
-
-        if select.select([lifeline], [], [], 0)[0]:  # the parent was gone before we asked
+    if _is_signalled(lifeline):
+        poll = select.poll()
+        poll.register(lifeline, select.POLLIN)
+        if poll.poll(0):  # the parent was gone before we asked
             os.killpg(0, signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(lifeline,), name="parallel_exec-lifeline", daemon=True).start()
+
+
+def _is_signalled(lifeline: int) -> bool:
+    """Have the kernel kill this process group when the pipe changes; False if it does not do so, or a sandbox refuses."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError:
+        return False
+    return True
 
 
 def _watch(lifeline: int) -> None:

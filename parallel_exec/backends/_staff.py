@@ -6,16 +6,19 @@
 Guarantees:
     Nothing here waits: processes are started by threads of their own.
     After a worker's death its pipe is read, then its journal; only then is anything called lost.
-    A pool breaks only when it has no worker: one that cannot have another goes on with what it has, and tries again later.
+    A pool breaks only when it has no worker and none is starting: one that cannot have another goes on with what it has,
+    and tries again later.
 """
 
 from __future__ import annotations
 
 import abc
+import errno
 import os
 import queue
 import selectors
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._clock import time
 from parallel_exec.backends._crew import Crew
@@ -23,7 +26,7 @@ from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._hearing import Hearing
 from parallel_exec.backends._pace import Pace
-from parallel_exec.errors import TaskTimeoutError, WorkerStartError, start_error
+from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 from parallel_exec.events import WorkerDied, logger
 from parallel_exec.future import TaskFuture
 from parallel_exec.parts import Part
@@ -37,6 +40,12 @@ AnyFuture = TaskFuture[Any]
 
 FAREWELL = 2.0  # seconds that a worker has to end by itself once it was told to
 _START_AGAIN = 5.0  # seconds until further workers are tried again, if they could not be started; a guess
+_PAUSE = (
+    0.05  # seconds until the next try after the system has refused a process, which may be a matter of moments; a guess
+)
+_LAUNCHES = (
+    2  # processes that are made at a time: one, and one that waits for its turn; more would only be refused together
+)
 
 
 class Staff(abc.ABC):
@@ -58,9 +67,15 @@ class Staff(abc.ABC):
         self._poked = False
         self._broken: WorkerStartError | None = None
         self._start_again: float | None = None  # when further workers are tried again; None: any time
+        self._pauses = False  # whether that is so also for a pool without workers
         self._gave_back = False
         self._doomed: list[AnyFuture] = []  # put back, and cancelled meanwhile
         self._births: queue.SimpleQueue[Handle] = queue.SimpleQueue()
+        self._has_given_up = False  # guarded by the scheduler's lock
+        self._launching = 0  # workers whose processes are being made
+        self._verdict: WorkerStartError | None = (
+            None  # why there can be no more workers, if those that start cannot either
+        )
         self._selector: Any = None  # opened with the thread, as the next two; written with the lock held
         self._bell = self._rope = -1
 
@@ -70,6 +85,7 @@ class Staff(abc.ABC):
         os.set_blocking(self._rope, False)
         try:
             self._selector = selectors.DefaultSelector()
+            self._selector.register(self._bell, selectors.EVENT_READ, self._hear)
         except OSError:
             self._close_files()
             raise
@@ -90,7 +106,10 @@ class Staff(abc.ABC):
             with self._source.lock:
                 if self._rope >= 0:
                     self._poked = True
-                    os.write(self._rope, b"!")
+                    try:
+                        os.write(self._rope, b"!")
+                    except OSError as error:  # closed behind our back: the thread sleeps, and cannot be woken any more
+                        self._replace_thread(error)
 
     def _watch_writing(self, handle: Handle) -> None:
         """Have the selector tell when the pipe takes more, as long as something waits for that."""
@@ -132,6 +151,9 @@ class Staff(abc.ABC):
             if starting == len(self.crew.handles) and self._source.backlog():
                 self._source.break_down(self._broken)  # of what has come back since
             return
+        if self._verdict is not None:
+            self._judge()
+            return
         if room <= 0 or rests:
             return
         if not self._listed and not self._source.backlog():
@@ -142,31 +164,53 @@ class Staff(abc.ABC):
         idle = sum(
             each.ready and not each.assigned and not each.closing and not each.draining for each in self.crew.handles
         )
-        for _ in range(min(room, self._source.backlog() - starting - idle)):
+        for _ in range(min(room, self._source.backlog() - starting - idle, _LAUNCHES - self._launching)):
             try:
                 self._hire.start(self._timer, self._keep, self._started)
-            except OSError as error:  # no more descriptors
-                if not self.crew.handles or self._at_work():
-                    self._cannot_start(start_error("process", f"no worker process can be started: {error}"))
-                return  # else when it is known what has become of those that start
+            except WorkerStartError as error:
+                self._verdict = error
+            except Exception as error:  # no more descriptors, no space for a semaphore
+                self._note_failure(self._hire.failed("", error))
+            else:
+                continue
+            self._judge()
+            return
 
     def _keep(self, handle: Handle) -> None:
+        self._launching += 1
         with self._source.lock:
             self.crew.handles.append(handle)
+
+    def _note_failure(self, verdict: WorkerStartError | None) -> None:
+        """Note that a worker could not be started, and what that means if it was once too often; else pause for a moment."""
+        self._verdict = self._verdict or verdict
+        if self._verdict is None and self._start_again is None:
+            self._start_again = time.monotonic() + _PAUSE
+            self._pauses = True
+
+    def _judge(self) -> None:
+        """Act on the verdict, unless those that are just starting may yet prove it wrong."""
+        if self._verdict is not None and (self._at_work() or not self.crew.handles):
+            verdict, self._verdict = self._verdict, None
+            self._cannot_start(verdict)
 
     def _at_work(self) -> bool:
         return any(handle.ready for handle in self.crew.handles)
 
     def _rests(self) -> bool:
         """Return whether it is too early to try again to start a worker."""
-        if self._start_again is not None and (time.monotonic() >= self._start_again or not self._at_work()):
+        if self._start_again is not None and (
+            time.monotonic() >= self._start_again or not (self._pauses or self._at_work())
+        ):
             self._start_again = None
+            self._pauses = False
         return self._start_again is not None
 
     def _cannot_start(self, error: WorkerStartError) -> None:
         """Go on with the workers that there are; if there are none, that is the end of the pool."""
         if self._at_work():
             self._start_again = time.monotonic() + _START_AGAIN
+            self._pauses = False
             logger.warning("%s; a pool goes on with fewer workers than it may have", error)
         elif self._broken is None:
             self._broken = error
@@ -214,6 +258,7 @@ class Staff(abc.ABC):
         """Listen to workers that have been started, and bury those that could not be."""
         while not self._births.empty():
             handle = self._births.get()
+            self._launching -= 1
             if handle.process is None:
                 handle.close_theirs()
                 self._bury(handle)
@@ -263,6 +308,64 @@ class Staff(abc.ABC):
         if victim is not None:
             self._hearing.victim(handle, culprit, victim, start, exitcode)
 
+    def progress(self) -> tuple[int, ...]:
+        """Return numbers one of which changes whenever the pool has got anywhere."""
+        return len(self.crew.handles), self.crew.serial(), self._hearing.heard, self._launching
+
+    def _give_up(self, failure: WorkerStartError, cause: BaseException | None) -> None:
+        """End all tasks with `failure`, and kill the workers: this thread cannot serve them any more."""
+        failure.__cause__ = cause
+        with self._source.lock:
+            if self._has_given_up:
+                return
+            self._has_given_up, self._broken = True, failure
+        closed = isinstance(cause, OSError) and cause.errno == errno.EBADF  # the numbers may be others' files by now
+        self._guarded(lambda: self._source.break_down(failure))
+        while self._launching:  # whoever starts one says so in any case
+            self._births.get()
+            self._launching -= 1
+        for handle in list(self.crew.handles):
+            self._guarded(partial(self._drop, handle, failure))
+            if not closed:
+                self._guarded(handle.exitcode)
+                self._guarded(handle.close)
+        with self._source.lock:
+            self._put_back(self.crew.returned())
+        self._guarded(self._carry_out)
+        if not closed:
+            self._close_files()
+        self._rope = -1
+
+    def _drop(self, handle: Handle, failure: WorkerStartError) -> None:
+        """Kill a worker and end its tasks; what its journal says of them counts."""
+        handle.kill()
+        handle.timer.disarm()
+        self._hearing.frames(handle, handle.unread())
+        with self._source.lock:
+            self.crew.handles.remove(handle)
+            serial, start = handle.running()
+            victim = handle.assigned.pop(serial, None)
+            handle.doomed = (serial, failure)
+            self.crew.reclaim(handle, list(handle.assigned))
+        if victim is not None:
+            self._hearing.victim(handle, serial, victim, start, None)
+
+    @staticmethod
+    def _guarded(act: Callable[[], object]) -> None:
+        """Do one thing of several, of which the others must be done, too."""
+        try:
+            act()
+        except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
+            logger.exception("raised while a process pool broke")
+
+    @abc.abstractmethod
+    def _replace_thread(self, error: OSError) -> None:
+        """Have another thread end everything. Called with the lock held."""
+
+    @abc.abstractmethod
+    def _hear(self) -> None:
+        """Take the wake-up out of the pipe."""
+
     def _suspect(self, handle: Handle) -> int:
         """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
         serial = next(iter(handle.assigned), 0)
@@ -273,9 +376,10 @@ class Staff(abc.ABC):
         return serial if future._bad_starts >= 3 else 0
 
     def _count_failed_start(self, handle: Handle, exitcode: int | None) -> None:
-        error = self._hire.failed(handle, handle.start_error, handle.late, exitcode)
-        if error is not None:
-            self._cannot_start(error)
+        verdict = self._hire.failed(handle.traceback, handle.start_error, handle.late, exitcode)
+        if handle.process is None or verdict is not None:
+            self._note_failure(verdict)
+        self._judge()
 
     def _somebody_is_free(self) -> bool:
         """Return whether a task that waits behind another would be begun elsewhere at once."""

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
+import time
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import spawn
+from pathlib import Path
 from typing import Any
 
 import pytest
+import script
 
-from parallel_exec.backends import _memory
+from parallel_exec import WorkerStartError
+from parallel_exec.backends import _launch, _memory
+from parallel_exec.backends._io import IoThread
+
+from . import work
 
 # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -22,3 +33,227 @@ def test_memory_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     assert pool().submit(len, bytearray(_memory.THRESHOLD * 2)).result(8) == _memory.THRESHOLD * 2
+
+
+def test_a_pidfd_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's death is seen all the same."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EPERM, "refused, for this test")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    executor = pool(retry_count=1)
+    assert executor.submit(work.pid).result(8)
+    assert executor.submit(os._exit, 3).exception(8) is not None
+    assert executor.submit(work.same, 1).result(8) == 1
+
+
+def test_a_signal_for_the_lifeline_that_is_refused(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel cannot be told to kill the worker with its parent, a thread of the worker's does that."""
+    real = fcntl.fcntl
+
+    def refuse(fd: int, what: int, *args: Any) -> Any:
+        if what == fcntl.F_SETSIG:
+            raise OSError(errno.EINVAL, "refused, for this test")
+        return real(fd, what, *args)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    executor = pool(backend={"mp_context": "fork"})
+    assert executor.submit(work.thread_names).result(8) == ["parallel_exec-lifeline"]
+
+
+# ── processes and threads beyond a limit ────────────────────────────────────────────────────────────────────────────
+
+
+class Limited:
+    """Lets so many processes be made, as the kernel does; notes how many starts were under way at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.at_once: list[int] = []
+        self._lock = threading.Lock()
+        self._made = 0
+        self._under_way = 0
+        self._start = _launch.start
+
+    def __call__(self, *args: Any) -> Any:
+        """Start a worker, or refuse."""
+        with self._lock:
+            self._under_way += 1
+            self.at_once.append(self._under_way)
+            refused = self._made >= self.most
+            self._made += not refused
+        try:
+            time.sleep(0.01)
+            if refused:
+                raise BlockingIOError(errno.EAGAIN, "no more processes, for this test")
+            return self._start(*args)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_fewer_processes_than_wanted(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, most: int) -> None:
+    """All tasks are done by those that there can be; the system is not asked for all at once, and there is one warning."""
+    limited = Limited(most)
+    monkeypatch.setattr(_launch, "start", limited)
+    executor = pool(16)
+    futures = [executor.submit(work.nap, 0.02) for _ in range(32)]
+    assert [future.exception(9) for future in futures] == [None] * 32
+    assert executor.stats().workers == most
+    assert max(limited.at_once) <= 2
+    assert len(limited.at_once) <= most + 5
+    assert caplog.text.count("goes on with fewer workers") == 1
+
+
+def test_it_is_judged_when_no_start_is_pending(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many starts are refused while the first worker is still starting: it may yet do the work, and does."""
+    limited = Limited(1)
+    monkeypatch.setattr(_launch, "start", limited)
+    gate = bench.latch()
+    executor = pool(4, backend={"initializer": gate.wait})
+    futures = [executor.submit(work.same, number) for number in range(8)]
+    work.until(lambda: len(limited.at_once) >= 4, 8)
+    time.sleep(0.1)
+    assert not any(future.done() for future in futures)
+    gate.set()
+    assert [future.result(8) for future in futures] == list(range(8))
+
+
+def test_no_process_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a few tries, a moment apart, that is one clear error."""
+    limited = Limited(0)
+    monkeypatch.setattr(_launch, "start", limited)
+    begun = time.monotonic()
+    error = pool(16).submit(work.same, 1).exception(8)
+    assert isinstance(error, WorkerStartError)
+    assert "no more processes" in str(error)
+    assert len(limited.at_once) == 3
+    assert time.monotonic() - begun >= 0.1
+
+
+def test_a_refusal_that_is_a_matter_of_moments(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool whose first start is refused once has its worker with the next."""
+    limited = Limited(0)
+    monkeypatch.setattr(_launch, "start", limited)
+    executor = pool(1)
+    future = executor.submit(work.same, 1)
+    work.until(lambda: bool(limited.at_once), 8)
+    limited.most = 1
+    assert future.result(8) == 1
+
+
+def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what it is that lies in a file system which is full."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_launch.Semaphore, "__init__", refuse)
+    error = pool().submit(work.same, 1).exception(8)
+    assert isinstance(error, BrokenProcessPool)
+    assert "/dev/shm" in str(error)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else, and needs to: limits do not hold for it")
+@pytest.mark.parametrize("most", [8, 12])
+def test_a_real_limit_on_processes(tmp_path: Path, most: int) -> None:
+    """With room for fewer processes and threads than a pool may have workers, all tasks are done."""
+    body = """
+        import concurrent.futures.process, multiprocessing.popen_fork, resource
+        from parallel_exec import ProcessBackend
+        import parallel_exec.backends._worker, parallel_exec.backends._hire
+        most, user = map(int, sys.argv[1:])
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+        with ParallelExecutor(max_concurrency=16, retry_count=0, backend=ProcessBackend(mp_context="fork")) as executor:
+            futures = [executor.submit(time.sleep, 0.05) for _ in range(32)]
+            say([future.exception(9) for future in futures].count(None), executor.stats().workers < most)
+    """
+    process = script.start(tmp_path, body, str(most), str(40000 + os.getpid() % 20000), flags=("-X", "faulthandler"))
+    out, _ = script.finish(process)
+    assert out.split() == ["32", "True"]
+
+
+# ── what lasts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("executable", [None, "", "/no/such/python"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_no_interpreter_to_start(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, method: str, executable: Any
+) -> None:
+    """In a program that embeds Python that is one clear error at once, which names the remedy; `fork` needs none."""
+    monkeypatch.setattr(spawn, "_python_exe", executable)
+    executor = pool(2, backend={"mp_context": method})
+    error = executor.submit(work.same, 1).exception(2)
+    assert isinstance(error, BrokenProcessPool)
+    assert "set_executable" in str(error)
+    assert caplog.records == []
+    assert pool(backend={"mp_context": "fork"}).submit(work.same, 1).result(8) == 1
+
+
+@pytest.mark.parametrize("where", ["_pump", "_nap"])
+def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, where: str) -> None:
+    """What the I/O thread raises twice while nothing moves ends all tasks, and the workers; it is logged twice, not for ever."""
+    executor = pool(2)
+    entered, gate = bench.latch(), bench.latch()
+    running = executor.submit(work.hold, entered, gate)
+    entered.wait()
+    workers = work.workers(executor)
+    done = executor.submit(work.same, 7)
+    assert done.result(8) == 7
+
+    def fail(self: Any) -> None:
+        raise ValueError("it lasts")
+
+    monkeypatch.setattr(IoThread, where, fail)
+    waiting = executor.submit(work.pid)
+    for future in (running, waiting):
+        error = future.exception(8)
+        assert isinstance(error, BrokenProcessPool)
+        assert "ValueError: it lasts" in str(error)
+    executor.shutdown()
+    work.until(lambda: not any(map(work.is_alive, workers)), 8)
+    assert len(caplog.records) <= 3
+
+
+def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """What is raised now and then is logged, and the pool goes on."""
+    executor = pool(2)
+    assert executor.submit(work.same, 1).result(8) == 1
+    peek = IoThread._peek_all
+    turns: list[int] = []
+
+    def fail_each_second_time(self: Any) -> None:
+        turns.append(1)
+        if len(turns) % 2:
+            raise ValueError("it passes")
+        peek(self)
+
+    monkeypatch.setattr(IoThread, "_peek_all", fail_each_second_time)
+    futures = [executor.submit(work.same, number) for number in range(20)]
+    assert [future.result(8) for future in futures] == list(range(20))
+    assert "it passes" in caplog.text
+
+
+def test_descriptors_that_are_closed_behind_its_back(tmp_path: Path) -> None:
+    """A pool in use ends with a clear error, and the program with it; none of its workers is left."""
+    body = """
+        executor = ParallelExecutor(max_concurrency=2, backend="process", retry_count=0)
+        worker = executor.submit(os.getpid).result(9)
+        running = executor.submit(time.sleep, 60)
+        time.sleep(0.2)
+        os.closerange(3, 512)
+        errors = {type(future.exception(9)).__name__ for future in (running, executor.submit(os.getpid))}
+        executor.shutdown()
+        say(*errors)
+        while os.path.exists(f"/proc/{worker}"):
+            time.sleep(0.01)
+    """
+    out, err = script.finish(script.start(tmp_path, body, flags=("-X", "faulthandler")))
+    assert out.split() == ["WorkerStartError"]
+    assert len(err) < 20000

@@ -40,6 +40,11 @@ def own_id() -> str:
     return current_task().id
 
 
+def thread_names() -> list[str]:
+    """Return the names of all threads here but this one."""
+    return [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+
+
 def same(value: Any) -> Any:
     """Return the argument."""
     return value
