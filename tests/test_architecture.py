@@ -48,6 +48,7 @@ ORDER = [
     "backends.thread",
     "backends.inline",
     "backends._descriptors",
+    "backends._fork_warning",
     "backends._platform",
     "backends._wire",
     "backends._memory",

@@ -19,6 +19,7 @@ from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any
 
 from parallel_exec.backends._descriptors import fill_standard, lift
+from parallel_exec.backends._fork_warning import without_fork_warning
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
@@ -192,7 +193,7 @@ def start(context: Any, setup: Setup, name: str) -> Any:
         _launching.append((threading.get_ident(), setup.tasks))
         try:
             with contextlib.nullcontext() if by_server else deaf():  # what the server forks is as the server was born
-                child.start()
+                without_fork_warning(child.start)
         finally:
             _launching.clear()
         # Else every start of any process polls this one, in whatever thread, and takes the news of its end from us.

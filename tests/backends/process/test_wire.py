@@ -10,6 +10,7 @@ import signal
 import struct
 import threading
 import time
+import warnings
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -163,11 +164,18 @@ def test_the_parent_sees_the_numbers_of_a_row(both: Any, row: int, numbers: list
         writer.sent()
 
 
+def _fork() -> int:
+    """Fork, though there may be threads: the child does nothing that could wait for one of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 @contextlib.contextmanager
 def writing(write: Callable[[_wire.Journal], None]) -> Iterator[_wire.Journal]:
     """Return the parent's view of a journal that a process of its own writes to as fast as it can."""
     fd = _memory.create(_wire.JOURNAL_SIZE)
-    child = os.fork()
+    child = _fork()
     if not child:
         try:
             write(_wire.Journal(fd))
@@ -228,7 +236,7 @@ def test_no_frame_is_lost_whenever_its_writer_is_killed() -> None:
     for round in range(150):
         fd = _memory.create(_wire.JOURNAL_SIZE)
         noted = mmap.mmap(-1, 16)  # what the writer knows to have noted, and to have sent
-        child = os.fork()
+        child = _fork()
         if not child:
             _write_until_killed(fd, noted)
         while not struct.unpack_from("=Q", noted, 8)[0]:
