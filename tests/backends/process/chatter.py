@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import odd
@@ -48,18 +51,56 @@ def complain() -> None:
         logger.exception("it went wrong")
 
 
+def complain_of_locked() -> None:
+    """Log an exception that cannot be pickled."""
+    try:
+        odd.raise_locked()
+    except odd.LockedError:
+        logger.exception("it went wrong")
+
+
 def say_with_lock() -> int:
     """Log what cannot be pickled."""
-    logger.warning("locked", extra={"thing": odd.Locked()})
+    extra = {"thing": odd.Locked(), "number": 5, "numbers": [1, 2], "silent": odd.FailsRepr()}
+    logger.warning("locked", extra=extra)
     logger.warning("after")
     return os.getpid()
 
 
 def say_with_trap() -> int:
     """Log what can be rebuilt in this process only."""
-    logger.warning("trap", extra={"thing": odd.OnlyHere(os.getpid())})
+    logger.warning("trap", extra={"thing": odd.OnlyHere(os.getpid()), "exit": odd.ExitsWhenRebuilt()})
     logger.warning("after")
     return os.getpid()
+
+
+def say_and_change() -> None:
+    """Log what changes afterwards."""
+    thing = [1]
+    logger.warning("it is %s", thing, extra={"thing": thing})
+    thing.append(2)
+
+
+class Talker:
+    """Logs whatever is done to it."""
+
+    def __repr__(self) -> str:
+        logger.warning("shown")
+        return "Talker"
+
+    def __reduce__(self) -> Any:
+        logger.warning("pickled")
+        return Talker, ()
+
+
+def say_within() -> None:
+    """Log what logs."""
+    logger.warning("outer", extra={"thing": Talker()})
+
+
+def say_with_own_id() -> None:
+    """Log with an id of its own."""
+    logger.warning("mine", extra={"task_id": "mine"})
 
 
 def say_from_threads(threads: int, numbers: int) -> None:
@@ -71,16 +112,31 @@ def say_from_threads(threads: int, numbers: int) -> None:
         thread.join()
 
 
-def say_after_fork() -> bool:
+def _count_into(stderr: str) -> None:
+    """Log so that standard error can be read."""
+    with Path(stderr).open("w") as sys.stderr:
+        count(1000)
+
+
+def say_after_fork(stderr: str) -> bool:
     """Log here and in a forked child; return whether the child came through."""
     child = os.fork()
     if not child:
         try:
-            count(1000)
+            _count_into(stderr)
         finally:
             os._exit(7)
     logger.warning("from the worker")
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def say_in_process(stderr: str) -> bool:
+    """Do so in a process of `multiprocessing`."""
+    process = multiprocessing.get_context("fork").Process(target=_count_into, args=(stderr,))
+    process.start()
+    logger.warning("from the worker")
+    process.join()
+    return process.exitcode == 0
 
 
 def say_and_die() -> NoReturn:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 
 from parallel_exec import TaskTimeoutError
 
-from . import chatter, work
+from . import chatter, odd, work
 
 
 class Collector(logging.Handler):
@@ -83,27 +84,92 @@ def test_levels_are_filtered_in_the_worker(pool: Any, heard: Collector) -> None:
 
 
 def test_an_exception_in_a_record(pool: Any, heard: Collector) -> None:
-    """A traceback travels as text."""
+    """It is there for handlers that look at it, and a formatter shows its traceback once."""
     pool().submit(chatter.complain).result(8)
-    assert "ZeroDivisionError" in logging.Formatter().format(heard.records[0])
+    (record,) = heard.records
+    assert record.getMessage() == "it went wrong"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
+    text = logging.Formatter().format(record)
+    assert text.startswith("it went wrong\nTraceback")
+    assert text.count("1 / 0") == text.count("ZeroDivisionError: ") == 1
 
 
-def test_a_record_that_cannot_be_pickled(pool: Any, heard: Collector) -> None:
-    """A record with an `extra` that cannot travel costs at most itself: not the task, not the worker, not other records."""
+def test_an_exception_that_cannot_travel_in_a_record(pool: Any, heard: Collector) -> None:
+    """Its stand-in does, and the traceback is that of the worker."""
+    pool().submit(chatter.complain_of_locked).result(8)
+    (record,) = heard.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], odd.LockedError)
+    assert "raise LockedError" in logging.Formatter().format(record)
+
+
+def test_what_cannot_be_pickled_in_a_record(pool: Any, heard: Collector) -> None:
+    """Its `repr` arrives in its place, and all else as it was: that costs neither task nor worker nor record."""
     executor = pool()
     worker = executor.submit(chatter.say_with_lock).result(8)
     assert executor.submit(work.pid).result(8) == worker
-    assert "after" in heard.messages()
+    assert heard.messages() == ["locked", "after"]
+    facts = vars(heard.records[0])
+    assert (facts["thing"], facts["number"], facts["numbers"]) == ("<Locked thing>", 5, [1, 2])
+    assert facts["silent"] == "<FailsRepr, whose repr fails>"
 
 
-def test_a_record_that_cannot_be_rebuilt_here(pool: Any, heard: Collector) -> None:
-    """Nor does one whose `extra` unpickles in the worker only."""
+def test_what_cannot_be_rebuilt_here_in_a_record(pool: Any, heard: Collector) -> None:
+    """Nor does what unpickles in the worker only, or does harm when it is unpickled."""
     executor = pool()
     futures = [executor.submit(chatter.say_with_trap) for _ in range(3)]
     futures += [executor.submit(work.same, 5) for _ in range(20)]
     assert [future.result(8) for future in futures[3:]] == [5] * 20
     assert all(future.result(8) for future in futures[:3])
-    assert "after" in heard.messages()
+    assert heard.messages() == ["trap", "after"] * 3
+    facts = vars(heard.records[0])
+    assert "OnlyHere object" in facts["thing"]
+    assert "ExitsWhenRebuilt object" in facts["exit"]
+
+
+def test_a_record_that_cannot_be_formatted(pool: Any, heard: Collector) -> None:
+    """Its message and its arguments arrive all the same."""
+    pool().submit(chatter.say, "chatter", logging.WARNING, "%d of %s", "one").result(8)
+    (message,) = heard.messages()
+    assert message.startswith("'%d of %s' with ('one',) (which is not to be formatted: TypeError: ")
+
+
+def test_what_changes_after_it_was_logged(pool: Any, heard: Collector) -> None:
+    """A record tells of the moment in which it was made."""
+    pool().submit(chatter.say_and_change).result(8)
+    assert heard.messages() == ["it is [1]"]
+    assert vars(heard.records[0])["thing"] == [1]
+
+
+def test_a_record_within_a_record(pool: Any, heard: Collector) -> None:
+    """What a record carries may log when it is pickled or shown."""
+    pool().submit(chatter.say_within).result(8)
+    assert sorted(set(heard.messages())) == ["outer", "pickled", "shown"]
+
+
+def test_an_extra_named_as_ours(pool: Any, heard: Collector) -> None:
+    """A `task_id` of the task's own is kept."""
+    pool().submit(chatter.say_with_own_id).result(8)
+    assert vars(heard.records[0])["task_id"] == "mine"
+
+
+def test_a_record_factory_that_fails(pool: Any, heard: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory that cannot make an empty record loses none."""
+    executor = pool()
+    executor.submit(work.pid).result(8)
+    original = logging.getLogRecordFactory()
+
+    def make(name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        return original(name.lower(), *args, **kwargs)
+
+    logging.setLogRecordFactory(make)
+    try:
+        executor.submit(chatter.say_number, 5).result(8)
+    finally:
+        logging.setLogRecordFactory(original)
+    assert heard.messages() == ["item 5"]
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
@@ -132,10 +198,13 @@ def test_records_of_other_threads(pool: Any, heard: Collector) -> None:
     assert len(heard.records) == 400
 
 
-def test_a_process_that_a_task_forks_does_not_log_here(pool: Any, heard: Collector) -> None:
-    """It has a copy of the worker's pipe, and must not write to it: nothing comes twice, and nothing is torn."""
-    assert pool().submit(chatter.say_after_fork).result(8)
+@pytest.mark.parametrize("task", [chatter.say_after_fork, chatter.say_in_process])
+def test_what_a_process_logs_that_a_task_forks(pool: Any, heard: Collector, tmp_path: Path, task: Any) -> None:
+    """It has a copy of the worker's pipe, and does not write to it: nothing comes twice, or torn. It has standard error."""
+    assert pool().submit(task, str(tmp_path / "stderr")).result(8)
     assert heard.messages() == ["from the worker"]
+    lines = (tmp_path / "stderr").read_text().splitlines()
+    assert lines == [f"INFO:chatter:number {number}" for number in range(1000)]
 
 
 def test_records_of_an_initializer(pool: Any, heard: Collector) -> None:
