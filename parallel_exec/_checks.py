@@ -124,6 +124,8 @@ def check_initializer(initializer: object, initargs: object) -> None:
     if initializer is not None and not callable(initializer):
         hint = ": how many workers is ParallelExecutor(max_concurrency=...)" if isinstance(initializer, int) else ""
         raise TypeError(f"initializer takes a callable, not {initializer!r}{hint}")
+    if initializer is not None:
+        refuse_lazy("initializer", initializer)
     if not isinstance(initargs, (tuple, list)):
         raise TypeError(f"initargs takes a tuple of arguments, not {initargs!r}: one argument is (argument,)")
 

@@ -3,7 +3,10 @@
 Such a call "succeeds" at once with an object, and its body never runs. So these functions are refused when they are added,
 and where a call returns such an object all the same (through a decorator, a lambda), that is an error of the task.
 
-`refuse_lazy` is the one question, `lazy_result` the other. Imports the standard library only, as worker processes need it.
+`refuse_lazy` is the one question, `LAZY` and `lazy_result` the other. An executor whose `Settings` allow such results, as
+the drop-in ones do, asks neither in this process; to another process none can be sent anyway.
+
+Imports the standard library only, as worker processes need it.
 """
 
 from __future__ import annotations
@@ -81,14 +84,14 @@ def _refuse(taker: str, fn: Any, flags: int) -> None:
     raise TypeError(f"{taker} takes a plain function, and {name!r} is {what}: {_ADVICE[kind].format(name=name)}")
 
 
-def lazy_result(fn: Any, value: Any) -> LazyResultError:
-    """Close a coroutine or generator that a call of `fn` has returned, and return the task's error for it."""
+def lazy_result(value: Any) -> LazyResultError:
+    """Close a coroutine or generator that a call has returned, and return the task's error for it."""
     kind: Any = type(value)
     if (
         kind is not AsyncGeneratorType
     ):  # one that was not iterated over needs no closing, and nobody is there to await it
         with contextlib.suppress(BaseException):  # it may have begun, and have a `finally`
             value.close()
-    name = call_name(fn)
+    name = value.__name__.strip("<>")
     what = {CoroutineType: "a coroutine", GeneratorType: "a generator"}.get(kind, "an async generator")
-    return LazyResultError(f"{name!r} returned {what}, which has not run: {_ADVICE[kind].format(name=name)}")
+    return LazyResultError(f"the call returned {what}, {name!r}, which has not run: {_ADVICE[kind].format(name=name)}")

@@ -16,6 +16,7 @@ from parallel_exec._checks import (
     check_wait,
 )
 from parallel_exec._hints import backend_hint, refuse_names
+from parallel_exec._lazy import refuse_lazy
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -103,6 +104,8 @@ class ParallelConfig:
             check_retrying(retry)
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event takes a callable that is given each event, not {on_event!r}")
+        if on_event is not None:
+            refuse_lazy("on_event", on_event)
         checked = {
             "max_concurrency": check_count("max_concurrency", max_concurrency, 1),
             "timeout": check_seconds("timeout", timeout),
@@ -131,13 +134,15 @@ class Settings:
     Attributes:
         timeout: seconds for one attempt, None for no limit.
         policy: decides about retries.
+        allows_lazy: whether a call may return a coroutine or a generator that has not run.
     """
 
-    __slots__ = ("policy", "timeout")
+    __slots__ = ("allows_lazy", "policy", "timeout")
 
-    def __init__(self, timeout: float | None, policy: RetryPolicy) -> None:
+    def __init__(self, timeout: float | None, policy: RetryPolicy, allows_lazy: bool = False) -> None:
         self.timeout = timeout
         self.policy = policy
+        self.allows_lazy = allows_lazy
 
 
 def check_backend(value: Any) -> Any:

@@ -57,6 +57,8 @@ class ParallelExecutor(Executor):
         TypeError, ValueError: a setting is wrong; the message says what to write.
     """
 
+    _allows_lazy = False  # whether calls may return coroutines and generators; a subclass's to say
+
     def __init__(self, config: ParallelConfig | None = None, **overrides: Unpack[Overrides]) -> None:
         if config is not None and not isinstance(config, ParallelConfig):
             raise TypeError(
@@ -64,7 +66,7 @@ class ParallelExecutor(Executor):
             )
         given: Any = overrides  # what names there are is checked over there, with a hint
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
-        self._settings = Settings(self.config.timeout, policy_for(self.config, INHERIT, INHERIT))
+        self._settings = Settings(self.config.timeout, policy_for(self.config), self._allows_lazy)
         backend = make_backend(self.config.backend)
         self._scheduler = Scheduler(
             backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
@@ -105,7 +107,8 @@ class ParallelExecutor(Executor):
         else:
             if not callable(task):
                 raise not_callable("add_task", task)
-            refuse_lazy("add_task", task)
+            if not self._allows_lazy:
+                refuse_lazy("add_task", task)
             future = TaskFuture(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
         self._scheduler.add(future, self._runs, start=False)
         return future
@@ -122,7 +125,7 @@ class ParallelExecutor(Executor):
         if task.timeout is INHERIT and own == _ALL_INHERITED:
             return self._settings
         timeout = self.config.timeout if task.timeout is INHERIT else task.timeout
-        return Settings(timeout, policy_for(self.config, *own))
+        return Settings(timeout, policy_for(self.config, *own), self._allows_lazy)
 
     def execute_all(
         self,
@@ -237,9 +240,11 @@ class ParallelExecutor(Executor):
         Raises:
             RuntimeError: after `shutdown`.
         """
-        future: TaskFuture[T] = TaskFuture(
-            self._scheduler, self._settings, snapshot(), _check_callable(fn), args, kwargs or None
-        )
+        if not callable(fn):
+            raise not_callable("submit", fn)
+        if not self._allows_lazy:
+            refuse_lazy("submit", fn)
+        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
         self._scheduler.add(future, None, start=True)
         return future
 
@@ -396,10 +401,3 @@ class ParallelExecutor(Executor):
 
 def _nothing() -> None:
     """Stand in for a task's call where only its settings matter."""
-
-
-def _check_callable(fn: Any) -> Any:
-    if not callable(fn):
-        raise not_callable("submit", fn)
-    refuse_lazy("submit", fn)
-    return fn

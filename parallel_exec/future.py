@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
 
 from parallel_exec import _forks
@@ -21,7 +22,7 @@ from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, result_of
+from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, checked_task, result_of
 
 if TYPE_CHECKING:
     from parallel_exec.config import Settings
@@ -176,7 +177,8 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     def task(self) -> Task[T]:
         """The task; for `submit` and `map`, one made from the call."""
         if self._task is None:
-            task = Task(self._fn, *self._args, kwargs=self._kwargs, id=self.id, priority=self._priority)
+            call = partial(self._fn, *self._args, **(self._kwargs or {})) if self._args or self._kwargs else self._fn
+            task = checked_task(call, self.id, self._priority)
             with lock:
                 self.__dict__.setdefault("_task", task)  # unless another thread was first
         return self._task  # type: ignore[return-value]  # it is set now

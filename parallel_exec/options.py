@@ -45,7 +45,8 @@ class Options:
         """Do as `ParallelExecutor.submit`, with this view's settings."""
         if not callable(fn):
             raise not_callable("submit", fn)
-        refuse_lazy("submit", fn)
+        if not self._settings.allows_lazy:
+            refuse_lazy("submit", fn)
         return self._start(self._id, fn, args, kwargs)
 
     def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
@@ -70,7 +71,8 @@ class Options:
         if _misspelt:
             refuse_names("map()", _misspelt, Options.map)
         _check_mapped(fn, iterables)
-        refuse_lazy("map", fn)
+        if not self._settings.allows_lazy:
+            refuse_lazy("map", fn)
         chunksize, buffersize = _check_sizes(chunksize, buffersize)
         if timeout is not None and (timeout := to_float(given := timeout)) is None:
             raise TypeError(f"timeout takes seconds as a number, not {given!r}")

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
 from parallel_exec._current import type_name
+from parallel_exec._lazy import LazyResultError
 from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
@@ -62,7 +63,14 @@ class Delay(NamedTuple):
 Decision = Union[Delay, Success, Failure]
 
 # The asynchronous kind of cancellation is no Exception, this kind is.
-_FINAL = (CancelledError, TaskSerializationError, WorkerStartError, CapacityExhaustedError, DeadlineExceededError)
+_FINAL = (
+    CancelledError,
+    TaskSerializationError,
+    WorkerStartError,
+    CapacityExhaustedError,
+    DeadlineExceededError,
+    LazyResultError,
+)
 
 
 def is_final(error: BaseException) -> bool:

@@ -190,6 +190,12 @@ def name_task(task: Task[Any], number: object) -> str:
 _ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
+def checked_task(execute: Callable[[], Any], id: str, priority: int) -> Task[Any]:
+    """Return the task of a call that an executor has accepted: what was checked by other rules is not checked again."""
+    own: dict[str, Any] = {field.name: INHERIT for field in fields(Task)}
+    return _restore(Task, {**own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
+
+
 def _check_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if kwargs is None:
         return {}

@@ -11,6 +11,7 @@ import pickle
 from typing import Any
 
 from parallel_exec import _forks
+from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec.backends import _exceptions, _pickling, _wire
 
 
@@ -31,6 +32,8 @@ def pickle_value(value: Any) -> tuple[int, _pickling.Pickled]:
     try:
         return _wire.OK, _pickling.dumps(value)
     except BaseException as error:
+        if type(value) in LAZY:  # which never pickle
+            return _wire.ERROR, describe(lazy_result(value))
         return _wire.UNSENDABLE, _unsendable(value, error)
 
 

@@ -32,6 +32,7 @@ from typing import Any, Callable, NamedTuple
 from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
+from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends._remote_call import (
@@ -301,6 +302,8 @@ def _call(payload: bytes) -> tuple[str, Any]:
     try:
         return PICKLED, dumps(value)
     except BaseException as error:
+        if type(value) in LAZY:  # which never pickle
+            return RAISED, describe_error(lazy_result(value))
         what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
         return UNSENDABLE, (what, f"{type(error).__name__}: {error}")
 

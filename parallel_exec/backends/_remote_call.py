@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
+from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec.backends import _exceptions
 from parallel_exec.errors import TaskSerializationError
 from parallel_exec.outcome import Failure, Outcome, Success
@@ -138,6 +139,8 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     try:
         value = fn(*args, **kwargs)
         _forks.end_child(born)
+        if type(value) in LAZY:  # which the engine could not send
+            return Reply(RAISED, describe_error(lazy_result(value)), time.monotonic() - start, worker_name())
         return Reply(RETURNED, value, time.monotonic() - start, worker_name())
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)

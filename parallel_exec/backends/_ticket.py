@@ -132,7 +132,7 @@ class Ticket:
             return None
         current.running, current.number = future, self.number
         try:
-            return call(context.copy(), future._fn, future._args, future._kwargs)
+            return call(future._settings, context.copy(), future._fn, future._args, future._kwargs)
         finally:
             current.running = None
 

@@ -93,7 +93,7 @@ class InlineBackend(Backend):
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
         current.running, current.number = future, number
-        outcome = call(context, future._fn, future._args, future._kwargs)
+        outcome = call(future._settings, context, future._fn, future._args, future._kwargs)
         current.running, current.number = outer
         end = time.monotonic()
         timeout = future._settings.timeout

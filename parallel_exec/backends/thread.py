@@ -26,6 +26,7 @@ from parallel_exec._checks import check_count, check_initializer
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
+from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
 from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
+    from parallel_exec.config import Settings
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -79,7 +81,11 @@ class _Spawner:
 
 
 def call(
-    context: Context | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    settings: Settings,
+    context: Context | None,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
 ) -> Outcome:
     """Run a call in a context: a fresh copy of its submitter's, as an abandoned attempt may still be in the last one.
 
@@ -91,6 +97,8 @@ def call(
         value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
         if _forks.generation != born:
             _forks.end()
+        if type(value) in LAZY and not settings.allows_lazy:
+            return Failure(lazy_result(value))
         return Success(value)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
@@ -300,7 +308,7 @@ class ThreadBackend(Backend):
     def _attempt(self, worker: _Worker, number: int) -> None:
         future: Any = worker.future
         current.running, current.number = future, number
-        outcome = call(future._context, future._fn, future._args, future._kwargs)
+        outcome = call(future._settings, future._context, future._fn, future._args, future._kwargs)
         current.running = worker.future = None
         worker.timer.deadline = NEVER
         try:

@@ -46,6 +46,8 @@ def check_initializer(initializer: object) -> None:
 class Pool(ParallelExecutor):
     """A `ParallelExecutor` with the standard library's settings: no time limit, and no retries."""
 
+    _allows_lazy = True
+
     def __init__(self, max_workers: int, backend: Backend) -> None:
         super().__init__(max_concurrency=max_workers, timeout=None, retry_count=0, backend=backend)
 
