@@ -19,13 +19,13 @@ class WorkerCrashedError(ParallelExecError, BrokenProcessPool):
     __module__ = "parallel_exec.errors"  # where it is to be had
 
     def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
-        super().__init__(f"worker process {pid} died ({_how(exitcode)}) while it ran task {task_id!r}")
+        super().__init__(f"worker process {pid} died ({how_ended(exitcode)}) while it ran task {task_id!r}")
         self.pid = pid
         self.exitcode = exitcode
         self.task_id = task_id
 
 
-def _how(exitcode: int | None) -> str:
+def how_ended(exitcode: int | None) -> str:
     """Say in words how a process ended."""
     if exitcode is None:
         return "exit code unknown"

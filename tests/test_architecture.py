@@ -53,6 +53,7 @@ ORDER = [
     "backends._wire",
     "backends._memory",
     "backends._pickling",
+    "backends._culprit",
     "backends._exceptions",
     "backends._log",
     "backends._payload",

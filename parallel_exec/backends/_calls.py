@@ -13,6 +13,7 @@ from typing import Any
 from parallel_exec import _forks
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec.backends import _exceptions, _pickling, _wire
+from parallel_exec.backends._platform import explain_memory
 
 
 def call(fn: Any, args: Any, kwargs: Any) -> tuple[int, _pickling.Pickled]:
@@ -45,10 +46,11 @@ class Unreadable:
 
 
 def _unsendable(value: Any, error: BaseException) -> _pickling.Pickled:
-    what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
-    return _pickling.Pickled(pickle.dumps((what, f"{type(error).__name__}: {error}")), None)
+    from parallel_exec.backends._culprit import unsendable  # only a failure needs it
+
+    return _pickling.Pickled(pickle.dumps(unsendable(value, explain_memory(error))), None)
 
 
 def describe(error: BaseException) -> _pickling.Pickled:
     """Pickle an exception, and what is needed if it cannot be rebuilt over there."""
-    return _pickling.Pickled(_exceptions.describe(error), None)
+    return _pickling.Pickled(_exceptions.describe(explain_memory(error)), None)

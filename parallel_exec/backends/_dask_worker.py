@@ -304,8 +304,9 @@ def _call(payload: bytes) -> tuple[str, Any]:
     except BaseException as error:
         if type(value) in LAZY:  # which never pickle
             return RAISED, describe_error(lazy_result(value))
-        what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
-        return UNSENDABLE, (what, f"{type(error).__name__}: {error}")
+        from parallel_exec.backends._culprit import unsendable  # only a failure needs it
+
+        return UNSENDABLE, unsendable(value, error)
 
 
 def dumps(value: Any) -> bytes:

@@ -8,12 +8,14 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import threading
 from multiprocessing import resource_tracker
 from traceback import clear_frames
 from typing import Any, Callable
 
+from parallel_exec._crash_error import how_ended
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends import _launch, _log
 from parallel_exec.backends._descriptors import fill_standard
@@ -59,7 +61,7 @@ class Hire:
             OSError: there are no descriptors left, or no space for a semaphore.
             WorkerStartError: none can ever be started.
         """
-        reason = _launch.lacking(self._context)
+        reason = _launch.forbidden() or _launch.lacking(self._context)  # again: a forked child may be daemonic
         if reason is not None:
             raise start_error("process", reason)
         fill_standard()
@@ -123,11 +125,15 @@ class Hire:
             )
         if cause is not None:
             return f"{type(cause).__name__}: {cause}"
+        limit = "" if self._memory_limit is None else f". Is memory_limit={self._memory_limit} enough to start with?"
         if traceback:
-            return "the initializer failed: " + traceback.strip().splitlines()[-1]
+            last = traceback.strip().splitlines()[-1]
+            what = "one failed" if self._initializer is None else "the initializer failed"
+            return f"{what}: {last}" + (limit if last.startswith("MemoryError") else "")
+        killed = ". The system kills what takes its last memory" if exitcode == -signal.SIGKILL else ""
         return (
-            f"{self._failures} in a row died while starting, the last with exit code {exitcode}; what they said of it is on "
-            'standard error. A main script needs `if __name__ == "__main__":` around what starts the work'
+            f"{self._failures} in a row died while starting, the last by {how_ended(exitcode)}, and left no traceback; "
+            f"what they said of it is on standard error{killed}{limit}"
         )
 
 

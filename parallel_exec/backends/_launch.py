@@ -154,7 +154,8 @@ def forbidden() -> str | None:
     if this.daemon:
         return (
             "a daemonic multiprocessing process may not have children: start it with daemon=False, "
-            'or use backend="thread" in it'
+            'or use backend="thread" in it. (Such are the workers of a multiprocessing.Pool, and of Celery\'s prefork pool: '
+            "there, start the Celery worker with --pool=threads or --pool=solo)"
         )
     return None
 

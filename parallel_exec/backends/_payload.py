@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
 
 from parallel_exec.backends import _exceptions, _pickling, _wire
+from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.errors import (
     ParallelExecError,
     RemoteTaskError,
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
 
 
-def _hint() -> str:
-    """Say what to do about what cannot travel."""
-    hint = "Use a function of a module, and arguments that pickle"
-    if _pickling.find_cloudpickle() is not None:
-        return hint
-    return hint + '; or install cloudpickle for lambdas and closures: pip install "parallel_exec[cloudpickle]"'
+# `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.
+_GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
+_MUST_FIND = (
+    "A worker imports what a call is made of: it must find there what is found here, by sys.path and PYTHONPATH"
+)
 
 
 def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
@@ -57,8 +57,8 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
     except ParallelExecError:
         raise
     except Exception as error:
-        what, why = _pickling.find_culprit(_pickling.parts_of(fn, args, kwargs))
-        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, _hint()) from error
+        what, why, hint = find_culprit(parts_of(fn, args, kwargs))
+        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from error
     return pickled
 
 
@@ -98,8 +98,8 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
     except WorkerStartError:
         raise
     except Exception as error:
-        what, why = _pickling.find_culprit({"initializer": initializer, "initargs": initargs})
-        raise TaskSerializationError(what, "to the workers", why) from error
+        what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
+        raise TaskSerializationError(what, "to the workers", why, hint) from error
     return Initializer(pickled.data, inherited)
 
 
@@ -138,7 +138,7 @@ def why_not_importable() -> str:
         )
     try:
         with open(path or "", "rb") as file:
-            guarded = re.search(rb"^if\b.*__name__", file.read(), re.MULTILINE) is not None
+            guarded = _GUARD.search(file.read()) is not None
     except OSError:
         return ""  # a zip file, or no source: a worker will find out
     if guarded:
@@ -211,4 +211,7 @@ def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     described = _exceptions.read(frame.payload)
     error = _exceptions.rebuild(described)
     is_ours = isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError)
-    return error if frame.kind == _wire.ERROR or is_ours else _exceptions.unreadable(described, task_id, _hint())
+    if frame.kind == _wire.ERROR or is_ours:
+        return error
+    hint = _MUST_FIND if isinstance(error, (ImportError, AttributeError)) else ""
+    return _exceptions.unreadable(described, task_id, hint)

@@ -157,23 +157,6 @@ def unwrap(data: _memory.Data, fd: int | None) -> tuple[_memory.Data, list[memor
     return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
 
 
-def parts_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return what a call is made of, named for `find_culprit`."""
-    parts = {"the function": fn, **{f"argument {n}": value for n, value in enumerate(args)}}
-    parts.update({f"argument {name!r}": value for name, value in kwargs.items()})
-    return parts
-
-
-def find_culprit(parts: dict[str, Any]) -> tuple[str, str]:
-    """Return which of several named parts cannot be pickled, and why."""
-    for name, part in parts.items():
-        try:
-            dumps(part)
-        except Exception as error:
-            return f"{name} ({type(part).__name__} {_short(part)})", f"{type(error).__name__}: {error}"
-    return "the call", "its parts can be pickled each, but not together"
-
-
 def describe_failure(error: BaseException) -> str:
     """Return an exception's type and message on one line."""
     try:
@@ -181,11 +164,3 @@ def describe_failure(error: BaseException) -> str:
     except BaseException:
         message = "(whose str fails)"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        return "(whose repr fails)"
-    return text if len(text) <= 80 else text[:77] + "..."

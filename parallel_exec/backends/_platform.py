@@ -21,6 +21,8 @@ try:
 except ImportError:  # no POSIX
     pass
 
+_limits: list[int] = []  # what `limit_memory` was told; module state, as the limit is the process's
+
 
 def lead_group() -> None:
     """Make this process the leader of a new process group: what it starts can be killed with it."""
@@ -82,6 +84,26 @@ def limit_memory(limit: int) -> None:
     """Let allocations beyond `limit` bytes of data fail with MemoryError in this process."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    _limits.append(limit)
+
+
+def say_limit(wanted: str) -> str:
+    """Return what to say of something that wanted more memory than this process may have."""
+    if not _limits:
+        return f"{wanted} more memory than this worker may have"
+    return f"{wanted} more than memory_limit={_limits[-1]} bytes allow a worker: raise ProcessBackend(memory_limit=...)"
+
+
+def explain_memory(error: BaseException) -> BaseException:
+    """Return the interpreter's own MemoryError, or the kernel's, neither of which says why, with the limit that it met."""
+    is_bare = not error.args or isinstance(error.__cause__, OSError)
+    if not _limits or type(error) is not MemoryError or not is_bare:
+        return error
+    told = MemoryError(say_limit("it takes"))
+    told.__traceback__ = error.__traceback__
+    told.__cause__, told.__context__ = error.__cause__, error.__context__
+    told.__suppress_context__ = error.__suppress_context__
+    return told
 
 
 def kill_group(pid: int, leader_is_gone: bool = False) -> None:

@@ -143,8 +143,15 @@ class Ticket:
         )
         if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
             return error
+        from parallel_exec.backends._culprit import WHOLE, find_culprit, parts_of  # only a failure needs it
+
         what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
-        what += f" of task {self.future.id!r}, {describe(self.future._fn)},"
-        failed = TaskSerializationError(what, way, f"{type(error).__name__}: {error}", _HINT)
+        what = f"{what} of task {self.future.id!r}, {describe(self.future._fn)},"
+        why, hint = f"{type(error).__name__}: {error}", _HINT
+        if not had_begun:
+            culprit = find_culprit(parts_of(self.future._fn, self.future._args, self.future._kwargs or {}))
+            if culprit.what != WHOLE:  # else it is only the engine's own way of pickling that cannot
+                what, why, hint = f"{culprit.what} of task {self.future.id!r}", culprit.why, culprit.hint
+        failed = TaskSerializationError(what, way, why, hint)
         failed.__cause__ = error
         return failed

@@ -35,7 +35,7 @@ from parallel_exec.backends._inbox import WorkerTask, read_batch
 from parallel_exec.backends._items import ItemRunner
 from parallel_exec.backends._log import send_records
 from parallel_exec.backends._outbox import Outbox
-from parallel_exec.backends._platform import die_with_parent, hear, lead_group, limit_memory
+from parallel_exec.backends._platform import die_with_parent, hear, lead_group, limit_memory, say_limit
 
 _NAMES_MAIN = re.compile(rb"main__").search
 
@@ -156,7 +156,7 @@ class Worker:
     def load(self, payload: _memory.Data | None, fd: int | None) -> Any:
         """Unpickle a call."""
         if payload is None:
-            raise MemoryError("the call takes more memory than this worker may have")
+            raise MemoryError(say_limit("the call takes"))
         pickled, buffers = _pickling.unwrap(payload, fd)
         if self._main and _NAMES_MAIN(pickled):
             self._import_main()

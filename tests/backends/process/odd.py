@@ -74,6 +74,11 @@ def locked() -> Locked:
     return Locked()
 
 
+def make_locked_list() -> list[Any]:
+    """Return it in something else."""
+    return [1, Locked()]
+
+
 def exits_when_rebuilt() -> ExitsWhenRebuilt:
     """Return a trap."""
     return ExitsWhenRebuilt()

@@ -261,6 +261,17 @@ def test_a_task_that_wants_too_much_gets_memory_error(pool: Any) -> None:
     futures = [executor.submit(arrays.allocate, size << 20) for size in (10, 2000, 10, 1000, 10)]
     assert [type(future.exception(8)) for future in futures] == [type(None), MemoryError] * 2 + [type(None)]
     assert executor.submit(work.pid).result(8) == worker
+    why = "it takes more than memory_limit=419430400 bytes allow a worker: raise ProcessBackend(memory_limit=...)"
+    assert [str(futures[place].exception()) for place in (1, 3)] == [why, why]
+    assert "in allocate" in str(futures[1].exception().__cause__)
+
+
+def test_a_memory_error_of_the_users_own(pool: Any) -> None:
+    """What a task says itself stays as it is, with a limit and without; and without one there is nothing to name."""
+    for settings in ({"memory_limit": LIMIT}, {}):
+        executor = pool(1, backend=settings)
+        assert str(executor.submit(work.fail_with, MemoryError("mine")).exception(8)) == "mine"
+    assert str(executor.submit(work.fail_with, MemoryError()).exception(8)) == ""
 
 
 def test_an_array_that_is_too_much(pool: Any) -> None:
@@ -276,6 +287,7 @@ def test_an_argument_that_is_too_much(pool: Any) -> None:
     future = executor.submit(len, numpy.ones(500 << 17))
     after = executor.submit(work.same, 2)
     assert isinstance(future.exception(9), MemoryError)
+    assert "memory_limit=209715200" in str(future.exception())
     assert (before.result(8), after.result(8)) == (1, 2)
 
 
@@ -289,7 +301,7 @@ def test_plain_bytes_that_are_too_much(pool: Any, request: pytest.FixtureRequest
     futures = [executor.submit(len, b"x" * size) for size in (10, 150 << 20, 20, 150 << 20, 30)]
     assert [type(future.exception(30)) for future in futures] == [type(None), MemoryError] * 2 + [type(None)]
     assert [futures[place].result() for place in (0, 2, 4)] == [10, 20, 30]
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match="memory_limit=104857600"):
         next(executor.map(len, [b"x" * (150 << 20), b"y"]))
     assert executor.submit(work.pid).result(8) == worker
 
@@ -311,6 +323,7 @@ def test_a_result_that_is_too_much(pool: Any) -> None:
     worker = executor.submit(work.pid).result(8)
     future = executor.submit(bytes, 120 << 20)
     assert isinstance(future.exception(8), (MemoryError, TaskSerializationError))
+    assert "memory_limit=209715200" in str(future.exception())
     assert executor.submit(work.pid).result(8) == worker
 
 

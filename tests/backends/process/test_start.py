@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from concurrent.futures import wait
@@ -245,6 +246,47 @@ def test_a_daemonic_process_is_told_why_not() -> None:
     receiver.close()
     process.join()
     process.close()
+
+
+def test_a_daemonic_process_with_its_parents_pool(pool: Any) -> None:
+    """Where the executor came along by a fork, unused, as in Celery's prefork pool, the first task says why, and at once."""
+    executor = pool()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(False)
+    process = context.Process(target=work.report_submit, args=(executor, sender), daemon=True)
+    process.start()
+    sender.close()
+    said = receiver.recv()
+    assert said.startswith("WorkerStartError: a daemonic multiprocessing process may not have children: start it with ")
+    assert "Celery worker with --pool=threads" in said
+    receiver.close()
+    process.join()
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("initializer", "words"),
+    [
+        ((os._exit, (3,)), "the last by exit code 3, and left no traceback; what they said of it is on standard error"),
+        ((work.kill_self, ()), "the last by signal SIGKILL, .* The system kills what takes its last memory"),
+    ],
+    ids=["exit", "killed"],
+)
+def test_a_start_that_fails_without_a_word(pool: Any, initializer: Any, words: str) -> None:
+    """The error says how the workers died, and blames no main script that has nothing to do with it."""
+    function, arguments = initializer
+    error = pool(1, backend={"initializer": function, "initargs": arguments}).submit(work.pid).exception(20)
+    assert type(error).__name__ == "WorkerStartError"
+    assert re.search(words, str(error))
+    assert "__main__" not in str(error)
+
+
+def test_a_start_that_the_memory_limit_fails(pool: Any) -> None:
+    """The setting is named where it is what keeps workers from starting."""
+    backend = {"initializer": work.take_memory, "initargs": (1 << 30,), "memory_limit": 200 << 20}
+    error = pool(1, backend=backend).submit(work.pid).exception(20)
+    assert str(error).startswith("worker processes cannot start: the initializer failed: MemoryError")
+    assert "Is memory_limit=209715200 enough to start with?" in str(error)
 
 
 def test_a_process_of_multiprocessing_may_have_a_pool() -> None:

@@ -252,6 +252,30 @@ def report_pool(pipe: Any) -> None:
     pipe.close()
 
 
+def report_submit(executor: Any, pipe: Any) -> None:
+    """Send what a task of this executor returns or raises."""
+    try:
+        pipe.send(executor.submit(pid).result(9))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+    pipe.close()
+
+
+def fail_with(error: BaseException) -> None:
+    """Raise what was given."""
+    raise error
+
+
+def kill_self() -> None:
+    """Die as by the system's hand."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_memory(size: int) -> None:
+    """Take memory, and say nothing about it."""
+    bytearray(size)
+
+
 def try_borrowed() -> str:
     """Use the parent's pool, and return how that is refused."""
     try:
