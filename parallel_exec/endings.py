@@ -247,6 +247,7 @@ class Endings:
         """
         if self.forked:
             raise ParallelExecError(FORKED)
+        self._check_started(futures)
         mine = self._own_attempt()
         if mine is None:
             if current.pool is self and (self.backend.has_one_servant or self.ledger.limit == 1):
@@ -255,6 +256,24 @@ class Endings:
         with self.lock:
             self.ledger.start_waiting(mine, futures)
         return True
+
+    def _check_started(self, futures: Sequence[AnyFuture]) -> None:
+        """Refuse to wait for what is only staged. Without the lock: who starts the pool at this very moment has not yet.
+
+        Raises:
+            ParallelExecError: nothing runs that would ever start one of them.
+        """
+        if not self.ready.open and all(future._phase == Phase.QUEUED for future in futures):
+            raise ParallelExecError(
+                f"task {futures[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
+                "for it, or use submit() instead of add_task(), which starts at once"
+            )
+
+    def staged(self) -> list[AnyFuture]:
+        """Return what nobody has started, in the order added; [] once the pool runs, or was shut down."""
+        with self.lock:
+            waiting = [] if self.ready.open or self._closed else self.ready.heap.items()
+        return sorted(waiting, key=lambda future: future._sequence)
 
     def leave_wait(self) -> None:
         """Undo `enter_wait`."""

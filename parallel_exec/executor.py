@@ -6,6 +6,7 @@ add_task, submit, map, stream ──► Scheduler ──► TaskFuture
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
@@ -85,7 +86,8 @@ class ParallelExecutor(Executor):
     def add_task(self, task: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Add a task to the next run, or to the one under way.
 
-        Nothing starts until `execute_all` or `submit` is called. Blocks while the queue is full and the pool runs.
+        Nothing starts until `execute_all` or `submit` is called: until then, to wait for the future without a timeout is an
+        error, and to leave the `with` block a `RuntimeWarning`. Blocks while the queue is full and the pool runs.
 
         Args:
             task: a `Task`, or a function.
@@ -354,6 +356,7 @@ class ParallelExecutor(Executor):
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        forgotten = self._scheduler.staged() if exc_type is None else []
         try:
             if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
                 self._interrupt()
@@ -362,6 +365,14 @@ class ParallelExecutor(Executor):
             self._interrupt()
             self.shutdown(wait=True)
             raise
+        if forgotten:
+            count = "1 task was" if len(forgotten) == 1 else f"{len(forgotten)} tasks were"
+            warnings.warn(
+                f"{count} added and never run, {forgotten[0].id!r} first, and so cancelled: call execute_all() in the "
+                "with block, or submit() instead of add_task()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -211,8 +211,8 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         Raises:
             CancelledError: the task was cancelled.
             concurrent.futures.TimeoutError: it was not finished in time.
-            ParallelExecError: the wait could never end: the caller is a task of the same pool, and all slots wait; or the
-                process has forked.
+            ParallelExecError: the wait could never end: the task was only added, and nothing runs that would start it; or
+                the caller is a task of the same pool, and all slots wait; or the process has forked.
             BaseException: what the task raised.
         """
         if self._state is not FINISHED:

@@ -1,0 +1,126 @@
+"""A forgotten `execute_all`: who waits for what nothing runs is told so, and so is who leaves the `with` block."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as WaitTimeout
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from kinds import CONCURRENT, OWN, over
+
+from parallel_exec import ParallelExecError, ParallelExecutor, Task
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+
+@over(OWN)
+def test_waiting_for_what_is_only_added(lab: Lab) -> None:
+    """It raises at once, says what to call, and changes nothing."""
+    executor = lab.executor()
+    future = executor.add_task(int)
+    for wait in (future.result, future.exception):
+        with pytest.raises(
+            ParallelExecError, match=r"task 'int-1' was added, and nothing runs .* call execute_all\(\)"
+        ):
+            wait()
+    with pytest.raises(WaitTimeout):
+        future.result(timeout=0.01)
+    assert [result.unwrap() for result in executor.execute_all()] == [0]
+    assert future.result() == 0
+    with pytest.raises(ParallelExecError, match="'float-2' was added"):
+        executor.add_task(float).result()
+
+
+@over(CONCURRENT)
+def test_waiting_for_what_is_about_to_run(lab: Lab) -> None:
+    """Once the pool runs, by `submit` or in another thread's run, or was paused while it ran, a wait is a wait."""
+    executor = lab.executor()
+    future = executor.add_task(int)
+    executor.submit(int).result()
+    assert future.result() == 0
+    executor.pause()
+    late = executor.add_task(int)
+    lab.thread(executor.resume)
+    assert late.result() == 0
+
+
+def test_waiting_in_another_thread_during_a_run(lab: Lab) -> None:
+    """A task that joined a run under way is waited for."""
+    executor = lab.executor()
+    latch, seen = lab.event(), []
+
+    def add_and_wait() -> None:
+        seen.append(executor.add_task(int).result())
+
+    executor.add_task(latch.wait)
+    run = lab.thread(executor.execute_all)
+    while not executor.stats().running:
+        pass
+    waiter = lab.thread(add_and_wait)
+    waiter.join(10)
+    latch.set()
+    run.join(10)
+    assert seen == [0]
+
+
+def _line_of(function: Callable[..., Any], text: str) -> int:
+    import inspect
+
+    lines, first = inspect.getsourcelines(function)
+    return first + next(place for place, line in enumerate(lines) if text in line)
+
+
+def _leave(executor: ParallelExecutor, *, then: Callable[[], object] = lambda: None) -> Any:
+    with executor:
+        future = executor.add_task(Task(int, id="first"))
+        executor.add_task(Task(int, id="second", priority=1))
+        then()
+    return future
+
+
+@over(OWN)
+def test_leaving_what_was_never_run(lab: Lab) -> None:
+    """The warning says how many and which, at the line of the `with`; their futures end as cancelled."""
+    with pytest.warns(
+        RuntimeWarning, match=r"2 tasks were added and never run, 'first' first.* execute_all\(\)"
+    ) as heard:
+        future = _leave(lab.executor())
+    assert future.cancelled()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert [(warning.filename, warning.lineno) for warning in heard] == [(__file__, _line_of(_leave, "with executor:"))]
+
+
+def test_a_warning_that_is_an_error_leaves_nothing_open(lab: Lab) -> None:
+    """The executor is shut down first."""
+    executor = lab.executor()
+    with pytest.raises(RuntimeWarning, match="never run"):
+        _leave(executor)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(int)
+
+
+def test_nothing_is_said_of_what_was_taken_back_or_run(lab: Lab) -> None:
+    """Cancelled, taken from the queue, ended by hand, started: none of it was forgotten."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for take in (
+            lambda executor: executor.execute_all(),
+            lambda executor: executor.submit(int),
+            lambda executor: executor.queue.clear(),
+            lambda executor: executor.shutdown(cancel_futures=True),
+            lambda executor: executor.shutdown(wait=False),
+        ):
+            executor = lab.executor()
+            _leave(executor, then=lambda: take(executor))  # noqa: B023  # called at once
+        with lab.executor() as executor:
+            executor.add_task(int).cancel()
+
+
+def test_nothing_is_said_while_an_exception_is_on_its_way() -> None:
+    """That is what to look at first."""
+    with pytest.raises(ZeroDivisionError):
+        _leave(ParallelExecutor(), then=lambda: 1 // 0)
