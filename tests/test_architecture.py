@@ -91,6 +91,8 @@ ORDER = [
     "futures.thread",
     "futures.process",
     "progress",
+    "_stdio",
+    "cli.cpus",
     "cli.writer",
     "cli.reader",
     "cli.main",

@@ -86,6 +86,19 @@ def test_a_console_shows_what_it_prints(fence: Fence, tmp_path: Path) -> None:
     assert without_times(done.stdout) == without_times(shown)
 
 
+def test_the_table_of_options_is_complete() -> None:
+    """It has every option of the command line that the help has, no other, and their defaults."""
+    done = subprocess.run([sys.executable, "-m", "parallel_exec", "--help"], capture_output=True, text=True, check=True)
+    told = done.stdout.partition("options:\n")[2] or done.stdout.partition("optional arguments:\n")[2]  # as 3.9 says
+    helped = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "".join(re.findall(r"^  -.*$", told, re.MULTILINE)))
+    table = TEXT.partition("\n| option | default |")[2].partition("\n\n")[0]
+    rows = [re.split(r" *\| *", line)[1:3] for line in table.splitlines()[2:]]
+    assert sorted(helped) == sorted(name for row in rows for name in re.findall(r"`(--?[a-z][a-z-]*)", row[0]))
+    defaults = dict(re.findall(r"(--[a-z-]+) [^-]*?\(default: (\S+)\)", " ".join(told.split())))
+    shown = {re.findall(r"`(--[a-z-]+)", names)[-1]: default.strip("`") for names, default in rows if default}
+    assert shown == {name: default.removesuffix(".0") for name, default in defaults.items()}
+
+
 def test_the_two_first_commands_set_up() -> None:
     """The first command installs and does the main job, the second installs and runs the tests, as CI finds them."""
     first, second = fences("sh")[:2]

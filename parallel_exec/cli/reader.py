@@ -1,11 +1,11 @@
 """What the command line is given: the callable, and the items it is to be called with.
 
     MODULE:CALLABLE ──► resolve ──► the callable
-    arguments, --file, standard input ──► read_lines ──► make_tasks ──► Task
+    arguments, --file, standard input ──► open_source ──► read_lines ──► read_items ──► Call or Refused
 
 Guarantees:
-    Input is read no sooner than it is asked for, line by line; Ctrl-C interrupts the reading. What cannot be used is a
-    `UsageError` that says where it stands.
+    Input is read no sooner than it is asked for, line by line; Ctrl-C interrupts the reading. What cannot be used at
+    all is a `UsageError`; an item that cannot be used is refused by itself, and says where it stands.
 """
 
 from __future__ import annotations
@@ -17,58 +17,139 @@ import json
 import os
 import select
 import stat
+import sys
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Callable
+from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
 from parallel_exec._checks import check_priority
 from parallel_exec._hints import did_you_mean
-from parallel_exec.cli.writer import TICK, describe_error, shorten
-from parallel_exec.task import Task
+from parallel_exec._lazy import refuse_lazy
+from parallel_exec._stdio import STDIN, take_input
+from parallel_exec.cli.writer import TICK, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    AnyTask = Task[Any]
-    Line = tuple[str, str]  # where it stands, for messages; its text
 
-STDIN = 0  # its descriptor
+class Call(NamedTuple):
+    """What is to be called for an item.
+
+    Attributes:
+        id: the item, as it was given.
+        execute: without arguments.
+        priority: the higher, the sooner.
+    """
+
+    id: str
+    execute: Callable[[], Any]
+    priority: int
+
+
+Item = Union[Call, Refused]
 
 
 class UsageError(Exception):
     """Something the user gave cannot be used; the message says what, and what to give instead."""
 
 
+class ItemError(Exception):
+    """An item cannot be used; the message says where it stands and what is wrong."""
+
+
+# ── the callable ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def resolve(name: str) -> Callable[[Any], Any]:
-    """Return what MODULE:CALLABLE names."""
+    """Return what MODULE:CALLABLE names, if a task can call it."""
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise UsageError(f"{name!r} names no callable: write MODULE:CALLABLE, for example os.path:getsize")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
-        raise UsageError(f"{name!r}: importing {module_name!r} raised {describe_error(error)}") from error
+    found: Any = _import(name, module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             raise UsageError(f"{name!r}: there is no {part!r} in {module_name!r}{did_you_mean(part, dir(found), '; ')}")
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"{name!r} is not callable: it is of type {type(found).__name__}")
+    try:
+        refuse_lazy("parallel-exec map", found)
+    except TypeError as error:
+        raise UsageError(f"{name!r}: {error}") from error
     return found  # type: ignore[no-any-return]  # whatever the user named
 
 
-def read_lines(options: argparse.Namespace, open_files: contextlib.ExitStack) -> Iterator[Line]:
-    """Return the items' texts from wherever the options say."""
+def _import(name: str, module_name: str) -> Any:
+    """Import a module of the user's."""
+    try:
+        return importlib.import_module(module_name)
+    except USERS_ERRORS as error:  # whatever the module's own code raises
+        why = describe_error(error)
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or module_name):
+            why += _meant(module_name)
+        raise UsageError(f"{name!r}: importing {module_name!r} raised {why}") from error
+
+
+def _meant(module_name: str) -> str:
+    """Return what may have been meant by the name of a module that there is not; "" if there is nothing to say."""
+    plain = module_name.removesuffix(".py")
+    dotted = plain.replace(os.sep, ".").strip(".")
+    if dotted != module_name:
+        return f"; did you mean {dotted!r}? A module is named as in an import"
+    with contextlib.suppress(OSError):
+        here = [entry.removesuffix(".py") for entry in os.listdir()]
+        return did_you_mean(module_name, [*here, *getattr(sys, "stdlib_module_names", ())], "; ")
+    return ""
+
+
+# ── the items ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Line(NamedTuple):
+    """What an item is made of.
+
+    Attributes:
+        number: of the line in its file, or of the argument, from 1; lines that are empty count.
+        text: of it, as bytes.
+    """
+
+    number: int
+    text: bytes
+
+
+class Source(NamedTuple):
+    """Where items come from: arguments, or the lines of a file.
+
+    Attributes:
+        name: of the file, for messages.
+        descriptor: of the file.
+        arguments: the items, if they are arguments.
+    """
+
+    name: str
+    descriptor: int
+    arguments: tuple[str, ...] = ()
+
+    def place(self, number: int) -> str:
+        """Return where an item stands, for messages."""
+        return f"argument {number}" if self.arguments else f"line {number} of {self.name}"
+
+
+def open_source(options: argparse.Namespace, missing: frozenset[int], open_files: contextlib.ExitStack) -> Source:
+    """Open wherever the items are to come from; where that is standard input, nobody else reads it from now on."""
     if options.items and options.file:
         raise UsageError("items come either as ITEM arguments or from --file, not from both")
     if options.items and options.items != ["-"]:
-        return ((f"argument {number}", text) for number, text in enumerate(options.items, 1))
+        return Source("the arguments", -1, tuple(options.items))
+    if options.file not in {None, "-"}:
+        return Source(options.file, open_files.enter_context(open_file(options.file, "rb")).fileno())
+    if STDIN in missing:
+        raise UsageError("standard input is closed: give the items as arguments or with --file FILE")
     if not options.items and not options.file and os.isatty(STDIN):
         raise UsageError("no items: give them as arguments, with --file FILE, or on standard input")
-    if options.file in {None, "-"}:
-        return _numbered(STDIN, "standard input")
-    file = open_files.enter_context(open_file(options.file, "rb"))
-    return _numbered(file.fileno(), options.file)
+    descriptor = take_input()
+    open_files.callback(os.close, descriptor)
+    return Source("standard input", descriptor)
 
 
 def open_file(path: str, mode: str) -> IO[bytes]:
@@ -79,58 +160,86 @@ def open_file(path: str, mode: str) -> IO[bytes]:
         raise UsageError(f"cannot open {path!r}: {error.strerror}") from error
 
 
-def _numbered(descriptor: int, name: str) -> Iterator[Line]:
+def check_is_no_input(output: str, source: Source) -> None:
+    """Refuse to write over the file that the items are read from."""
+    if source.arguments:
+        return
+    with contextlib.suppress(OSError):  # there is no such file yet
+        given = os.fstat(source.descriptor)
+        if os.path.samestat(os.stat(output), given) and stat.S_ISREG(given.st_mode):
+            raise UsageError(f"--output {output!r} is the file that the items are read from: name another")
+
+
+def read_lines(source: Source) -> Iterator[Line]:
     """Read the lines that are not empty, each as soon as it is there."""
+    if source.arguments:
+        yield from (Line(number, os.fsencode(text)) for number, text in enumerate(source.arguments, 1))
+        return
     rest: list[bytes] = []
     number = 0
-    for chunk in itertools.chain(_chunks(descriptor, name), [b"\n"]):
+    for chunk in itertools.chain(_chunks(source), [b"\n"]):
         first, *others = chunk.split(b"\n")
         rest.append(first)
         for other in others:
             number += 1
-            text = os.fsdecode(b"".join(rest)).rstrip("\r")  # file names of any bytes come through
+            text = b"".join(rest).rstrip(b"\r")
             if text:
-                yield f"{name}, line {number}", text
+                yield Line(number, text)
             rest = [other]
 
 
-def _chunks(descriptor: int, name: str) -> Iterator[bytes]:
+def _chunks(source: Source) -> Iterator[bytes]:
     """Read what there is as it comes; Ctrl-C interrupts it."""
+    wait = _readable(source.descriptor) if os.name == "posix" else itertools.repeat(None)
     try:
-        while True:
-            while os.name == "posix" and not select.select([descriptor], [], [], TICK)[0]:
-                pass
-            chunk = os.read(descriptor, 65536)
+        for _ in wait:
+            chunk = os.read(source.descriptor, 65536)
             if not chunk:
                 return
             yield chunk
     except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from error
+        raise UsageError(f"cannot read {source.name}: {error.strerror}") from error
 
 
-def make_tasks(
-    lines: Iterable[Line], function: Callable[[Any], Any], rank: Callable[[Any], int] | None, as_json: bool
-) -> Iterator[AnyTask]:
-    """Make a task of each line."""
-    for place, text in lines:
-        item: Any = text
-        if as_json:
-            try:
-                item = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{place}: {shorten(text)!r} is not JSON: {error}") from error
-        priority = 0
-        if rank is not None:
-            try:
-                priority = check_priority(rank(item))
-            except Exception as error:  # whatever the user's callable raises
-                raise UsageError(f"{place}: no priority for {shorten(text)!r}: {describe_error(error)}") from error
-        yield Task(partial(function, item), id=text, priority=priority)
+def _readable(descriptor: int) -> Iterator[None]:
+    """Yield each time that there is something to read, or nothing any more."""
+    poll = select.poll()  # unlike `select`, it takes any descriptor
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        while not poll.poll(TICK * 1000):
+            pass
+        yield
 
 
-def check_is_no_input(output: str, source: str | None) -> None:
-    """Refuse to write over the file that the items are read from."""
-    with contextlib.suppress(OSError):  # one of the two is not there
-        given = os.fstat(STDIN) if source in {None, "-"} else os.stat(source or "")
-        if os.path.samestat(os.stat(output), given) and stat.S_ISREG(given.st_mode):
-            raise UsageError(f"--output {output!r} is the file that the items are read from: name another")
+def read_items(
+    source: Source, function: Callable[[Any], Any], rank: Callable[[Any], int] | None, as_json: bool
+) -> Iterator[tuple[int, Item]]:
+    """Make a call of each line and argument, and return its number with it."""
+    for number, raw in read_lines(source):
+        text = raw.decode("utf-8", "surrogateescape") if as_json else os.fsdecode(raw)  # any bytes come through
+        try:
+            item = _parse(text) if as_json else text
+            priority = 0 if rank is None else _rank(rank, item)
+        except ItemError as error:
+            error.args = (f"{source.place(number)} {error}",)
+            yield number, Refused(text, error.with_traceback(None))  # the way through this module tells nobody anything
+        else:
+            yield number, Call(text, partial(function, item), priority)
+
+
+def _parse(text: str) -> Any:
+    """Return the value of a JSON text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:  # its own message counts lines, which would not be those of the input
+        raise ItemError(f"is not JSON: {error.msg} at character {error.pos + 1}") from None
+    except (ValueError, RecursionError) as error:  # a number that is too long, or lists in lists in lists
+        raise ItemError(f"is not JSON: {error}") from None
+
+
+def _rank(rank: Callable[[Any], int], item: Any) -> int:
+    """Return an item's priority."""
+    try:
+        return check_priority(rank(item))
+    except USERS_ERRORS as error:  # whatever the user's callable raises
+        raise ItemError(f"has no priority: {describe_error(error)}") from error

@@ -1,27 +1,37 @@
-"""What the command line writes: a line for each result, and a summary at its end.
+"""What the command line writes: a line for each item, and a summary at its end.
 
-    future, as it ends ──► Writer's queue ──► its thread ──► a JSON line · Bar.update_to · Summary.add
+    future, as it ends ──► Writer's queue ──► its thread ──► Summary.add · a JSON line · Bar.update_to
+    Refused, at once   ──┘                       │  ▲
+                                                 ▼  │ with `keep_order`: until its turn has come
+                                               lines held
 
 Guarantees:
-    A writer never holds up the thread in which a future ends. What it keeps is of bounded size, however many results
-    there are.
+    A writer never holds up the thread in which a future ends. What it keeps is of bounded size, however many items
+    there are: it lets in only so many that are not written yet.
+    Lines are UTF-8 and JSON whatever the text: what is no Unicode (a byte of a file name) is written as JSON's escape of
+    the character that `os.fsdecode` made of it.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import heapq
 import json
+import math
 import os
 import queue
+import re
 import threading
+import traceback
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallel_exec._clock import time
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Union
 
     from typing_extensions import Self
 
@@ -30,12 +40,28 @@ if TYPE_CHECKING:
     from parallel_exec.task import TaskResult
 
     AnyFuture = TaskFuture[Any]
+    Ended = Union[AnyFuture, tuple[int, "Refused"], None]  # None: there will be no more
 
 SLOWEST_SHOWN = 5
+WORTH_TELLING = 0.1  # seconds; tasks that all take less are not compared
+LEAST = 1e-6  # seconds that durations are told apart by
 FAILED_SHOWN = 10
 WIDTH = 100  # characters of an id or a message in a summary
 BATCH = 256  # lines that are written at once, when so many are there
+USERS_ERRORS = (Exception, SystemExit)  # what code of the user's may raise
 TICK = 0.2  # seconds; a signal that comes just before a blocking call is only heard after it, so none may last longer
+
+
+class Refused(NamedTuple):
+    """An item that the callable is not called with.
+
+    Attributes:
+        id: the item.
+        error: why not.
+    """
+
+    id: str
+    error: Exception
 
 
 class Summary:
@@ -53,6 +79,7 @@ class Summary:
         self._work = 0.0
         self._began = time.monotonic()
         self._slowest: list[tuple[float, str]] = []  # a heap, the quickest first
+        self._spread: collections.Counter[int] = collections.Counter()  # durations, by the power of two above them
         self._failures: list[str] = []
 
     def add(self, result: TaskResult[Any]) -> None:
@@ -60,15 +87,24 @@ class Summary:
         self.done += 1
         self._retried += len(result.attempts) > 1
         self._work += sum(attempt.duration for attempt in result.attempts)
+        self._spread[math.frexp(max(result.duration, LEAST))[1]] += 1
         heapq.heappush(self._slowest, (result.duration, result.task.id))
         if len(self._slowest) > SLOWEST_SHOWN:
             heapq.heappop(self._slowest)
         if isinstance(result.error, CancelledError):
             self.cancelled += 1
         elif result.error is not None:
-            self.failed += 1
-            if self.failed <= FAILED_SHOWN:
-                self._failures.append(f"{shorten(result.task.id)}: {shorten(describe_error(result.error))}")
+            self._fail(result.task.id, result.error)
+
+    def add_refused(self, item: Refused) -> None:
+        """Count an item that was refused."""
+        self.done += 1
+        self._fail(item.id, item.error)
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        self.failed += 1
+        if self.failed <= FAILED_SHOWN:
+            self._failures.append(f"{shorten(name)}: {shorten(describe_error(error))}")
 
     def text(self) -> str:
         """Return lines that say how many tasks did what, which were the slowest, and which failed."""
@@ -78,7 +114,7 @@ class Summary:
         tasks = "1 task" if self.done == 1 else f"{self.done} tasks"
         took = time.monotonic() - self._began
         lines = [f"{tasks} in {took:.2f} s ({self._work:.2f} s of work): {', '.join(told)}"]
-        if self.done > 1:
+        if self._has_slow_ones():
             lines.append("slowest:")
             lines += [f"  {took:8.3f} s  {shorten(task_id)}" for took, task_id in sorted(self._slowest, reverse=True)]
         if self._failures:
@@ -88,37 +124,72 @@ class Summary:
                 lines.append(f"  ... and {self.failed - FAILED_SHOWN} more")
         return "\n".join(lines) + "\n"
 
+    def _has_slow_ones(self) -> bool:
+        """Return whether there are more tasks than the list would have, and the slowest stands out among them.
+
+        It does if it took more than the median's power of two (up to twice the median), and a time that a person notices.
+        """
+        slowest = max(self._slowest, default=(0.0, ""))[0]
+        count = sum(self._spread.values())
+        if count <= SLOWEST_SHOWN or slowest < WORTH_TELLING:
+            return False
+        counted = 0
+        for exponent in sorted(self._spread):
+            counted += self._spread[exponent]
+            if 2 * counted >= count:
+                return slowest > math.ldexp(1.0, exponent)
+        return False
+
 
 class Writer:
-    """Writes a JSON line for each future it watches, as it ends, in a thread of its own.
+    """Writes a JSON line for each item, as it ends, in a thread of its own.
 
-    Thread-safe. The block it is used in waits at its end until all is written that had ended by then.
+    Thread-safe, but for `watch` and `refuse`: these are for the one thread that reads the input. The block it is used in
+    waits at its end until all is written that had ended by then.
 
     Args:
         output: the descriptor written to. Not a file object: that would have a lock, and its holder may be blocked in
             it for ever, by a reader that has stopped, when the interpreter wants to exit.
         bar: told of each result, if there is one.
         total: how many results there will be, for the bar; 0 if unknown.
-        room: how many futures `admit` lets in before their lines are written.
+        room: how many items `admit` lets in before their lines are written.
+        keep_order: write lines in the order of `watch` and `refuse`, instead of that in which items end.
+        tracebacks: whether the line of a failed item has its traceback.
 
     Attributes:
-        interrupted: set it on Ctrl-C; what is cancelled from then on gets no line.
+        interrupted: the signal that ends the run, to be set by whoever hears it; 0 while there was none. What is
+            cancelled from then on gets no line.
         output_error: why nothing can be written any more; None while it can. Then all that is watched is aborted.
         summary: of what was written; for other threads after the block.
     """
 
-    def __init__(self, output: int, bar: Bar | None, total: int, room: int) -> None:
-        self.interrupted = False
+    def __init__(
+        self,
+        output: int,
+        bar: Bar | None,
+        total: int,
+        room: int,
+        *,
+        keep_order: bool = False,
+        tracebacks: bool = False,
+    ) -> None:
+        self.interrupted = 0
         self.output_error: OSError | None = None
         self.summary = Summary()
         self._output = output
         self._bar = bar
         self._hide = bar.hidden if bar is not None and os.isatty(output) else contextlib.nullcontext
         self._total = total
+        self._tracebacks = tracebacks
         self._room = threading.Semaphore(room)
         self._all_room = room
-        self._alive: set[AnyFuture] = set()  # its operations are atomic: added to by `watch`, the rest by the thread
-        self._ended: queue.SimpleQueue[AnyFuture | None] = queue.SimpleQueue()
+        # What both threads use has operations that are atomic: the reading one adds, the writing one takes away.
+        self._alive: dict[AnyFuture, int] = {}  # with their numbers
+        self._turns: collections.deque[int] | None = (
+            collections.deque() if keep_order else None
+        )  # numbers whose lines are to come
+        self._held: dict[int, str] = {}  # lines whose turn has not come; the writing thread's
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="parallel-exec-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -131,7 +202,7 @@ class Writer:
             self._thread.join(TICK)
 
     def admit(self) -> bool:
-        """Wait for room for one more future; returns False if no more should be started."""
+        """Wait for room for one more item; returns False if no more should be started."""
         self._enter()
         if self.output_error is None and not self.interrupted:
             return True
@@ -147,12 +218,25 @@ class Writer:
         while not self._room.acquire(timeout=TICK):
             pass
 
-    def watch(self, future: AnyFuture) -> None:
-        """Write the future's line when it ends."""
-        self._alive.add(future)
+    def watch(self, number: int, future: AnyFuture) -> None:
+        """Write the future's line when it ends.
+
+        Args:
+            number: the item's, in the input; it becomes the line's index.
+            future: of the item's task.
+        """
+        if self._turns is not None:
+            self._turns.append(number)
+        self._alive[future] = number
         future.add_done_callback(self._ended.put)  # type: ignore[arg-type]  # it gets a TaskFuture, being one's callback
         if self.output_error is not None:  # looked at after `add`; the thread sets it before it aborts what is there
             future.abort()
+
+    def refuse(self, number: int, item: Refused) -> None:
+        """Write the line of an item that nothing is called with."""
+        if self._turns is not None:
+            self._turns.append(number)
+        self._ended.put((number, item))
 
     def _loop(self) -> None:
         open_ended = True
@@ -161,31 +245,46 @@ class Writer:
             while len(batch) < BATCH and not self._ended.empty():
                 batch.append(self._ended.get())
             open_ended = batch[-1] is not None
-            futures = [future for future in batch if future is not None]
-            self._alive.difference_update(futures)
-            self._tell([future.task_result() for future in futures])
-            if futures:
-                self._room.release(len(futures))
-            del batch, futures  # or the last results would stay until the next
+            self._write([line for ended in batch if ended is not None for line in self._lines_after(ended)])
+            del batch  # or the last results would stay until the next
+        self._write([self._held.pop(number) for number in sorted(self._held)])  # the turn of one before never came
 
-    def _tell(self, results: list[TaskResult[Any]]) -> None:
-        """Write the lines of results, and count them."""
-        lines = []
-        for result in results:
+    def _lines_after(self, ended: AnyFuture | tuple[int, Refused]) -> list[str]:
+        """Count an item that ended, and return the lines that can be written then."""
+        if isinstance(ended, tuple):
+            number, item = ended
+            self.summary.add_refused(item)
+            line = to_json(number, item, self._tracebacks)
+        else:
+            number = self._alive.pop(ended)
+            result = ended.task_result()
+            line = ""
             if not (self.interrupted and isinstance(result.error, CancelledError)):
                 self.summary.add(result)
-                lines.append(to_json(result) + "\n")
+                line = to_json(number, result, self._tracebacks)
+        if self._turns is None:
+            return [line]
+        self._held[number] = line
+        lines = []
+        while self._turns and self._turns[0] in self._held:
+            lines.append(self._held.pop(self._turns.popleft()))
+        return lines
+
+    def _write(self, lines: list[str]) -> None:
+        """Write lines, tell the bar, and make room for as many items."""
         if self._bar is not None:
             self._bar.update_to(self.summary.done, self._total, self.summary.failed)
-        if self.output_error is not None:
-            return
-        try:
-            with self._hide():
-                write_all(self._output, "".join(lines))
-        except OSError as error:
-            self.output_error = error
-            for future in list(self._alive):
-                future.abort()
+        text = "".join(lines)
+        if text and self.output_error is None:
+            try:
+                with self._hide():
+                    write_all(self._output, text)
+            except OSError as error:
+                self.output_error = error
+                for future in list(self._alive):
+                    future.abort()
+        if lines:
+            self._room.release(len(lines))
 
 
 def write_all(descriptor: int, text: str) -> None:
@@ -195,9 +294,27 @@ def write_all(descriptor: int, text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def to_json(result: TaskResult[Any]) -> str:
-    """Return a result as JSON on one line; what JSON cannot carry as its repr, with a field that says so."""
-    line = {
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_LINE_ENDS = re.compile(
+    "[\x85\u2028\u2029]"
+)  # for `str.splitlines` and JavaScript; JSON itself leaves them as they are
+
+
+def to_json(number: int, ended: TaskResult[Any] | Refused, tracebacks: bool) -> str:
+    """Return an item's line: JSON, and the end of the line."""
+    line = _fields_of_refused(ended) if isinstance(ended, Refused) else _fields_of_result(ended)
+    line = {"index": number, **line}
+    if tracebacks and ended.error is not None:
+        line["traceback"] = _traceback(ended.error)
+    try:
+        text = _encode(line)
+    except USERS_ERRORS:  # a type, value or depth that JSON does not have, or code of the user's in a subclass of dict
+        text = _encode({**line, "result": _repr(line["result"]), "repr": True})
+    return (text if text.isascii() else _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", text)) + "\n"
+
+
+def _fields_of_result(result: TaskResult[Any]) -> dict[str, Any]:
+    return {
         "id": result.task.id,
         "success": result.success,
         "result": result.result,
@@ -205,17 +322,26 @@ def to_json(result: TaskResult[Any]) -> str:
         "attempts": len(result.attempts),
         "duration": round(result.duration, 6),
     }
+
+
+def _fields_of_refused(item: Refused) -> dict[str, Any]:
+    error = describe_error(item.error)
+    return {"id": item.id, "success": False, "result": None, "error": error, "attempts": 0, "duration": 0.0}
+
+
+def _traceback(error: BaseException) -> str:
+    """Return an error's traceback as text; what is remote has the worker's in its cause's."""
     try:
-        return json.dumps(line, allow_nan=False)
-    except Exception:  # a type, value or depth that JSON does not have, or code of the user's in a subclass of dict
-        return json.dumps({**line, "result": _repr(result.result), "repr": True})
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except USERS_ERRORS:  # the exception's own code
+        return describe_error(error)
 
 
 def _repr(value: object) -> str:
     """Return an object's repr, or what can be said instead."""
     try:
         return repr(value)
-    except Exception as error:  # the object's own code
+    except USERS_ERRORS as error:  # the object's own code
         return f"<{type(value).__qualname__} object, whose repr raised {describe_error(error)}>"
 
 
@@ -223,7 +349,7 @@ def describe_error(error: BaseException) -> str:
     """Return an exception's type and message, as the last line of a traceback has them."""
     try:
         message = str(error)
-    except Exception:  # the exception's own code
+    except USERS_ERRORS:  # the exception's own code
         message = "(its __str__ raised)"
     name = type(error).__qualname__
     return f"{name}: {message}" if message else name

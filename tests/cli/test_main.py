@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import re
@@ -19,106 +18,9 @@ import sysconfig
 import termios
 import time
 from pathlib import Path
-from typing import Any, Callable
 
 import pytest
-
-BACKENDS = ("thread", "process", "inline")
-WORK = '''
-import os, time
-from pathlib import Path
-
-def double(item): return item * 2
-def length(item): return len(item)
-def half(item): return len(item) / 2
-def no_rank(item): return {"a": 1}[item]
-def fail(item): raise ValueError(f"no {item}")
-def fail_on_bad(item): return {"good": 1}[item]
-def nan(item): return float("nan")
-def big(item): return "x" * 200_000
-def bytes_in_a_list(item): return [item.encode()]
-def path_of(item): return os.fsencode(item).hex()
-
-def circle(item):
-    circle = []
-    circle.append(circle)
-    return circle
-
-class Odd:
-    def __repr__(self): raise RuntimeError("no repr")
-
-def odd(item): return Odd()
-
-def twice(item):
-    """Fail at the first attempt, which leaves a file."""
-    try:
-        Path(item).touch(exist_ok=False)
-    except FileExistsError:
-        return item
-    raise OSError("the first time")
-
-def wait_for(item):
-    """Leave word of having started; return at once, or for a "wait" item when the file "go-<item>" is there."""
-    Path(f"started-{item}").write_text(str(os.getpid()))
-    while item.startswith("wait") and not Path(f"go-{item}").exists():
-        time.sleep(0.01)
-    return item
-
-class Holder:
-    @staticmethod
-    def method(item): return "held " + item
-
-not_callable = 3
-'''
-
-
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-    """A directory with a module of callables."""
-    (tmp_path / "work.py").write_text(WORK)
-    return tmp_path
-
-
-def command(*arguments: str) -> list[str]:
-    """Return the command line of a `map`."""
-    return [sys.executable, "-W", "error", "-m", "parallel_exec", "map", *arguments]
-
-
-def run(*arguments: str, cwd: Path, stdin: str | bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a `map` to its end."""
-    given = stdin.encode() if isinstance(stdin, str) else stdin
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        input=given,
-        capture_output=True,
-        timeout=40,
-        env={**os.environ, **env},
-        check=False,
-    )
-
-
-def read(text: str | bytes) -> list[dict[str, Any]]:
-    """Parse JSON lines strictly: no NaN."""
-
-    def refuse(name: str) -> Any:
-        raise AssertionError(f"{name} is not JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-
-
-def results(process: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
-    """Return the result of each id; all of them must have succeeded."""
-    assert process.returncode == 0, process.stderr.decode()
-    return {line["id"]: line["result"] for line in read(process.stdout)}
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for something to be so."""
-    until = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+from program import BACKENDS, command, read, results, run, started, wait_until
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -129,7 +31,8 @@ def test_each_item_gets_one_line(workdir: Path, backend: str) -> None:
     lines = read(process.stdout)
     assert sorted(line["id"] for line in lines) == ["a", "b", "c"]
     for line in lines:
-        assert list(line) == ["id", "success", "result", "error", "attempts", "duration"]
+        assert list(line) == ["index", "id", "success", "result", "error", "attempts", "duration"]
+        assert line["index"] == 1 + ["a", "b", "c"].index(line["id"])
         assert (line["success"], line["result"], line["error"]) == (True, line["id"] * 2, None)
         assert line["attempts"] == 1 and line["duration"] >= 0
 
@@ -203,29 +106,39 @@ def test_no_items_are_no_error(workdir: Path) -> None:
         (["work:duoble"], "there is no 'duoble' in 'work'; did you mean 'double'?"),
         (["work:not_callable"], "is not callable: it is of type int"),
         (["work:double", "--priority", "work:lenght"], "did you mean 'length'?"),
-        (["work:double", "--backend", "proces"], "invalid choice: 'proces'"),
+        (
+            ["work:double", "--backend", "proces"],
+            "--backend takes one of 'thread', 'process', 'inline', not 'proces': did you mean 'process'?",
+        ),
+        (["work:no_loop"], "parallel-exec map takes a plain function, and 'no_loop' is an async function"),
+        (["work:lines_of"], "parallel-exec map takes a plain function, and 'lines_of' is a generator function"),
+        (["work:double", "a", "--priority", "work:no_loop"], "'no_loop' is an async function"),
         (["work:double", "-j", "0"], "--max-concurrency must be at least 1, not 0"),
         (["work:double", "--timeout", "0"], "--timeout must be more than 0 seconds"),
         (["work:double", "--timeout", "soon"], "invalid seconds value: 'soon'"),
         (["work:double", "--retries", "-1"], "--retries must be at least 0, not -1"),
         (["work:double", "--backoff", "-1"], "--backoff must be 0 seconds or more, not -1.0"),
         (["work:double", "--deadline", "-2"], "--deadline must be more than 0 seconds"),
-        (["work:double", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["work:double", "-j", "many"], """argument -j/--max-concurrency: invalid number or "auto" value: 'many'"""),
+        (["work:double", "--no-such-option"], "there is no option --no-such-option; see parallel-exec --help"),
+        (["work:double", "--retires=3"], "there is no option --retires; did you mean '--retries'?"),
+        (["work:double", "--timeout"], "argument --timeout: expected one argument; parallel-exec --help tells more"),
+        ([], "the following arguments are required: MODULE:CALLABLE; parallel-exec --help tells more"),
+        (["wrok:double"], "importing 'wrok' raised ModuleNotFoundError: No module named 'wrok'; did you mean 'work'?"),
+        (["work.py:double"], "did you mean 'work'? A module is named as in an import"),
+        (["needy:f"], "importing 'needy' raised ModuleNotFoundError: No module named 'absent_module'\n"),
+        (["leaving:f"], "importing 'leaving' raised SystemExit: 3"),
         (["work:double", "--file", "absent.txt"], "cannot open 'absent.txt': No such file or directory"),
         (["work:double", "--file", "."], "cannot open '.': Is a directory"),
         (["work:double", "x", "--file", "work.py"], "not from both"),
         (["work:double", "x", "--output", "absent/out"], "cannot open 'absent/out': No such file or directory"),
-        (["work:double", "--json", "x"], "argument 1: 'x' is not JSON"),
-        (
-            ["work:double", "x", "--priority", "work:half"],
-            "argument 1: no priority for 'x': TypeError: priority takes an int",
-        ),
-        (["work:double", "a", "x", "--priority", "work:no_rank"], "argument 2: no priority for 'x': KeyError: 'x'"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_runs(workdir: Path, arguments: list[str], message: str) -> None:
     """Wrong arguments end in exit status 2 and one message that says what to write, without a traceback."""
     (workdir / "broken.py").write_text("1 / 0\n")
+    (workdir / "needy.py").write_text("import absent_module\n")
+    (workdir / "leaving.py").write_text("raise SystemExit(3)\n")
     process = run(*arguments, cwd=workdir)
     told = process.stderr.decode()
     assert process.returncode == 2, told
@@ -235,11 +148,16 @@ def test_bad_usage_is_refused_before_anything_runs(workdir: Path, arguments: lis
 
 
 def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
-    """The only command is `map`."""
-    way = [sys.executable, "-m", "parallel_exec", "mop", "os.path:getsize"]
-    process = subprocess.run(way, capture_output=True, check=False, cwd=tmp_path)
-    assert process.returncode == 2
-    assert b"invalid choice: 'mop'" in process.stderr
+    """The only command is `map`, and who forgets it is told so."""
+    for words, message in (
+        (["mop", "os.path:getsize"], b"there is no command 'mop'; did you mean 'map'?"),
+        (["os.path:getsize", "x"], b"there is no command 'os.path:getsize': write parallel-exec map MODULE:CALLABLE"),
+        ([], b"nothing to do: write parallel-exec map MODULE:CALLABLE [ITEM ...], for example\n"),
+    ):
+        way = [sys.executable, "-m", "parallel_exec", *words]
+        process = subprocess.run(way, capture_output=True, check=False, cwd=tmp_path)
+        assert (process.returncode, process.stdout) == (2, b"")
+        assert message in process.stderr
 
 
 def test_a_terminal_is_not_waited_for(workdir: Path) -> None:
@@ -256,14 +174,51 @@ def test_a_terminal_is_not_waited_for(workdir: Path) -> None:
     assert b"no items: give them as arguments, with --file FILE, or on standard input" in process.stderr
 
 
-def test_bad_input_loses_no_results(workdir: Path) -> None:
-    """What came before a line that is no JSON is run and written; the message names the line."""
-    process = run("work:double", "--json", cwd=workdir, stdin="1\n\n2\n{bad\n3\n")
-    assert process.returncode == 2
-    assert sorted(line["result"] for line in read(process.stdout)) == [2, 4]
+@pytest.mark.parametrize("mode", [(), ("--deadline", "60"), ("--keep-order",)], ids=["streamed", "staged", "ordered"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_line_that_is_no_json_is_a_failed_line(workdir: Path, backend: str, mode: tuple[str, ...]) -> None:
+    """It has the number of the line, and the run goes on."""
+    stdin = "1\n\n2\n{bad\n3\n" + "[" * 100_000 + "]" * 100_000
+    process = run("work:double", "--json", "--backend", backend, *mode, cwd=workdir, stdin=stdin)
+    assert process.returncode == 1
+    lines = {line["index"]: line for line in read(process.stdout)}
+    bad, deep = lines.pop(4), lines.pop(6)
+    assert {index: line["result"] for index, line in lines.items()} == {1: 2, 3: 4, 5: 6}
+    assert (bad["id"], bad["success"], bad["result"], bad["attempts"]) == ("{bad", False, None, 0)
+    assert bad["error"].startswith("ItemError: line 4 of standard input is not JSON: Expecting property name")
+    assert bad["error"].endswith(" at character 2")
+    assert deep["error"].startswith("ItemError: line 6 of standard input is not JSON: ")
     told = process.stderr.decode()
-    assert "2 tasks in " in told
-    assert told.splitlines()[-1].startswith("parallel-exec: error: standard input, line 4: '{bad' is not JSON:")
+    assert "5 tasks in " in told and "3 succeeded, 2 failed" in told
+    assert "failed:\n  {bad: ItemError: line 4 of standard input is not JSON: " in told
+
+
+@pytest.mark.parametrize(
+    ("rank", "error"),
+    [
+        ("no_rank", "ItemError: argument 2 has no priority: KeyError: 'x'"),
+        ("half_rank", "ItemError: argument 2 has no priority: TypeError: priority takes an int"),
+        ("leave_rank", "ItemError: argument 2 has no priority: SystemExit: 3"),
+    ],
+)
+def test_an_item_without_priority_is_a_failed_line(workdir: Path, rank: str, error: str) -> None:
+    """The callable for priorities may fail for one item, as the other may."""
+    process = run("work:double", "a", "x", "--priority", f"work:{rank}", "--traceback", cwd=workdir)
+    assert process.returncode == 1
+    good, bad = sorted(read(process.stdout), key=lambda line: line["index"])
+    assert (good["id"], good["result"]) == ("a", "aa")
+    assert (bad["id"], bad["index"]) == ("x", 2)
+    assert bad["error"].startswith(error)
+    assert (f"in {rank}" in bad["traceback"]) == (rank != "half_rank")
+
+
+def test_fail_fast_runs_nothing_if_an_item_is_bad(workdir: Path) -> None:
+    """All items are read first, so the first failure comes before all calls."""
+    process = run("work:touch", "--json", "1", "{", "2", "--fail-fast", cwd=workdir)
+    assert process.returncode == 1
+    errors = {line["index"]: line["error"].partition(":")[0] for line in read(process.stdout)}
+    assert errors == {1: "CancelledError", 2: "ItemError", 3: "CancelledError"}
+    assert not (workdir / "touched").exists()
 
 
 def test_the_current_directory_is_not_searched_when_python_is_told_so(workdir: Path) -> None:
@@ -332,10 +287,11 @@ def test_a_timeout_fails_the_item(workdir: Path, backend: str) -> None:
 def test_the_summary_stays_short(workdir: Path) -> None:
     """Only the slowest five and the first ten failures are named, on short lines."""
     items = [f"{number:02} " + "x" * 300 for number in range(30)]
-    process = run("work:fail", *items, "--retries", "0", cwd=workdir)
+    process = run("work:fail_slowly_at_00", *items, "--retries", "0", cwd=workdir)
     told = process.stderr.decode().splitlines()
     assert len(read(process.stdout)) == 30
     assert told[1] == "slowest:" and told[7] == "failed:" and told[-1] == "  ... and 20 more"
+    assert "s  00 xxx" in told[2]
     assert len(told) == 19
     assert max(map(len, told)) <= 220
 
@@ -346,17 +302,6 @@ def test_output_goes_to_a_file(workdir: Path) -> None:
     process = run("work:double", "a", "--output", "out.jsonl", cwd=workdir)
     assert (process.returncode, process.stdout) == (0, b"")
     assert [line["result"] for line in read((workdir / "out.jsonl").read_text())] == ["aa"]
-
-
-@contextlib.contextmanager
-def started(workdir: Path, *arguments: str, **how: Any) -> Any:
-    """Start a `map` that is talked to while it runs, and see to its end."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(*arguments), cwd=workdir, **{**pipes, **how}) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_result_is_written_while_input_is_awaited(workdir: Path) -> None:
@@ -519,7 +464,7 @@ def test_a_terminal_gets_a_progress_bar(workdir: Path) -> None:
     assert len(read(process.stdout)) == 3
     text = shown.decode()
     assert re.search(r"100%\|.*\| 3/3 \[", text), text
-    assert text.splitlines()[-5].startswith("3 tasks in ")
+    assert text.splitlines()[-1].startswith("3 tasks in ")
 
 
 @pytest.mark.parametrize("way", ["--file", "standard input"])
@@ -547,14 +492,6 @@ def test_without_standard_error(workdir: Path) -> None:
     process = subprocess.run(["sh", "-c", f"{line} 2>&-"], cwd=workdir, stdout=subprocess.PIPE, check=False)
     assert process.returncode == 0
     assert read(process.stdout)[0]["result"] == 3
-
-
-def test_json_that_is_too_deep(workdir: Path) -> None:
-    """It is wrong usage, not a crash."""
-    process = run("builtins:len", "--json", cwd=workdir, stdin="[" * 100_000 + "]" * 100_000)
-    assert process.returncode == 2
-    assert b"is not JSON" in process.stderr
-    assert b"Traceback" not in process.stderr
 
 
 def test_a_timeout_of_none(workdir: Path) -> None:

@@ -1,0 +1,155 @@
+"""In which order lines are written, how many calls there are at once, and what an item that is awaited holds up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from program import BACKENDS, read, results, run, started, wait_until
+
+from parallel_exec.cli import cpus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("mode", [(), ("--deadline", "60")], ids=["streamed", "staged"])
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_lines_keep_the_order_of_the_items(workdir: Path, backend: str, mode: tuple[str, ...]) -> None:
+    """With `--keep-order` a line waits for those before it, and is written as soon as they are."""
+    items = ("quick-1", "wait-1", "quick-2", "wait-2", "quick-3")
+    with started(workdir, "work:wait_for", *items, "-j5", "--keep-order", "--backend", backend, *mode) as process:
+        assert read(process.stdout.readline())[0]["id"] == "quick-1"
+        (workdir / "go-wait-2").touch()
+        wait_until(lambda: len(list(workdir.glob("started-*"))) == 5)
+        (workdir / "go-wait-1").touch()
+        lines = read(process.communicate(timeout=20)[0])
+    assert process.returncode == 0
+    assert [(line["index"], line["id"]) for line in lines] == list(enumerate(items[1:], 2))
+
+
+def test_the_order_is_kept_under_priorities(workdir: Path) -> None:
+    """The highest priority runs first, and the lines come in the order of the items all the same."""
+    items = ("a", "bbb", "cc")
+    process = run("work:double", *items, "--priority", "work:length", "--keep-order", "-j1", cwd=workdir)
+    assert tuple(results(process)) == items
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_order_is_kept_amid_failures(workdir: Path, backend: str) -> None:
+    """Lines of all kinds keep it: succeeded, failed, refused, and after lines that are empty."""
+    stdin = "".join(f"{number}\n\n" if number % 3 else "{\n" for number in range(600))
+    options = ("--json", "--keep-order", "--retries", "0", "--backend", backend)
+    process = run("work:fail_if_even", *options, cwd=workdir, stdin=stdin)
+    lines = read(process.stdout)
+    numbers = [number for number, line in enumerate(stdin.splitlines(), 1) if line]
+    assert [line["index"] for line in lines] == numbers
+    assert [line["attempts"] for line in lines] == [0, 1, 1] * 200
+    assert [line["success"] for line in lines] == [False, True, False, False, False, True] * 100
+
+
+def test_an_item_that_takes_long_holds_up_endless_input(workdir: Path) -> None:
+    """What is held back for the order is of bounded size."""
+    stdin = "wait\n" + "".join(f"{number}\n" for number in range(1000))
+    with started(workdir, "work:wait_for", "-j2", "--keep-order", "--timeout", "none") as process:
+        process.stdin.write(stdin.encode())
+        process.stdin.close()
+        wait_until(lambda: len(list(workdir.glob("started-*"))) == 128)
+        time.sleep(0.3)  # nothing to wait for: what is looked for is that nothing more happens
+        assert len(list(workdir.glob("started-*"))) == 128
+        (workdir / "go-wait").touch()
+        lines = read(process.stdout.read())
+        assert process.wait(20) == 0
+    assert [line["index"] for line in lines] == list(range(1, 1002))
+
+
+@pytest.mark.parametrize("mode", [(), ("--deadline", "60")], ids=["streamed", "staged"])
+def test_ctrl_c_writes_what_was_held_back(workdir: Path, mode: tuple[str, ...]) -> None:
+    """A finished result is written even if its turn has not come."""
+    items = ("wait-1", "quick-1", "wait-2", "quick-2")
+    with started(workdir, "work:wait_for", *items, "-j4", "--keep-order", *mode) as process:
+        wait_until(lambda: len(list(workdir.glob("started-*"))) == 4)
+        time.sleep(0.5)  # nothing to wait for: the results are on their way, and no line comes of them
+        process.send_signal(signal.SIGINT)
+        lines = read(process.communicate(timeout=20)[0])
+    assert process.returncode == 130
+    assert [line["index"] for line in lines] == [2, 4]
+
+
+@pytest.mark.parametrize(("backend", "more"), [("thread", 4), ("process", 0)])
+def test_as_many_calls_as_cpus(workdir: Path, backend: str, more: int) -> None:
+    """With `-j auto` there are as many workers as CPUs that may be used, and four more threads."""
+    most = min(cpus.usable_cpus() + more, 32)
+    options = ("-j", "auto", "--backend", backend, "--timeout", "none")
+    with started(workdir, "work:wait_for", *(f"wait-{number}" for number in range(most + 2)), *options) as process:
+        wait_until(lambda: len(list(workdir.glob("started-*"))) == most)
+        time.sleep(0.3)  # nothing to wait for: what is looked for is that nothing more happens
+        assert len(list(workdir.glob("started-*"))) == most
+        for number in range(most + 2):
+            (workdir / f"go-wait-{number}").touch()
+        assert len(read(process.communicate(timeout=20)[0])) == most + 2
+
+
+# ── the CPUs that may be used ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of eight CPUs, whose control groups are files in this directory."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(cpus, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cpus, "OWN_CGROUPS", tmp_path / "own")
+    return tmp_path
+
+
+def group(machine: Path, path: str, **files: str) -> None:
+    """Make a control group."""
+    folder = machine / "cgroup" / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("10000 100000", 1),
+        ("900000 50000", 8),
+        ("odd", 8),
+    ],
+)
+def test_a_quota_bounds_the_cpus(machine: Path, quota: str, expected: int) -> None:
+    """A control group of the second version says so in `cpu.max`."""
+    (machine / "own").write_text("0::/a/b\n")
+    group(machine, "a/b", cpu__max=quota)
+    assert cpus.usable_cpus() == expected
+
+
+def test_the_quota_of_an_outer_group_counts(machine: Path) -> None:
+    """A group has no more than those that it is in."""
+    (machine / "own").write_text("0::/a/b\n")
+    group(machine, "a/b", cpu__max="max 100000")
+    group(machine, "a", cpu__max="300000 100000")
+    assert cpus.usable_cpus() == 3
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("150000", 2)])
+def test_a_quota_of_the_first_version(machine: Path, quota: str, expected: int) -> None:
+    """It has files of its own; a container sees its own group where the machine's root would be."""
+    (machine / "own").write_text("12:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n1:name=systemd:/docker/1\n")
+    group(machine, "cpu,cpuacct", cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
+    assert cpus.usable_cpus() == expected
+
+
+def test_a_machine_without_control_groups(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPUs that it may run on count, or else all that there are."""
+    assert not (machine / "own").exists()
+    assert cpus.usable_cpus() == 8
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cpus.usable_cpus() == (os.cpu_count() or 1)
