@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -19,14 +20,15 @@ SIZE = 3  # workers of the engines that are not ours: more than the limits that 
 
 # Why a test runs over less than all of them is said by the name of the group. Two start methods more are for the tests of
 # what could depend on them: everything twice more would take a minute.
-ALL = ("thread", "process", "inline", "thread-pool", "process-pool", "loky", "dask-executor")
+INTERPRETERS = ("interpreter-pool",) if sys.version_info >= (3, 14) else ()
+ALL = ("thread", "process", "inline", "thread-pool", "process-pool", *INTERPRETERS, "loky", "dask-executor")
 SPAWN_AND_FORK = ("spawn", "fork")
 EVERY_START_METHOD = ("process", *SPAWN_AND_FORK)
 OWN = ("thread", "process", "inline")
 CONCURRENT = tuple(name for name in ALL if name != "inline")
 IN_THIS_PROCESS = ("thread", "inline", "thread-pool")
 THREADS = ("thread", "thread-pool")
-PROCESSES = ("process", "process-pool", "loky")
+PROCESSES = ("process", "process-pool", *INTERPRETERS, "loky")
 
 
 def over(names: tuple[str, ...]) -> pytest.MarkDecorator:
@@ -70,6 +72,13 @@ def _process_pool() -> Any:
     return ProcessPoolExecutor(SIZE, mp_context=multiprocessing.get_context("forkserver"))
 
 
+def interpreter_pool(size: int = SIZE) -> Any:
+    """Return the stdlib's pool of interpreters, which find the tests' modules as this one does."""
+    from concurrent.futures import InterpreterPoolExecutor  # since 3.14
+
+    return InterpreterPoolExecutor(size, initializer=exec, initargs=(f"import sys; sys.path[:] = {sys.path}",))
+
+
 def _loky() -> Any:
     return pytest.importorskip("loky").ProcessPoolExecutor(SIZE)
 
@@ -93,6 +102,7 @@ OURS: dict[str, Callable[[], Any]] = {
 ENGINES: dict[str, Callable[[], Any]] = {
     "thread-pool": lambda: ThreadPoolExecutor(SIZE),
     "process-pool": _process_pool,
+    "interpreter-pool": interpreter_pool,
     "loky": _loky,
     "dask-executor": _dask_executor,
 }

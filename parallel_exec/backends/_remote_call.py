@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _KEY = 16  # bytes; nobody guesses so many
+_CATCH_UP = b"\0" * 8  # what the Line tells itself, in the place of a serial number: there is none 0
+_PATIENCE = 1.0  # seconds; a guess: datagrams on the loopback may be dropped
 
 RETURNED, PICKLED, RAISED, UNSENDABLE, UNREADABLE = "returned", "pickled", "raised", "unsendable", "unreadable"
 
@@ -125,8 +128,12 @@ class Here:
 
 
 def worker_name() -> str:
-    """Name this process."""
-    return f"process {os.getpid()}"
+    """Name this process, and the interpreter in it if it is not the main one."""
+    name = f"process {os.getpid()}"
+    interpreters: Any = sys.modules.get("concurrent.interpreters")  # which is loaded where they run calls
+    if interpreters is not None and interpreters.get_current() != interpreters.get_main():
+        name += f", interpreter {interpreters.get_current().id}"
+    return name
 
 
 def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note) -> Reply:
@@ -149,6 +156,15 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     finally:
         current.running, current.number = before
         phone.hang_up()
+
+
+def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note | None) -> Any:
+    """Run a call in an interpreter of its own, and return the Reply as a plain tuple.
+
+    Interpreters pass on a tuple item by item, each in its own way, where there is one beside pickling; but not a subclass.
+    `note` is None for a call that was withdrawn before it could begin.
+    """
+    return None if note is None else tuple(run_call(fn, args, kwargs, note))
 
 
 def run_nothing() -> None:
@@ -205,6 +221,7 @@ class Line:
         self.heard = False
         self._began = began
         self._token = os.urandom(_KEY)
+        self._caught_up = threading.Event()
         self._lock = threading.Lock()  # guards the two below
         self._socket: socket.socket | None = None
         self._closed = False
@@ -253,8 +270,23 @@ class Line:
                     continue
                 if len(data) == _KEY:
                     return
+                if data[_KEY:] == _CATCH_UP:
+                    self._caught_up.set()
+                    continue
                 self.heard = True
                 self._began(int.from_bytes(data[_KEY : _KEY + 8], "big"), data[_KEY + 8 :].decode(), address)
+
+    def catch_up(self) -> None:
+        """Wait until all that calls have told so far was passed on; a moment, as datagrams arrive in the order sent here."""
+        self._caught_up.clear()
+        with self._lock:
+            if self._socket is None:
+                return
+            try:
+                self._socket.sendto(self._token + _CATCH_UP, self._socket.getsockname())
+            except OSError:
+                return
+        self._caught_up.wait(_PATIENCE)
 
     def tell_unwanted(self, address: Any) -> None:
         """Tell the call that spoke from `address` that nobody waits for it."""

@@ -62,6 +62,13 @@ class Settling(Backend):
         """Take back what was sent and has not begun, if that is certain. Called with the scheduler's lock held."""
         return False
 
+    def _await_news(self, ticket: Ticket) -> bool:
+        """Wait a moment for "it began", which the engine's "it failed" may have overtaken; return whether it came.
+
+        Only so is a call that cannot be sent told from a result that cannot. Called by the settler.
+        """
+        return False
+
     def _overdue(self, ticket: Ticket) -> None:
         """Act on a ticket whose place's timer is due, and which is not known to have begun. Called by the settler."""
 
@@ -87,12 +94,12 @@ class Settling(Backend):
     def _done(self, ticket: Ticket, inner: Inner) -> None:
         """Hear that the engine has done with a ticket; its callback, maybe with the scheduler's lock held."""
         self._inside.discard(ticket)
-        self._tickets.pop(ticket.serial, None)
         if ticket.is_here:
             ticket.is_orphan = True  # cancelled in the engine's books only
         else:
             self._stuck.discard(ticket)
         if ticket.place is None:
+            self._tickets.pop(ticket.serial, None)
             self._feeder.do(self._feed)
         else:
             self._settler.do(partial(self._ended, ticket, inner))
@@ -155,6 +162,11 @@ class Settling(Backend):
 
     def _ended(self, ticket: Ticket, inner: Inner) -> None:
         """Settle what the engine has done with, if it is not settled. The settler."""
+        failed = inner.cancelled() or inner.exception() is not None
+        if failed and ticket.fate is None and self._await_news(ticket):
+            self._settler.do(partial(self._ended, ticket, inner))  # behind the news
+            return
+        self._tickets.pop(ticket.serial, None)
         if ticket.is_here:
             return
         try:

@@ -139,7 +139,8 @@ class Ticket:
     def explain(self, error: BaseException, had_begun: bool) -> BaseException:
         """Return what to report for an error of the engine's: its own, unless something could not be pickled."""
         unpicklable = isinstance(error, pickle.PicklingError) or (
-            isinstance(error, (TypeError, AttributeError)) and "pickle" in str(error)
+            isinstance(error, (TypeError, AttributeError))
+            and ("pickle" in str(error) or "cross-interpreter data" in str(error))
         )
         if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
             return error

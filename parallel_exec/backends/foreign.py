@@ -6,7 +6,8 @@
     settler ◄── done callback ──────────────┘ when that begins (`_remote_call.py`)
 
 The executor's `submit` gets one argument, the ticket: no keyword of the user's function can be taken for one of its
-own. What the call pickles to is left to the executor's own pickler: what its `submit` takes, it takes from us.
+own. What the call pickles to is left to the executor's own pickler: what its `submit` takes, it takes from us. (A pool
+of interpreters gets the call and its ticket side by side, as not all that crosses to an interpreter is pickled.)
 
 Guarantees:
     A timeout counts from the moment the attempt begins where it runs, not from the hand-over. (On another machine, from
@@ -23,6 +24,7 @@ Guarantees:
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import weakref
 from concurrent.futures import Executor, Future
@@ -32,14 +34,13 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._clock import time
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends._engine import EngineBackend
-from parallel_exec.backends._remote_call import Line, Note, run_call, run_nothing
+from parallel_exec.backends._remote_call import Line, Note, Reply, run_call, run_nothing, run_shared
 from parallel_exec.backends._ticket import WITHDRAWN
 from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
     from typing_extensions import Never
 
-    from parallel_exec.backends._remote_call import Reply
     from parallel_exec.backends._ticket import Ticket
     from parallel_exec.backends.base import Source
 
@@ -79,6 +80,10 @@ class ExecutorBackend(EngineBackend):
         if hasattr(executor, "execute_all") and hasattr(executor, "options"):
             taker = executor.options(timeout=None, retry_count=0, retry=None)  # pyright: ignore[reportAttributeAccessIssue]
         self._taker = taker
+        # Interpreters pass on most things by pickling them, but some in their own way, such as a lambda or a memoryview.
+        # To them the call goes unpacked: as what the ticket pickles to, it would be pickled as a whole.
+        interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
+        self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
         self._line = Line(self._heard)
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the line's thread.
@@ -97,6 +102,9 @@ class ExecutorBackend(EngineBackend):
         )
 
     def _submit(self, ticket: Ticket) -> Future[Reply | None]:
+        future = ticket.future
+        if self._shares:
+            return self._taker.submit(run_shared, future._fn, future._args, future._kwargs or {}, ticket)  # type: ignore[no-any-return]
         return self._taker.submit(ticket)  # type: ignore[no-any-return]
 
     def _capacity(self) -> int | None:
@@ -126,7 +134,7 @@ class ExecutorBackend(EngineBackend):
     def travel(self, ticket: Ticket) -> Any:
         """Return what a ticket is pickled as. Called by whatever thread of the executor's pickles."""
         if not ticket.set_out():
-            return partial, (run_nothing,)
+            return (type(None), ()) if self._shares else (partial, (run_nothing,))
         future, place = ticket.future, ticket.place
         timeout = future._settings.timeout
         self._tickets[ticket.serial] = ticket
@@ -134,6 +142,8 @@ class ExecutorBackend(EngineBackend):
             ticket.sent = time.monotonic()
             place.timer.arm(ticket.sent + timeout)
         note = Note(future.id, ticket.next_number, timeout, self._line.port(), self._line.key(ticket.serial))
+        if self._shares:
+            return Note, tuple(note)
         return partial, (run_call, future._fn, future._args, future._kwargs or {}, note)
 
     def _heard(self, serial: int, worker: str, address: Any) -> None:
@@ -143,6 +153,15 @@ class ExecutorBackend(EngineBackend):
             ticket.address = address
             self._tells_running |= ticket.inner is not None and ticket.inner.running()
             self._settler.do(partial(self._began, ticket, worker, time.monotonic()))
+
+    def _await_news(self, ticket: Ticket) -> bool:
+        if ticket.travelled and ticket.address is None:
+            self._line.catch_up()
+            return ticket.address is not None
+        return False
+
+    def _end_well(self, ticket: Ticket, reply: Reply) -> None:
+        super()._end_well(ticket, Reply(*reply))  # from an interpreter it comes as a plain tuple
 
     def _overdue(self, ticket: Ticket) -> None:
         """Let an attempt begin that the executor calls running, if none is ever heard of; else look again later."""

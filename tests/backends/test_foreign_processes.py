@@ -17,7 +17,7 @@ import script
 import work
 from kinds import over
 
-from parallel_exec import RemoteTaskError, TaskSerializationError, current_task
+from parallel_exec import ExecutorBackend, RemoteTaskError, TaskSerializationError, current_task
 from parallel_exec.events import Event, WorkerDied
 
 LONG = 600.0
@@ -153,6 +153,24 @@ def test_what_cannot_be_pickled(processes: ProcessPoolExecutor, lab: Any, call: 
     assert isinstance(error, TaskSerializationError)
     assert error.direction == direction
     assert executor.submit(work.double, 1).result() == 2
+
+
+def test_a_failure_that_overtakes_its_beginning(
+    processes: ProcessPoolExecutor, lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that cannot be sent is not taken for a call that cannot, though we hear late that the call began."""
+    heard = ExecutorBackend._heard
+
+    def hear_late(backend: ExecutorBackend, serial: int, worker: str, address: Any) -> None:
+        work.until(lambda: not backend._inside)
+        heard(backend, serial, worker, address)
+
+    monkeypatch.setattr(ExecutorBackend, "_heard", hear_late)
+    future = lab.executor(backend=processes).submit(threading.Lock)
+    error = future.exception(LONG)
+    assert isinstance(error, TaskSerializationError)
+    assert error.direction == "from the worker"
+    assert future.task_result().attempts[0].worker.startswith("process ")
 
 
 def test_a_dead_worker_is_the_engines_own_error(processes: ProcessPoolExecutor, lab: Any) -> None:
