@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import resource
 import subprocess
 import sys
 import textwrap
@@ -154,6 +155,27 @@ def test_nobody_makes_descriptors_elsewhere() -> None:
     allowed = {"_descriptors.py": 5, "_memory.py": 1, "_platform.py": 1, "_launch.py": 1, "_handle.py": 1}
     found = {path.name: len(maker.findall(path.read_text(encoding="utf-8"))) for path in root.rglob("*.py")}
     assert {name: count for name, count in found.items() if count} == allowed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_descriptors_than_select_takes(tmp_path: Path, method: str) -> None:
+    """With more than 1024 files open, workers start, work and are replaced."""
+    body = """
+        import resource
+        from parallel_exec import ProcessBackend
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]
+        backend = ProcessBackend(mp_context=sys.argv[1])
+        with ParallelExecutor(max_concurrency=2, backend=backend, retry_count=0) as executor:
+            say(*[future.result(9) for future in [executor.submit(work.double, number) for number in range(5)]])
+            say(type(executor.submit(os._exit, 3).exception(9)).__name__, executor.submit(work.double, 1).result(9))
+    """
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096:
+        pytest.skip("no more than 4096 descriptors may be had")
+    assert script.run(tmp_path, body, method, flags=("-X", "faulthandler")).split() == [
+        *("0", "2", "4", "6", "8"),
+        *("WorkerCrashedError", "2"),
+    ]
 
 
 # ── before the first use ────────────────────────────────────────────────────────────────────────────────────────────
