@@ -16,7 +16,7 @@ import threading
 from multiprocessing import process, reduction, resource_tracker, spawn
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore, SemLock
-from typing import Any
+from typing import Any, ClassVar
 
 from parallel_exec.backends._descriptors import fill_standard, lift
 from parallel_exec.backends._fork_warning import without_fork_warning
@@ -51,6 +51,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     for lock in (_lock, semaphores):
         lock._at_fork_reinit()  # type: ignore[attr-defined]
+    _WithoutMain.undo()
     _leave_server()
 
 
@@ -151,6 +152,12 @@ def forbidden() -> str | None:
             "worker processes cannot be started while a worker imports this main module: put the code that starts them "
             'under `if __name__ == "__main__":`'
         )
+    if _stands_in_for_a_worker():
+        return (
+            "this program was started by multiprocessing to be a worker process, and runs its own code instead, which would "
+            "start it again and again: a frozen application must call multiprocessing.freeze_support() first of all under "
+            '`if __name__ == "__main__":`, before it makes an executor'
+        )
     if this.daemon:
         return (
             "a daemonic multiprocessing process may not have children: start it with daemon=False, "
@@ -158,6 +165,17 @@ def forbidden() -> str | None:
             "there, start the Celery worker with --pool=threads or --pool=solo)"
         )
     return None
+
+
+def _stands_in_for_a_worker() -> bool:
+    """Return whether `multiprocessing` has started this program where it would start Python, as it does a frozen one.
+
+    It does not know, and so is told in vain what to do. (What knows has the command line of the process that started it.)
+    """
+    words = sys.argv[1:]
+    return words[:1] == ["--multiprocessing-fork"] or any(
+        option == "-c" and code.startswith("from multiprocessing.") for option, code in zip(words, words[1:])
+    )
 
 
 def lacking(context: Any) -> str | None:
@@ -185,10 +203,14 @@ def start(context: Any, setup: Setup, name: str) -> Any:
         OSError: there are not enough descriptors left, or no process can be made.
     """
     child = context.Process(target=main, args=(setup,), name=name)
-    with _lock, _WithoutMain():
+    method = context.get_start_method()
+    with (
+        _lock,
+        contextlib.nullcontext() if method == "fork" else _WithoutMain(),
+    ):  # a copy would stay in force in the fork
         fill_standard()  # for what `multiprocessing` opens, here and in the child
         _check_descriptors()
-        by_server = context.get_start_method() == "forkserver"
+        by_server = method == "forkserver"
         if by_server:
             preload()
         _launching.append((threading.get_ident(), setup.tasks))
@@ -229,8 +251,11 @@ class _WithoutMain:
     It has no setting for that; loky copies the whole of its start-up code instead. Other threads' children are told all.
     """
 
+    _original: ClassVar[Any] = None  # what is replaced just now; guarded by `_lock`
+
     def __enter__(self) -> None:
-        self._original = original = spawn.get_preparation_data
+        original = spawn.get_preparation_data
+        type(self)._original = original
         mine = threading.get_ident()
 
         def preparation_data(name: str) -> dict[str, Any]:
@@ -242,4 +267,11 @@ class _WithoutMain:
         spawn.get_preparation_data = preparation_data
 
     def __exit__(self, *_: object) -> None:
-        spawn.get_preparation_data = self._original
+        self.undo()
+
+    @classmethod
+    def undo(cls) -> None:
+        """End it; does nothing if it is not in force. Also for a child that another thread forks meanwhile."""
+        original, cls._original = cls._original, None
+        if original is not None:
+            spawn.get_preparation_data = original

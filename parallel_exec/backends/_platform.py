@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from typing import Iterator
+from typing import Any, Iterator
 
 from parallel_exec.backends._descriptors import lift
 
@@ -45,6 +45,18 @@ def hear() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def be_main_thread() -> None:
+    """Be as the main thread of a new process is, in one that was forked: there this is a copy of the thread that forked it.
+
+    Threads that it starts would be daemons, as that was one, and be cut off at the end; and signals that come here would be
+    written to the files by which that process's event loop hears of its own.
+    """
+    this: Any = threading.current_thread()
+    this.name = "MainThread"
+    this._daemonic = False
+    signal.set_wakeup_fd(-1)
 
 
 def die_with_parent(lifeline: int) -> None:

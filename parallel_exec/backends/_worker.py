@@ -35,7 +35,7 @@ from parallel_exec.backends._inbox import WorkerTask, read_batch
 from parallel_exec.backends._items import ItemRunner
 from parallel_exec.backends._log import send_records
 from parallel_exec.backends._outbox import Outbox
-from parallel_exec.backends._platform import die_with_parent, hear, lead_group, limit_memory, say_limit
+from parallel_exec.backends._platform import be_main_thread, die_with_parent, hear, lead_group, limit_memory, say_limit
 
 _NAMES_MAIN = re.compile(rb"main__").search
 
@@ -189,6 +189,7 @@ def main(setup: Setup) -> None:
         hear()
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
+    be_main_thread()
     fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(setup.lifeline.fd)
     for number in (

@@ -45,6 +45,26 @@ def thread_names() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
 
 
+def describe_thread() -> tuple[str, bool, bool, list[str]]:
+    """Return this thread's name, whether it is the main one and whether a thread of its own is a daemon; and all others."""
+    this = threading.current_thread()
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # an error but in the main thread
+    signal.signal(signal.SIGUSR2, handler)
+    return this.name, this is threading.main_thread(), threading.Thread().daemon, thread_names()
+
+
+def note_later(log: Log, seconds: float) -> bool:
+    """Leave a thread that writes a line later; returns whether it is a daemon."""
+
+    def note() -> None:
+        time.sleep(seconds)
+        log.write("later")
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    return thread.daemon
+
+
 def same(value: Any) -> Any:
     """Return the argument."""
     return value
