@@ -29,7 +29,7 @@ from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
 from parallel_exec.future import PLACES, Phase, TaskFuture
 from parallel_exec.ledger import IN_CALLBACK, Ledger
-from parallel_exec.outcome import Failure, Outcome, Success
+from parallel_exec.outcome import Failure, Outcome
 from parallel_exec.ready import Ready
 from parallel_exec.timers import Timers
 
@@ -96,8 +96,15 @@ class Endings:
         cancelled = outcome is CANCELLED
         future.settle(outcome, cancelled)
         if self.events.active:
-            kind, facts = (TaskCancelled, ()) if cancelled else (TaskFinished, (type(outcome) is Success,))
-            self.events.emit(kind, future.id, future._number, *facts)
+            self._tell_end(future, outcome)
+
+    def _tell_end(self, future: AnyFuture, outcome: Outcome) -> None:
+        if outcome is CANCELLED:
+            self.events.emit(TaskCancelled, future.id, future._number)
+            return
+        error = outcome.error if type(outcome) is Failure else None
+        duration = 0.0 if future._first_start is None else future._end - future._first_start
+        self.events.emit(TaskFinished, future.id, future._number, error is None, error, duration, future._worker)
 
     def _settle_unwatched(self, ended: list[tuple[AnyFuture, Outcome]]) -> list[tuple[AnyFuture, Outcome]]:
         """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.

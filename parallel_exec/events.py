@@ -10,13 +10,14 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from parallel_exec import _forks
 from parallel_exec._clock import time
 
 logger = logging.getLogger("parallel_exec")
+_wall_time = time.time
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class Event:
 
     Attributes:
         time: `time.monotonic()` when it happened, in seconds.
+        wall_time: `time.time()` when it happened, in seconds since the epoch; of no account when events are compared.
     """
 
     time: float
+    wall_time: float = field(init=False, compare=False, default_factory=_wall_time)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class TaskQueued(TaskEvent):
 
 @dataclass(frozen=True)
 class TaskStarted(TaskEvent):
-    """An attempt began to run."""
+    """An attempt began to run.
+
+    Attributes:
+        worker: the name of the thread or process that runs it.
+    """
+
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,15 @@ class TaskRetrying(TaskEvent):
 
     Attributes:
         delay: seconds until then.
+        error: how the attempt failed; None if it returned, and the retry policy rejected the result.
+        duration: seconds that the attempt ran.
+        worker: the name of the thread or process that ran it.
     """
 
     delay: float
+    error: BaseException | None = None
+    duration: float = 0.0
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,15 @@ class TaskFinished(TaskEvent):
 
     Attributes:
         success: whether it returned.
+        error: how it failed; None if it returned.
+        duration: seconds from the start of the first attempt until the end, waits between attempts included.
+        worker: the name of the thread or process that ran the last attempt; "" if there was none.
     """
 
     success: bool
+    error: BaseException | None = None
+    duration: float = 0.0
+    worker: str = ""
 
 
 @dataclass(frozen=True)

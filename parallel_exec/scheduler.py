@@ -99,7 +99,7 @@ class Scheduler(Intake):
         if settings.timeout is not None and slot is not None:
             slot.timer.arm(future._start + settings.timeout)
         if self.events.active:
-            self.events.emit(TaskStarted, future.id, number)
+            self.events.emit(TaskStarted, future.id, number, future._worker)
         return number
 
     def _call_before(self, future: AnyFuture, number: int) -> bool:
@@ -221,7 +221,7 @@ class Scheduler(Intake):
         except BaseException as failed:
             decision = Failure(failed)
         if type(decision) is Delay:
-            self._park(future, decision.seconds)
+            self._park(future, decision.seconds, error)
         else:
             self._end(future, decision)  # type: ignore[arg-type]
 
@@ -260,7 +260,7 @@ class Scheduler(Intake):
 
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _park(self, future: AnyFuture, delay: float) -> None:
+    def _park(self, future: AnyFuture, delay: float, error: BaseException | None) -> None:
         with self.lock:
             parked = future._verdict is None and self._sentence is None  # what is broken or cancelled retries nothing
             if parked:
@@ -274,7 +274,8 @@ class Scheduler(Intake):
             self._end(future, future._verdict or self._sentence)  # type: ignore[arg-type]
             return
         if self.events.active:
-            self.events.emit(TaskRetrying, future.id, future._number, delay)
+            ran = future._end - future._start
+            self.events.emit(TaskRetrying, future.id, future._number, delay, error, ran, future._worker)
         timer = future._timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)

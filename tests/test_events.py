@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import work
 
-from parallel_exec.events import Dispatcher, TaskFinished, TaskQueued, WorkerDied
+from parallel_exec.events import Dispatcher, TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
 
 if TYPE_CHECKING:
     from parallel_exec import ParallelExecutor
@@ -33,6 +34,14 @@ def test_the_hook_gets_the_event_with_its_time(monkeypatch: pytest.MonkeyPatch) 
     heard: list[Any] = []
     Dispatcher(heard.append).emit(TaskFinished, "a", 2, True)
     assert heard == [TaskFinished(time=12.5, task_id="a", attempt=2, success=True)]
+
+
+def test_events_may_be_made_by_position() -> None:
+    """What was added to them later comes last, and may be left out: hooks are tested with events made by hand."""
+    assert TaskFinished(1.0, "a", 2, True) == TaskFinished(time=1.0, task_id="a", attempt=2, success=True, error=None)
+    assert TaskStarted(1.0, "a", 1).worker == ""
+    assert TaskRetrying(1.0, "a", 1, 0.5).error is None
+    assert abs(WorkerDied(1.0, "w", "why").wall_time - time.time()) < 60
 
 
 def test_events_are_frozen() -> None:

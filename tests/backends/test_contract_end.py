@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +38,27 @@ def test_events_of_a_task(lab: Any) -> None:
     assert [event.attempt for event in mine] == [0, 1, 1, 2, 2]
     assert sorted(event.time for event in mine) == [event.time for event in mine]
     assert mine[-1].success
+
+
+@over(ALL)
+def test_what_events_say(lab: Any) -> None:
+    """How an attempt or a task ended, how long it took, in which worker, and when by the clock on the wall."""
+    events: list[Any] = []
+    executor = lab.executor(on_event=events.append, retry_count=1, backoff=0.05, jitter=False)
+    before = time.time()
+    executor.add_task(work.fail, OSError("gone"))
+    [result] = executor.execute_all()
+    _, first, retrying, second, finished = [event for event in events if isinstance(event, TaskEvent)]
+    assert [event.worker for event in (first, retrying, second, finished)] == [
+        attempt.worker for attempt in result.attempts for _ in range(2)
+    ]
+    assert (retrying.delay, retrying.error, retrying.duration) == (
+        0.05,
+        result.attempts[0].error,
+        result.attempts[0].duration,
+    )
+    assert (finished.success, finished.error, finished.duration) == (False, result.error, result.duration)
+    assert [before <= event.wall_time <= time.time() for event in events] == [True] * len(events)
 
 
 @over(CONCURRENT)

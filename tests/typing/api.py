@@ -72,10 +72,14 @@ def tasks() -> Iterator[Task[str]]:
 def listen(event: Event) -> None:
     """Take an event."""
     assert_type(event.time, float)
+    assert_type(event.wall_time, float)
     if isinstance(event, TaskFinished):
         assert_type(event.success, bool)
+        assert_type(event.error, Optional[BaseException])
+        assert_type(event.duration, float)
     elif isinstance(event, TaskRetrying):
         assert_type(event.delay, float)
+        assert_type(event.error, Optional[BaseException])
     elif isinstance(event, (TaskQueued, TaskStarted, TaskTimedOut, TaskCancelled)):
         assert_type(event.attempt, int)
     elif isinstance(event, TaskEvent):
