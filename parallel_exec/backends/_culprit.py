@@ -184,7 +184,7 @@ def _reduced(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(reduced, str):  # a name
         return
     function, args, state, *items = (*reduced, None, None, None)[:5]
-    if function is copyreg.__newobj__:  # type: ignore[attr-defined]
+    if args and function is copyreg.__newobj__:  # type: ignore[attr-defined]
         yield "its class", args[0]
     for number, argument in enumerate(args or ()):
         yield f"argument {number} of its making", argument
