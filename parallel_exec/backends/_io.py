@@ -61,7 +61,7 @@ class IoThread(Staff):
         if self._thread is None:
             try:
                 self._start()
-            except OSError as error:  # no file can be opened
+            except (OSError, RuntimeError, MemoryError) as error:  # no file can be opened, or no thread started
                 self._source.break_down(start_error("process", f"no worker process can be started: {error}"))
         self._poke()
 

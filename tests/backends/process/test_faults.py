@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import SemLock
 from typing import Any, Iterator
 
@@ -304,3 +305,22 @@ def test_a_signal_to_a_worker(pool: Any, bench: Any) -> None:
     work.kill(worker, signal.SIGINT)
     assert type(future.exception(8)) is KeyboardInterrupt
     assert executor.submit(work.pid).result(8) == worker
+
+
+@pytest.mark.parametrize("refused", ["parallel_exec-io", "parallel_exec-clock"])
+def test_no_thread_to_be_had(pool: Any, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    """When the system refuses a thread that the pool needs, what waits and what comes is refused with one clear error."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    executor = pool(2)
+    future = executor.submit(work.same, 1)
+    assert isinstance(future.exception(8), BrokenProcessPool)
+    assert "can't start new thread" in str(future.exception())
+    with pytest.raises(BrokenProcessPool):
+        executor.submit(work.same, 2)
