@@ -1,0 +1,45 @@
+"""CPython's own tests of executors, from the running interpreter, against `parallel_exec.futures`.
+
+Nothing of theirs is in this repository: what an interpreter ships is what it is held to. `run_cpython.py` says which tests
+are left out, and why; what runs here are threads and one start method, the rest is for that script, run by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "test.test_concurrent_futures"
+
+
+def _modules() -> list[str]:
+    """Return the modules that this interpreter ships, none if it ships none: some distributions leave them out."""
+    try:
+        spec = importlib.util.find_spec(PACKAGE)
+    except ImportError:
+        return []
+    if spec is None:
+        return []
+    folders = spec.submodule_search_locations
+    if folders is None:  # one module, before 3.12
+        return [PACKAGE]
+    names = sorted(info.name for info in pkgutil.iter_modules(folders) if info.name.startswith("test_"))
+    return [f"{PACKAGE}.{name}" for name in names if name != "test_interpreter_pool"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("module", _modules() or [""])
+def test_cpythons_tests(module: str) -> None:
+    """All of a module's tests pass, and leave no thread or process behind."""
+    if not module:
+        pytest.skip(f"this interpreter ships no {PACKAGE}")
+    script = Path(__file__).with_name("run_cpython.py")
+    command = [sys.executable, str(script), "--quick", module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 run" not in done.stdout
