@@ -7,6 +7,7 @@
     ├── WorkerStartError(BrokenExecutor)       workers cannot start; also BrokenProcessPool or BrokenThreadPool
     ├── TaskSerializationError(PicklingError)  something could not be pickled
     ├── RemoteTaskError                        stands in for an exception that could not be rebuilt
+    ├── ResultRejectedError                    the retry policy rejected what the task returned
     ├── CapacityExhaustedError                 every slot is held by an abandoned thread
     └── QueueFullError(queue.Full)             no room in the queue
 
@@ -20,6 +21,8 @@ import functools
 import queue
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any, Literal, Sequence
+
+from parallel_exec._current import short_repr
 
 try:
     from _pickle import PicklingError  # the same class, without the rest of `pickle`
@@ -245,6 +248,23 @@ def _rebuild_stand_in(
     error.args = args
     error.__dict__.update(facts)
     return error
+
+
+class ResultRejectedError(ParallelExecError):
+    """A task returned, and its retry policy (tenacity's `retry_if_result`, say) rejected the result until no retry was left.
+
+    Such a task has no exception of its own. A `retry_error_cls` of the user's takes the place of this one.
+
+    Attributes:
+        result: what the last attempt returned.
+        attempts: how many attempts there were.
+    """
+
+    def __init__(self, result: object, attempts: int) -> None:
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"the retry policy rejected what the task returned, {short_repr(result)}, after {times}")
+        self.result = result
+        self.attempts = attempts
 
 
 class CapacityExhaustedError(ParallelExecError):

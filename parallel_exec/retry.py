@@ -15,7 +15,8 @@ Guarantees:
     `decide` returns for every outcome and never raises: what a user's hook or strategy raises becomes the Failure.
     `KeyboardInterrupt`, `SystemExit`, `GeneratorExit`, cancellation and those errors of ours that another attempt
     cannot help are never retried, whatever a strategy says.
-    A failure's error is the task's own exception, never tenacity's wrapper around it.
+    A failure's error is the task's own exception, never tenacity's wrapper around it; where a task returned, and no retry
+    is left for its result, it is a `ResultRejectedError`.
     tenacity is imported only once an attempt has failed, or for a `Retrying` that the user made with it.
     A policy holds nothing that changes: tasks may share it, and any thread may call it. Calls for one task must follow
     one another.
@@ -35,6 +36,7 @@ from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
     RemoteTaskError,
+    ResultRejectedError,
     TaskSerializationError,
     WorkerStartError,
 )
@@ -180,8 +182,8 @@ class TenacityPolicy(RetryPolicy):
     Where we differ from `Retrying.__call__`:
         The task's own exception is the error, with `reraise` and without, where tenacity may wrap it in a `RetryError`.
         That holds for `TryAgain` too, which keeps what caused it as its cause or context.
-        When retries end on a *result* that was rejected, the task has no exception of its own, so the error is what
-        tenacity raises: a `retry_error_cls` (`RetryError`) around that result, which is its `last_attempt.result()`.
+        When retries end on a *result* that was rejected, the task has no exception of its own, and tenacity raises a
+        `RetryError`: here it is a `ResultRejectedError`, or a `retry_error_cls` of the user's own, if there is one.
         Errors of `is_final` end the task without asking or calling anything.
         `sleep` is never called.
 
@@ -245,11 +247,15 @@ class TenacityPolicy(RetryPolicy):
 
     def _give_up(self, state: RetryCallState, outcome: Outcome) -> Outcome:
         """Return how the task ends when `stop` says so."""
+        from tenacity import RetryError
+
         user = self._retrying
         if user.retry_error_callback:
             return Success(user.retry_error_callback(state))
         if isinstance(outcome, Failure):
             return outcome
+        if user.retry_error_cls is RetryError:  # nobody asked for another class
+            return Failure(ResultRejectedError(outcome.value, state.attempt_number))
         return Failure(user.retry_error_cls(state.outcome))
 
     def _go_on(self, state: RetryCallState) -> Delay:

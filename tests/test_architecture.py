@@ -20,10 +20,10 @@ ROOT = Path(parallel_exec.__file__).parent
 ORDER = [
     "_clock",
     "_hints",
+    "_current",
     "errors",
     "_crash_error",
     "outcome",
-    "_current",
     "_forks",
     "_lazy",
     "_checks",

@@ -20,6 +20,7 @@ from parallel_exec import (
     ParallelExecError,
     QueueFullError,
     RemoteTaskError,
+    ResultRejectedError,
     TaskSerializationError,
     TaskTimeoutError,
     WorkerCrashedError,
@@ -39,6 +40,7 @@ EXAMPLES = [
     QueueFullError(10),
     start_error("process", "no workers", "Traceback ..."),
     start_error("thread", "no workers"),
+    ResultRejectedError("no good", 3),
 ]
 
 

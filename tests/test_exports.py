@@ -27,6 +27,7 @@ PUBLIC = [
     "ProcessBackend",
     "QueueFullError",
     "RemoteTaskError",
+    "ResultRejectedError",
     "Task",
     "TaskCancelled",
     "TaskEvent",

@@ -23,6 +23,7 @@ from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
     RemoteTaskError,
+    ResultRejectedError,
     TaskSerializationError,
     TaskTimeoutError,
     WorkerCrashedError,
@@ -131,6 +132,8 @@ def ending(outcome: Outcome) -> Step:
     if isinstance(outcome, Success):
         return ("returned", outcome.value)
     error = outcome.error
+    if isinstance(error, ResultRejectedError):
+        return ("rejected", tenacity.RetryError, error.result)
     if isinstance(error, tenacity.RetryError):
         if not error.last_attempt.failed:
             return ("rejected", type(error), error.last_attempt.result())
@@ -411,8 +414,22 @@ def test_the_error_is_the_tasks_own_whatever_class_tenacity_would_raise() -> Non
     assert settled(retrying, failed) is failed
 
 
-def test_a_rejected_result_fails_with_tenacitys_error_around_it() -> None:
-    """Where retries end on a result there is no own exception, so the error is a `retry_error_cls` with the result."""
+@pytest.mark.parametrize("reraise", [False, True])
+def test_a_rejected_result(reraise: bool) -> None:
+    """Where retries end on a result there is no own exception; the error is ours, with the result, and nothing of tenacity's."""
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(1), retry=tenacity.retry_if_result(bool), reraise=reraise
+    )
+    decision = settled(retrying, Success("no good"))
+    assert isinstance(decision, Failure)
+    error = decision.error
+    assert isinstance(error, ResultRejectedError)
+    assert (error.result, error.attempts, error.__cause__, error.__context__) == ("no good", 1, None, None)
+    assert str(error) == "the retry policy rejected what the task returned, 'no good', after 1 attempt"
+
+
+def test_a_rejected_result_where_the_user_has_an_error_for_it() -> None:
+    """A `retry_error_cls` that somebody asked for is made of the result, as tenacity makes it."""
 
     class GaveUpError(tenacity.RetryError):
         pass

@@ -28,6 +28,7 @@ from parallel_exec import (
     ProcessBackend,
     QueueFullError,
     RemoteTaskError,
+    ResultRejectedError,
     Task,
     TaskCancelled,
     TaskEvent,
@@ -121,6 +122,8 @@ def explain(error: ParallelExecError) -> str:
         return f"{error.task_id}, {error.deadline if isinstance(error, DeadlineExceededError) else error.exitcode}"
     if isinstance(error, (WorkerStartError, RemoteTaskError)):
         return error.worker_traceback
+    if isinstance(error, ResultRejectedError):
+        assert_type(error.attempts, int)
     if isinstance(error, TaskSerializationError):
         return error.what + error.direction
     return str(error.abandoned if isinstance(error, CapacityExhaustedError) else isinstance(error, QueueFullError))
