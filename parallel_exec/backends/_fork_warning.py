@@ -2,14 +2,14 @@
 
 Since CPython 3.12 `os.fork()` warns in a process with threads, and a process with a pool of ours has some. (CPython's own
 pool does not warn by itself, as it forks all its workers before it starts its thread; ours are started when there is
-work for them.) Who writes `mp_context="fork"` has decided, and can do nothing about our threads. And where warnings are
-errors, `os.fork()` raises from 3.15 on *after* it has made the child, whose number is then unknown: nobody could wait
-for it.
+work for them.) Who writes `mp_context="fork"` has decided, and can do nothing about our threads. So has who brings a pool of
+the standard library's that forks. And where warnings are errors, `os.fork()` raises from 3.15 on *after* it has made the
+child, whose number is then unknown: nobody could wait for it, or end it.
 
     os.fork() ──► the child is made ──► hook: our filter is put in ──► CPython warns ──► the filter is taken out
 
 Guarantees:
-    Only forks of the thread that is inside `without_fork_warning` pass without the warning, and those of no process that is
+    Only forks of the thread that is inside `no_fork_warning` pass without the warning, and those of no process that is
     forked there.
     The program's filters are as they were, whoever enters or leaves `warnings.catch_warnings` meanwhile. That replaces the
     list of filters by a copy, and puts the first one back in the end: two threads that do so in turns leave the wrong
@@ -24,8 +24,7 @@ import os
 import re
 import threading
 import warnings
-from contextvars import Context
-from typing import Any, Callable
+from typing import Any, Iterator
 
 _IGNORE = ("ignore", re.compile(r"This process .*is multi-threaded, use of fork"), DeprecationWarning, None, 0)
 
@@ -33,22 +32,25 @@ _IGNORE = ("ignore", re.compile(r"This process .*is multi-threaded, use of fork"
 _changed: dict[int, list[Any] | None] = {}
 
 
-def without_fork_warning(function: Callable[[], object]) -> None:
-    """Call a function; what it forks in this thread passes without the warning.
+@contextlib.contextmanager
+def no_fork_warning() -> Iterator[None]:
+    """Have what is forked in this thread meanwhile pass without the warning.
 
-    It is called in an empty context: that of this thread may have filters of its own, which come first (since 3.14).
+    (Not if filters of the current context decide otherwise, which there are since 3.14, if they are switched on: they come
+    first. `Context().run` is the way to be without.)
     """
     me = threading.get_ident()
     _changed[me] = None
     try:
-        Context().run(function)
+        yield
     finally:
         _take_out(_changed.pop(me, None))
 
 
 def _put_in() -> None:
     me = threading.get_ident()
-    if me in _changed and _changed[me] is None:
+    if me in _changed:
+        _take_out(_changed[me])  # of an earlier fork
         filters: Any = warnings.filters
         _changed[me] = filters
         # Not by `filterwarnings`, which also forgets what was shown once already.

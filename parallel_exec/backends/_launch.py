@@ -13,13 +13,14 @@ import multiprocessing
 import os
 import sys
 import threading
+from contextvars import Context
 from multiprocessing import process, reduction, resource_tracker, spawn
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any, ClassVar
 
 from parallel_exec.backends._descriptors import fill_standard, lift
-from parallel_exec.backends._fork_warning import without_fork_warning
+from parallel_exec.backends._fork_warning import no_fork_warning
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
@@ -215,8 +216,9 @@ def start(context: Any, setup: Setup, name: str) -> Any:
             preload()
         _launching.append((threading.get_ident(), setup.tasks))
         try:
-            with contextlib.nullcontext() if by_server else deaf():  # what the server forks is as the server was born
-                without_fork_warning(child.start)
+            # What the server forks is as the server was born.
+            with contextlib.nullcontext() if by_server else deaf(), no_fork_warning():
+                Context().run(child.start)  # without the filters of this one, `_fork_warning.py` says why
         finally:
             _launching.clear()
         # Else every start of any process polls this one, in whatever thread, and takes the news of its end from us.

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._clock import time
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends._engine import EngineBackend
+from parallel_exec.backends._fork_warning import no_fork_warning
 from parallel_exec.backends._remote_call import Line, Note, Reply, run_call, run_nothing, run_shared
 from parallel_exec.backends._ticket import WITHDRAWN
 from parallel_exec.future import TaskFuture
@@ -103,9 +104,10 @@ class ExecutorBackend(EngineBackend):
 
     def _submit(self, ticket: Ticket) -> Future[Reply | None]:
         future = ticket.future
-        if self._shares:
-            return self._taker.submit(run_shared, future._fn, future._args, future._kwargs or {}, ticket)  # type: ignore[no-any-return]
-        return self._taker.submit(ticket)  # type: ignore[no-any-return]
+        with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
+            if self._shares:
+                return self._taker.submit(run_shared, future._fn, future._args, future._kwargs or {}, ticket)  # type: ignore[no-any-return]
+            return self._taker.submit(ticket)  # type: ignore[no-any-return]
 
     def _capacity(self) -> int | None:
         # A private name, but one that the stdlib's pools, loky's, dask and others agree on.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import script
 
-from parallel_exec.backends._fork_warning import without_fork_warning
+from parallel_exec.backends._fork_warning import no_fork_warning
 
 WARNS = sys.version_info >= (3, 12)  # CPython warns of a fork amid threads
 SHOWN = ("-X", "faulthandler", "-W", "always")
@@ -33,6 +33,22 @@ def test_forked_workers_start_without_a_warning(tmp_path: Any, flags: tuple[str,
         say(*(child.status() for child in psutil.Process().children() if "tracker" not in "".join(child.cmdline())))
         """,
         flags=flags,
+    )
+    assert said == "0 2 4 6"
+
+
+def test_a_pool_that_one_brings_forks_without_a_warning(tmp_path: Any) -> None:
+    """The threads that the warning is about are ours. It used to leave copies of the program that never ended."""
+    said = script.run(
+        tmp_path,
+        """
+        import multiprocessing, psutil
+        from concurrent.futures import ProcessPoolExecutor
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+            with ParallelExecutor(backend=pool, max_concurrency=2, retry_count=0) as executor:
+                say(*executor.map(work.double, range(4)))
+        say(*(child.status() for child in psutil.Process().children() if "tracker" not in "".join(child.cmdline())))
+        """,
     )
     assert said == "0 2 4 6"
 
@@ -74,7 +90,8 @@ def test_other_threads_are_warned() -> None:
         thread.start()
         thread.join()
 
-    without_fork_warning(fork_in_another)
+    with no_fork_warning():
+        fork_in_another()
     assert counts == [WARNS]
 
 
@@ -89,7 +106,8 @@ def test_the_filters_are_as_they_were() -> None:
         catcher = warnings.catch_warnings()
         catcher.__enter__()
 
-    without_fork_warning(fork_then_enter)
+    with no_fork_warning():
+        fork_then_enter()
     catcher.__exit__(None, None, None)
     assert warnings.filters is filters
     assert list(filters) == before
@@ -100,7 +118,8 @@ def test_the_filters_are_as_they_were() -> None:
 
     catcher = warnings.catch_warnings()
     catcher.__enter__()
-    without_fork_warning(leave_after_the_fork)
+    with no_fork_warning():
+        leave_after_the_fork()
     assert warnings.filters is filters
     assert list(filters) == before
 
@@ -113,7 +132,8 @@ def test_filters_that_are_reset_meanwhile() -> None:
         warnings.resetwarnings()
 
     with warnings.catch_warnings():
-        without_fork_warning(fork_and_reset)
+        with no_fork_warning():
+            fork_and_reset()
         assert list(warnings.filters) == []
 
 
@@ -125,6 +145,6 @@ def test_what_fails_leaves_no_filter() -> None:
         _fork()
         raise OSError("no process can be made")
 
-    with pytest.raises(OSError, match="no process"):
-        without_fork_warning(fork_and_fail)
+    with pytest.raises(OSError, match="no process"), no_fork_warning():
+        fork_and_fail()
     assert list(warnings.filters) == before
