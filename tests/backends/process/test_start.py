@@ -15,6 +15,7 @@ import pytest
 
 from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartError
 from parallel_exec.backends import _io
+from parallel_exec.backends._fork_warning import no_fork_warning
 from parallel_exec.backends._io import IoThread
 from parallel_exec.backends.process import ProcessBackend
 
@@ -254,7 +255,8 @@ def test_a_daemonic_process_with_its_parents_pool(pool: Any) -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(False)
     process = context.Process(target=work.report_submit, args=(executor, sender), daemon=True)
-    process.start()
+    with no_fork_warning():  # an earlier test's pool may still be ending
+        process.start()
     sender.close()
     said = receiver.recv()
     assert said.startswith("WorkerStartError: a daemonic multiprocessing process may not have children: start it with ")
