@@ -173,5 +173,5 @@ class _Stretches:
     def weigh(self, payload: Any, count: int) -> None:
         """Learn from a stretch of so many items what they come to; None: it has ended already."""
         if self._adapts and payload is not None:
-            fitting = 1 if payload.segment is not None else _BYTES * count // len(payload.data)
+            fitting = 1 if payload.has_descriptors() else _BYTES * count // len(payload.data)
             self._size = max(1, min(_MOST, fitting))

@@ -52,6 +52,7 @@ ORDER = [
     "backends._platform",
     "backends._wire",
     "backends._memory",
+    "backends._reducers",
     "backends._pickling",
     "backends._culprit",
     "backends._exceptions",

@@ -12,7 +12,7 @@ from typing import Any
 
 from parallel_exec import _forks
 from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec.backends import _exceptions, _pickling, _wire
+from parallel_exec.backends import _exceptions, _memory, _pickling, _reducers, _wire
 from parallel_exec.backends._platform import explain_memory
 
 
@@ -48,9 +48,12 @@ class Unreadable:
 def _unsendable(value: Any, error: BaseException) -> _pickling.Pickled:
     from parallel_exec.backends._culprit import unsendable  # only a failure needs it
 
-    return _pickling.Pickled(pickle.dumps(unsendable(value, explain_memory(error))), None)
+    with _reducers.carry([]):
+        return _pickling.Pickled(pickle.dumps(unsendable(value, explain_memory(error))), None)
 
 
-def describe(error: BaseException) -> _pickling.Pickled:
-    """Pickle an exception, and what is needed if it cannot be rebuilt over there."""
-    return _pickling.Pickled(_exceptions.describe(explain_memory(error)), None)
+def describe(error: BaseException, bare: bool = False) -> _pickling.Pickled:
+    """Pickle an exception, and what is needed if it cannot be rebuilt over there; `bare`: without descriptors."""
+    others: list[_memory.Segment] = []
+    with _reducers.carry(None if bare else others):
+        return _pickling.Pickled(_exceptions.describe(explain_memory(error)), None, False, others)

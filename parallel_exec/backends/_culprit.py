@@ -116,7 +116,7 @@ def _descend(value: Any, error: BaseException) -> tuple[str, Any, BaseException]
     way: list[str] = []
     seen = [value]  # kept, so that no other object has one's id
     tests = 0
-    while len(way) < _DEPTH and not isinstance(error, (RecursionError, MemoryError)):
+    while len(way) < _DEPTH and not isinstance(error, (RecursionError, MemoryError)) and not _is_inherited(error):
         for label, child in _children(value):
             if isinstance(child, _ATOMS) or any(child is other for other in seen):
                 continue
@@ -203,9 +203,14 @@ def _in_state(state: Any) -> Iterator[tuple[str, Any]]:
             yield "its state", attributes
 
 
+def _is_inherited(error: BaseException) -> bool:
+    """Return whether it is how `multiprocessing` refuses its locks, queues and shared memory."""
+    return isinstance(error, RuntimeError) and "through inheritance" in str(error)
+
+
 def _hint(leaf: Any, error: BaseException) -> str:
     """Return what to do about a culprit."""
-    if "through inheritance" in str(error):  # as multiprocessing refuses its locks and queues
+    if _is_inherited(error):
         return "Give it to each worker as it is started: ProcessBackend(initializer=..., initargs=(it,))"
     for base in type(leaf).__mro__:
         name = type_name(base)

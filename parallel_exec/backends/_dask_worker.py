@@ -33,6 +33,7 @@ from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._lazy import LAZY, lazy_result
+from parallel_exec.backends import _reducers
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends._remote_call import (
@@ -316,9 +317,9 @@ def dumps(value: Any) -> bytes:
         Exception: it cannot be pickled.
     """
     with contextlib.suppress(Exception):
-        data = pickle.dumps(value, protocol=5)
+        data = _reducers.dumps(value)
         if b"__main__" not in data:
             return data
     import cloudpickle  # dask needs it, too
 
-    return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+    return _reducers.dumps(value, kind=cloudpickle.Pickler)

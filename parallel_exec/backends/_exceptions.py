@@ -26,7 +26,7 @@ import traceback
 from typing import Any, Iterator, NamedTuple, cast
 
 from parallel_exec._current import name_of, type_name
-from parallel_exec.backends import _pickling
+from parallel_exec.backends import _pickling, _reducers
 
 _LINKS = 64  # exceptions of a chain that travel, its first ones; a guess: the text of the traceback has them all
 _NOBODY = -1
@@ -157,9 +157,11 @@ def _pickle(error: BaseException, by_default: bool) -> tuple[bytes, str]:
             pickler.dump(error)
             if type(pickle.loads(buffer.getvalue())) is type(error):
                 return buffer.getvalue(), ""
-    doing = "pickled"
+    doing, before = "pickled", _reducers.carried()
     try:
-        whole = pickle.dumps(error, 5)
+        whole = _reducers.dumps(error)
+        if _reducers.carried() != before:
+            return whole, ""  # to rebuild it here would use up what travels with it
         doing = "rebuilt from its pickle"
         rebuilt = pickle.loads(whole)
     except BaseException as failed:
@@ -203,8 +205,10 @@ def _pickle_parts(error: BaseException, is_group: bool) -> tuple[tuple[tuple[str
     pickled = []
     for name, value in parts.items():
         with contextlib.suppress(BaseException):
+            before = _reducers.carried()
             data = _pickling.dumps(value, inside=True).data
-            pickle.loads(data)
+            if _reducers.carried() == before:
+                pickle.loads(data)
             pickled.append((name, data))
     return tuple(pickled), len(pickled) == len(parts)
 

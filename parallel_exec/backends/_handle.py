@@ -50,7 +50,7 @@ class Handle:
         peek_at: when to look into its journal next; None for not before it is heard of.
         traceback, start_error: why it could not start: what it said, what we met.
         killed: whether we killed it.
-        large: whether there are segments in the last batch.
+        large: whether descriptors went with the last batch.
         leave_by: when it is killed if it has not ended, once it was told to and has nothing left to do.
         late: whether it took too long to start.
         watch: a descriptor that becomes readable when the process ends.
@@ -112,10 +112,10 @@ class Handle:
     ) -> Setup:
         """Return what the child needs."""
         tasks, results, lifeline, journal, channel = self._theirs
-        first, initargs = initializer or (b"", None)
-        return Setup(
-            tasks, results, lifeline, journal, channel, self._permits, first, initargs, main, memory_limit, levels
-        )
+        first, initargs, others = initializer or (b"", None, ())
+        own = (tasks, results, lifeline, journal, channel, self._permits)
+        along = tuple(Descriptor(segment.fd) for segment in others)  # theirs to copy, ours to close
+        return Setup(*own, first, initargs, main, memory_limit, levels, along)
 
     def started(self, process: Any) -> None:
         """Note the process; the child has its ends of the pipes now."""
@@ -138,7 +138,7 @@ class Handle:
         What the pipe does not take at once waits in a buffer. Each item of a part is a call of its own.
 
         Raises:
-            OSError: a segment cannot be sent; nothing was handed out, and the worker must not be used any more.
+            OSError: a descriptor cannot be sent; nothing was handed out, and the worker must not be used any more.
         """
         pieces: list[bytes] = [b""]
         stop = serial
@@ -149,13 +149,13 @@ class Handle:
         pieces[0] = _wire.BATCH.pack(size, self._epoch, len(futures))
         batch = [b"".join(pieces)] if size < _JOINED else pieces
         for future in futures:  # the last of what may raise
-            if future._payload.segment is not None:
-                _memory.send_fd(self._channel, future._payload.segment.fd)
+            if future._payload.has_descriptors():
+                _memory.send(self._channel, future._payload.segment, future._payload.others)
         self._handing_out = True  # a finalizer that cancels something must not take back what has no permits yet
         try:
             self._assign(serial, futures)
             self.sent += stop - serial
-            self.large = any(future._payload.segment is not None for future in futures)
+            self.large = any(future._payload.has_descriptors() for future in futures)
             release = self._permits.release
             for _ in range(stop - serial):
                 release()
@@ -190,8 +190,8 @@ class Handle:
         name = known.encode(errors="surrogatepass")
         timeout = future._settings.timeout or 0.0
         attempt = future._number + 1
-        segments = payload.segment is not None
-        task = _wire.TASK.pack(serial, attempt, timeout, segments, len(name), len(payload.data), low, high, number)
+        luggage = payload.luggage()
+        task = _wire.TASK.pack(serial, attempt, timeout, luggage, len(name), len(payload.data), low, high, number)
         return task, name, payload.data
 
     def tell_to_end(self) -> None:
@@ -279,9 +279,9 @@ class Handle:
             return 0, 0.0
         return (serial, start) if serial in assigned else (0, 0.0)
 
-    def receive_fd(self) -> int:
-        """Return the descriptor that belongs to a frame with a segment; the caller closes it."""
-        return _memory.receive_fd(self._channel, socket.MSG_DONTWAIT)
+    def receive(self, luggage: int) -> _memory.Received:
+        """Return the descriptors that belong to a frame; the caller closes them."""
+        return _memory.receive(self._channel, luggage, socket.MSG_DONTWAIT)
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

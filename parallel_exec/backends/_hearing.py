@@ -100,7 +100,7 @@ class Hearing:
             forget = handle.assigned.pop
             futures = [forget(serial, None) for serial in serials]
         ran = [
-            (future, frame.start, outcome_of(frame, handle.receive_fd, future), frame.end)
+            (future, frame.start, outcome_of(frame, handle.receive, future), frame.end)
             for future, frame in zip(futures, frames)
             if future is not None  # else it was heard of before
         ]
@@ -123,7 +123,7 @@ class Hearing:
         if type(future) is Part and frame.kind == _wire.UNREADABLE:
             self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
             return
-        outcome = outcome_of(frame, handle.receive_fd, _named(future, frame.serial))
+        outcome = outcome_of(frame, handle.receive, _named(future, frame.serial))
         if type(future) is Part:
             self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
         elif number:

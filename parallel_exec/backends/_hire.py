@@ -34,7 +34,7 @@ class Hire:
     ) -> None:
         self.startup_timeout = startup_timeout  # written once, as the next four
         self._context = context
-        self._initializer = initializer
+        self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
         # Now, as the main module's `__file__` is gone once its end is reached, and what is pending then is still to be done.
         # One that cannot be imported travels by value: nothing may import it, though its name is seen.
@@ -73,8 +73,10 @@ class Hire:
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
 
+        initializer = self._initializer
+
         def make() -> None:
-            setup = handle.setup(self._initializer, main, self._memory_limit, _log.levels())
+            setup = handle.setup(initializer, main, self._memory_limit, _log.levels())
             handle.started(_launch.start(self._context, setup, handle.name))
 
         def start() -> None:
@@ -93,6 +95,10 @@ class Hire:
             launch(threading.Thread(target=start, name="parallel_exec-start", daemon=True))
         except RuntimeError:  # no more threads: the interpreter is ending, or the limit is reached
             start()
+
+    def close(self) -> None:
+        """Let go of what goes to workers with their start: there will be no more."""
+        self._initializer = None
 
     def succeeded(self) -> None:
         """Note that a worker is ready."""

@@ -97,7 +97,9 @@ class IoThread(Staff):
     def join(self) -> None:
         """Wait until all workers have ended."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._hire.close()
+        elif thread is not threading.current_thread():
             thread.join()
 
     def after_fork(self) -> None:
@@ -118,6 +120,8 @@ class IoThread(Staff):
             self._close_files()
         except _LastingError as lasting:
             self._break(lasting.__cause__ or lasting)
+        finally:
+            self._hire.close()
 
     def _break(self, error: BaseException) -> None:
         why = f"the process pool has broken: {type(error).__name__}: {error}"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _TINY = 64  # bytes of a pickled value whose packer is at hand
+_NOTHING = (_wire.OK, _pickling.Pickled(b"", None))
 _MISFIT = object()  # what no row of numbers takes
 _LAST_CELL = _wire.JOURNAL_SIZE // _wire.CELL
 _END, _START, _RUNNING = _wire.END, _wire.START, _wire.RUNNING
@@ -59,7 +60,7 @@ class ItemRunner:
     def __init__(self, outbox: Outbox, acquire: Callable[[bool], bool]) -> None:
         self._outbox = outbox
         self._acquire = acquire
-        self._unfit = (_wire.OK, _pickling.Pickled(b"", None))
+        self._unfit = _NOTHING
         self._kind = _wire.EACH  # of the next row
         journal = outbox.journal
         self._numbers: dict[int, tuple[type, Any]] = {
@@ -174,14 +175,15 @@ class ItemRunner:
         return serial, odd
 
     def _pickle(self, value: Any) -> bytes:
-        """Pickle a value; b"" if that failed, or if it has large buffers: `_misfit` knows then."""
+        """Pickle a value; b"" if that failed, or if descriptors go with it: `_misfit` knows then."""
         self._unfit = pickle_value(value)
         kind, pickled = self._unfit
-        return pickled.data if kind == _wire.OK and pickled.segment is None else b""
+        return pickled.data if kind == _wire.OK and not pickled.has_descriptors() else b""
 
     def _misfit(self, data: bytes, start: float, end: float) -> _Odd:
         """Return the end of an item with a value that is too large for the row, or could not be pickled."""
         kind, pickled = (_wire.OK, _pickling.Pickled(data, None)) if data else self._unfit
+        self._unfit = _NOTHING  # its descriptors are open as long as it is there
         return _Odd(kind, start, end, pickled)
 
 

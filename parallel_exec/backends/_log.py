@@ -18,7 +18,7 @@ import sys
 from typing import Any, Callable
 
 from parallel_exec._current import current
-from parallel_exec.backends import _exceptions, _pickling, _wire
+from parallel_exec.backends import _exceptions, _pickling, _reducers, _wire
 
 _PLAIN = frozenset((str, int, float, bool, type(None)))  # what arrives for certain
 _LONGEST = 10_000  # characters of a `repr` that takes something's place; a guess
@@ -37,7 +37,9 @@ class _FrameHandler(logging.Handler):
         """Send a record. Called with the handler's lock held, which is re-entrant: what a record carries may log."""
         try:
             if os.getpid() == self._pid:
-                self._send(_wire.encode(_wire.LOG, payload=_pickle(record)))
+                with _reducers.carry(None):  # it may be logged in the middle of a pickle
+                    payload = _pickle(record)
+                self._send(_wire.encode(_wire.LOG, payload=payload))
             else:
                 sys.stderr.write(_FORMAT.format(record) + "\n")
                 sys.stderr.flush()

@@ -30,6 +30,7 @@ THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
 MOST = 64  # segments at a time, and mappings; each holds a descriptor, and a socket takes some 270 of them on their way
 SHARE = 8  # of the descriptors that this process may have, at most one in so many goes for them
 _COUNT = struct.Struct("<I")
+_MESSAGE = 250  # descriptors in one message; Linux takes 253
 
 
 def most() -> int:
@@ -74,7 +75,7 @@ def _create() -> int:
 
 
 class Segment:
-    """A descriptor that is closed when nobody holds the object any more."""
+    """A descriptor that is closed when nobody holds the object any more: of a segment, or one that travels by itself."""
 
     __slots__ = ("fd",)
 
@@ -152,23 +153,60 @@ def _aligned(size: int) -> int:
     return (size + 63) & ~63
 
 
-def send_fd(channel: socket.socket, fd: int) -> None:
-    """Send a descriptor; it arrives even if we are killed right after."""
-    channel.sendmsg([b"s"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+class Received:
+    """The descriptors that came with bytes.
+
+    Attributes:
+        segment: that of the segment, if there is one.
+        others: those that `_reducers.py` knows of.
+    """
+
+    def __init__(self, fds: list[int], has_segment: bool) -> None:
+        self.segment = fds[0] if has_segment else None
+        self.others = fds[1:] if has_segment else fds
+        self._fds = fds
+
+    def close(self) -> None:
+        """Close them all."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)
 
 
-def receive_fd(channel: socket.socket, flags: int = 0) -> int:
-    """Return the next descriptor that was sent.
+def luggage(segment: Segment | None, others: Sequence[Segment]) -> int:
+    """Return what the receiver must know of the descriptors that go with bytes: 0 if there are none."""
+    return 2 * len(others) + (segment is not None)
+
+
+def send(channel: socket.socket, segment: Segment | None, others: Sequence[Segment]) -> None:
+    """Send descriptors; they arrive even if we are killed right after."""
+    fds = [each.fd for each in ([segment] if segment is not None else []) + list(others)]
+    for start in range(0, len(fds), _MESSAGE):
+        some = array.array("i", fds[start : start + _MESSAGE])
+        channel.sendmsg([b"s"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)])
+
+
+def receive(channel: socket.socket, luggage: int, flags: int = 0) -> Received:
+    """Return the next descriptors that were sent, of which the sender said so much.
 
     Raises:
-        EOFError: there is none.
+        EOFError: there are none.
         OSError: this process has too many; or, with MSG_DONTWAIT, none has come yet.
     """
-    fds = array.array("i")
-    message, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_LEN(fds.itemsize), flags)
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: fds.itemsize])
-            os.set_inheritable(fds[0], False)
-            return lift(fds[0])
-    raise EOFError(f"no descriptor came with {message!r}")
+    count, fds = luggage // 2 + luggage % 2, array.array("i")
+    for wanted in [_MESSAGE] * (count // _MESSAGE) + [count % _MESSAGE]:
+        if wanted:
+            size = socket.CMSG_LEN(wanted * fds.itemsize)
+            message, ancillary, _, _ = channel.recvmsg(1, size, flags)
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            if not message:
+                break
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    received = Received([lift(fd) for fd in fds], bool(luggage % 2))
+    if len(fds) < count:
+        received.close()
+        raise (OSError if fds else EOFError)(f"{len(fds)} descriptors came, and {count} were sent")
+    return received

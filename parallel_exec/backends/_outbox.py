@@ -62,11 +62,10 @@ class Outbox:
 
     def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: Pickled) -> None:
         """Say how a task ended; there must be no open row."""
-        segments = 0
-        if pickled.segment is not None:
-            _memory.send_fd(self.channel, pickled.segment.fd)
-            segments = 1
-        frame = _wire.encode(kind, serial, start, end, segments, pickled.data)
+        luggage = pickled.luggage()
+        if luggage:
+            _memory.send(self.channel, pickled.segment, pickled.others)
+        frame = _wire.encode(kind, serial, start, end, luggage, pickled.data)
         if not self.journal.finished(frame):
             self.flush(end)
             if not self.journal.finished(frame):  # too large for it

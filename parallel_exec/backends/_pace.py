@@ -15,7 +15,7 @@ ITEM_OVERHEAD = 1e-6  # the same for an item of a part
 LONG = 0.020  # seconds; from here on a round trip is below 1 %, and nothing is sent ahead
 TINY = 25e-6  # seconds, overhead included; what takes less is tiny
 MOST = 8192  # calls sent ahead to one worker
-MOST_LARGE = 32  # the same while there are segments among them: a socket holds some 270 descriptors
+MOST_LARGE = 32  # the same while descriptors go with some: a socket holds some 270 messages with them
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
 
 
@@ -63,7 +63,7 @@ def fitting(futures: Sequence[TaskFuture[Any]]) -> int:
     for place, future in enumerate(futures):
         payload = future._payload
         size += len(payload.data)
-        segments += payload.segment is not None
+        segments += payload.has_descriptors()
         if place and (size > MOST_BYTES or segments > MOST_LARGE):
             return place
     return len(futures)

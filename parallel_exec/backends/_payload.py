@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import pickle
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
 
-from parallel_exec.backends import _exceptions, _pickling, _wire
+from parallel_exec.backends import _exceptions, _pickling, _reducers, _wire
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.errors import (
     ParallelExecError,
@@ -27,6 +26,7 @@ from parallel_exec.errors import (
 from parallel_exec.outcome import Failure, Outcome, Success
 
 if TYPE_CHECKING:
+    from parallel_exec.backends._memory import Received, Segment
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.future import TaskFuture
 
@@ -50,14 +50,15 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
         pickled = pickler.dumps(fn, args, kwargs)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
-                if not _Finder.finds_main(pickle.dumps((fn, args, kwargs), protocol=5)):
+                if not _Finder.finds_main((fn, args, kwargs)):
                     return pickled  # it only says the name
                 raise start_error("process", f"task {future.id!r} needs the main module, {reason}")
             pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
     except ParallelExecError:
         raise
     except Exception as error:
-        what, why, hint = find_culprit(parts_of(fn, args, kwargs))
+        with _reducers.carry([]):
+            what, why, hint = find_culprit(parts_of(fn, args, kwargs))
         raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from error
     return pickled
 
@@ -68,10 +69,12 @@ class Initializer(NamedTuple):
     Attributes:
         pickled: the function, with its arguments if `initargs` is None.
         initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
+        others: descriptors that go with it.
     """
 
     pickled: bytes
     initargs: tuple[Any, ...] | None
+    others: Sequence[Segment] = ()
 
 
 def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any], *, has_main: bool) -> Initializer:
@@ -85,22 +88,30 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
     whole: Any = (initializer, tuple(initargs))
     try:
         try:
-            pickled = _pickling.dumps(whole, inside=True)
+            pickled = _dumps_inside(whole)
         except RuntimeError as error:
             if "through inheritance" not in str(error):  # which is how `multiprocessing` refuses
                 raise
             whole, inherited = whole
-            pickled = _pickling.dumps(whole, inside=True)
+            pickled = _dumps_inside(whole)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 raise start_error("process", f"the initializer needs the main module, {reason}")
-            pickled = _pickling.dumps(whole, by_value=True, inside=True)
+            pickled = _dumps_inside(whole, by_value=True)
     except WorkerStartError:
         raise
     except Exception as error:
-        what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
+        with _reducers.carry([]):
+            what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
-    return Initializer(pickled.data, inherited)
+    return Initializer(pickled.data, inherited, pickled.others)
+
+
+def _dumps_inside(whole: Any, by_value: bool = False) -> Pickled:
+    """Pickle what goes to a worker with its start, without a segment."""
+    others: list[Segment] = []
+    with _reducers.carry(others):
+        return _pickling.dumps(whole, by_value, inside=True)._replace(others=others)
 
 
 class _Finder(pickle.Unpickler):
@@ -114,10 +125,12 @@ class _Finder(pickle.Unpickler):
         return super().find_class(module, name)
 
     @classmethod
-    def finds_main(cls, data: bytes) -> bool:
-        """Return whether a pickle refers to the main module."""
-        finder = cls(io.BytesIO(data))
-        finder.load()
+    def finds_main(cls, value: Any) -> bool:
+        """Return whether the pickle of a value refers to the main module."""
+        along: list[Segment] = []
+        finder = cls(io.BytesIO(_reducers.dumps_along(value, along, None)))
+        with _reducers.deliver([segment.fd for segment in along]):
+            finder.load()
         return finder.found
 
 
@@ -158,20 +171,21 @@ class Named(Protocol):
         ...
 
 
-def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], task: Named) -> Outcome:
-    """Return what a frame says of its task; `receive_fd` is called if it has a segment."""
-    fd = None
+def outcome_of(frame: _wire.Frame, receive: Callable[[int], Received], task: Named) -> Outcome:
+    """Return what a frame says of its task; `receive` is called if descriptors go with it."""
+    received = None
     try:
         if frame.kind == _wire.OK and not frame.segments:  # most are
             return Success(pickle.loads(frame.payload))
         if frame.segments:
-            fd = receive_fd()
+            received = receive(frame.segments)
         if frame.kind == _wire.OK:
-            return Success(_pickling.loads(frame.payload, fd))
+            return Success(_pickling.loads(frame.payload, received))
         if frame.kind == _wire.UNSENDABLE:
             what, why = pickle.loads(frame.payload)
             return Failure(TaskSerializationError(f"{what} of task {task.id!r}", "from the worker", why))
-        return Failure(_rebuild(frame, task.id))
+        with _reducers.deliver(received.others if received is not None else ()):
+            return Failure(_rebuild(frame, task.id))
     except BaseException as error:
         failed = TaskSerializationError(
             f"the result of task {task.id!r}", "from the worker", f"it cannot be rebuilt here: {error!r}"
@@ -179,8 +193,8 @@ def outcome_of(frame: _wire.Frame, receive_fd: Callable[[], int], task: Named) -
         failed.__cause__ = error
         return Failure(failed)
     finally:
-        if fd is not None:
-            os.close(fd)
+        if received is not None:
+            received.close()
 
 
 def values_of(frame: _wire.Frame, named: Callable[[int], Named]) -> tuple[list[Any], dict[int, Failure]]:
@@ -195,15 +209,15 @@ def values_of(frame: _wire.Frame, named: Callable[[int], Named]) -> tuple[list[A
     values: list[Any] = []
     failures: dict[int, Failure] = {}
     for place, pickled in enumerate(_wire.pickles(frame.payload)):
-        outcome = outcome_of(frame._replace(kind=_wire.OK, segments=0, payload=pickled), _no_fd, named(place))
+        outcome = outcome_of(frame._replace(kind=_wire.OK, segments=0, payload=pickled), _receive_none, named(place))
         values.append(outcome.value if type(outcome) is Success else None)
         if type(outcome) is Failure:
             failures[place] = outcome
     return values, failures
 
 
-def _no_fd() -> int:
-    raise EOFError("items in a row have no segments")
+def _receive_none(luggage: int) -> Received:
+    raise EOFError("no descriptors go with items in a row")
 
 
 def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:

@@ -11,9 +11,9 @@ import contextlib
 import io
 import pickle
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
-from parallel_exec.backends import _memory
+from parallel_exec.backends import _memory, _reducers
 
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
 _HEADER = 2  # bytes of a pickle that say its protocol; its last is STOP
@@ -24,39 +24,72 @@ _warned: list[str] = []  # whether the lack of shared memory was logged; a list,
 
 
 class Pickled(NamedTuple):
-    """An object on its way: bytes, and the segment with its large buffers, or with all of it, if it is large."""
+    """An object on its way.
+
+    Attributes:
+        data: bytes.
+        segment: what has its large buffers, or all of it, if it is large; or None.
+        names_main: whether something of the main module may be in it.
+        others: descriptors that go with it (`_reducers.py`).
+    """
 
     data: bytes
     segment: _memory.Segment | None
-    names_main: bool = False  # whether something of the main module may be in it
+    names_main: bool = False
+    others: Sequence[_memory.Segment] = ()
 
     def is_light(self) -> bool:
         """Return whether it may well be sent several times over, and unpickled each time, rather than once."""
-        return self.segment is None and len(self.data) <= _LIGHT
+        return not self.has_descriptors() and len(self.data) <= _LIGHT
+
+    def has_descriptors(self) -> bool:
+        """Return whether descriptors go with it."""
+        return self.segment is not None or bool(self.others)
+
+    def luggage(self) -> int:
+        """Return what its receiver must know of them."""
+        return _memory.luggage(self.segment, self.others)
 
 
 def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
-    """Pickle, by cloudpickle if pickle fails or `by_value` says so; with `inside`, without a segment, however large.
+    """Pickle, by cloudpickle if pickle fails or `by_value` says so.
+
+    With `inside`, all is in the bytes, however large; for descriptors to go along somebody must `_reducers.carry` them.
 
     Raises:
         Exception: neither can; the error is pickle's.
     """
-    pickler = pickle.dumps
-    if by_value:
-        pickler = find_cloudpickle().dumps
-    buffers: list[pickle.PickleBuffer] = []
+    if type(value) in _reducers.ATOMS and not by_value:
+        data = pickle.dumps(value, 5)
+        return (
+            Pickled(data, None, b"__main__" in data) if len(data) < _memory.THRESHOLD else _dumps(value, None, inside)
+        )
     try:
-        data = pickler(value, 5, buffer_callback=buffers.append)
+        return _dumps(value, find_cloudpickle() if by_value else None, inside)
     except _FAILURES:
         cloudpickle = find_cloudpickle()
         if cloudpickle is None or by_value:
             raise
-        pickler = cloudpickle.dumps
-        buffers.clear()
-        data = pickler(value, 5, buffer_callback=buffers.append)
+        return _dumps(value, cloudpickle, inside)
+
+
+def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
+    """Pickle by pickle, or by cloudpickle."""
+    kind = pickle.Pickler if cloudpickle is None else cloudpickle.Pickler
+    others: list[_memory.Segment] = []
+
+    def make(buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
+        """Make the bytes."""
+        if inside:
+            return _reducers.dumps(value, buffer_callback, kind)
+        others.clear()
+        return _reducers.dumps_along(value, others, buffer_callback, kind)
+
+    buffers: list[pickle.PickleBuffer] = []
+    data = make(buffers.append)
     if not buffers and len(data) < _memory.THRESHOLD:
-        return Pickled(data, None, b"__main__" in data)
-    return _dumps_large(pickler, value, data, buffers, inside)
+        return Pickled(data, None, b"__main__" in data, others or ())
+    return _dumps_large(make, data, buffers, inside)._replace(others=others or ())
 
 
 class CallPickler:
@@ -76,15 +109,23 @@ class CallPickler:
         if fn is not latest:
             put_function = self._learn(fn)
         if put_function:
-            buffers: list[pickle.PickleBuffer] = []
-            try:
-                rest = pickle.dumps((args, kwargs), 5, buffer_callback=buffers.append)
-            except _FAILURES:
-                rest = b""  # it is done the other way, or fails there
-            if rest and not buffers and len(rest) < _memory.THRESHOLD:
+            others: list[_memory.Segment] = []
+            rest = self._dumps_rest(args, kwargs, others)
+            if rest and len(rest) < _memory.THRESHOLD:
                 data = put_function + rest[_HEADER:-1] + _TUPLE2_STOP
-                return Pickled(data, None, b"__main__" in data)
+                return Pickled(data, None, b"__main__" in data, others or ())
         return dumps((fn, (args, kwargs)))
+
+    def _dumps_rest(self, args: tuple[Any, ...], kwargs: dict[str, Any], others: list[_memory.Segment]) -> bytes:
+        """Pickle the arguments; b"" if that must be done the other way, or fails there."""
+        if not kwargs and _reducers.are_plain(args):
+            return pickle.dumps((args, kwargs), 5)
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            rest = _reducers.dumps_along((args, kwargs), others, buffers.append)
+        except _FAILURES:
+            return b""
+        return b"" if buffers else rest
 
     def _learn(self, fn: Any) -> bytes:
         """Return what puts a function on the stack; b"" if it is not found by its name."""
@@ -113,7 +154,12 @@ def find_cloudpickle() -> Any:
     return cloudpickle
 
 
-def _dumps_large(pickler: Any, value: Any, data: bytes, buffers: list[pickle.PickleBuffer], inside: bool) -> Pickled:
+def _dumps_large(
+    make: Callable[[Callable[[pickle.PickleBuffer], object] | None], bytes],
+    data: bytes,
+    buffers: list[pickle.PickleBuffer],
+    inside: bool,
+) -> Pickled:
     """Put what is large into a segment; pickles again, as small buffers go with the rest, only if there are any."""
     has_room = not inside and not _memory.is_full()
     large: list[memoryview] = []
@@ -128,7 +174,7 @@ def _dumps_large(pickler: Any, value: Any, data: bytes, buffers: list[pickle.Pic
 
     if any(keep_inside(buffer) for buffer in buffers):
         large.clear()
-        data = pickler(value, 5, buffer_callback=keep_inside)
+        data = make(keep_inside)
     names_main = b"__main__" in data
     whole = has_room and len(data) >= _memory.THRESHOLD
     if not large and not whole:
@@ -139,21 +185,29 @@ def _dumps_large(pickler: Any, value: Any, data: bytes, buffers: list[pickle.Pic
         if not _warned:
             _warned.append(str(error))
             _memory.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
-        return Pickled(pickler(value, protocol=5) if large else data, None, names_main)
+        return Pickled(make(None) if large else data, None, names_main)
     return Pickled(sizes if whole else sizes + data, segment, names_main)
 
 
-def loads(data: _memory.Data, fd: int | None = None) -> Any:
-    """Undo `dumps`; `fd` is the descriptor of the segment, if there is one, and stays the caller's."""
-    pickled, buffers = unwrap(data, fd)
-    return pickle.loads(pickled, buffers=buffers)
+def loads(data: _memory.Data, received: _memory.Received | None = None) -> Any:
+    """Undo `dumps`; `received` are the descriptors that came with the bytes, if any, and stays the caller's."""
+    pickled, buffers = unwrap(data, received)
+    return unpickle(pickled, buffers, received)
 
 
-def unwrap(data: _memory.Data, fd: int | None) -> tuple[_memory.Data, list[memoryview]]:
+def unpickle(pickled: _memory.Data, buffers: list[memoryview], received: _memory.Received | None) -> Any:
+    """Undo the pickle itself."""
+    if received is None or not received.others:
+        return pickle.loads(pickled, buffers=buffers)
+    with _reducers.deliver(received.others):
+        return pickle.loads(pickled, buffers=buffers)
+
+
+def unwrap(data: _memory.Data, received: _memory.Received | None) -> tuple[_memory.Data, list[memoryview]]:
     """Return the pickle itself, and the buffers that `pickle.loads` needs for it."""
-    if fd is None:
+    if received is None or received.segment is None:
         return data, []
-    buffers, rest = _memory.load(fd, data)
+    buffers, rest = _memory.load(received.segment, data)
     return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
 
 

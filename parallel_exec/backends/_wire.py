@@ -30,10 +30,10 @@ READY, START_FAILED, OK, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(8)
 # The same, of items in a row that returned: one pickle for all their values, or one each, or numbers as they are.
 MANY, EACH, INTS, FLOATS = ROWS = range(8, 12)
 
-FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, segments (of a row: items)
+FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, luggage (of a row: items)
 LENGTH = struct.Struct("<I")  # before each pickle of a row
 BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
-# Serial, attempt, timeout (0: none), segments, bytes of the id, bytes of the payload; a part's stretch (0, 0: a plain task);
+# Serial, attempt, timeout (0: none), luggage, bytes of the id, bytes of the payload; a part's stretch (0, 0: a plain task);
 # the number in a plain task's id (0: it is sent whole), or the place of a part's index 0 in its map.
 TASK = struct.Struct("<QIdHIQIIQ")
 

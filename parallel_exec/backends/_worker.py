@@ -17,7 +17,6 @@ Guarantees:
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import signal
 import socket
@@ -45,13 +44,15 @@ class Setup(NamedTuple):
 
     Attributes:
         tasks, results, lifeline, journal: `Descriptor`s.
-        channel: the `Descriptor` of a Unix socket for segments.
+        channel: the `Descriptor` of a Unix socket for descriptors.
         permits: a `multiprocessing` semaphore.
         initializer: pickled `(initializer, initargs)`, or the first alone if the second is here; b"" for none.
         initargs: what could not be pickled beforehand, or None.
         main: what `multiprocessing` needs to import the parent's main module, when a task asks for it.
         memory_limit: bytes, or None.
         log_levels: the parent's loggers' levels, by name.
+        others: the `Descriptor`s that go with the initializer.
+        is_copy: whether it was forked, with the parent's objects.
     """
 
     tasks: Any
@@ -65,6 +66,8 @@ class Setup(NamedTuple):
     main: dict[str, Any]
     memory_limit: int | None
     log_levels: dict[str, int]
+    others: tuple[Any, ...] = ()
+    is_copy: bool = True
 
     def __reduce__(self) -> Any:
         permits = self.permits
@@ -79,7 +82,7 @@ def _arrive(kind: Any, state: Any, *fields: Any) -> Setup:
         permits.__setstate__(state)
     except FileNotFoundError:  # the parent is ending, and has let go of it
         os._exit(1)
-    return Setup(*fields)._replace(permits=permits)
+    return Setup(*fields)._replace(permits=permits, is_copy=False)
 
 
 class Worker:
@@ -108,19 +111,19 @@ class Worker:
 
     def _run_batch(self, tasks: Iterator[WorkerTask], epoch: int) -> None:
         for task in tasks:
-            fd = _memory.receive_fd(self._channel) if task.segments else None
+            received = _memory.receive(self._channel, task.segments) if task.segments else None
             try:
                 if epoch == self._dead_epoch:
                     continue
                 if not self._acquire(False):
                     self._drop(epoch)
                 elif not task.high:
-                    self._run(task, fd)
-                elif not self._run_part(task, fd):
+                    self._run(task, received)
+                elif not self._run_part(task, received):
                     self._drop(epoch)
             finally:
-                if fd is not None:
-                    os.close(fd)
+                if received is not None:
+                    received.close()
 
     def _drop(self, epoch: int) -> None:
         """Say that the rest of what was sent so far will not be run: the parent took it back."""
@@ -128,22 +131,22 @@ class Worker:
         self.outbox.flush()
         self.outbox.send(_wire.encode(_wire.DROPPED))
 
-    def _run_part(self, task: WorkerTask, fd: int | None) -> bool:
+    def _run_part(self, task: WorkerTask, received: _memory.Received | None) -> bool:
         """Run the items of a part, for the first of which there is a permit; False if there was none for another."""
         self._journal.started(task.serial, -time.monotonic())  # negative: it is being loaded
         try:
-            fn, ((columns,), _) = self.load(task.payload, fd)
+            fn, ((columns,), _) = self.load(task.payload, received)
         except BaseException as error:
-            fn, columns = Unreadable(describe(error)), []
+            fn, columns = Unreadable(describe(error, bare=True)), []
         return self._items.run(task, fn, columns)
 
-    def _run(self, task: WorkerTask, fd: int | None) -> None:
+    def _run(self, task: WorkerTask, received: _memory.Received | None) -> None:
         start = time.monotonic()
         self._journal.started(task.serial, -start)
         try:
-            fn, (args, kwargs) = self.load(task.payload, fd)
+            fn, (args, kwargs) = self.load(task.payload, received)
         except BaseException as error:
-            kind, pickled = _wire.UNREADABLE, describe(error)
+            kind, pickled = _wire.UNREADABLE, describe(error, bare=True)
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
@@ -153,14 +156,23 @@ class Worker:
         current.running = None
         self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
 
-    def load(self, payload: _memory.Data | None, fd: int | None) -> Any:
+    def initialize(self, setup: Setup) -> None:
+        """Call the initializer."""
+        received = _memory.Received([descriptor.fd for descriptor in setup.others], False)
+        loaded = self.load(setup.initializer, received)
+        if not setup.is_copy:  # else what owns them came along
+            received.close()
+        initializer, initargs = loaded if setup.initargs is None else (loaded, setup.initargs)
+        initializer(*initargs)
+
+    def load(self, payload: _memory.Data | None, received: _memory.Received | None) -> Any:
         """Unpickle a call."""
         if payload is None:
             raise MemoryError(say_limit("the call takes"))
-        pickled, buffers = _pickling.unwrap(payload, fd)
+        pickled, buffers = _pickling.unwrap(payload, received)
         if self._main and _NAMES_MAIN(pickled):
             self._import_main()
-        return pickle.loads(pickled, buffers=buffers)
+        return _pickling.unpickle(pickled, buffers, received)
 
     def _import_main(self) -> None:
         """Import the parent's main module, as `multiprocessing` would have done at the start.
@@ -204,9 +216,7 @@ def main(setup: Setup) -> None:
         if setup.memory_limit is not None:
             limit_memory(setup.memory_limit)
         if setup.initializer:
-            loaded = worker.load(setup.initializer, None)
-            initializer, initargs = loaded if setup.initargs is None else (loaded, setup.initargs)
-            initializer(*initargs)
+            worker.initialize(setup)
     except BaseException as error:
         _forks.end_child(born, error)
         worker.outbox.send(_wire.encode(_wire.START_FAILED, payload=traceback.format_exc().encode()))

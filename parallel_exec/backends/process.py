@@ -98,6 +98,7 @@ class ProcessBackend(Backend):
             raise start_error("process", reason)
         super().bind(source, limit)
         hire = Hire(self._context, self._initializer, self._memory_limit, self._startup_timeout)
+        self._initializer = None  # it is the pool's now, which ends before this does
         self._io = IoThread(source, limit, hire, self._max_tasks)
 
     @property

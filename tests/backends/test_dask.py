@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -184,6 +185,11 @@ def test_what_cannot_travel(client: Any, lab: Any) -> None:
     assert isinstance(error, TaskSerializationError)
     assert "argument 0" in error.what
     assert error.direction == "to the worker"
+    reading, writing = multiprocessing.Pipe(False)
+    with reading, writing:
+        error = executor.submit(work.capture, writing).exception()
+    assert isinstance(error, TaskSerializationError)
+    assert "means something in this process only" in str(error)
     error = executor.submit(threading.Lock).exception()
     assert isinstance(error, TaskSerializationError)
     assert error.direction == "from the worker"

@@ -106,8 +106,8 @@ def test_what_is_made_lies_above_the_standard_streams(tmp_path: Path) -> None:
         pair = _descriptors.socket_pair()
         numbers = [*_descriptors.pipe(), *[each.fileno() for each in pair], _memory.create(10)]
         numbers.append(_descriptors.datagram_socket(socket.AF_INET).fileno())
-        _memory.send_fd(pair[0], numbers[0])
-        numbers.append(_memory.receive_fd(pair[1]))
+        _memory.send(pair[0], _memory.Segment(numbers[0]), ())
+        numbers.append(_memory.receive(pair[1], 1).segment)
         say(min(numbers) > 2, [_descriptors.is_open(n) for n in range(3)])
     """,
     )

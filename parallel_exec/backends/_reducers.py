@@ -1,0 +1,194 @@
+"""What `multiprocessing` adds to pickle: connections, sockets, and whatever programs register with its `ForkingPickler`.
+
+    reducer ──► reduction.DupFd(fd) ──► a copy of the descriptor, which travels beside the bytes (`_memory.py`)
+    detach() ◄── what stands for it in the bytes ◄── a copy of its own for each time they are unpickled
+
+`multiprocessing` would have the sender's process serve each descriptor once, from a thread. Our bytes may be sent again, for
+a retry or to another worker, or never. So while one of its reducers runs it finds, in the place of the process that is
+being started, one of ours to give the descriptor to. Only then: locks and shared memory ask at the same place whether they
+may be pickled, and are refused as ever. They are inherited, or come by `initargs`.
+
+Guarantees:
+    A descriptor travels as often as the bytes do. The sender's copies are closed with the bytes, the receiver's after they
+    were unpickled; what was made of them is the program's.
+    What must not leave this machine is refused, where nobody says that descriptors can be carried along.
+
+Imports the standard library only; `multiprocessing` only if it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import fcntl
+import io
+import os
+import pickle
+import sys
+import threading
+from typing import Any, Callable, Iterator, Sequence
+
+from parallel_exec.backends import _memory
+from parallel_exec.backends._descriptors import STANDARD
+
+ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what no reducer is asked about
+
+
+class _Travel(threading.local):
+    """What the calling thread is pickling or unpickling.
+
+    Attributes:
+        carried: the descriptors that the bytes take along; None: they can take none.
+        arrived: those that came with the bytes.
+    """
+
+    carried: list[_memory.Segment] | None = None
+    arrived: Sequence[int] = ()
+
+
+_travel = _Travel()
+
+
+def are_plain(values: Sequence[Any]) -> bool:
+    """Return whether the standard pickler does for these: most calls and results are of nothing else."""
+    for value in values:  # noqa: SIM110  # `all` would cost twice as much
+        if type(value) not in ATOMS:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def carry(along: list[_memory.Segment] | None) -> Iterator[None]:
+    """Have what this thread pickles meanwhile take descriptors along, into the list."""
+    before, _travel.carried = _travel.carried, along
+    try:
+        yield
+    finally:
+        _travel.carried = before
+
+
+def carried() -> int:
+    """Return how many descriptors what this thread pickles has taken along so far."""
+    return len(_travel.carried or ())
+
+
+@contextlib.contextmanager
+def deliver(arrived: Sequence[int]) -> Iterator[None]:
+    """Have what this thread unpickles meanwhile find these descriptors, which stay the caller's."""
+    before, _travel.arrived = _travel.arrived, arrived
+    try:
+        yield
+    finally:
+        _travel.arrived = before
+
+
+def dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None, kind: Any = pickle.Pickler) -> bytes:
+    """Pickle with these reducers, by a pickler of a kind: pickle's, or cloudpickle's."""
+    file = io.BytesIO()
+    _with_reducers(kind)(file, 5, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+def dumps_along(
+    value: Any, along: list[_memory.Segment], buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
+) -> bytes:
+    """Do so, and `carry` descriptors along meanwhile."""
+    before, _travel.carried = _travel.carried, along
+    try:
+        return dumps(value, buffer_callback, kind)
+    finally:
+        _travel.carried = before
+
+
+_kinds: dict[Any, tuple[list[Any], list[Any], Any]] = {}  # for each kind: of which reducers it knows, and the pickler
+
+
+def _with_reducers(kind: Any) -> Any:
+    """Return a pickler's class that knows the reducers which are registered by now."""
+    reduction: Any = sys.modules.get("multiprocessing.reduction")
+    registered = {} if reduction is None else reduction.ForkingPickler._extra_reducers
+    known = _kinds.get(kind)
+    if known is not None and known[0] == [*registered.values()] and known[1] == [*copyreg.dispatch_table.values()]:
+        return known[2]
+    own = copyreg.dispatch_table if kind is pickle.Pickler else kind.dispatch_table
+    added = {each: _within(reduce) for each, reduce in list(registered.items()) if not _is_needless(reduce)}
+    made = type(kind.__name__, (kind,), {"dispatch_table": {**own, **added}})
+    _kinds[kind] = [*registered.values()], [*copyreg.dispatch_table.values()], made
+    return made
+
+
+def _is_needless(reduce: Any) -> bool:
+    """Return whether it is for methods and partials, which pickle by themselves nowadays, and lose nothing by it."""
+    name = getattr(reduce, "__name__", "")
+    return getattr(reduce, "__module__", "") == "multiprocessing.reduction" and name != "_reduce_socket"
+
+
+def _within(reduce: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a reducer that gives descriptors to us."""
+    if getattr(reduce, "__module__", "") == "multiprocessing.sharedctypes":
+        # It is registered for types of ctypes as well, of which only those in shared memory are its business.
+        return lambda value: reduce(value) if hasattr(value, "_wrapper") else value.__reduce_ex__(5)
+
+    def reduce_here(value: Any) -> Any:
+        context: Any = sys.modules["multiprocessing.context"]
+        before = context.get_spawning_popen()
+        context.set_spawning_popen(_Carrier)
+        try:
+            return reduce(value)
+        finally:
+            context.set_spawning_popen(before)
+
+    return reduce_here
+
+
+class _Carrier:
+    """What `reduction.DupFd` takes for a process that is being started."""
+
+    @staticmethod
+    def duplicate_for_child(fd: int) -> int:
+        """Take a copy of a descriptor along, and return its place."""
+        if _travel.carried is None:
+            raise TypeError(f"file descriptor {fd} means something in this process only")
+        _travel.carried.append(_memory.Segment(duplicate(fd)))
+        return len(_travel.carried) - 1
+
+    @staticmethod
+    def DupFd(place: int) -> _Carried:  # noqa: N802  # as `multiprocessing` calls it
+        """Return what stands for it in the bytes."""
+        return _Carried(place)
+
+
+class _Carried:
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def __reduce__(self) -> Any:
+        return _Arrived, (self._place,)
+
+
+class _Arrived:
+    """A copy of a descriptor that came along, until somebody takes it."""
+
+    def __init__(self, place: int) -> None:
+        self._fd = -1
+        self._fd = duplicate(_travel.arrived[place])
+
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's then."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            raise ValueError("this descriptor has been taken already")
+        return fd
+
+    def __del__(self, _close: Any = os.close) -> None:
+        if self._fd >= 0:
+            _close(self._fd)
+
+
+def duplicate(fd: int) -> int:
+    """Return a copy of a descriptor, which is none of the standard ones.
+
+    Raises:
+        OSError: it is closed, or too many are open.
+    """
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)
