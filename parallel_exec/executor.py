@@ -229,8 +229,18 @@ class ParallelExecutor(Executor):
         lifetime.interrupt([self._scheduler], live, lifetime.PATIENCE)
 
     def results(self) -> list[TaskResult[Any]]:
-        """Return what the current or last run has finished so far, in the order added. Does not block."""
-        return [future.task_result() for future in list(self._runs.latest.futures) if future.done()]
+        """Return the results of those tasks of the current or last run that have finished, in the order added. Does not block.
+
+        A task has finished once it has returned, has failed for good or was cut off by the run's deadline; one that was
+        cancelled, by Ctrl-C, by `fail_fast` or by its future, has not, and is left out.
+
+        A run is an `execute_all` or a `stream`, whichever began last; its results are kept until the next one begins. Of an
+        `execute_all` that is what has finished so far or, once it is over, however it ended, all that had finished. Of a
+        `stream`, which keeps nothing that it has yielded, it is what it has not yielded: nothing once it has come to its
+        end, and what had finished, but for the results that the caller has, where it was closed, or interrupted by Ctrl-C or
+        another exception. What is started by `submit` and `map` belongs to no run.
+        """
+        return self._runs.latest.finished()
 
     # ── concurrent.futures.Executor ─────────────────────────────────────────────────────────────────────────────────
 
@@ -325,10 +335,11 @@ class ParallelExecutor(Executor):
         if not is_iterable(tasks):
             raise TypeError(f"stream takes an iterable of tasks, not {tasks!r}: one task is stream([task])")
         if window is not None:
-            check_count("window", window, 1)
+            window = check_count("window", window, 1)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        return stream(self._start_task, iter(tasks), window or 4 * self._scheduler.ledger.limit, order)
+        size = window or 4 * self._scheduler.ledger.limit
+        return stream(self._start_task, iter(tasks), size, order, self._runs.opened)
 
     def _start_task(self, task: Task[T]) -> TaskFuture[T]:
         future = self._future_of(task)

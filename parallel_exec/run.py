@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence
 
 from parallel_exec._clock import time
 from parallel_exec._waiting import TICK
 
 if TYPE_CHECKING:
     from parallel_exec.future import TaskFuture
+    from parallel_exec.task import TaskResult
 
     AnyFuture = TaskFuture[Any]
 
@@ -83,6 +84,10 @@ class Run:
         """Return whether all that joined have left."""
         return self._over.is_set()
 
+    def finished(self) -> list[TaskResult[Any]]:
+        """Return the results of those that have ended, and were not cancelled, in the order added. From any thread."""
+        return [future.task_result() for future in list(self.futures) if future.done() and not future.cancelled()]
+
     def unended(self) -> list[AnyFuture]:
         """Return the futures that have not ended."""
         return [future for future in list(self.futures) if not future.done()]
@@ -109,17 +114,25 @@ class Run:
                 raise WaitTimeout
 
 
+class Finished(Protocol):
+    """A run, or a stream, as far as `results()` asks."""
+
+    def finished(self) -> list[TaskResult[Any]]:
+        """Return the results that it has."""
+        ...
+
+
 class Runs:
     """The run that tasks join now, and the one that `results()` tells of. Guarded by the scheduler's lock.
 
     Attributes:
         current: the run under way or, between two, the one being staged.
-        latest: the run that was begun last (or, before the first, the one being staged).
+        latest: the run or stream that was begun last (or, before the first, the run being staged).
     """
 
     def __init__(self) -> None:
         self.current = Run()
-        self.latest = self.current
+        self.latest: Finished = self.current
         self._ticket: object = None  # of the `execute_all` that is under way
 
     def begin(self, lock: Any, fail_fast: bool, ticket: object) -> Run:
@@ -135,6 +148,10 @@ class Runs:
             self.current.fail_fast = fail_fast
             self.latest = self.current
             return self.current
+
+    def opened(self, stream: Finished) -> None:
+        """Let `results()` tell of a stream that begins. One assignment, so without the lock."""
+        self.latest = stream
 
     def is_mine(self, ticket: object) -> bool:
         """Return whether the run under way was begun with this ticket."""

@@ -6,6 +6,9 @@ Guarantees:
     No more than `window` tasks are alive at once, so that an endless iterable runs in flat memory. Closing the generator
     cancels what waits, and stops what runs where the back end can. An error in the iterable, or in starting a task, after
     a shutdown say, is raised after all results of what came before it.
+    A result is the caller's once the generator has yielded it, and in the window until then: where an exception comes in
+    between, Ctrl-C's for one, it is found there. (So `handed` is set right before the `yield`, and a task leaves the window
+    when the caller comes back: between the two no signal is heard.)
 """
 
 from __future__ import annotations
@@ -26,32 +29,76 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Window(Generic[T]):
+    """The tasks of a stream that were started and whose results were not yielded. Written by the generator's thread.
+
+    Attributes:
+        futures: theirs, in the order read; and the one below.
+        handed: the one whose result was yielded last, until the next is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.futures: deque[TaskFuture[T]] = deque()
+        self.handed: TaskFuture[T] | None = None
+
+    def finished(self) -> list[TaskResult[T]]:
+        """Return the results of those that have ended, and were not cancelled. From any thread."""
+        futures = [future for future in list(self.futures) if future is not self.handed]
+        return [future.task_result() for future in futures if future.done() and not future.cancelled()]
+
+    def drop_handed(self) -> None:
+        """Forget the one that the caller has."""
+        if self.handed is not None:
+            self.futures.remove(self.handed)
+            self.handed = None
+
+    def close(self) -> None:
+        """Cancel what waits, and stop what runs; what has ended stays."""
+        self.drop_handed()
+        for future in [
+            future for future in self.futures if not future.cancel()
+        ]:  # first what waits, or it would run now
+            future.abort()
+
+
 def stream(
-    start: Callable[[Task[T]], TaskFuture[T]], tasks: Iterator[Task[T]], window: int, order: str
+    start: Callable[[Task[T]], TaskFuture[T]],
+    tasks: Iterator[Task[T]],
+    size: int,
+    order: str,
+    opened: Callable[[Window[T]], object],
 ) -> Iterator[TaskResult[T]]:
-    """Yield the results of tasks that are started as the window has room."""
-    alive: deque[TaskFuture[T]] = deque()
+    """Yield the results of tasks that are started as the window has room; `opened` is told of the window first."""
+    window: Window[T] = Window()
+    alive = window.futures
     ended: queue.SimpleQueue[TaskFuture[T]] = queue.SimpleQueue()
     source = _Source(tasks, start)
+    opened(window)
     try:
         while True:
-            while len(alive) < window and (future := source.start_next()) is not None:
+            while len(alive) < size and (future := source.start_next()) is not None:
                 alive.append(future)
                 future.add_done_callback(ended.put)  # type: ignore[arg-type]  # it is called with the future
             if not alive:
                 break
             future = _next_of(ended, alive)
             if order == "completed":
-                alive.remove(future)
-                yield future.task_result()
+                result = future.task_result()
+                window.handed = future
+                yield result
+                window.drop_handed()
+                del result
             while order == "submitted" and alive and alive[0].done():
-                yield alive.popleft().task_result()
+                result = alive[0].task_result()
+                window.handed = alive[0]
+                yield result
+                window.drop_handed()
+                del result
             del future
         if source.error is not None:
             raise source.error
     finally:
-        for future in [future for future in alive if not future.cancel()]:  # first what waits, or it would run now
-            future.abort()
+        window.close()
 
 
 class _Source(Generic[T]):

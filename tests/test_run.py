@@ -291,3 +291,24 @@ def test_a_bar_that_cannot_be_had_is_asked_for_in_time(lab: Any, monkeypatch: py
     with pytest.raises(ModuleNotFoundError, match="tqdm"):
         executor.execute_all(progress=True)
     assert [result.unwrap() for result in executor.execute_all()] == [0]
+
+
+def test_results_leave_out_what_was_cancelled(lab: Any) -> None:
+    """By its future, or because another failed in a run that fails fast: it has not finished."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+    for name, task, priority in (("good", int, 3), ("bad", partial(work.fail, OSError()), 2), ("late", int, 1)):
+        executor.add_task(Task(task, id=name, priority=priority))
+    executor.add_task(Task(int, id="unwanted", priority=4)).cancel()
+    results = executor.execute_all(fail_fast=True)
+    assert [result.task.id for result in results if result.cancelled] == ["late", "unwanted"]
+    assert [result.task.id for result in executor.results()] == ["good", "bad"]
+
+
+def test_results_after_a_deadline(lab: Any) -> None:
+    """What it cut off has a result that says so."""
+    executor = lab.executor(max_concurrency=1)
+    executor.add_task(Task(int, id="quick", priority=1))
+    executor.add_task(Task(lab.event().wait, id="slow"))
+    results = executor.execute_all(deadline=0.2)
+    assert executor.results() == results
+    assert [result.cancelled for result in results] == [False, False]

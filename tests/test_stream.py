@@ -132,3 +132,70 @@ def test_what_is_not_iterable_is_refused(lab: Any) -> None:
     """A single task in place of an iterable is refused at once."""
     with pytest.raises(TypeError, match="iterable"):
         lab.executor().stream(Task(int))
+
+
+def _ids(executor: Any) -> list[str]:
+    return [result.task.id for result in executor.results()]
+
+
+@pytest.mark.parametrize("order", ["completed", "submitted"])
+def test_results_of_a_stream_that_is_closed(lab: Any, order: str) -> None:
+    """They are those that had finished and were not yielded, as long as no other run has begun."""
+    executor = lab.executor(max_concurrency=1)
+    assert list(executor.stream([Task(int, id="before")]))
+    assert _ids(executor) == []
+    stuck = Task(lab.event().wait, id="stuck", priority=-1)
+    stream = executor.stream([*(Task(int, id=name) for name in "abc"), stuck], window=9, order=order)
+    assert next(stream).task.id == "a"
+    work.until(lambda: executor.stats().succeeded == 4)
+    assert _ids(executor) == ["b", "c"]
+    assert next(stream).task.id == "b"
+    assert _ids(executor) == ["c"]
+    stream.close()
+    assert _ids(executor) == ["c"]
+    executor.add_task(Task(int, id="next"))
+    assert _ids(executor) == ["c"]
+    executor.execute_all()
+    assert _ids(executor) == ["next"]
+
+
+@pytest.mark.parametrize("order", ["completed", "submitted"])
+@pytest.mark.parametrize("when", ["reading", "waiting", "yielding"])
+def test_an_exception_in_the_middle_of_a_stream_loses_nothing(
+    lab: Any, order: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the stream reads, while it waits, and while it makes the result that it is about to yield."""
+    executor = lab.executor(max_concurrency=1)
+
+    def interrupt(*_: object) -> Any:
+        work.until(lambda: executor.stats().succeeded >= 2)
+        raise KeyboardInterrupt
+
+    def tasks() -> Iterator[Task[int]]:
+        yield Task(int, id="a")
+        yield Task(int, id="b")
+        if when == "reading":
+            interrupt()
+
+    if when == "waiting":
+        monkeypatch.setattr("parallel_exec.stream._next_of", interrupt)
+    if when == "yielding":
+        monkeypatch.setattr(TaskFuture, "task_result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(executor.stream(tasks(), order=order))
+    monkeypatch.undo()
+    assert _ids(executor) == ["a", "b"]
+
+
+def test_results_of_an_interrupted_endless_stream_are_few(lab: Any) -> None:
+    """No more than the window's are kept."""
+    executor = lab.executor(max_concurrency=2)
+    gc.collect()
+    before = _futures()
+    stream = executor.stream((Task(int) for _ in itertools.count()), window=5)
+    for _ in range(500):
+        next(stream)
+    stream.close()
+    assert len(executor.results()) <= 4
+    gc.collect()
+    assert _futures() - before <= 5 + 2  # those in the window, and in the hands of the two workers
