@@ -78,6 +78,19 @@ def check_wait(name: str, value: float) -> float:
     return seconds
 
 
+def check_backoff(backoff: float, max_backoff: float) -> None:
+    """Refuse a first wait that is longer than the longest.
+
+    Raises:
+        ValueError: it is.
+    """
+    if backoff > max_backoff:
+        raise ValueError(
+            f"backoff={backoff:g} is more than max_backoff={max_backoff:g}, the most seconds between two attempts: "
+            f"write max_backoff={backoff:g} as well, or a smaller backoff"
+        )
+
+
 def check_count(name: str, value: int, least: int) -> int:
     """Return `value` as a plain int if it is a whole number, NumPy's too, of at least `least`.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 from parallel_exec._checks import (
     RetryOn,
+    check_backoff,
     check_count,
     check_flag,
     check_retry_on,
@@ -106,7 +107,7 @@ class ParallelConfig:
             raise TypeError(f"on_event takes a callable that is given each event, not {on_event!r}")
         if on_event is not None:
             refuse_lazy("on_event", on_event)
-        checked = {
+        checked: dict[str, Any] = {
             "max_concurrency": check_count("max_concurrency", max_concurrency, 1),
             "timeout": check_seconds("timeout", timeout),
             "retry_count": check_count("retry_count", retry_count, 0),
@@ -119,6 +120,7 @@ class ParallelConfig:
             "backend": check_backend(backend),
             "on_event": on_event,
         }
+        check_backoff(checked["backoff"], checked["max_backoff"])
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

@@ -30,6 +30,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
+from parallel_exec._checks import check_backoff
 from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
 from parallel_exec.errors import (
@@ -316,11 +317,16 @@ def policy_for(
     the config's `retry`, then its plain settings.
 
     `retry=None` asks for the plain settings.
+
+    Raises:
+        ValueError: the task's `backoff` is more than the config's `max_backoff`.
     """
     if retry is INHERIT:
         retry = config.retry if retry_count is retry_on is backoff is INHERIT else None
     if retry is not None:
         return TenacityPolicy(retry)
+    if backoff is not INHERIT:
+        check_backoff(backoff, config.max_backoff)
     return PlainPolicy(
         config.retry_count if retry_count is INHERIT else retry_count,
         config.backoff if backoff is INHERIT else backoff,

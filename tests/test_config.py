@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from parallel_exec import ParallelConfig, ParallelExecutor, ProcessBackend, ThreadBackend
+from parallel_exec import ParallelConfig, ParallelExecutor, ProcessBackend, Task, ThreadBackend
 
 
 def test_defaults() -> None:
@@ -71,6 +71,27 @@ def test_a_value_out_of_range_is_refused(setting: str, value: Any) -> None:
     """A number that makes no sense is a `ValueError` that names the setting and the value."""
     with pytest.raises(ValueError, match=f"{setting} must be .*{value!r}"):
         ParallelConfig(**{setting: value})
+
+
+@pytest.mark.parametrize("settings", [{"backoff": 60}, {"max_backoff": 0.5}, {"backoff": 3.0, "max_backoff": 2}])
+def test_a_backoff_above_the_longest_is_refused(settings: Any) -> None:
+    """The error names both, also the one that was not given, and says what to write."""
+    shown = {"backoff": 1.0, "max_backoff": 30.0, **settings}
+    words = (
+        f"backoff={shown['backoff']:g} is more than max_backoff={shown['max_backoff']:g}, the most seconds between two "
+        f"attempts: write max_backoff={shown['backoff']:g} as well, or a smaller backoff"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        ParallelConfig(**settings)
+    ParallelConfig(backoff=60, max_backoff=60)
+
+
+@pytest.mark.parametrize("way", ["options", "Task"])
+def test_a_tasks_backoff_above_the_longest_is_refused(way: str) -> None:
+    """A task's own is held against the executor's longest when it is added."""
+    with ParallelExecutor(backend="inline", max_backoff=2) as executor:
+        with pytest.raises(ValueError, match="backoff=3 is more than max_backoff=2"):
+            executor.options(backoff=3) if way == "options" else executor.add_task(Task(print, backoff=3))
 
 
 @pytest.mark.parametrize(

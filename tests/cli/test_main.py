@@ -266,7 +266,8 @@ def test_failures_set_the_exit_status(workdir: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_failed_attempts_are_retried(workdir: Path, backend: str) -> None:
-    """`--retries` and `--backoff` reach the executor."""
+    """`--retries` and `--backoff` reach the executor; a backoff may be longer than the executor's longest by default."""
+    assert run("work:double", "1", "--backoff", "60", "--backend", backend, cwd=workdir).returncode == 0
     process = run("work:twice", "one", "--retries", "1", "--backoff", "0.01", "--backend", backend, cwd=workdir)
     [line] = read(process.stdout)
     assert (line["success"], line["attempts"]) == (True, 2)

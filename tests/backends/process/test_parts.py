@@ -155,7 +155,7 @@ def hold_then_fail(started: work.Latch | None, gate: work.Latch) -> None:
 
 def test_items_that_fail_when_nobody_iterates_any_more(pool: Any, bench: Any) -> None:
     """They are not retried."""
-    executor = pool(1, retry_count=1, backoff=60.0)
+    executor = pool(1, retry_count=1, backoff=60.0, max_backoff=60.0)
     started, gate = bench.latch(), bench.latch()
     results: Any = executor.map(hold_then_fail, [None, started], [gate, gate])
     assert next(results) is None
