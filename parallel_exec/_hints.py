@@ -86,6 +86,7 @@ HOMES: Mapping[str, str] = {
     "kwargs": "Task(fn, {}={...})",
     "tasks": "executor.add_task(task) for each of them, or executor.stream(tasks)",
     "cancel_futures": "shutdown({}=...)",
+    "sleep": "ParallelExecutor(backend=InlineBackend({}=...))",
 }
 
 _DASK = "give a dask Client, backend=Client(...), or backend=DaskBackend(address)"

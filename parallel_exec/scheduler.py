@@ -30,10 +30,12 @@ from parallel_exec.intake import Intake
 from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.retry import Delay
 from parallel_exec.task import Attempt
+from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
     from parallel_exec.backends.base import Backend, Slot, WorkerSlot
     from parallel_exec.endings import AnyFuture
+    from parallel_exec.timers import Timer
 
 
 class Scheduler(Intake):
@@ -269,7 +271,7 @@ class Scheduler(Intake):
                 future._slot = None
                 self.ledger.retried += 1
                 self.ledger.backing_off.add(future)
-                future._timer = self.timers.timer(partial(self._due, future))
+                future._timer = self.timers.timer(partial(self._due, future, future._number))
         if not parked:
             self._end(future, future._verdict or self._sentence)  # type: ignore[arg-type]
             return
@@ -280,9 +282,32 @@ class Scheduler(Intake):
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)
 
-    def _due(self, future: AnyFuture) -> None:
+    def next_due(self) -> float | None:
+        """Return when the first backoff will be over (monotonic)."""
         with self.lock:
-            if future._phase != Phase.BACKING_OFF:
+            return min((timer.deadline for _, timer in self._parked()), default=None)
+
+    def skip_to(self, due: float) -> None:
+        """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
+        with self.lock:
+            seconds = max(0.0, due - time.monotonic())
+            parked = self._parked()
+            over = [(future, future._number) for future, timer in parked if timer.deadline <= due]
+            for _, timer in parked:
+                if timer.deadline > due:
+                    timer.arm(timer.deadline - seconds)
+        for future, number in over:
+            self._due(future, number)
+
+    def _parked(self) -> list[tuple[AnyFuture, Timer]]:
+        """Return the futures in backoff, with their timers; not those that are just coming up. Called with the lock held."""
+        timers = [(future, future._timer) for future in self.ledger.backing_off]
+        return [(future, timer) for future, timer in timers if timer is not None and timer.deadline != NEVER]
+
+    def _due(self, future: AnyFuture, number: int) -> None:
+        """End the backoff after attempt `number`, unless that was done already."""
+        with self.lock:
+            if future._phase != Phase.BACKING_OFF or future._number != number:
                 return
             self.ledger.backing_off.discard(future)
             future._timer = None

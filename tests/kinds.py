@@ -14,18 +14,28 @@ from typing import Any, Callable, Iterator
 import pytest
 import work
 
-from parallel_exec import ProcessBackend
+from parallel_exec import InlineBackend, ProcessBackend
 
 SIZE = 3  # workers of the engines that are not ours: more than the limits that the tests set
 
 # Why a test runs over less than all of them is said by the name of the group. Two start methods more are for the tests of
 # what could depend on them: everything twice more would take a minute.
 INTERPRETERS = ("interpreter-pool",) if sys.version_info >= (3, 14) else ()
-ALL = ("thread", "process", "inline", "thread-pool", "process-pool", *INTERPRETERS, "loky", "dask-executor")
+ALL = (
+    "thread",
+    "process",
+    "inline",
+    "inline-skip",
+    "thread-pool",
+    "process-pool",
+    *INTERPRETERS,
+    "loky",
+    "dask-executor",
+)
 SPAWN_AND_FORK = ("spawn", "fork")
 EVERY_START_METHOD = ("process", *SPAWN_AND_FORK)
 OWN = ("thread", "process", "inline")
-CONCURRENT = tuple(name for name in ALL if name != "inline")
+CONCURRENT = tuple(name for name in ALL if not name.startswith("inline"))
 IN_THIS_PROCESS = ("thread", "inline", "thread-pool")
 THREADS = ("thread", "thread-pool")
 PROCESSES = ("process", "process-pool", *INTERPRETERS, "loky")
@@ -94,6 +104,7 @@ def _dask_executor() -> Iterator[Any]:
 OURS: dict[str, Callable[[], Any]] = {
     "thread": lambda: "thread",
     "inline": lambda: "inline",
+    "inline-skip": lambda: InlineBackend(sleep=lambda seconds: None),
     "process": lambda: ProcessBackend(mp_context="forkserver"),
     "spawn": lambda: ProcessBackend(mp_context="spawn"),
     "fork": lambda: ProcessBackend(mp_context="fork"),

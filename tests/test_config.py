@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import inspect
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from parallel_exec import ParallelConfig, ParallelExecutor, ProcessBackend, Task, ThreadBackend
+from parallel_exec import InlineBackend, ParallelConfig, ParallelExecutor, ProcessBackend, Task, ThreadBackend
 
 
 def test_defaults() -> None:
@@ -89,9 +90,9 @@ def test_a_backoff_above_the_longest_is_refused(settings: Any) -> None:
 @pytest.mark.parametrize("way", ["options", "Task"])
 def test_a_tasks_backoff_above_the_longest_is_refused(way: str) -> None:
     """A task's own is held against the executor's longest when it is added."""
-    with ParallelExecutor(backend="inline", max_backoff=2) as executor:
-        with pytest.raises(ValueError, match="backoff=3 is more than max_backoff=2"):
-            executor.options(backoff=3) if way == "options" else executor.add_task(Task(print, backoff=3))
+    executor = ParallelExecutor(backend="inline", max_backoff=2)
+    with pytest.raises(ValueError, match="backoff=3 is more than max_backoff=2"):
+        executor.options(backoff=3) if way == "options" else executor.add_task(Task(print, backoff=3))
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,16 @@ def test_arguments_of_an_initializer_are_a_tuple(backend: Any, initargs: Any) ->
     """A bare argument is refused at once, with what to write."""
     with pytest.raises(TypeError, match=r"initargs takes a tuple of arguments, .* \(argument,\)"):
         backend(initializer=print, initargs=initargs)
+
+
+@pytest.mark.parametrize("wrong", [0, True, "no"])
+def test_a_sleep_that_is_none(wrong: Any) -> None:
+    """What cannot be called is refused, with what to write."""
+    with pytest.raises(TypeError, match=r"InlineBackend\(sleep=lambda seconds: None\) waits for nothing"):
+        InlineBackend(sleep=wrong)
+
+
+def test_a_sleep_of_asyncio() -> None:
+    """A coroutine function would never sleep."""
+    with pytest.raises(TypeError, match="sleep"):
+        InlineBackend(sleep=asyncio.sleep)

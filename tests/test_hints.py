@@ -116,6 +116,7 @@ def test_what_the_hints_tell_to_write_is_there() -> None:
         "stream(tasks, {": ParallelExecutor.stream,
         "shutdown({": ParallelExecutor.shutdown,
         "options({": ParallelExecutor.options,
+        "InlineBackend({": InlineBackend.__init__,
     }
     for name, home in HOMES.items():
         for owner, function in owners.items():

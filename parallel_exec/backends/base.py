@@ -194,6 +194,14 @@ class Source(Protocol):
         """Return whether anything is ready to start, or will be after its backoff."""
         ...
 
+    def next_due(self) -> float | None:
+        """Return when the first backoff will be over (monotonic); None if nothing is in backoff."""
+        ...
+
+    def skip_to(self, due: float) -> None:
+        """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
+        ...
+
     def refuse(self, future: TaskFuture[Any], error: BaseException) -> None:
         """End a future that was taken and cannot be run."""
         ...

@@ -4,7 +4,8 @@
 
 Guarantees:
     Every task runs in the thread that starts the pool, one at a time, highest priority first; a backoff is waited out
-    there. `submit` returns when its task has ended, `execute_all` when all have.
+    there, or as the user's `sleep` has it: what is due first is first then, too. `submit` returns when its task has ended,
+    `execute_all` when all have.
     A running attempt cannot be stopped by anybody: one that outruns its timeout runs to its end, and then counts as
     timed out.
     A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well.
@@ -13,11 +14,12 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
+from parallel_exec._lazy import refuse_lazy
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
@@ -39,14 +41,29 @@ class _NoTimer:
 
 
 class InlineBackend(Backend):
-    """Runs attempts in the calling thread."""
+    """Runs attempts in the calling thread.
+
+    Args:
+        sleep: called with the seconds until the next attempt is due, when nothing else is to be done, in place of waiting:
+            once it returns, that attempt is due, whether time has passed or not. `lambda seconds: None` skips every backoff,
+            as a test wants it. What runs stays the same, and in the same order; `timeout`, `deadline` and tenacity's
+            `stop_after_delay` count the time that really passes. While it runs, what other threads add waits. Default: wait.
+    """
 
     name = "inline"
     drives_caller = True
 
-    def __init__(self, **_misspelt: Never) -> None:
+    def __init__(self, sleep: Callable[[float], object] | None = None, **_misspelt: Never) -> None:
         if _misspelt:
             refuse_names("InlineBackend", _misspelt, InlineBackend.__init__)
+        if sleep is not None:
+            if not callable(sleep):
+                raise TypeError(
+                    f"sleep takes a callable that is given the seconds to wait, not {sleep!r}: "
+                    "InlineBackend(sleep=lambda seconds: None) waits for nothing"
+                )
+            refuse_lazy("sleep", sleep)
+        self._sleep = sleep  # written once
         self.timer = _NoTimer()
         self._news = threading.Event()
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
@@ -83,7 +100,18 @@ class InlineBackend(Backend):
             if future is not None:
                 self._attempt(future)
             elif self.source.pending():
-                self._news.wait()
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the next backoff to be over, or for news, or have the user's `sleep` do so."""
+        due = None if self._sleep is None else self.source.next_due()
+        if self._sleep is None or due is None:
+            self._news.wait()
+            return
+        seconds = due - time.monotonic()
+        if seconds > 0:
+            self._sleep(seconds)
+        self.source.skip_to(due)
 
     def _attempt(self, future: AnyFuture) -> None:
         source = self.source

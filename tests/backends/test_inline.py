@@ -12,7 +12,7 @@ import pytest
 import work
 from kinds import over
 
-from parallel_exec import DeadlineExceededError, ParallelExecError, Task, TaskTimeoutError, current_task
+from parallel_exec import DeadlineExceededError, InlineBackend, ParallelExecError, Task, TaskTimeoutError, current_task
 
 pytestmark = over(("inline",))
 
@@ -188,3 +188,133 @@ def test_what_another_thread_adds_at_the_last_moment_is_run(lab: Any, monkeypatc
     added.set()
     driver.join(work.PATIENCE)
     assert future.result(work.PATIENCE) == 4
+
+
+# ── sleep ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sleeper:
+    """Takes the seconds to wait, and waits for a moment or not at all."""
+
+    def __init__(self, *, really: bool = False) -> None:
+        self.naps: list[float] = []
+        self._really = really
+
+    def __call__(self, seconds: float) -> None:
+        """Be called with the seconds."""
+        self.naps.append(seconds)
+        if self._really:
+            time.sleep(seconds)
+
+
+def test_backoff_can_be_skipped(lab: Any) -> None:
+    """Three retries with a minute between them take no time, and the seconds that were skipped are told."""
+    sleeper = Sleeper()
+    backend = InlineBackend(sleep=sleeper)
+    executor = lab.executor(backend=backend, backoff=60, max_backoff=600, jitter=False, retry_count=3)
+    begun = time.monotonic()
+    executor.add_task(partial(work.flaky, lab.log(), 3))
+    (result,) = executor.execute_all()
+    assert result.success and len(result.attempts) == 4
+    assert time.monotonic() - begun < 5
+    assert sleeper.naps == pytest.approx([60, 120, 240], abs=1)
+    assert executor.submit(work.double, 1).result() == 2
+
+
+@pytest.mark.parametrize("really", [False, True])
+def test_what_is_due_first_runs_first(lab: Any, really: bool) -> None:
+    """Attempts come in the order in which their backoffs end, whatever their priorities, skipped or waited out."""
+    sleeper = Sleeper(really=really)
+    executor = lab.executor(backend=InlineBackend(sleep=sleeper), jitter=False, retry_count=2)
+    order: list[str] = []
+
+    def fail(name: str) -> None:
+        order.append(name)
+        raise OSError
+
+    executor.add_task(Task(fail, "slow", backoff=0.5, priority=9))
+    executor.add_task(Task(fail, "quick", backoff=0.2))
+    executor.execute_all()  # slow at 0, 0.5 and 1.5 s; quick at 0, 0.2 and 0.6 s
+    assert order == ["slow", "quick", "quick", "slow", "quick", "slow"]
+    assert sleeper.naps == pytest.approx([0.2, 0.3, 0.1, 0.9], abs=0.09)
+
+
+def test_equals_come_in_order_after_a_skip(lab: Any) -> None:
+    """What is due at one moment starts by priority."""
+    executor = lab.executor(backend=InlineBackend(sleep=Sleeper()), backoff=5.0, jitter=False, retry_count=1)
+    order: list[int] = []
+
+    def fail(number: int) -> None:
+        order.append(number)
+        raise OSError
+
+    for number in (1, 3, 2):
+        executor.add_task(Task(fail, number, priority=number))
+    executor.execute_all()
+    assert order == [3, 2, 1, 3, 2, 1]
+
+
+def test_a_deadline_counts_real_time(lab: Any) -> None:
+    """Skipped seconds are none, so a minute of backoff fits into a deadline of a few seconds."""
+    executor = lab.executor(backend=InlineBackend(sleep=Sleeper()), backoff=20.0, retry_count=3)
+    executor.add_task(partial(work.flaky, lab.log(), 3))
+    (result,) = executor.execute_all(deadline=20)
+    assert result.success
+
+
+def test_a_deadline_in_a_sleep(lab: Any) -> None:
+    """A deadline that passes while `sleep` sleeps ends the tasks then, and nothing runs after it."""
+    naps = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        work.until(futures[0].done)
+
+    executor = lab.executor(backend=InlineBackend(sleep=sleep), backoff=600.0, max_backoff=600.0)
+    futures = [executor.add_task(partial(work.fail, OSError()))]
+    (result,) = executor.execute_all(deadline=0.2)
+    assert isinstance(result.error, DeadlineExceededError)
+    assert len(naps) == len(result.attempts) == 1
+
+
+def test_what_is_added_during_a_sleep(lab: Any) -> None:
+    """A task that another thread adds meanwhile runs once the sleep is over, in its place."""
+    order: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        lab.thread(executor.submit, order.append, "added").join()
+
+    def fail() -> None:
+        order.append("task")
+        raise OSError
+
+    executor = lab.executor(backend=InlineBackend(sleep=sleep), backoff=600.0, max_backoff=600.0, retry_count=1)
+    executor.add_task(Task(fail, priority=1))
+    executor.execute_all()
+    assert order == ["task", "task", "added"]
+
+
+def test_a_task_that_is_cancelled_during_a_sleep(lab: Any) -> None:
+    """It does not come back when the sleep is over."""
+    log = lab.log()
+    executor = lab.executor(
+        backend=InlineBackend(sleep=lambda seconds: future.cancel()), backoff=600.0, max_backoff=600.0
+    )
+    future = executor.add_task(partial(work.flaky, log, 9))
+    (result,) = executor.execute_all()
+    assert isinstance(result.error, CancelledError)
+    assert log.lines() == ["call"]
+
+
+def test_a_sleep_that_raises(lab: Any) -> None:
+    """Ctrl-C in a sleep is raised in the caller, and the executor is as after any Ctrl-C."""
+
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    executor = lab.executor(backend=InlineBackend(sleep=sleep), backoff=5.0)
+    executor.add_task(partial(work.fail, OSError()))
+    with pytest.raises(KeyboardInterrupt):
+        executor.execute_all()
+    assert [result.success for result in executor.results()] == [False]
+    assert executor.submit(work.double, 2).result() == 4
