@@ -133,6 +133,7 @@ def main() -> int:
     """Run what the command line says; the exit status is 0 if all of it passed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--match", default="", help="a regular expression for the tests' ids, from their beginning")
     parser.add_argument("modules", nargs="*")
     options = parser.parse_args()
     replace_executors()
@@ -141,6 +142,8 @@ def main() -> int:
     left_out = []
     for name in options.modules or modules():
         for each in tests_of(loader.loadTestsFromModule(importlib.import_module(name))):
+            if not re.match(options.match, each.id()):
+                continue
             if is_left_out(each):
                 left_out.append(each.id())
             elif not (options.quick and re.search("PoolFork(?!server)|PoolSpawn", each.id())):
