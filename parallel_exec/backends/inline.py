@@ -129,6 +129,7 @@ class InlineBackend(Backend):
             outcome = Failure(TaskTimeoutError(future.id, timeout, number))
         source.report(future, number, outcome, end)
         if type(outcome) is Failure and isinstance(outcome.error, KeyboardInterrupt):
+            future.hush()  # the caller sees it now, and may never have seen the future
             raise outcome.error  # Ctrl-C, most likely: in the caller's own thread it is meant for the caller
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -152,6 +153,17 @@ def test_an_interrupt_ends_the_run(lab: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         executor.execute_all()
     assert [type(result.error) for result in executor.results()] == [type(None), KeyboardInterrupt]
+
+
+def test_an_interrupt_is_not_logged_as_well(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Ctrl-C in the middle of `submit` leaves nobody who could look at the future; that is no failure to be told of."""
+    executor = lab.executor(retry_count=0)
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(work.interrupt)
+    executor.shutdown()
+    del executor
+    gc.collect()
+    assert "nobody looked" not in caplog.text
 
 
 def test_sys_exit_is_a_failure_of_the_task(lab: Any) -> None:
