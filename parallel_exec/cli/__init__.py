@@ -1,5 +1,8 @@
-"""The command line: `main` runs it, `reader` makes tasks of the input, `writer` makes lines of the results."""
+"""The command line: `main` runs it, `reader` makes calls of the input, `writer` makes lines of the results."""
 
-from parallel_exec.cli.main import main
+try:
+    from parallel_exec.cli.main import main
+except KeyboardInterrupt:  # Ctrl-C while it is loaded: nobody wants to read where
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -425,8 +425,17 @@ def test_ctrl_c_ends_an_inline_run(workdir: Path) -> None:
     with started(workdir, "work:wait_for", "wait-1", "wait-2", "--backend", "inline", "--timeout", "none") as process:
         wait_until((workdir / "started-wait-1").exists)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        told = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert told.startswith(b"interrupted; this had ended before:\n0 tasks in ") and told.count(b"\n") == 2
     assert not (workdir / "started-wait-2").exists()
+
+
+def test_ctrl_c_while_the_program_is_loaded(workdir: Path) -> None:
+    """It ends the program without a traceback."""
+    (workdir / "argparse.py").write_text("raise KeyboardInterrupt\n")  # found first, as `python -m` looks here
+    process = run("work:double", "a", cwd=workdir)
+    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_reader(workdir: Path) -> None:
