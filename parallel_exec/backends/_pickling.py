@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
 
 from parallel_exec.backends import _memory, _reducers
@@ -59,7 +59,7 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
     Raises:
         Exception: neither can; the error is pickle's.
     """
-    if type(value) in _reducers.ATOMS and not by_value:
+    if not by_value and _reducers.are_plain((value,)):
         data = pickle.dumps(value, 5)
         return (
             Pickled(data, None, b"__main__" in data) if len(data) < _memory.THRESHOLD else _dumps(value, None, inside)
@@ -77,6 +77,7 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     """Pickle by pickle, or by cloudpickle."""
     kind = pickle.Pickler if cloudpickle is None else cloudpickle.Pickler
     others: list[_memory.Segment] = []
+    buffers: list[pickle.PickleBuffer] = []
 
     def make(buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
         """Make the bytes."""
@@ -85,7 +86,6 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
         others.clear()
         return _reducers.dumps_along(value, others, buffer_callback, kind)
 
-    buffers: list[pickle.PickleBuffer] = []
     data = make(buffers.append)
     if not buffers and len(data) < _memory.THRESHOLD:
         return Pickled(data, None, b"__main__" in data, others or ())
@@ -118,7 +118,7 @@ class CallPickler:
 
     def _dumps_rest(self, args: tuple[Any, ...], kwargs: dict[str, Any], others: list[_memory.Segment]) -> bytes:
         """Pickle the arguments; b"" if that must be done the other way, or fails there."""
-        if not kwargs and _reducers.are_plain(args):
+        if _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
             return pickle.dumps((args, kwargs), 5)
         buffers: list[pickle.PickleBuffer] = []
         try:
@@ -129,7 +129,8 @@ class CallPickler:
 
     def _learn(self, fn: Any) -> bytes:
         """Return what puts a function on the stack; b"" if it is not found by its name."""
-        if type(fn) is not FunctionType or "<" in fn.__qualname__:
+        is_builtin = type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
+        if not is_builtin and (type(fn) is not FunctionType or "<" in fn.__qualname__):
             return b""
         program = io.BytesIO()
         pickler = pickle.Pickler(program, 5)

@@ -26,12 +26,14 @@ import os
 import pickle
 import sys
 import threading
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from parallel_exec.backends import _memory
 from parallel_exec.backends._descriptors import STANDARD
 
 ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what no reducer is asked about
+_CONTAINERS = frozenset((tuple, list, dict))
+_SMALL = 16  # elements; a guess: for more of them, the other pickler costs little more than to look at each
 
 
 class _Travel(threading.local):
@@ -49,10 +51,18 @@ class _Travel(threading.local):
 _travel = _Travel()
 
 
-def are_plain(values: Sequence[Any]) -> bool:
-    """Return whether the standard pickler does for these: most calls and results are of nothing else."""
-    for value in values:  # noqa: SIM110  # `all` would cost twice as much
-        if type(value) not in ATOMS:
+def are_plain(values: Iterable[Any]) -> bool:
+    """Return whether the standard pickler does for these: most calls and results are of nothing else.
+
+    Told of values without parts, and of small containers of such.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in ATOMS:
+            continue
+        if kind not in _CONTAINERS or len(value) > _SMALL or not ATOMS.issuperset(map(type, value)):
+            return False
+        if kind is dict and not ATOMS.issuperset(map(type, value.values())):
             return False
     return True
 

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import pytest
 
-from parallel_exec.backends import _memory
+from parallel_exec.backends import _memory, _reducers
 from parallel_exec.backends._pickling import CallPickler
 
 from . import odd, work
@@ -90,6 +90,30 @@ def test_a_function_that_is_not_found_by_its_name() -> None:
     for _ in range(2):
         made = pickler.dumps(impostor, (), {})  # by cloudpickle
         assert pickle.loads(made.data)[0]() == 1
+
+
+def test_a_builtin_function_is_known_by_its_name() -> None:
+    """Its pickle is made once; a method of an object is not taken for one."""
+    pickler = CallPickler()
+    for _ in range(2):
+        assert there_and_back(pickler, len, [1]) == (len, (([1],), {}))
+        assert there_and_back(pickler, [1].append, 2)[0].__self__ == [1]
+
+
+@pytest.mark.parametrize(
+    ("values", "plain"),
+    [
+        ((1, "a", None, b"b", True, 0.5), True),
+        (([1, 2], {"a": 1}, (1,), []), True),
+        (([[1]],), False),
+        (({"a": []},), False),
+        ((list(range(100)),), False),
+        ((print,), False),
+    ],
+)
+def test_what_is_plain(values: Any, plain: bool) -> None:
+    """Values without parts, and small containers of them."""
+    assert _reducers.are_plain(values) == plain
 
 
 def test_the_main_module_is_noticed() -> None:
