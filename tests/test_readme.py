@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import http.server
+import inspect
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+
+import parallel_exec
+from parallel_exec import (
+    DaskBackend,
+    Event,
+    ExecutorBackend,
+    InlineBackend,
+    ParallelConfig,
+    ProcessBackend,
+    TaskEvent,
+    ThreadBackend,
+)
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,29 +54,155 @@ def by_line(fence: Fence) -> str:
     return f"line-{fence.line}"
 
 
-@pytest.mark.parametrize("fence", fences("python"), ids=by_line)
+class Site:
+    """A web site on this machine, which stands in for those of the first example.
+
+    Args:
+        pages: the size of each page that is to be had, by its path.
+        dropped: the path of the page that is there only when it is asked for again.
+    """
+
+    def __init__(self, pages: dict[str, int], dropped: str) -> None:
+        unanswered = [dropped]
+
+        class Pages(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # http.server's name
+                if self.path in unanswered:
+                    unanswered.remove(self.path)
+                    self.close_connection = True
+                    return
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"x" * pages[self.path])
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> str:
+        """Serve, and return the address."""
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+HOST, DOWN = "https://example.com", "https://down.example.com"
+SHOWN = fences("text")[0].code
+
+
+def run_first(tmp_path: Path) -> tuple[int, str, str]:
+    """Run the opening example with its hosts on this machine; returns the exit status, what it prints, and its errors."""
+    code = fences("python")[0].code
+    shown = re.findall(rf"^{HOST}(/\S*) (\d+) attempts: (\d)$", SHOWN, re.MULTILINE)
+    (dropped,) = (path for path, _, attempts in shown if attempts == "2")
+    with socket.socket() as nobody, Site({path: int(size) for path, size, _ in shown}, dropped) as address:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        (tmp_path / "example.py").write_text(code.replace(HOST, address).replace(DOWN, closed), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "example.py"],
+            cwd=tmp_path,
+            env={**os.environ, "no_proxy": "*"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return done.returncode, done.stdout.replace(address, HOST).replace(closed, DOWN), done.stderr
+
+
+def test_the_first_example_prints_what_is_shown(tmp_path: Path) -> None:
+    """The opening example is short, runs without a word on standard error, and prints the lines below it."""
+    first = fences("python")[0]
+    assert first.code.count("\n") <= 12
+    assert set(re.findall(r"https://[^/]+", first.code)) == {HOST, DOWN}
+    assert run_first(tmp_path) == (0, SHOWN, "")
+
+
+@pytest.mark.parametrize("fence", fences("python")[1:], ids=by_line)
 def test_python_runs(fence: Fence, tmp_path: Path) -> None:
-    """Each example runs as a script, with warnings as errors and nothing on standard error."""
-    (tmp_path / "example.py").write_text(fence.code, encoding="utf-8")
+    """Each other example runs as a script, with warnings as errors and nothing on standard error."""
+    run_example(fence, tmp_path)
+
+
+def run_example(fence: Fence, folder: Path) -> None:
+    """Run an example as a script."""
+    (folder / "example.py").write_text(fence.code, encoding="utf-8")
     way = [sys.executable, "-W", "error", "example.py"]
-    done = subprocess.run(way, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(way, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-def test_the_first_example_says_something(tmp_path: Path) -> None:
-    """The opening example is short, and prints a line for each file of the folder it runs in."""
-    first = fences("python")[0]
-    assert first.code.count("\n") <= 12
-    (tmp_path / "example.py").write_text(first.code, encoding="utf-8")
-    (tmp_path / "wrong.py").write_text("1 +\n")
-    here = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, env=here, capture_output=True, text=True, check=True
-    )
-    good, bad = sorted(line for line in done.stdout.splitlines() if ".py " in line)
-    assert good.startswith("example.py __pycache__")
-    assert bad.startswith("wrong.py ")
-    assert "SyntaxError" in done.stdout
+def test_the_recipe_for_resuming(tmp_path: Path) -> None:
+    """What was written down is not run again, wherever the first run was cut off."""
+    (recipe,) = (fence for fence in fences("python") if "squares.jsonl" in fence.code)
+    log = tmp_path / "squares.jsonl"
+    run_example(recipe, tmp_path)
+    lines = log.read_text().splitlines()
+    assert sorted(json.loads(line)["result"] for line in lines) == [n * n for n in range(100)]
+    log.write_text("\n".join(lines[:40]) + "\n")
+    run_example(recipe, tmp_path)
+    again = log.read_text().splitlines()
+    assert again[:40] == lines[:40]
+    assert sorted(again) == sorted(lines)
+
+
+def section(title: str) -> str:
+    """Return a section of the README."""
+    return TEXT.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_settings_are_those_there_are() -> None:
+    """The table has every setting of an executor, in order, with its default."""
+    shown = re.findall(r"^\| `(\w+)` \| `([^|]*)` \| [^|]+ \|$", section("Settings"), re.MULTILINE)
+    config = ParallelConfig()
+    defaults = {"retry_on": "(Exception,)"}
+    real = [(field.name, repr(getattr(config, field.name))) for field in dataclasses.fields(config)]
+    assert shown == [(name, defaults.get(name, default)) for name, default in real]
+
+
+def test_the_back_ends_settings_are_those_there_are() -> None:
+    """The second table has every setting of each back end, in order, with its default."""
+    shown = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(.*?)` \| .+ \|$", section("Settings"), re.MULTILINE)
+    real = [
+        (kind.__name__, name, repr(parameter.default))
+        for kind in (ThreadBackend, ProcessBackend, InlineBackend, ExecutorBackend, DaskBackend)
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    ]
+    assert shown == real
+
+
+def test_the_errors_are_those_there_are() -> None:
+    """The tree has every public error, each once, and what stands in brackets is one of its bases."""
+    (tree,) = (fence.code for fence in fences("text") if fence.code.startswith("ParallelExecError\n"))
+    shown = re.findall(r"^(?:[├└]── )?(\w+Error)(?: \(([\w.]+)\))?(?:  +\S.*)?$", tree, re.MULTILINE)
+    assert len(shown) == tree.count("\n")
+    public = {name: getattr(parallel_exec, name) for name in parallel_exec.__all__}
+    errors = {name for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+    assert sorted(name for name, _ in shown) == sorted(errors)
+    for name, base in shown:
+        assert not base or base.rpartition(".")[2] in {kind.__name__ for kind in public[name].__mro__}
+
+
+def test_the_events_are_those_there_are() -> None:
+    """The table has every event, with its fields; those of all events, and of all tasks' events, are told before it."""
+    shown = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\| .+ \|$", section("Errors and events"), re.MULTILINE))
+    public = {name: getattr(parallel_exec, name) for name in parallel_exec.__all__}
+    events = {name: kind for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, Event)}
+    common = {"time", "wall_time"}
+    assert {field.name for field in dataclasses.fields(Event)} == common
+    for name in ("Event", "TaskEvent"):
+        del events[name]
+    assert shown.keys() == events.keys()
+    for name, kind in events.items():
+        told = common | ({"task_id", "attempt"} if issubclass(kind, TaskEvent) else set())
+        assert re.findall(r"`(\w+)`", shown[name]) == [f.name for f in dataclasses.fields(kind) if f.name not in told]
 
 
 def without_times(text: str) -> list[str]:
