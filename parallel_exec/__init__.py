@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from parallel_exec.task import INHERIT, Attempt, CurrentTask, Task, TaskResult, current_task
     from parallel_exec.task_queue import TaskQueue
 
+__version__ = "0.1.0"  # the one place: the build reads it here
+
 _HOMES = {
     "backends.base": ("Backend",),
     "backends.dask": ("DaskBackend",),

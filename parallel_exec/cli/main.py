@@ -121,9 +121,9 @@ class _Version(argparse.Action):
     """Prints the version; looked up only if asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
+        import parallel_exec
 
-        parser.exit(OK, f"{parser.prog} {version('parallel_exec')}\n")
+        parser.exit(OK, f"{parser.prog} {parallel_exec.__version__}\n")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
