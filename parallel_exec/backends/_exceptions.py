@@ -30,6 +30,10 @@ from parallel_exec.backends import _pickling, _reducers
 
 _LINKS = 64  # exceptions of a chain that travel, its first ones; a guess: the text of the traceback has them all
 _NOBODY = -1
+_MAINS = (
+    "__mp_main__",
+    "<fake __main__>",
+)  # what the main module is called in a process of `multiprocessing`, an interpreter
 
 # How the interpreter sets them: past a class's own `__setattr__`, and past properties of the same names.
 _set_cause = BaseException.__dict__["__cause__"].__set__
@@ -173,6 +177,9 @@ def _pickle(error: BaseException, by_default: bool) -> tuple[bytes, str]:
 
 def _by_value(error: BaseException) -> bytes:
     """Pickle an exception of a class that only lives here; b"" if there is no way."""
+    kind = type(error)
+    if kind.__module__ == _MAINS[1] and "<locals>" not in kind.__qualname__:
+        return b""  # it lives in the program's main module, too; only its name here is not to be imported
     try:
         whole = _pickling.dumps(error, inside=True).data
         return whole if type(pickle.loads(whole)).__name__ == type(error).__name__ else b""
@@ -300,7 +307,7 @@ def _loaded(parts: tuple[tuple[str, bytes], ...]) -> Iterator[tuple[str, Any]]:
 
 def _here(module: str, name: str) -> tuple[str, str]:
     """Return where this process has what is in that module of a worker."""
-    return "__main__" if module == "__mp_main__" else module, name
+    return "__main__" if module in _MAINS else module, name
 
 
 def _known(types: tuple[tuple[str, str], ...]) -> Iterator[type[BaseException]]:

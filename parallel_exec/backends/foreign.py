@@ -157,10 +157,10 @@ class ExecutorBackend(EngineBackend):
             self._settler.do(partial(self._began, ticket, worker, time.monotonic()))
 
     def _await_news(self, ticket: Ticket) -> bool:
-        if ticket.travelled and ticket.address is None:
-            self._line.catch_up()
-            return ticket.address is not None
-        return False
+        if not ticket.travelled:
+            return False
+        self._line.catch_up()  # also if its address is known: the line's thread may be about to tell the settler
+        return ticket.address is not None
 
     def _end_well(self, ticket: Ticket, reply: Reply) -> None:
         super()._end_well(ticket, Reply(*reply))  # from an interpreter it comes as a plain tuple

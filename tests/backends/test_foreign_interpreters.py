@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from functools import partial
@@ -188,3 +189,31 @@ def test_functions_of_a_script_and_its_end(tmp_path: Any) -> None:
         """,
     )
     assert sorted(said.split()) == ["0", "2", "4", "6", "8", "READY"]
+
+
+def test_an_exception_of_a_script(tmp_path: Any) -> None:
+    """`except` and `retry_on` find an exception of the main module's by its class, though it cannot be pickled there."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+from concurrent.futures import InterpreterPoolExecutor
+from parallel_exec import ParallelExecutor
+
+class Mine(Exception):
+    pass
+
+def fail():
+    raise Mine("of the script")
+
+if __name__ == "__main__":
+    with InterpreterPoolExecutor(1) as pool:
+        with ParallelExecutor(backend=pool, retry_on=(Mine,), retry_count=1, backoff=0.0) as executor:
+            future = executor.submit(fail)
+            try:
+                future.result()
+            except Mine as error:
+                print("of the script" in str(error), len(future.task_result().attempts))
+"""
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("True 2\n", "")
