@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,11 @@ if __name__ == "__main__":
 """
 
 
+WARNING = re.compile(
+    r"^Task timeout: attempt \d+ of task '.*; its call cannot be stopped, and still runs in .*\n", re.MULTILINE
+)
+
+
 def start(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET) -> subprocess.Popen[str]:
     """Start a program whose `main` has this body, in a process group of its own.
 
@@ -72,9 +78,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
         raise AssertionError(f"the program did not end by itself; it said:\n{out}\n{err}") from None
 
 
-def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET) -> str:
-    """Run a program to its end, which must be a good one, and return what it said."""
+def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET, stuck: int = 0) -> str:
+    """Run a program to its end, which must be a good one, and return what it said.
+
+    Args:
+        folder: as for `start`, and so are the next three.
+        body: the statements of `main`.
+        *arguments: for `sys.argv`.
+        flags: for the interpreter.
+        stuck: so many warnings of threads that are stuck are on standard error, and nothing else is.
+    """
     process = start(folder, body, *arguments, flags=flags)
     out, err = finish(process)
+    err, warnings = WARNING.subn("", err)
+    assert warnings == stuck
     assert (process.returncode, err) == (0, ""), f"exit status {process.returncode}; it said:\n{out}\n{err}"
     return out.strip()

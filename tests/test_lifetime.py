@@ -162,7 +162,7 @@ def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:
         say([result.result for result in results[8:]] == [2 * number for number in range(100)])
         say(executor.stats().abandoned)
     """
-    assert script.run(tmp_path, body).split() == ["8", "True", "8"]
+    assert script.run(tmp_path, body, stuck=8).split() == ["8", "True", "8"]
 
 
 @pytest.mark.parametrize("way", ["exit", "with", "shutdown"])
@@ -180,7 +180,8 @@ def test_a_stuck_task_times_out_at_the_end_too(tmp_path: Path, backend: str, way
         elif sys.argv[2] == "shutdown":
             executor.shutdown()
     """
-    script.run(tmp_path, body, backend, way, str(tmp_path / "started"), flags=())
+    stuck = 1 if backend == "thread" else 0
+    script.run(tmp_path, body, backend, way, str(tmp_path / "started"), flags=(), stuck=stuck)
 
 
 def test_a_paused_executor_ends(tmp_path: Path) -> None:

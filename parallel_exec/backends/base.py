@@ -43,12 +43,15 @@ def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) 
     if isinstance(error, CancelledError):
         logger.info("attempt %d of task %r was cancelled, and its call still runs in %s", number, task_id, worker)
         return
-    beside = " while the next attempt, if there is one, starts" if isinstance(error, TaskTimeoutError) else ""
+    if isinstance(error, TaskTimeoutError):
+        which, beside = "its call", " while the next attempt, if there is one, starts"
+    else:
+        which, beside = f"its call (attempt {number})", ""
     logger.warning(
-        "%s; its call (attempt %d) cannot be stopped, and still runs in %s%s. What must not run twice needs retry_count=0, "
+        "%s; %s cannot be stopped, and still runs in %s%s. What must not run twice needs retry_count=0, "
         'or backend="process", where it is killed; a call that looks at current_task().check() can end by itself',
         error,
-        number,
+        which,
         worker,
         beside,
     )
