@@ -108,7 +108,7 @@ class ParallelConfig:
         if on_event is not None:
             refuse_lazy("on_event", on_event)
         checked: dict[str, Any] = {
-            "max_concurrency": check_count("max_concurrency", max_concurrency, 1),
+            "max_concurrency": check_concurrency(max_concurrency),
             "timeout": check_seconds("timeout", timeout),
             "retry_count": check_count("retry_count", retry_count, 0),
             "backoff": check_wait("backoff", backoff),
@@ -145,6 +145,19 @@ class Settings:
         self.timeout = timeout
         self.policy = policy
         self.allows_lazy = allows_lazy
+
+
+def check_concurrency(value: int) -> int:
+    """Return `value` if it is a number of attempts at once.
+
+    Raises:
+        TypeError, ValueError: it is none; what other libraries mean by None, -1 and "auto" is told.
+    """
+    try:
+        return check_count("max_concurrency", value, 1)
+    except (TypeError, ValueError) as error:
+        hint = ": os.cpu_count() is one for each CPU" if value in (None, -1, "auto") else ""
+        raise type(error)(f"{error}{hint}") from None
 
 
 def check_backend(value: Any) -> Any:

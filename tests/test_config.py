@@ -74,6 +74,15 @@ def test_a_value_out_of_range_is_refused(setting: str, value: Any) -> None:
         ParallelConfig(**{setting: value})
 
 
+@pytest.mark.parametrize("value", [None, -1, "auto"])
+def test_as_many_as_there_are_cpus(value: Any) -> None:
+    """What other libraries take for that is told how it is written here."""
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"max_concurrency .* not {value!r}: os.cpu_count\(\) is one for each CPU"
+    ):
+        ParallelExecutor(max_concurrency=value)
+
+
 @pytest.mark.parametrize("settings", [{"backoff": 60}, {"max_backoff": 0.5}, {"backoff": 3.0, "max_backoff": 2}])
 def test_a_backoff_above_the_longest_is_refused(settings: Any) -> None:
     """The error names both, also the one that was not given, and says what to write."""
