@@ -33,10 +33,12 @@ def _modules() -> list[str]:
 
 
 def _parts() -> list[tuple[str, str]]:
-    """Return what to run, with a pattern for the tests' names: one module of all is cut in two, as it takes long."""
+    """Return what to run, with a pattern for the tests' ids: where all are in one module, it is cut as the later ones are."""
     every = _modules()
     if every == [PACKAGE]:
-        return [(PACKAGE, ".*ThreadPool"), (PACKAGE, "(?!.*ThreadPool)")]
+        waits = r"\w*(Wait|AsCompleted)Test"
+        patterns = (".*ThreadPool", f".*ProcessPool{waits}", f".*ProcessPool(?!{waits})", "(?!.*(Thread|Process)Pool)")
+        return [(PACKAGE, pattern) for pattern in patterns]
     return [(module, "") for module in every or [""]]
 
 
