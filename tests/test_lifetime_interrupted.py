@@ -22,7 +22,7 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 # ── forked ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-FORK = ("-W", "error", "-W", "ignore:.*multi-threaded:DeprecationWarning")
+FORK = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")  # that it is multi-threaded
 IN_THE_CHILD = """
     def tell(name, call):
         try:

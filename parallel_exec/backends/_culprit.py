@@ -89,7 +89,9 @@ def find_culprit(parts: dict[str, Any]) -> Culprit:
 def unsendable(value: Any, error: BaseException) -> tuple[str, str]:
     """Return what a result that cannot be pickled is, and why it cannot; for the error that its task ends with."""
     what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or not isinstance(
+        error, Exception
+    ):  # it is not to be raised again by a closer look
         return what, _say(error)
     way = ""
     if _failure(value) is not None:

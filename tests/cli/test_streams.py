@@ -68,7 +68,8 @@ def go_on(item):
     return subprocess.Popen(["sleep", "60"], start_new_session=True).pid
 
 def fork_and_terminate(item):
-    import signal
+    import signal, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork amid threads
     child = os.fork()
     if not child:
         time.sleep(60)
