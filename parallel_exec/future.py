@@ -92,6 +92,10 @@ class _Unseen:
             logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=self.error)
 
 
+# What is the scheduler's record of a task, and not the future; not offered for completion.
+_INTERNAL = frozenset(("hush", "name", "number", "settle", "stands_for", "stretch", "view", "weight"))
+
+
 class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__
     """The future of one task: all that a `concurrent.futures.Future` does, and `task`, `task_result()` and `abort()`.
 
@@ -155,6 +159,9 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INTERNAL]
 
     @property
     def id(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import sys
 import threading
 import time
@@ -373,3 +374,19 @@ def test_a_bell_is_heard_whenever_it_rings() -> None:
     bell.wait(work.PATIENCE)
     assert time.monotonic() - start < work.PATIENCE
     ringer.join()
+
+
+def test_completion_shows_what_is_the_holders(lab: Any) -> None:
+    """It offers nothing of what the scheduler notes of a task."""
+    future = lab.executor().submit(int)
+    own = ["abort", "attempts", "id", "task", "task_result"]
+    assert [name for name in dir(future) if name not in dir(Future) and name[0] != "_"] == own
+
+
+def test_its_repr_is_the_standard_librarys(lab: Any) -> None:
+    """It says the state and the result's type, whatever that prints."""
+    executor = lab.executor(retry_count=0)
+    returned, failed = executor.submit(bytes, 10**6), executor.submit(work.fail, OSError())
+    assert (len(returned.result()), type(failed.exception())) == (10**6, OSError)
+    assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished returned bytes>", repr(returned))
+    assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished raised OSError>", repr(failed))
