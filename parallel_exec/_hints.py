@@ -9,7 +9,7 @@ Only a mistake costs anything.
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Mapping, NoReturn, Sequence
+from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
 
 # Names of other libraries, and of common sense, for a setting of ours: the first one that a call takes is offered.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -89,6 +89,24 @@ HOMES: Mapping[str, str] = {
     "sleep": "ParallelExecutor(backend=InlineBackend({}=...))",
 }
 
+# What the pools of others offer, for what is written here.
+METHODS: Mapping[str, str] = {
+    "apply": "submit(fn, argument, ...).result()",
+    "apply_async": "submit(fn, argument, ...)",
+    "map_async": "map(fn, items), whose calls have started when it returns",
+    **dict.fromkeys(("starmap", "starmap_async"), "map(fn, *zip(*tuples))"),
+    "imap": "map(fn, items, buffersize=...)",
+    "imap_unordered": "stream(tasks)",
+    **dict.fromkeys(("close", "join"), "shutdown()"),
+    **dict.fromkeys(
+        ("terminate", "kill", "stop", "cancel"), "shutdown(cancel_futures=True), and future.abort() for what runs"
+    ),
+    **dict.fromkeys(("run", "start", "execute", "run_all", "start_all"), "execute_all()"),
+    **dict.fromkeys(("add", "add_tasks", "put", "schedule"), "add_task(task), or submit(fn, argument, ...)"),
+    **dict.fromkeys(("wait", "as_completed"), "concurrent.futures.wait(futures), or as_completed(futures)"),
+    **dict.fromkeys(("compute", "gather"), "execute_all(), or future.result()"),
+}
+
 _DASK = "give a dask Client, backend=Client(...), or backend=DaskBackend(address)"
 _EXECUTOR_OBJECT = "give the executor itself, backend="
 _NO_ASYNC = (
@@ -155,6 +173,15 @@ def _home_of(name: str) -> str:
     """Return how a setting of ours, by whatever name, is written where it belongs."""
     ours = name if name in HOMES else next(other for other in SYNONYMS[name] if other in HOMES)
     return HOMES[ours].replace("{}", ours)
+
+
+def no_attribute(owner: object, name: str) -> AttributeError:
+    """Return the error for an attribute that an object has not, with what to write if it is a method of other pools."""
+    hint = f": write {METHODS[name]}" if name in METHODS else ""
+    error: Any = AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}{hint}")
+    if not hint and hasattr(error, "obj"):
+        error.name, error.obj = name, owner  # for the interpreter's own suggestion, since Python 3.10
+    return error  # type: ignore[no-any-return]
 
 
 def not_callable(where: str, value: object) -> TypeError:

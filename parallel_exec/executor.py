@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Ty
 from parallel_exec import lifetime
 from parallel_exec._checks import RetryOn, check_count, check_seconds
 from parallel_exec._clock import time
-from parallel_exec._hints import is_iterable, not_callable, refuse_names
+from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
@@ -416,6 +416,11 @@ class ParallelExecutor(Executor):
     def stats(self) -> ExecutorStats:
         """Return what the executor has done and is doing."""
         return self._scheduler.stats()
+
+    if not TYPE_CHECKING:  # or type checkers would believe in every attribute
+
+        def __getattr__(self, name: str) -> Any:  # called for what there is not
+            raise no_attribute(self, name)
 
     def __reduce__(self) -> Any:
         raise TypeError("a ParallelExecutor cannot be pickled: make a new one in the process where it is needed")

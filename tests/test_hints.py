@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
@@ -16,7 +18,7 @@ from parallel_exec import (
     Task,
     ThreadBackend,
 )
-from parallel_exec._hints import BACKEND_HINTS, HOMES, NOTES, SYNONYMS, settings_of
+from parallel_exec._hints import BACKEND_HINTS, HOMES, METHODS, NOTES, SYNONYMS, settings_of
 from parallel_exec.config import BACKENDS
 
 EXECUTOR = ParallelExecutor(backend="inline")
@@ -232,3 +234,22 @@ def test_what_is_iterable_by_its_items() -> None:
 
     with ThreadPoolExecutor(1) as pool, ParallelExecutor(backend=pool) as executor:
         assert list(executor.map(str, Old())) == ["1", "2"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_other_pools(name: str) -> None:
+    """Who calls one is told what is written here; and whoever asks is told that there is none."""
+    with pytest.raises(AttributeError) as caught:
+        getattr(EXECUTOR, name)
+    assert str(caught.value) == f"'ParallelExecutor' object has no attribute {name!r}: write {METHODS[name]}"
+    assert not hasattr(EXECUTOR, name)
+    for written in re.findall(r"^\w+", METHODS[name]):
+        assert hasattr(EXECUTOR, written) or written == "concurrent"
+
+
+def test_an_attribute_that_nobody_has() -> None:
+    """It is an ordinary error, of which the interpreter may say more."""
+    with pytest.raises(AttributeError, match=r"^'ParallelExecutor' object has no attribute 'sumbit'$") as caught:
+        EXECUTOR.sumbit(print)  # type: ignore[attr-defined]
+    if sys.version_info >= (3, 10):
+        assert (caught.value.name, caught.value.obj) == ("sumbit", EXECUTOR)
