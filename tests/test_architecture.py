@@ -48,6 +48,8 @@ ORDER = [
     "backends.thread",
     "backends.inline",
     "backends._descriptors",
+    "backends._inherited",
+    "backends._server",
     "backends._fork_warning",
     "backends._platform",
     "backends._wire",

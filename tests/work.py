@@ -250,3 +250,40 @@ def until(condition: Any, timeout: float = PATIENCE) -> None:
         if time.monotonic() > limit:
             raise AssertionError(f"{condition} did not come true within {timeout} s")
         time.sleep(POLL)
+
+
+def survey() -> tuple[Any, ...]:
+    """Return what this process has from the one that started it: environment, umask, niceness, processors, limits, signals."""
+    import resource
+
+    umask = os.umask(0)
+    os.umask(umask)
+    return (
+        os.environ.get("NEW"),
+        os.environ.get("OLD"),
+        umask,
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getaffinity(0),
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+        resource.getrlimit(resource.RLIMIT_CORE),
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+        os.getcwd(),
+    )
+
+
+def optimization() -> int:
+    """Return what the interpreter was told by `PYTHONOPTIMIZE`."""
+    return sys.flags.optimize
+
+
+def group() -> tuple[int, list[int]]:
+    """Return the groups of this process."""
+    return os.getgid(), os.getgroups()
+
+
+def wait_then_group(latch: str) -> tuple[int, list[int]]:
+    """Set a latch, wait until it is taken away, and return the groups of this process."""
+    Path(latch).touch()
+    while os.path.exists(latch):
+        time.sleep(POLL)
+    return group()

@@ -19,8 +19,10 @@ from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any, ClassVar
 
+from parallel_exec.backends import _server
 from parallel_exec.backends._descriptors import fill_standard, lift
 from parallel_exec.backends._fork_warning import no_fork_warning
+from parallel_exec.backends._inherited import Inherited
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends._warm import preload
 from parallel_exec.backends._worker import Setup, main
@@ -53,20 +55,7 @@ def _after_fork_in_child() -> None:
     for lock in (_lock, semaphores):
         lock._at_fork_reinit()  # type: ignore[attr-defined]
     _WithoutMain.undo()
-    _leave_server()
-
-
-def _leave_server() -> None:
-    """Let a forked child have a fork server of its own, if it wants one.
-
-    The one that it knows is its parent's child: `multiprocessing` would ask whether it lives, and fail. (That is private.)
-    """
-    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    alive = getattr(server, "_forkserver_alive_fd", None)
-    if alive is not None:
-        with contextlib.suppress(OSError):
-            os.close(alive)  # or it would outlive its parent
-        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
+    _server.after_fork()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
@@ -203,17 +192,22 @@ def start(context: Any, setup: Setup, name: str) -> Any:
     Raises:
         OSError: there are not enough descriptors left, or no process can be made.
     """
-    child = context.Process(target=main, args=(setup,), name=name)
-    method = context.get_start_method()
-    with (
-        _lock,
-        contextlib.nullcontext() if method == "fork" else _WithoutMain(),
-    ):  # a copy would stay in force in the fork
+    inherited = Inherited.now()
+    by_server = context.get_start_method() == "forkserver"
+    # Not for a fork, in which a copy of the change would stay in force.
+    without_main = contextlib.nullcontext() if context.get_start_method() == "fork" else _WithoutMain()
+    with _lock, without_main:
         fill_standard()  # for what `multiprocessing` opens, here and in the child
         _check_descriptors()
-        by_server = method == "forkserver"
+        if by_server:
+            _server.renew(inherited)
+            if not _server.has_place():  # nowhere can anything be written
+                context, by_server = multiprocessing.get_context("spawn"), False
         if by_server:
             preload()
+        output = (Descriptor(1), Descriptor(2)) if by_server else ()  # the server's are those of when it was started
+        setup = setup._replace(inherited=inherited, output=output)
+        child = context.Process(target=main, args=(setup,), name=name)
         _launching.append((threading.get_ident(), setup.tasks))
         try:
             # What the server forks is as the server was born.

@@ -31,6 +31,7 @@ from parallel_exec.backends import _memory, _pickling, _wire
 from parallel_exec.backends._calls import Unreadable, call, describe
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._inbox import WorkerTask, read_batch
+from parallel_exec.backends._inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends._items import ItemRunner
 from parallel_exec.backends._log import send_records
 from parallel_exec.backends._outbox import Outbox
@@ -53,6 +54,8 @@ class Setup(NamedTuple):
         log_levels: the parent's loggers' levels, by name.
         others: the `Descriptor`s that go with the initializer.
         is_copy: whether it was forked, with the parent's objects.
+        inherited: what the parent has at the moment of the start, as the next.
+        output: `Descriptor`s of its standard output and error, if they may be others here.
     """
 
     tasks: Any
@@ -68,6 +71,8 @@ class Setup(NamedTuple):
     log_levels: dict[str, int]
     others: tuple[Any, ...] = ()
     is_copy: bool = True
+    inherited: Inherited | None = None
+    output: tuple[Any, ...] = ()
 
     def __reduce__(self) -> Any:
         permits = self.permits
@@ -194,6 +199,15 @@ class Worker:
             del this._inheriting
 
 
+def _take_over(setup: Setup) -> None:
+    """Have what a child of the parent's would have, whoever has forked this one."""
+    for number, descriptor in enumerate(setup.output, 1):
+        os.dup2(descriptor.fd, number)
+        descriptor.close()
+    if setup.inherited is not None:
+        setup.inherited.apply()
+
+
 def main(setup: Setup) -> None:
     """Be a worker process: the target of each."""
     try:
@@ -202,6 +216,7 @@ def main(setup: Setup) -> None:
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
     be_main_thread()
+    _take_over(setup)
     fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(setup.lifeline.fd)
     for number in (
