@@ -30,6 +30,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
+from parallel_exec import _forks
 from parallel_exec._checks import check_backoff
 from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
@@ -221,16 +222,26 @@ class TenacityPolicy(RetryPolicy):
         if self.has_before and self._enabled():
             state.attempt_number = number
             self._show_statistics(state)
-            self._retrying.before(state)
+            born = _forks.generation
+            try:
+                self._retrying.before(state)
+                _forks.end_copy(born)
+            except BaseException as error:
+                _forks.end_copy(born, error)
+                raise
 
     def decide(self, state: RetryCallState, number: int, outcome: Outcome) -> Decision:
         """Ask the user's strategies, and call the hooks, in the calling thread."""
         if isinstance(outcome, Failure) and is_final(outcome.error):
             return outcome
+        born = _forks.generation
         try:
-            return self._ask(state, number, outcome) if self._enabled() else outcome
+            decision = self._ask(state, number, outcome) if self._enabled() else outcome
         except BaseException as error:  # a hook's SystemExit too: it must not end the thread that settles tasks
+            _forks.end_copy(born, error)
             return Failure(error)
+        _forks.end_copy(born)
+        return decision
 
     def _ask(self, state: RetryCallState, number: int, outcome: Outcome) -> Decision:
         """Ask `retry`, `wait`, `stop`: in this order, `stop_before_delay` looks at the wait."""

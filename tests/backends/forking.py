@@ -61,9 +61,10 @@ def exit_with(code: object) -> None:
     sys.exit(code)  # type: ignore[arg-type]
 
 
-def fail(log: str = os.devnull) -> None:
-    """Raise, and let the log be what standard error is."""
-    sys.stderr = Path(log).open("a")  # noqa: SIM115  # for the rest of this process
+def fail(log: str = "") -> None:
+    """Raise; where there is a log, it is standard error from then on."""
+    if log:
+        sys.stderr = Path(log).open("a")  # noqa: SIM115  # for the rest of this process
     raise ValueError("the child's own")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import forking
 import pytest
+import tenacity
 import work
 from kinds import over
 
@@ -111,3 +112,24 @@ def test_a_hook_that_forks(lab: Any, children: str) -> None:
     executor = lab.executor(max_concurrency=1, retry_count=0, timeout=20, on_event=hook)
     assert [executor.submit(work.double, number).result(20) for number in range(5)] == [0, 2, 4, 6, 8]
     assert statuses == [3 if lab.kind.name == "inline" else 0]
+
+
+@EVERY
+@pytest.mark.parametrize("hook", ["before", "after", "before_sleep"])
+def test_a_hook_of_tenacity_that_forks(lab: Any, children: str, hook: str) -> None:
+    """Its child ends when the hook does, in a thread of ours."""
+    statuses: list[int] = []
+    how = partial(os._exit, 0) if lab.kind.name == "inline" else int
+
+    def fork(state: Any) -> None:
+        if not statuses:
+            statuses.append(forking.come_back(children, how))
+
+    retry: Any = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none(), reraise=True, **{hook: fork}
+    )
+    executor = lab.executor(max_concurrency=1, timeout=20, retry=retry)
+    assert type(executor.submit(forking.fail).exception(20)) is ValueError
+    assert executor.submit(work.double, 2).result(20) == 4
+    assert statuses == [0]
+    assert len(Path(children).read_text().split()) == 1
