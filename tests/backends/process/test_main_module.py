@@ -117,6 +117,21 @@ def test_a_guarded_script(programs: Programs, method: str) -> None:
     assert programs.run("-W", "ignore", programs.write(text)) == WORKED
 
 
+@pytest.mark.parametrize(
+    "guard",
+    [
+        '__name__ == "__main__" and main()',
+        'if "__main__" == __name__: main()',
+        'main() if __name__ == "__main__" else 0',
+    ],
+)
+def test_a_guard_of_another_kind(programs: Programs, guard: str) -> None:
+    """A guard is one however it is written, and nobody is told to write another."""
+    programs.without_cloudpickle()
+    main = "def main():\n" + "".join(f"    {line}\n" for line in BODY.splitlines())
+    assert programs.run(programs.write(FUNCTIONS + main + guard + "\n")) == WORKED
+
+
 def test_a_module_run_by_name(programs: Programs) -> None:
     """So do those of `python -m package.module`, with its relative imports."""
     programs.without_cloudpickle()
