@@ -123,7 +123,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         import parallel_exec
 
-        parser.exit(OK, f"{parser.prog} {parallel_exec.__version__}\n")
+        write_all(STDOUT, f"{parser.prog} {parallel_exec.__version__}\n")
+        parser.exit(OK)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

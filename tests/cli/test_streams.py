@@ -7,11 +7,14 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from program import BACKENDS, ENVIRONMENT, command, read, results, run, started, wait_until
+
+import parallel_exec
 
 CHATTER = r'''
 import atexit, os, subprocess, sys, time
@@ -312,6 +315,13 @@ def test_a_process_that_the_callable_forks_is_its_own(chatter: Path) -> None:
 
 
 # ── what is told ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_version(tmp_path: Path) -> None:
+    """`--version` prints the name and the version."""
+    way = [sys.executable, "-m", "parallel_exec", "--version"]
+    process = subprocess.run(way, cwd=tmp_path, capture_output=True, check=True)
+    assert process.stdout.decode() == f"parallel-exec {parallel_exec.__version__}\n"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
