@@ -103,7 +103,7 @@ def test_fewer_processes_than_wanted(pool: Any, monkeypatch: pytest.MonkeyPatch,
     assert [future.exception(9) for future in futures] == [None] * 32
     assert executor.stats().workers == most
     assert max(limited.at_once) <= 2
-    assert len(limited.at_once) <= most + 5
+    assert len(limited.at_once) <= 4 * most + 4  # three refusals in a row, counted anew whenever one is ready
     assert caplog.text.count("goes on with fewer workers") == 1
 
 
