@@ -132,10 +132,11 @@ class ProcessBackend(Backend):
         self.io.crew.stop(future, number, error)
 
     def terminate(self) -> None:
-        """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed."""
+        """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
         with self.source.lock:
             for handle in self.io.crew.handles:
-                handle.terminate()
+                if handle.ready:
+                    handle.terminate()
 
     def nudge(self) -> None:
         """Have the I/O thread look whether it is time to end."""

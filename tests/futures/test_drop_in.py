@@ -229,6 +229,27 @@ def test_ending_workers_that_are_idle(way: str, used: bool) -> None:
         getattr(executor, way)()
 
 
+def _outlive_sigterm(started: work.Latch, gate: work.Latch) -> None:
+    """Run on, whatever SIGTERM says."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    work.hold(started, gate)
+
+
+def test_terminating_workers_that_are_starting(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """They are not taken for workers that cannot start, and end with the pool."""
+    started, gate = lab.latch(), lab.latch()
+    with ours.ProcessPoolExecutor(4, initializer=time.sleep, initargs=(0.5,)) as executor:
+        executor.submit(_outlive_sigterm, started, gate)
+        started.wait()
+        for _ in range(3):
+            executor.submit(int)
+        work.until(lambda: sum(handle.pid > 0 for handle in executor._backend.io.crew.handles) == 4)
+        executor.terminate_workers()
+        work.until(lambda: executor.stats().workers == 4)
+        gate.set()
+    assert "cannot start" not in caplog.text
+
+
 def test_terminated_workers_may_save(lab: Any) -> None:
     """A task that handles SIGTERM has its result."""
     started = lab.latch()
