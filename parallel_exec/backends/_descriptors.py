@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from typing import Any
 
 STANDARD = range(3)
 
@@ -98,3 +99,26 @@ def _lift_both(first: int, second: int) -> tuple[int, int]:
     except OSError:
         os.close(first)
         raise
+
+
+class Descriptor:
+    """A file descriptor that travels to a process that is being started.
+
+    Here, and not where workers are started, as that needs modules that a worker would have to import for nothing.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> Any:
+        from multiprocessing import reduction
+
+        return _arrive, (reduction.DupFd(self.fd),)
+
+    def close(self) -> None:
+        """Close it here."""
+        os.close(self.fd)
+
+
+def _arrive(travelled: Any) -> Descriptor:
+    return Descriptor(lift(travelled.detach()))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec.backends import _launch, _memory, _wire
-from parallel_exec.backends._descriptors import pipe, socket_pair
-from parallel_exec.backends._launch import Descriptor, make_semaphore
+from parallel_exec.backends._descriptors import Descriptor, pipe, socket_pair
+from parallel_exec.backends._launch import make_semaphore
 from parallel_exec.backends._platform import death_watch, kill_group
 from parallel_exec.backends._worker import Setup
 from parallel_exec.parts import Part

@@ -14,13 +14,13 @@ import os
 import sys
 import threading
 from contextvars import Context
-from multiprocessing import process, reduction, resource_tracker, spawn
+from multiprocessing import process, resource_tracker, spawn
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any, ClassVar
 
 from parallel_exec.backends import _server
-from parallel_exec.backends._descriptors import fill_standard, lift
+from parallel_exec.backends._descriptors import Descriptor, fill_standard
 from parallel_exec.backends._fork_warning import no_fork_warning
 from parallel_exec.backends._inherited import Inherited
 from parallel_exec.backends._platform import deaf
@@ -59,24 +59,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-
-
-class Descriptor:
-    """A file descriptor that travels to a process that is being started."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __reduce__(self) -> Any:
-        return _arrive, (reduction.DupFd(self.fd),)
-
-    def close(self) -> None:
-        """Close it here."""
-        os.close(self.fd)
-
-
-def _arrive(travelled: Any) -> Descriptor:
-    return Descriptor(lift(travelled.detach()))
 
 
 def get_context(wanted: Any) -> Any:

@@ -29,7 +29,7 @@ def preload() -> None:
     server: Any = getattr(forkserver, "_forkserver", None)
     listed = getattr(server, "_preload_modules", None)
     if isinstance(listed, list) and not {OURS, _THEIRS[0]}.intersection(listed):
-        server._preload_modules = [*listed, *((OURS,) if is_found_anew() else _THEIRS)]
+        server._preload_modules = [*listed, *((OURS, "multiprocessing.synchronize") if is_found_anew() else _THEIRS)]
 
 
 def is_found_anew() -> bool:
