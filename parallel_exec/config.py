@@ -156,7 +156,9 @@ def check_concurrency(value: int) -> int:
     try:
         return check_count("max_concurrency", value, 1)
     except (TypeError, ValueError) as error:
-        hint = ": os.cpu_count() is one for each CPU" if value in (None, -1, "auto") else ""
+        given: object = value  # maybe an array, of which no single truth is to be had
+        is_all = isinstance(given, (int, str, type(None))) and given in (None, -1, "auto")
+        hint = ": os.cpu_count() is one for each CPU" if is_all else ""
         raise type(error)(f"{error}{hint}") from None
 
 

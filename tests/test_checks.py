@@ -10,9 +10,14 @@ import pytest
 from parallel_exec import ParallelConfig, ParallelExecutor, Task, ThreadBackend
 
 
-def test_numbers_of_numpy() -> None:
+@pytest.fixture(scope="module")
+def numpy() -> Any:
+    """NumPy, imported before a test's descriptors are counted."""
+    return pytest.importorskip("numpy")
+
+
+def test_numbers_of_numpy(numpy: Any) -> None:
     """NumPy's integers, floats and flags serve wherever Python's do, and nothing of NumPy is kept."""
-    numpy = pytest.importorskip("numpy")
     config = ParallelConfig(
         max_concurrency=numpy.int64(3),
         timeout=numpy.float32(1.5),
@@ -39,9 +44,8 @@ def test_numbers_of_numpy() -> None:
     assert (numbers, [type(number) for number in numbers]) == ((-2, 3.0, 2, 1.0), [int, float, int, float])
 
 
-def test_numbers_of_numpy_in_calls() -> None:
+def test_numbers_of_numpy_in_calls(numpy: Any) -> None:
     """In calls of an executor, too."""
-    numpy = pytest.importorskip("numpy")
     two = numpy.int64(2)
     with ParallelExecutor(backend=ThreadBackend(max_abandoned=two)) as executor:
         executor.resize(two)
@@ -67,9 +71,8 @@ def test_what_is_no_number(setting: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", ["max_concurrency", "timeout", "backoff"])
-def test_what_is_no_number_of_numpys(setting: str) -> None:
+def test_what_is_no_number_of_numpys(numpy: Any, setting: str) -> None:
     """Neither a flag of NumPy's nor an array is one."""
-    numpy = pytest.importorskip("numpy")
     for value in (numpy.bool_(True), numpy.array([1, 2])):
         with pytest.raises(TypeError, match=setting):
             ParallelConfig(**{setting: value})

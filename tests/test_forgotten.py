@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as WaitTimeout
@@ -91,7 +92,10 @@ def test_leaving_what_was_never_run(lab: Lab) -> None:
     assert future.cancelled()
     with pytest.raises(CancelledError):
         future.result()
-    assert [(warning.filename, warning.lineno) for warning in heard] == [(__file__, _line_of(_leave, "with executor:"))]
+    line = _line_of(
+        _leave, "with executor:" if sys.version_info >= (3, 10) else "    then()"
+    )  # where 3.9 says a block ends
+    assert [(warning.filename, warning.lineno) for warning in heard] == [(__file__, line)]
 
 
 def test_a_warning_that_is_an_error_leaves_nothing_open(lab: Lab) -> None:
