@@ -137,14 +137,22 @@ class Settings:
         timeout: seconds for one attempt, None for no limit.
         policy: decides about retries.
         allows_lazy: whether a call may return a coroutine or a generator that has not run.
+        own: those that the task has for itself, by the names of `Task`'s fields.
     """
 
-    __slots__ = ("allows_lazy", "policy", "timeout")
+    __slots__ = ("allows_lazy", "own", "policy", "timeout")
 
-    def __init__(self, timeout: float | None, policy: RetryPolicy, allows_lazy: bool = False) -> None:
+    def __init__(
+        self,
+        timeout: float | None,
+        policy: RetryPolicy,
+        allows_lazy: bool = False,
+        own: dict[str, Any] | None = None,
+    ) -> None:
         self.timeout = timeout
         self.policy = policy
         self.allows_lazy = allows_lazy
+        self.own = own or {}
 
 
 def check_concurrency(value: int) -> int:

@@ -112,7 +112,7 @@ class Endings:
         For plain futures that are DONE, and not for the main thread, as `come_in` is not.
         """
         for future, _ in ended:
-            future._context = future._slot = future._payload = None  # not under the lock: finalizers may run
+            future.let_call_go()  # not under the lock: finalizers may run
         watched = []
         come_in(settling_lock)
         try:
@@ -148,7 +148,10 @@ class Endings:
         run = future._run
         failed = future._exception is not None
         success = not failed and not future.cancelled()
-        rest = run.leave(future, not failed) if run is not None else ()
+        rest: Sequence[AnyFuture] = ()
+        if run is not None:
+            rest = run.leave(future, not failed)
+            future._run = None  # the run keeps its futures, and they do not keep it
         self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
         return rest, self._drain_if_over() if self._closed else ()
 
@@ -221,7 +224,7 @@ class Endings:
         if phase == Phase.BACKING_OFF:
             self.ledger.backing_off.discard(future)
             if future._timer is not None:
-                future._timer.disarm()
+                future._timer.cancel()
             return True
         return phase == Phase.HANDED_OUT and self.backend.recall(future)
 
@@ -260,8 +263,11 @@ class Endings:
             if current.pool is self and (self.backend.has_one_servant or self.ledger.limit == 1):
                 raise ParallelExecError(IN_CALLBACK)
             return False
-        with self.lock:
-            self.ledger.start_waiting(mine, futures)
+        try:
+            with self.lock:
+                self.ledger.start_waiting(mine, futures)
+        finally:
+            del self, mine, futures  # what is raised becomes the caller's error, and its traceback holds this frame
         return True
 
     def _check_started(self, futures: Sequence[AnyFuture]) -> None:

@@ -61,6 +61,14 @@ class ParallelExecError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+def copy_of(error: ParallelExecError) -> ParallelExecError:
+    """Return another like it, without a traceback: to raise one that is kept would have it lead to whoever meets it."""
+    rebuild, parts = error.__reduce__()
+    made: ParallelExecError = rebuild(*parts)
+    made.__cause__ = error.__cause__
+    return made
+
+
 class TaskTimeoutError(ParallelExecError, TimeoutError):
     """One attempt of a task ran longer than its timeout.
 

@@ -127,7 +127,9 @@ class ParallelExecutor(Executor):
         if task.timeout is INHERIT and own == _ALL_INHERITED:
             return self._settings
         timeout = self.config.timeout if task.timeout is INHERIT else task.timeout
-        return Settings(timeout, policy_for(self.config, *own), self._allows_lazy)
+        names = ("timeout", "retry_count", "retry", "retry_on", "backoff")
+        kept = {name: getattr(task, name) for name in names}
+        return Settings(timeout, policy_for(self.config, *own), self._allows_lazy, kept)
 
     def execute_all(
         self,
@@ -203,7 +205,7 @@ class ParallelExecutor(Executor):
             if until is not None:
                 alarm.arm(until)
             self._scheduler.drive()
-            alarm.disarm()
+            alarm.cancel()
         try:
             self._wait(run, until, progress)
         except WaitTimeout:

@@ -4,6 +4,9 @@ One object serves as future and as record, because a million of them may be queu
 
 Guarantees:
     A future settles exactly once (its scheduler sees to that), and no waiter is missed (`_waiting.py` says how).
+    Once its task has succeeded a future lets the call go, so that a list of results keeps no arguments; a `Task` that is
+    the user's own is remembered weakly. One that failed keeps its call, so that it can be added again.
+    An ended future leads neither to its run nor to itself: it is freed with the last reference.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
 from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, TypeVar
+from weakref import ref
 
 from parallel_exec import _forks
 from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.task import Attempt, CurrentTask, Task, TaskResult, checked_task, result_of
+from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
 
 if TYPE_CHECKING:
     from parallel_exec.config import Settings
@@ -92,8 +97,17 @@ class _Unseen:
             logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=self.error)
 
 
+def _name_source(fn: Any) -> Any:
+    """Return what `call_name` finds the name of a callable in, if that is a function which keeps nothing; else the name."""
+    while type(fn) is partial:
+        fn = fn.func
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    return fn if type(fn) is FunctionType and fn.__closure__ is None else call_name(fn)
+
+
 # What is the scheduler's record of a task, and not the future; not offered for completion.
-_INTERNAL = frozenset(("hush", "name", "number", "settle", "stands_for", "stretch", "view", "weight"))
+_INTERNAL = frozenset(("hush", "let_call_go", "name", "number", "settle", "stands_for", "stretch", "view", "weight"))
 
 
 class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__
@@ -142,7 +156,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     _id: str | None = (
         None  # None, as long as nobody has asked for the one that is made of the function's name and the number
     )
-    _task: Task[T] | None = None
+    _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
 
     def __init__(
         self,
@@ -156,8 +170,8 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         self._owner = owner
         self._settings = settings
         self._context: Context | None = context
-        self._fn = fn
-        self._args = args
+        self._fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
+        self._args: Any = args  # None once the call was let go
         self._kwargs = kwargs
 
     def __dir__(self) -> list[str]:
@@ -167,7 +181,8 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     def id(self) -> str:
         """The task's id."""
         if self._id is None:
-            self._id = id_of(call_name(self._fn), self.number())  # the same, should another thread be here
+            name = self._fn if type(self._fn) is str else call_name(self._fn)
+            self._id = id_of(name, self.number())  # the same, should another thread be here
         return self._id
 
     def name(self) -> str | int:
@@ -182,13 +197,32 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
 
     @property
     def task(self) -> Task[T]:
-        """The task; for `submit` and `map`, one made from the call."""
-        if self._task is None:
-            call = partial(self._fn, *self._args, **(self._kwargs or {})) if self._args or self._kwargs else self._fn
-            task = checked_task(call, self.id, self._priority)
-            with lock:
-                self.__dict__.setdefault("_task", task)  # unless another thread was first
-        return self._task  # type: ignore[return-value]  # it is set now
+        """The task; for `submit` and `map`, one made from the call.
+
+        Once it has succeeded its call is let go. Then this is the very `Task` that was added if somebody still has it, and
+        else one of the same id, priority and settings whose `execute` raises a `RuntimeError`.
+        """
+        return self._known_task() or self._make_task()
+
+    def _known_task(self) -> Task[T] | None:
+        task = self._task
+        return task() if isinstance(task, ref) else task
+
+    def _make_task(self) -> Task[T]:
+        fn, kwargs, args = self._fn, self._kwargs, self._args  # `_args` last, as they are the first to be let go
+        if args is None:
+            fn = LetGo(self.id)
+        elif args or kwargs:
+            fn = partial(fn, *args, **(kwargs or {}))
+        made: Task[T] = checked_task(fn, self.id, self._priority, self._settings.own)
+        with lock:
+            known = self._known_task()  # another thread may have been first
+            if known is not None:
+                return known
+            self._task = made
+        if self._args is None:  # or `let_call_go` came before it could see what we made
+            self._task = ref(made)
+        return made
 
     def cancel(self) -> bool:
         """Cancel the task if no attempt is running: queued, or backing off between two attempts.
@@ -222,27 +256,31 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
                 the caller is a task of the same pool, and all slots wait; or the process has forked.
             BaseException: what the task raised.
         """
-        if self._state is not FINISHED:
-            self._wait(timeout)
-        if self._exception is None:
-            return self._result  # type: ignore[no-any-return]
-        self._look()
         try:
+            if self._state is not FINISHED:
+                self._wait(timeout)
+            if self._exception is None:
+                return self._result  # type: ignore[no-any-return]
+            self._look()
             raise self._exception
         finally:
             del self  # the error's traceback holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None, waiting for its end as `result` does."""
-        if self._state is not FINISHED:
-            self._wait(timeout)
-        self._look()
-        return self._exception
+        try:
+            if self._state is not FINISHED:
+                self._wait(timeout)
+            self._look()
+            return self._exception
+        finally:
+            del self
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for the end; raises if the task was cancelled."""
-        entered = timeout is None and not self.done() and self._owner.enter_wait(self)
+        entered = False
         try:
+            entered = timeout is None and not self.done() and self._owner.enter_wait(self)
             while timeout is None and not self.done() and threading.get_ident() == main.ident:
                 with contextlib.suppress(WaitTimeout):
                     super().exception(TICK)
@@ -308,16 +346,22 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         timeout = self._settings.timeout
         deadline = None if timeout is None else self._start + timeout
 
+        weakly_self = ref(self)  # the frames of a task that fails may have the view, and the future keeps its error
+
         def is_cancelled() -> bool:
-            return self._phase != Phase.LIVE or self._number != number or self._verdict is not None
+            future = weakly_self()
+            if future is None or future._phase != Phase.LIVE:
+                return True
+            return future._number != number or future._verdict is not None
 
         return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """Set the result, wake who waits and call the callbacks; for the scheduler, once."""
-        self._context = self._slot = None  # references dropped early
-        if self._number != 1 or self._payload is not None:
-            self._payload = self._retry_state = self._timer = None
+        if type(outcome) is Success:
+            self.let_call_go()
+        else:
+            self._let_run_go()
         if type(outcome) is Failure and not cancelled and not self._quiet:
             self._unseen = _Unseen(self.id, outcome.error)
         if not self._store_unwatched(outcome, cancelled):
@@ -334,14 +378,33 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
                     self._call_back()
 
     def _call_back(self) -> None:
-        """Call the callbacks."""
+        """Call the callbacks, and let them go: they may lead back to this future."""
         born = _forks.generation
         try:
             self._invoke_callbacks()  # type: ignore[attr-defined]
         except BaseException as error:
             _forks.end_copy(born, error)
             raise
+        finally:
+            self.__dict__.pop("_done_callbacks", None)
         _forks.end_copy(born)
+
+    def let_call_go(self) -> None:
+        """Keep nothing but the outcome: the task has succeeded. Runs finalizers; for the scheduler."""
+        self._let_run_go()
+        self._args = None  # first: see `_make_task`
+        if self._kwargs is not None:
+            self._kwargs = None
+        if type(self._fn) is not FunctionType or self._fn.__closure__ is not None:
+            self._fn = None if self._id is not None else _name_source(self._fn)
+        if type(self._task) is Task:  # one of a class of the user's may carry what only it knows
+            self._task = ref(self._task)
+
+    def _let_run_go(self) -> None:
+        """Drop what is only needed to run the task."""
+        self._context = self._slot = None
+        if self._payload is not None or self._retry_state is not None or self._timer is not None:
+            self._payload = self._retry_state = self._timer = None
 
     def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
         """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec.endings import CANCELLED, FORKED, AnyFuture, Endings
-from parallel_exec.errors import ParallelExecError, QueueFullError
+from parallel_exec.errors import ParallelExecError, QueueFullError, copy_of
 from parallel_exec.events import Dispatcher, TaskQueued
 from parallel_exec.future import Phase
 from parallel_exec.outcome import Failure
@@ -129,7 +129,7 @@ class Intake(Endings):
         try:
             self.backend.prepare(future)
         except ParallelExecError as error:
-            return error
+            return error.with_traceback(None)  # which holds this frame, and the future is to keep the error
         return None
 
     def _check_usable(self) -> None:
@@ -145,7 +145,7 @@ class Intake(Endings):
         if self.forked:
             raise ParallelExecError(FORKED)
         if self._broken is not None:
-            raise self._broken
+            raise copy_of(self._broken)  # the one that is kept must not lead to who met it
         raise RuntimeError(f"cannot schedule new futures after {'interpreter ' if self._at_exit else ''}shutdown")
 
     def check_open(self, what: str) -> None:
@@ -166,6 +166,7 @@ class Intake(Endings):
         mine = self._own_attempt()
         while len(self.ready.heap) + len(self._reserved) >= self._queue_size:
             if not self.ready.open or self.backend.drives_caller or self._must_not_wait(mine):
+                del mine  # the error may become its own
                 raise QueueFullError(self._queue_size)
             if mine is not None:
                 self.ledger.waiting[mine] = ()

@@ -75,11 +75,13 @@ class Ledger:
             ParallelExecError: all slots would wait then.
         """
         if self.would_deadlock(future):
-            raise ParallelExecError(
+            message = (
                 f"task {future.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
                 f"its {self.limit} slots is taken by a task that waits; raise max_concurrency, use a second executor, "
                 "or return instead of waiting"
             )
+            del self, future, awaited  # the error's traceback holds this frame, and becomes the future's
+            raise ParallelExecError(message)
         if self._is_live(future):
             self.waiting[future] = awaited
 

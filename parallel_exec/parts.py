@@ -18,7 +18,6 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -54,13 +53,13 @@ class Mapping:
     Attributes:
         places: for each item `_MISSING`, a `_Raise`, the future of a task that will tell, or None: its value is in a stretch,
             or was yielded. Written by whoever ends a part or an item, each place once, and by the iterator.
-        parts: as submitted; the tails of split ones are added.
+        parts: those that have not ended, as submitted; the tails of split ones are added.
         verdict: what becomes of parts that are split off, and of items that fail, once nobody iterates any more.
     """
 
     def __init__(self) -> None:
         self.places: list[Any] = []
-        self.parts: deque[AnyFuture] = deque()
+        self.parts: dict[AnyFuture, None] = {}  # in order
         self.verdict: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
         self._news = Bell()
@@ -104,6 +103,7 @@ class Mapping:
         """Yield the values in order, and drop each; cancels what is left when closed or when one raises."""
         places = self.places
         place = 0
+        stretch: list[Any] | None = None
         try:
             while place < len(places):
                 if places[place] is _MISSING:
@@ -117,13 +117,16 @@ class Mapping:
                 else:
                     outcome, places[place] = places[place], None
                     place += 1
-                    if type(outcome) is _Raise:
-                        raise outcome.error
-                    box = [outcome.result(None if until is None else max(0.0, until - time.monotonic()))]
+                    box = [outcome]
                     del outcome
-                    yield box.pop()
+                    yield _take(box, until)
         finally:
             self.cancel()
+            del self, places, stretch  # an error's traceback holds this frame
+
+    def leave(self, part: AnyFuture) -> None:
+        """Forget a part that has ended."""
+        self.parts.pop(part, None)
 
     def cancel(self) -> None:
         """Cancel what has not begun: nobody iterates any more."""
@@ -133,6 +136,17 @@ class Mapping:
         for value in self.places:
             if isinstance(value, TaskFuture) and value.stands_for is not None:
                 value.cancel()
+
+
+def _take(box: list[Any], until: float | None) -> Any:
+    """Return the value of what is in the box, or raise its error, keeping no reference to either."""
+    outcome = box.pop()
+    try:
+        if type(outcome) is _Raise:
+            raise outcome.error
+        return outcome.result(None if until is None else max(0.0, until - time.monotonic()))
+    finally:
+        del outcome
 
 
 class Part(TaskFuture[None]):
@@ -171,7 +185,7 @@ class Part(TaskFuture[None]):
         self.mapping = mapping
         self.first = first
         self.make_single = make_single
-        mapping.parts.append(self)
+        mapping.parts[self] = None
 
     def split(self, at: int) -> Part:
         """Cut off the items from index `at` on, and return them as a part that follows this one. Under the lock."""
@@ -256,3 +270,6 @@ class Part(TaskFuture[None]):
                     self.mapping.put(self.first + index, _Raise(outcome[0]))
         super().settle(outcome, cancelled)
         self._payload = None
+        self.columns = []
+        self._args = None
+        self.mapping.leave(self)

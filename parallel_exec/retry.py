@@ -34,6 +34,7 @@ from parallel_exec import _forks
 from parallel_exec._checks import check_backoff
 from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
+from parallel_exec._weak import apart
 from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
@@ -234,12 +235,21 @@ class TenacityPolicy(RetryPolicy):
         """Ask the user's strategies, and call the hooks, in the calling thread."""
         if isinstance(outcome, Failure) and is_final(outcome.error):
             return outcome
+        return apart(self._decide, state, number, outcome)
+
+    def _decide(self, state: RetryCallState, number: int, outcome: Outcome) -> Decision:
+        known = outcome.error if isinstance(outcome, Failure) else None
+        traceback = None if known is None else known.__traceback__
         born = _forks.generation
         try:
             decision = self._ask(state, number, outcome) if self._enabled() else outcome
         except BaseException as error:  # a hook's SystemExit too: it must not end the thread that settles tasks
             _forks.end_copy(born, error)
-            return Failure(error)
+            # A hook that raises the task's own error again, as `state.outcome.result()` does, is not where that came from;
+            # and its frame has the state, which leads to the error.
+            return Failure(BaseException.with_traceback(error, traceback) if error is known else error)
+        finally:
+            del state, outcome, known
         _forks.end_copy(born)
         return decision
 

@@ -19,16 +19,17 @@ from __future__ import annotations
 
 from concurrent.futures._base import PENDING, RUNNING
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec._waiting import come_in
+from parallel_exec._weak import apart
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
 from parallel_exec.future import Phase
 from parallel_exec.intake import Intake
 from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.retry import Delay
+from parallel_exec.retry import Delay, RetryPolicy
 from parallel_exec.task import Attempt
 from parallel_exec.timers import NEVER
 
@@ -110,12 +111,12 @@ class Scheduler(Intake):
         try:
             if number == 1:
                 future._retry_state = policy.begin(future._fn, future._args, future._kwargs or {})
-            policy.before(future._retry_state, number)
+            failure = apart(_call_before, policy, future._retry_state, number)
         except BaseException as error:
-            if self.claim(future, number):
-                self._end(future, Failure(error))
-            return False
-        return True
+            failure = Failure(error)
+        if failure is not None and self.claim(future, number):
+            self._end(future, failure)
+        return failure is None
 
     def claim(self, future: AnyFuture, number: int) -> bool:
         """Return whether the caller may settle this attempt.
@@ -329,6 +330,15 @@ class Scheduler(Intake):
         """End a claimed future."""
         future._phase = Phase.DONE
         self._finish(future, outcome)
+
+
+def _call_before(policy: RetryPolicy, state: Any, number: int) -> Failure | None:
+    """Call a policy's `before`; returns what it raised."""
+    try:
+        policy.before(state, number)
+    except BaseException as error:
+        return Failure(error)
+    return None
 
 
 def _count_attempt(future: AnyFuture, worker: str, start: float) -> int:

@@ -95,24 +95,28 @@ def stream(
                 window.drop_handed()
                 del result
             del future
-        if source.error is not None:
-            raise source.error
+        source.raise_error()
     finally:
         window.close()
 
 
 class _Source(Generic[T]):
-    """Reads tasks and starts them, until there are no more, or until one of the two raises.
-
-    Attributes:
-        error: what was raised.
-    """
+    """Reads tasks and starts them, until there are no more, or until one of the two raises."""
 
     def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Task[T]], TaskFuture[T]]) -> None:
         self._tasks = tasks
         self._start = start
         self._over = False
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
+
+    def raise_error(self) -> None:
+        """Raise what starting a task has raised, if anything has."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del self, error  # the error's traceback holds this frame
 
     def start_next(self) -> TaskFuture[T] | None:
         """Return the next task's future, None if there is none."""
@@ -124,7 +128,7 @@ class _Source(Generic[T]):
         except StopIteration:
             self._over = True
         except Exception as error:
-            self._over, self.error = True, error
+            self._over, self._error = True, error
         return None
 
 
@@ -171,9 +175,15 @@ def _results(
                     futures.appendleft(start(*call))
             yield _take(futures, until)
     finally:
-        for future in futures:
-            future.cancel()
-            future.hush()
+        _turn_away(futures)
+        del start, calls, futures  # an error's traceback holds this frame
+
+
+def _turn_away(futures: deque[TaskFuture[T]]) -> None:
+    """Cancel what is left, of which nobody wants to know."""
+    for future in futures:
+        future.cancel()
+        future.hush()
 
 
 def _take(futures: deque[TaskFuture[T]], until: float | None) -> T:

@@ -21,6 +21,7 @@ from typing import (
     Literal,
     Mapping,
     NamedTuple,
+    NoReturn,
     Protocol,
     TypeVar,
     Union,
@@ -98,7 +99,18 @@ class Task(Generic[T_co]):
         ValueError: a limit is not positive.
     """
 
-    __slots__ = ("_ids", "backoff", "execute", "id", "priority", "retry", "retry_count", "retry_on", "timeout")
+    __slots__ = (
+        "__weakref__",
+        "_ids",
+        "backoff",
+        "execute",
+        "id",
+        "priority",
+        "retry",
+        "retry_count",
+        "retry_on",
+        "timeout",
+    )
 
     execute: Callable[[], T_co]
     id: str
@@ -190,10 +202,10 @@ def name_task(task: Task[Any], number: object) -> str:
 _ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
-def checked_task(execute: Callable[[], Any], id: str, priority: int) -> Task[Any]:
+def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:
     """Return the task of a call that an executor has accepted: what was checked by other rules is not checked again."""
-    own: dict[str, Any] = {field.name: INHERIT for field in fields(Task)}
-    return _restore(Task, {**own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
+    inherited: dict[str, Any] = {field.name: INHERIT for field in fields(Task)}
+    return _restore(Task, {**inherited, **own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
 
 
 def _check_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -210,6 +222,30 @@ def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
     for name, value in values.items():
         object.__setattr__(restored, name, value)
     return restored
+
+
+class LetGo:
+    """Stands in for the call of a task that has succeeded, and of which nobody kept the `Task`.
+
+    Attributes:
+        id: the task's.
+    """
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+    def __call__(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            f"the call of task {self.id!r} and its arguments were let go when it succeeded: "
+            "keep the Task yourself to run it again"
+        )
 
 
 class Attempt(NamedTuple):
@@ -281,7 +317,10 @@ class _TaskResult(Generic[T_co]):
             BaseException: the task's error, if it failed.
         """
         if self.error is not None:
-            raise self.error
+            try:
+                raise self.error
+            finally:
+                del self  # the error's traceback holds this frame
         return cast("T_co", self.result)
 
     if not TYPE_CHECKING:  # or any name would do for type checkers

@@ -9,6 +9,7 @@ heap once in 30 s. (Lazy re-arming, as in the timer wheels of Varghese and Lauck
 Guarantees:
     `arm`, `disarm` and `stop` never block, and may be called from signal handlers, callbacks and `__del__`:
     `SimpleQueue.put` is re-entrant. A callback runs in the clock thread, never before its deadline, and must be quick.
+    A timer that was cancelled lets its callback go at once, though its place in the heap stays until it comes up.
     There is no thread until the first timer is armed. An idle clock sleeps until the next deadline.
 
 The race between `arm` (writes `deadline`, then reads `_entry`) and the clock (writes `_entry`, then reads `deadline`):
@@ -22,6 +23,7 @@ import itertools
 import logging
 import queue
 import threading
+import weakref
 from typing import Callable
 
 from parallel_exec._clock import time
@@ -40,8 +42,8 @@ class Timer:
     __slots__ = ("_callback", "_entry", "_timers", "deadline")
 
     def __init__(self, timers: Timers, callback: Callable[[], object]) -> None:
-        self._timers = timers
-        self._callback = callback
+        self._timers = weakref.ref(timers)
+        self._callback: Callable[[], object] | None = callback
         self._entry = NEVER  # when the heap's entry for this timer comes up
         self.deadline = NEVER
 
@@ -49,11 +51,24 @@ class Timer:
         """Make the timer due at `time.monotonic() == when`, instead of any earlier setting."""
         self.deadline = when
         if when < self._entry:
-            self._timers.request(self)
+            timers = self._timers()
+            if timers is not None:
+                timers.request(self)
 
     def disarm(self) -> None:
         """Make the timer due never."""
         self.deadline = NEVER
+
+    def cancel(self) -> None:
+        """Make the timer due never again, and let its callback go; what is left in the heap keeps nothing."""
+        self.deadline = NEVER
+        self._callback = None
+
+    def fire(self) -> None:
+        """Call the callback, unless the timer was cancelled; for the clock."""
+        callback = self._callback
+        if callback is not None:
+            callback()
 
 
 class Timers:
@@ -145,6 +160,6 @@ class Timers:
                 continue
             timer.deadline = NEVER
             try:
-                timer._callback()
+                timer.fire()
             except BaseException:  # a callback of a future may raise SystemExit; the clock must go on
                 logger.exception("a timer's callback raised")

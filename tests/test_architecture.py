@@ -29,6 +29,7 @@ ORDER = [
     "_checks",
     "_threads",
     "_waiting",
+    "_weak",
     "task",
     "config",
     "task_queue",

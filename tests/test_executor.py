@@ -216,11 +216,12 @@ def test_an_idle_executor_uses_no_time(lab: Any) -> None:
 def test_arguments_of_the_function_that_is_added(lab: Any) -> None:
     """They are the function's, whatever their names; a `Task` has its own."""
     executor = lab.executor()
-    executor.add_task(dict, [("a", 1)], task=2, id=3, priority="x")
+    task = executor.add_task(dict, [("a", 1)], task=2, id=3, priority="x").task
     with pytest.raises(TypeError, match=r"as a Task has its own: write add_task\(Task\(function, argument"):
         executor.add_task(Task(int), 1)
     with pytest.raises(TypeError, match="a Task has its own"):
         executor.add_task(Task(int), id="a")
     [result] = executor.execute_all()
     assert result.unwrap() == {"a": 1, "task": 2, "id": 3, "priority": "x"}
-    assert result.task.execute() == result.result
+    assert result.task is task
+    assert task.execute() == result.result

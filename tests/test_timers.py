@@ -5,6 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
+from functools import partial
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
@@ -192,3 +195,15 @@ def test_many_threads_arm_at_once(timers: Timers) -> None:
     ends = [fired.get(timeout=work.PATIENCE) for _ in range(600)]
     assert fired.empty()
     assert all(when >= due for due, when in ends)
+
+
+def test_a_cancelled_timer_lets_its_callback_go(timers: Timers) -> None:
+    """After `cancel` nothing happens, and what the callback leads to is freed though the timer is not due for long."""
+    kept = work.Latch(Path("kept"))
+    gone = weakref.ref(kept)
+    timer = timers.timer(partial(kept.wait, 0))
+    timer.arm(time.monotonic() + 3600)
+    timer.cancel()
+    del kept
+    assert gone() is None
+    timer.fire()

@@ -17,6 +17,7 @@ from typing import Any, Iterator, NamedTuple
 
 from parallel_exec._clock import time
 from parallel_exec._current import type_name
+from parallel_exec._weak import apart
 from parallel_exec.backends import _pickling
 
 _TESTS = 1000  # pieces that are tried; a guess: a culprit behind more of them is named by what it is in
@@ -104,7 +105,11 @@ def _say(error: BaseException) -> str:
 
 
 def _failure(value: Any) -> BaseException | None:
-    """Return what pickling a value raises; None if it can be pickled."""
+    """Return what pickling a value raises; None if it can be pickled. Its frames lead to nobody who keeps it."""
+    return apart(_try, value)
+
+
+def _try(value: Any) -> BaseException | None:
     try:
         _pickling.dumps(value, inside=True)
     except Exception as error:

@@ -32,6 +32,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
+from parallel_exec._weak import weakly
 from parallel_exec.backends._clerk import Clerk
 from parallel_exec.backends._settling import Settling
 from parallel_exec.backends._ticket import BEGUN, WITHDRAWN, Place, Ticket
@@ -92,7 +93,7 @@ class EngineBackend(Settling):
         super().bind(source, limit)
         self._settler = Clerk(f"parallel_exec-{self.name}-settler", source, self._say_farewell)
         self._feeder = Clerk(f"parallel_exec-{self.name}-feeder", source, self._settler.poke)
-        self._patience = source.timers.timer(lambda: self._feeder.do(self._refuse_all))
+        self._patience = source.timers.timer(weakly(self._lose_patience))
         source.offer(self)
 
     def wake(self) -> None:
@@ -121,6 +122,7 @@ class EngineBackend(Settling):
             if future is None:
                 break
             self._hand_over(future)
+            del future  # an error of the engine's leads to this frame
             self._fed.set()
         else:
             source.pass_on()
@@ -136,6 +138,9 @@ class EngineBackend(Settling):
         if not self._active and self._patience.deadline == NEVER:
             self._patience.arm(time.monotonic() + PATIENCE)
         return False
+
+    def _lose_patience(self) -> None:
+        self._feeder.do(self._refuse_all)
 
     def _refuse_all(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
@@ -167,6 +172,7 @@ class EngineBackend(Settling):
             return
         finally:
             self._handing_over = None
+            del future  # an error's traceback holds this frame
         self._refusals = 0
         ticket.inner = inner
         inner.add_done_callback(partial(self._done, ticket))

@@ -231,17 +231,20 @@ def read(data: bytes) -> list[Described]:
 def rebuild(described: list[Described]) -> BaseException:
     """Return the exception, with its chain and the worker's traceback."""
     made: dict[int, BaseException] = {}
-
-    def make(place: int) -> BaseException:
-        if place not in made:
-            one = described[place]
-            made[place] = _rebuild_one(one, [make(member) for member in one.members], described[0].text)
-        return made[place]
-
     for place, one in enumerate(described):
-        _link(make(place), one, [make(other) if other >= 0 else None for other in (one.cause, one.context)])
+        error = _make(described, place, made)
+        _link(error, one, [_make(described, other, made) if other >= 0 else None for other in (one.cause, one.context)])
     add_cause(made[0], WorkerTraceback(described[0].text))
     return made[0]
+
+
+def _make(described: list[Described], place: int, made: dict[int, BaseException]) -> BaseException:
+    """Return the exception that has a place, rebuilt once, its members first."""
+    if place not in made:
+        one = described[place]
+        members = [_make(described, member, made) for member in one.members]
+        made[place] = _rebuild_one(one, members, described[0].text)
+    return made[place]
 
 
 def unreadable(described: list[Described], task_id: str, hint: str = "") -> BaseException:
@@ -273,6 +276,21 @@ def add_cause(error: BaseException, text: WorkerTraceback) -> None:
             _set_cause(error, text)
             return
         error = cause
+
+
+def detached(error: BaseException) -> BaseException:
+    """Have the traceback of an exception as text only, as if it had come from a worker, and return the exception.
+
+    Its frames lead to those of whoever called what raised it: to the future that is to keep it.
+    """
+    text = _format(error)
+    found = [error]
+    for each in found:  # which grows
+        BaseException.with_traceback(each, None)
+        others = (_get_cause(each), _get_context(each), *_members_of(each))
+        found += [other for other in others if other is not None and not any(other is known for known in found)]
+    add_cause(error, WorkerTraceback(text))
+    return error
 
 
 def _rebuild_one(one: Described, members: list[BaseException], text: str) -> BaseException:

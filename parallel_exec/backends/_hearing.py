@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
 from parallel_exec._clock import time
+from parallel_exec._weak import Upward
 from parallel_exec.backends import _log, _wire
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._pace import AHEAD, ITEM_OVERHEAD, Pace
@@ -42,6 +43,8 @@ class Hearing:
     Attributes:
         heard: how many frames, so far.
     """
+
+    _source = Upward["Source"]()
 
     def __init__(
         self, source: Source, crew: Crew, pace: Pace, hire: Hire, somebody_is_free: Callable[[], bool]

@@ -59,7 +59,9 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
     except Exception as error:
         with _reducers.carry([]):
             what, why, hint = find_culprit(parts_of(fn, args, kwargs))
-        raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from error
+        raise TaskSerializationError(
+            f"{what} of task {future.id!r}", "to the worker", why, hint
+        ) from _exceptions.detached(error)
     return pickled
 
 
@@ -190,7 +192,7 @@ def outcome_of(frame: _wire.Frame, receive: Callable[[int], Received], task: Nam
         failed = TaskSerializationError(
             f"the result of task {task.id!r}", "from the worker", f"it cannot be rebuilt here: {error!r}"
         )
-        failed.__cause__ = error
+        failed.__cause__ = _exceptions.detached(error)
         return Failure(failed)
     finally:
         if received is not None:

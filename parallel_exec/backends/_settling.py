@@ -78,12 +78,13 @@ class Settling(Backend):
         """Run an attempt in the calling thread."""
         before = current.running, current.number, current.pool
         current.pool = self.source
+        future = ticket.future
         try:
             self._begin(ticket, threading.current_thread().name, time.monotonic())
             if ticket.number and (outcome := ticket.call()) is not None:
                 self._report(ticket, outcome, time.monotonic())
         except BaseException:  # from a callback or a hook: not the engine's business
-            logger.exception("a callback of task %r raised", ticket.future.id)
+            logger.exception("a callback of task %r raised", future.id)
         finally:
             current.running, current.number, current.pool = before
             ticket.is_here = False
@@ -94,6 +95,7 @@ class Settling(Backend):
     def _done(self, ticket: Ticket, inner: Inner) -> None:
         """Hear that the engine has done with a ticket; its callback, maybe with the scheduler's lock held."""
         self._inside.discard(ticket)
+        ticket.inner = None  # whose callbacks lead to the ticket
         if ticket.is_here:
             ticket.is_orphan = True  # cancelled in the engine's books only
         else:
@@ -120,8 +122,10 @@ class Settling(Backend):
 
     def _report(self, ticket: Ticket, outcome: Outcome, end: float) -> None:
         """Settle an attempt, unless it is settled."""
+        future = ticket.known_future
         try:
-            self.source.report(ticket.future, ticket.number, outcome, end)
+            if future is not None:
+                self.source.report(future, ticket.number, outcome, end)
         finally:
             self._release(ticket)
 
@@ -150,10 +154,10 @@ class Settling(Backend):
 
     def _restart_clock(self, ticket: Ticket, worker: str, start: float) -> None:
         """Let the timeout count anew: the engine has lost the worker, and begun the attempt again on another."""
-        future = ticket.future
+        future = ticket.known_future
         with self.source.lock:
             place = ticket.place
-            if place is None or future._slot is not place or future._number != ticket.number:
+            if place is None or future is None or future._slot is not place or future._number != ticket.number:
                 return
             ticket.start = future._start = start
             ticket.worker = future._worker = worker
@@ -185,8 +189,9 @@ class Settling(Backend):
         self._sick = False
         if ticket.claim(BEGUN):
             self._begin(ticket, reply.worker, time.monotonic() - reply.duration)
-        if ticket.number:
-            self._report(ticket, reply.outcome(ticket.future.id), ticket.start + reply.duration)
+        future = ticket.known_future
+        if ticket.number and future is not None:
+            self._report(ticket, reply.outcome(future.id), ticket.start + reply.duration)
 
     def _end_badly(self, ticket: Ticket, error: BaseException) -> None:
         """Settle what the engine failed."""
@@ -196,7 +201,8 @@ class Settling(Backend):
             self._begin(ticket, self.name, now)
         if isinstance(error, BrokenExecutor):
             self._tell_sick(error)
-        if ticket.number:
+        future = ticket.known_future
+        if ticket.number and future is not None:
             self._report(ticket, Failure(ticket.explain(error, had_begun=not new)), now)
 
     def _tell_sick(self, error: BaseException) -> None:
@@ -211,7 +217,7 @@ class Settling(Backend):
         if ticket is not None and ticket.fate is None:
             self._settler.do(partial(self._overdue, ticket))
         elif ticket is not None:
-            self.source.expire(place, ticket.future)
+            self.source.expire(place, ticket.known_future)
 
     # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,12 +233,13 @@ class Settling(Backend):
 
     def recall_all(self) -> None:
         """Take back what has not begun. Called with the lock held."""
-        futures = [ticket.future for ticket in list(self._active) if ticket.fate is None]
+        futures = self.handed_out()
         self.source.give_back([future for future in futures if future._verdict is None and self.recall(future)])
 
     def handed_out(self) -> list[AnyFuture]:
         """Return what has not begun. Called with the lock held."""
-        return [ticket.future for ticket in list(self._active) if ticket.fate is None]
+        futures = [ticket.known_future for ticket in list(self._active) if ticket.fate is None]
+        return [future for future in futures if future is not None]
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
         """Have the settler cancel the attempt in the engine, or else abandon it."""
@@ -249,7 +256,7 @@ class Settling(Backend):
     def _ticket_of(self, future: AnyFuture) -> Ticket | None:
         place = future._slot
         ticket = place.ticket if place is not None else None
-        return ticket if ticket is not None and ticket.future is future else None
+        return ticket if ticket is not None and ticket.known_future is future else None
 
     def _abandon(self, ticket: Ticket, error: BaseException, end: float) -> None:
         self._give_up(ticket)
@@ -263,7 +270,8 @@ class Settling(Backend):
 
     def _carry_out_verdict(self, ticket: Ticket) -> None:
         """End what was aborted while the engine had it and it was not known to have begun: `begin` does so."""
-        if ticket.future._verdict is not None and ticket.claim(BEGUN):
+        future = ticket.known_future
+        if future is not None and future._verdict is not None and ticket.claim(BEGUN):
             self._begin(ticket, self.name, time.monotonic())
             self._give_up(ticket)
             self._feeder.do(self._feed)
@@ -283,5 +291,6 @@ class Settling(Backend):
         self._feeder.do(self._feed)
 
     def _let_go(self, ticket: Ticket) -> None:
-        if ticket.inner is not None:
-            self._cancel(ticket, ticket.inner)
+        inner = ticket.inner
+        if inner is not None:
+            self._cancel(ticket, inner)

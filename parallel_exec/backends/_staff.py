@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._clock import time
+from parallel_exec._weak import Upward, weakly
 from parallel_exec.backends._crew import Crew
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._handle import PEEK, Handle
@@ -55,14 +56,16 @@ class Staff(abc.ABC):
         crew: the workers.
     """
 
+    _source = Upward["Source"]()
+
     def __init__(self, source: Source, limit: int, hire: Hire, max_tasks: int | None) -> None:
-        self.crew = Crew(source.lock, self._poke, source.came_apart)
+        self.crew = Crew(source.lock, weakly(self._poke), weakly(source.came_apart))
         self._source = source
         self._limit = limit
         self._hire = hire
         self._max_tasks = max_tasks
         self._pace = Pace()
-        self._hearing = Hearing(source, self.crew, self._pace, hire, self._somebody_is_free)
+        self._hearing = Hearing(source, self.crew, self._pace, hire, weakly(self._somebody_is_free))
         self._listed = True  # whether the scheduler has us as idle
         self._poked = False
         self._broken: WorkerStartError | None = None
@@ -287,7 +290,7 @@ class Staff(abc.ABC):
             handle.kill_rest()
             self._listen(handle)
             self._hearing.frames(handle, handle.unread())
-        handle.timer.disarm()
+        handle.timer.cancel()
         exitcode = handle.exitcode()
         with self._source.lock:
             self.crew.handles.remove(handle)

@@ -13,9 +13,11 @@ Guarantees:
 from __future__ import annotations
 
 import pickle
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from parallel_exec._current import call_name, current
+from parallel_exec._weak import apart, weakly
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskSerializationError
 from parallel_exec.task import describe
@@ -56,15 +58,22 @@ class Place:
     """
 
     def __init__(self, make_timer: Callable[[Callable[[], object]], Any], due: Callable[[Place], object]) -> None:
-        self.timer = make_timer(lambda: due(self))
+        self.timer = make_timer(weakly(self._time_is_up))
         self.ticket: Ticket | None = None
+        self._due = weakly(due)
+
+    def _time_is_up(self) -> None:
+        self._due(self)
 
 
 class Ticket:
     """One attempt, from being handed to the engine until the engine has done with it.
 
+    It does not keep its future, as the engine, and the frames of what it raises, may keep the ticket. (The scheduler keeps
+    what has not ended.)
+
     Attributes:
-        inner: the engine's future; written once, when the engine's `submit` has returned.
+        inner: the engine's future; written when the engine's `submit` has returned, None again once that is done.
         place: None once the attempt is settled; guarded by `desk.fates`, as are the next two.
         fate: None, BEGUN or WITHDRAWN.
         travelled: whether it was pickled, so that it may begin elsewhere.
@@ -77,7 +86,7 @@ class Ticket:
 
     def __init__(self, desk: Desk, future: TaskFuture[Any], place: Place, serial: int) -> None:
         self._desk = desk
-        self.future = future
+        self._future = weakref.ref(future)
         self.place: Place | None = place
         self.serial = serial
         self.next_number = future._number + 1
@@ -93,6 +102,23 @@ class Ticket:
         self.address: Any = None  # where it runs, in the back end's own terms
         self.__name__ = call_name(future._fn)  # dask shows it, and keeps a record for each name
         place.ticket = self
+
+    @property
+    def future(self) -> TaskFuture[Any]:
+        """The task's future, while that has not ended.
+
+        Raises:
+            ReferenceError: it has ended, and is gone.
+        """
+        future = self._future()
+        if future is None:
+            raise ReferenceError("the task of this attempt has ended")
+        return future
+
+    @property
+    def known_future(self) -> TaskFuture[Any] | None:
+        """The task's future; None if that has ended, and is gone."""
+        return self._future()
 
     def claim(self, fate: str) -> bool:
         """Decide the fate; False if it was decided."""
@@ -132,7 +158,7 @@ class Ticket:
             return None
         current.running, current.number = future, self.number
         try:
-            return call(future._settings, context.copy(), future._fn, future._args, future._kwargs)
+            return apart(call, future._settings, context.copy(), future._fn, future._args, future._kwargs)
         finally:
             current.running = None
 
@@ -146,13 +172,14 @@ class Ticket:
             return error
         from parallel_exec.backends._culprit import WHOLE, find_culprit, parts_of  # only a failure needs it
 
+        future = self.future
         what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
-        what = f"{what} of task {self.future.id!r}, {describe(self.future._fn)},"
+        what = f"{what} of task {future.id!r}, {describe(future._fn)},"
         why, hint = f"{type(error).__name__}: {error}", _HINT
         if not had_begun:
-            culprit = find_culprit(parts_of(self.future._fn, self.future._args, self.future._kwargs or {}))
+            culprit = find_culprit(parts_of(future._fn, future._args, future._kwargs or {}))
             if culprit.what != WHOLE:  # else it is only the engine's own way of pickling that cannot
-                what, why, hint = f"{culprit.what} of task {self.future.id!r}", culprit.why, culprit.hint
+                what, why, hint = f"{culprit.what} of task {future.id!r}", culprit.why, culprit.hint
         failed = TaskSerializationError(what, way, why, hint)
         failed.__cause__ = error
         return failed

@@ -18,6 +18,7 @@ import abc
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
+from parallel_exec._weak import Upward
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import logger
 
@@ -224,6 +225,7 @@ class Backend(abc.ABC):
         takes_parts: whether it runs `Part`s, stretches of the items of a `map`.
         packs: whether `prepare` does anything.
         drives_caller: whether the caller's own thread must run the work, by `drive`.
+        source: the scheduler, which keeps its back end; set by `bind`.
         has_one_servant: whether there is one thread that all outcomes come through: if that waits for one, it waits for ever.
     """
 
@@ -234,7 +236,7 @@ class Backend(abc.ABC):
     takes_parts = False
     drives_caller = False
     has_one_servant = False
-    _source: Source | None = None
+    source = Upward[Source]()
 
     def bind(self, source: Source, limit: int) -> None:
         """Connect to the scheduler, before anything else; `limit` is the most attempts at once.
@@ -242,16 +244,10 @@ class Backend(abc.ABC):
         Raises:
             RuntimeError: it serves another executor already.
         """
-        if self._source is not None:
+        if "source" in self.__dict__:
             raise RuntimeError(f"this {type(self).__name__} serves another executor already: make a new one for each")
-        self._source = source
+        self.source = source
         self._limit = limit
-
-    @property
-    def source(self) -> Source:
-        """The scheduler."""
-        assert self._source is not None, "bind() comes first"
-        return self._source
 
     def prepare(self, future: TaskFuture[Any]) -> None:  # noqa: B027  # most need nothing
         """Make the call ready to travel, in the thread that adds it; what it raises ends the task."""

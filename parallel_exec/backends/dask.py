@@ -31,6 +31,7 @@ from parallel_exec._hints import refuse_names
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends._dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends._engine import EngineBackend
+from parallel_exec.backends._exceptions import detached
 from parallel_exec.backends._remote_call import RAISED, Note, Reply, describe_error
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
@@ -101,7 +102,9 @@ class DaskBackend(EngineBackend):
             future._payload = dumps(call)
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
-            raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from error
+            raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from detached(
+                error
+            )
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 

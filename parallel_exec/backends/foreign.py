@@ -24,6 +24,7 @@ Guarantees:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import threading
 import weakref
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec._hints import refuse_names
+from parallel_exec._weak import weakly
 from parallel_exec.backends._engine import EngineBackend
 from parallel_exec.backends._fork_warning import no_fork_warning
 from parallel_exec.backends._remote_call import Line, Note, Reply, run_call, run_nothing, run_shared
@@ -85,7 +87,7 @@ class ExecutorBackend(EngineBackend):
         # To them the call goes unpacked: as what the ticket pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
-        self._line = Line(self._heard)
+        self._line = Line(weakly(self._heard))
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the line's thread.
         self._tells_running = False
@@ -135,9 +137,9 @@ class ExecutorBackend(EngineBackend):
 
     def travel(self, ticket: Ticket) -> Any:
         """Return what a ticket is pickled as. Called by whatever thread of the executor's pickles."""
-        if not ticket.set_out():
+        future, place = ticket.known_future, ticket.place
+        if not ticket.set_out() or future is None:
             return (type(None), ()) if self._shares else (partial, (run_nothing,))
-        future, place = ticket.future, ticket.place
         timeout = future._settings.timeout
         self._tickets[ticket.serial] = ticket
         if timeout is not None and place is not None and ticket.fate is None:
@@ -153,7 +155,8 @@ class ExecutorBackend(EngineBackend):
         ticket = self._tickets.get(serial)
         if ticket is not None:
             ticket.address = address
-            self._tells_running |= ticket.inner is not None and ticket.inner.running()
+            inner = ticket.inner
+            self._tells_running |= inner is not None and inner.running()
             self._settler.do(partial(self._began, ticket, worker, time.monotonic()))
 
     def _await_news(self, ticket: Ticket) -> bool:
@@ -167,7 +170,8 @@ class ExecutorBackend(EngineBackend):
 
     def _overdue(self, ticket: Ticket) -> None:
         """Let an attempt begin that the executor calls running, if none is ever heard of; else look again later."""
-        inner, place, timeout = ticket.inner, ticket.place, ticket.future._settings.timeout
+        inner, place, future = ticket.inner, ticket.place, ticket.known_future
+        timeout = None if future is None else future._settings.timeout
         if place is None or timeout is None or ticket.fate is not None:
             return
         now = time.monotonic()
@@ -202,6 +206,7 @@ def _at_exit() -> None:
         backend = reference()
         if backend is not None:
             backend.exiting = True
-            scheduler: Any = backend.source
-            scheduler.shutdown(cancel=False, at_exit=True)
-            scheduler.join()
+            with contextlib.suppress(ReferenceError):  # its executor is gone, and it is kept by somebody else
+                scheduler: Any = backend.source
+                scheduler.shutdown(cancel=False, at_exit=True)
+                scheduler.join()

@@ -20,6 +20,7 @@ from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec._weak import apart
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
@@ -121,7 +122,7 @@ class InlineBackend(Backend):
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
         current.running, current.number = future, number
-        outcome = call(future._settings, context, future._fn, future._args, future._kwargs)
+        outcome = apart(call, future._settings, context, future._fn, future._args, future._kwargs)
         current.running, current.number = outer
         end = time.monotonic()
         timeout = future._settings.timeout
@@ -130,7 +131,9 @@ class InlineBackend(Backend):
         source.report(future, number, outcome, end)
         if type(outcome) is Failure and isinstance(outcome.error, KeyboardInterrupt):
             future.hush()  # the caller sees it now, and may never have seen the future
-            raise outcome.error  # Ctrl-C, most likely: in the caller's own thread it is meant for the caller
+            # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
+            # to lead to all that the caller has, the future among it.
+            raise KeyboardInterrupt(*outcome.error.args) from outcome.error
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""

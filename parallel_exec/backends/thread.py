@@ -29,6 +29,7 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._threads import arrive, launch
 from parallel_exec._waiting import Bell
+from parallel_exec._weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
@@ -56,15 +57,19 @@ class _Worker:
         future: what it runs; written by its own thread.
         ended: what it ran last, if that is still to be counted; its own thread's.
         starter: the thread that starts it.
+        source: the scheduler.
         abandoned: whether another thread has its slot now; guarded by the source's lock.
     """
 
+    source = Upward[Source]()
+
     def __init__(self, name: str, source: Source) -> None:
         self.name = name
+        self.source = source
         self.future: AnyFuture | None = None
         self.ended: AnyFuture | None = None
         self.abandoned = False
-        self.timer = source.timers.timer(lambda: source.expire(self, self.future))
+        self.timer = source.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
         self.bell = Bell()
@@ -72,12 +77,15 @@ class _Worker:
     def wake(self) -> None:
         self.bell.ring()
 
+    def _time_is_up(self) -> None:
+        self.source.expire(self, self.future)
+
 
 class _Spawner:
     """An idle consumer that stands for a worker which is not there yet: waking it starts one."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.wake = wake
+        self.wake = weakly(wake)
 
 
 def call(
@@ -89,7 +97,8 @@ def call(
 ) -> Outcome:
     """Run a call in a context: a fresh copy of its submitter's, as an abandoned attempt may still be in the last one.
 
-    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the future.
+    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the future. Nor may
+    what is left of the frames that called it, which a frame keeps, too: callers drop what they had, or call `apart`.
     """
     born = _forks.generation
     try:
@@ -102,6 +111,7 @@ def call(
         return Success(value)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
+        del context, fn, args, kwargs
         return Failure(error)
 
 
@@ -236,15 +246,19 @@ class ThreadBackend(Backend):
         current.pool = self.source
         arrive()
         worker.thread = threading.current_thread()
+        source: Source | None = None
         try:
             _do(duty)
             del duty
             if self._initialize():
-                self.source.events.emit(WorkerStarted, worker.name)
-                while not worker.abandoned and (number := self._next(worker)):
-                    self._attempt(worker, number)
+                source = self.source
+                source.events.emit(WorkerStarted, worker.name)
+                while not worker.abandoned and (number := self._next(worker, source)):
+                    self._attempt(worker, number, source)
         finally:
             self._leave(worker)
+            source = None
+            del self, worker  # the errors of all attempts lead to this frame
 
     def _leave(self, worker: _Worker) -> None:
         if worker.ended is not None:
@@ -273,9 +287,8 @@ class ThreadBackend(Backend):
             return False
         return True
 
-    def _next(self, worker: _Worker) -> int:
+    def _next(self, worker: _Worker, source: Source) -> int:
         """Begin the next attempt, parked until there is one; 0 when it is time to end."""
-        source = self.source
         while True:
             if len(self._workers) > self._limit and self._is_surplus(worker):
                 source.pass_on()
@@ -305,16 +318,18 @@ class ThreadBackend(Backend):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _attempt(self, worker: _Worker, number: int) -> None:
+    def _attempt(self, worker: _Worker, number: int, source: Source) -> None:
         future: Any = worker.future
         current.running, current.number = future, number
         outcome = call(future._settings, future._context, future._fn, future._args, future._kwargs)
         current.running = worker.future = None
         worker.timer.deadline = NEVER
         try:
-            worker.ended = self.source.report_ended(future, number, outcome, time.monotonic())
+            worker.ended = source.report_ended(future, number, outcome, time.monotonic())
         except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
             logger.exception("a callback of task %r raised", future.id)
+        finally:
+            del self, worker, source, future, outcome  # an error's traceback leads to this frame
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
