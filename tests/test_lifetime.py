@@ -152,8 +152,6 @@ def test_what_closed_it_is_named(tmp_path: Path, backend: str, end: str, words: 
 def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:
     """Eight tasks blocked for ever and a hundred quick ones on two slots: the quick ones succeed, the program ends."""
     body = """
-        import logging
-        logging.disable(logging.WARNING)  # which says that they still run
         executor = ParallelExecutor(max_concurrency=2, timeout=0.2, retry_count=0)
         for number in range(8):
             executor.add_task(threading.Event().wait)
@@ -172,8 +170,6 @@ def test_stuck_threads_do_not_keep_the_program_alive(tmp_path: Path) -> None:
 def test_a_stuck_task_times_out_at_the_end_too(tmp_path: Path, backend: str, way: str) -> None:
     """A task that is stuck when the executor ends is given up at its timeout, and the program ends."""
     body = """
-        import logging
-        logging.disable(logging.WARNING)  # which says that its call still runs
         executor = ParallelExecutor(backend=sys.argv[1], timeout=0.3, retry_count=0)
         gate = work.Latch(sys.argv[3])
         never = gate.__class__(sys.argv[3] + '-never')
