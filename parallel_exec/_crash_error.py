@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures.process import BrokenProcessPool
 
-from parallel_exec.errors import ParallelExecError
+from parallel_exec.errors import ParallelExecError, how_ended
 
 
 class WorkerCrashedError(ParallelExecError, BrokenProcessPool):
@@ -23,17 +23,3 @@ class WorkerCrashedError(ParallelExecError, BrokenProcessPool):
         self.pid = pid
         self.exitcode = exitcode
         self.task_id = task_id
-
-
-def how_ended(exitcode: int | None) -> str:
-    """Say in words how a process ended."""
-    if exitcode is None:
-        return "exit code unknown"
-    if exitcode >= 0:
-        return f"exit code {exitcode}"
-    import signal  # enum-heavy; only a crash needs it
-
-    try:
-        return f"signal {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"signal {-exitcode}"

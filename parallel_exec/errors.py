@@ -99,6 +99,20 @@ class DeadlineExceededError(ParallelExecError, TimeoutError):
         self.deadline = deadline
 
 
+def how_ended(exitcode: int | None) -> str:
+    """Say in words how a process ended."""
+    if exitcode is None:
+        return "exit code unknown"
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    import signal  # enum-heavy; only a crash needs it
+
+    try:
+        return f"signal {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
 class WorkerStartError(ParallelExecError, BrokenExecutor):
     """Workers cannot start: the message says why and what to do.
 

@@ -230,6 +230,13 @@ def test_an_import_is_cheap(code: str) -> None:
     assert _loaded_by(code) & EXTRAS == set()
 
 
+def test_a_process_pool_loads_nobody_elses() -> None:
+    """Worker processes run calls without the standard library's process pool, whose error only a crash needs."""
+    code = "from parallel_exec import ParallelExecutor; import math"
+    code += "; assert ParallelExecutor(backend='process').submit(math.sqrt, 4).result() == 2"
+    assert "concurrent.futures.process" not in _loaded_by(code)
+
+
 def test_the_childs_loop_needs_next_to_nothing() -> None:
     """What runs in a worker process loads neither the scheduler nor anything from outside the standard library."""
     loaded = _loaded_by("import parallel_exec.backends._worker")

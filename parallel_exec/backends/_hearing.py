@@ -21,7 +21,6 @@ from parallel_exec.backends import _log, _wire
 from parallel_exec.backends._handle import PEEK, Handle
 from parallel_exec.backends._pace import AHEAD, ITEM_OVERHEAD, Pace
 from parallel_exec.backends._payload import outcome_of, values_of
-from parallel_exec.errors import WorkerCrashedError
 from parallel_exec.events import WorkerStarted, logger
 from parallel_exec.future import Phase, TaskFuture
 from parallel_exec.outcome import Failure, Outcome, Success
@@ -232,9 +231,10 @@ class Hearing:
     def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
         """Settle what a worker was running when it died; a negative start: what it was loading."""
         number = self._begin(handle, victim, abs(start), over=True)
-        error: BaseException = WorkerCrashedError(handle.pid, exitcode, _named(victim, serial).id)
         if handle.doomed is not None and handle.doomed[0] == serial:
             error = handle.doomed[1]
+        else:
+            error = _crash_error(handle.pid, exitcode, _named(victim, serial).id)
         if type(victim) is not Part:
             if number:
                 self._source.report(victim, number, Failure(error), time.monotonic())
@@ -251,6 +251,12 @@ class Hearing:
         if future._phase == Phase.HANDED_OUT:
             return self._source.begin(future, handle, handle.name, start, over=over)
         return future._number if future._phase == Phase.LIVE else 0
+
+
+def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
+    from parallel_exec.errors import WorkerCrashedError  # loads the stdlib's process pool; only a crash needs it
+
+    return WorkerCrashedError(pid, exitcode, task_id)
 
 
 class _Item(NamedTuple):

@@ -15,13 +15,12 @@ from multiprocessing import resource_tracker
 from traceback import clear_frames
 from typing import Any, Callable
 
-from parallel_exec._crash_error import how_ended
 from parallel_exec._threads import arrive, launch
 from parallel_exec.backends import _launch, _log
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._handle import Handle
 from parallel_exec.backends._payload import Initializer, why_not_importable
-from parallel_exec.errors import WorkerStartError, start_error
+from parallel_exec.errors import WorkerStartError, how_ended, start_error
 
 _PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
