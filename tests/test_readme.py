@@ -267,9 +267,10 @@ def test_links_lead_somewhere() -> None:
 def test_marked_cells_name_a_test() -> None:
     """Each mark in the table of what happens when is a link to a test that exists."""
     table = TEXT.partition("## What happens when")[2].partition("\n## ")[0]
-    marks = set(re.findall(r"\[(\d\w)\](?!:)", table))
-    links = dict(re.findall(r'^\[(\d\w)\]: \S*?(tests/\S+\.py)\S* "', table, re.MULTILINE))
-    names = dict(re.findall(r'^\[(\d\w)\]: \S+ "(\w+)"$', table, re.MULTILINE))
+    legend = TEXT.partition("\n## Development")[2]
+    marks = set(re.findall(r"\[(\d\w)\]", table))
+    links = dict(re.findall(r'^\[(\d\w)\]: \S*?(tests/\S+\.py)\S* "', legend, re.MULTILINE))
+    names = dict(re.findall(r'^\[(\d\w)\]: \S+ "(\w+)"$', legend, re.MULTILINE))
     assert marks == links.keys() == names.keys()
     for mark, name in names.items():
         assert f"def {name}(" in (ROOT / links[mark]).read_text(encoding="utf-8"), f"no {name} in {links[mark]}"
