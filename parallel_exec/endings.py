@@ -282,11 +282,18 @@ class Endings:
                 "for it, or use submit() instead of add_task(), which starts at once"
             )
 
-    def staged(self) -> list[AnyFuture]:
-        """Return what nobody has started, in the order added; [] once the pool runs, or was shut down."""
+    def forgotten(self) -> str:
+        """Say which tasks nobody has started, and what to call; "" if there are none, or once the pool was shut down."""
         with self.lock:
-            waiting = [] if self.ready.open or self._closed else self.ready.heap.items()
-        return sorted(waiting, key=lambda future: future._sequence)
+            waiting = [] if self.ready.open or self._closed or self.forked else self.ready.heap.items()
+        if not waiting:
+            return ""
+        first = min(waiting, key=lambda future: future._sequence)
+        count = "1 task was" if len(waiting) == 1 else f"{len(waiting)} tasks were"
+        return (
+            f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
+            "submit() instead of add_task()"
+        )
 
     def leave_wait(self) -> None:
         """Undo `enter_wait`."""

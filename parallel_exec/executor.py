@@ -369,7 +369,7 @@ class ParallelExecutor(Executor):
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        forgotten = self._scheduler.staged() if exc_type is None else []
+        forgotten = self._scheduler.forgotten() if exc_type is None else ""
         try:
             if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
                 self._interrupt()
@@ -379,13 +379,7 @@ class ParallelExecutor(Executor):
             self.shutdown(wait=True)
             raise
         if forgotten:
-            count = "1 task was" if len(forgotten) == 1 else f"{len(forgotten)} tasks were"
-            warnings.warn(
-                f"{count} added and never run, {forgotten[0].id!r} first, and so cancelled: call execute_all() in the "
-                "with block, or submit() instead of add_task()",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warnings.warn(forgotten, RuntimeWarning, stacklevel=2)
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,7 @@ Guarantees:
     not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped, however often
     Ctrl-C is pressed meanwhile.
     An executor that is collected finishes its work and lets its workers go.
+    Tasks that were added and never run are told of, unless an error ends the program.
     In a forked child the parent's executors refuse to work, and nothing waits for them; one that had not been used yet is
     the child's own.
 """
@@ -44,15 +45,24 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
         scheduler.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
     # The scheduler must not lead to the executor, or the executor would never be collected.
-    finalizer = weakref.finalize(executor, scheduler.shutdown, cancel=False)
+    finalizer = weakref.finalize(executor, _end_unattended, scheduler)
     finalizer.atexit = False  # type: ignore[misc]  # a property, of which typeshed's slots do not know
+
+
+def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:
+    """Shut down for an executor that nobody shut down."""
+    if getattr(sys, "last_type", None) is None:
+        forgotten = scheduler.forgotten()
+        if forgotten:
+            logger.warning("%s", forgotten)
+    scheduler.shutdown(cancel=False, at_exit=at_exit)
 
 
 def _at_exit() -> None:
     _over.append(True)
     schedulers = list(_schedulers)
     for scheduler in schedulers:
-        scheduler.shutdown(cancel=False, at_exit=True)
+        _end_unattended(scheduler, at_exit=True)
     if _was_interrupted():
         _stop(schedulers)
         return

@@ -9,11 +9,14 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+import script
 from kinds import CONCURRENT, OWN, over
 
 from parallel_exec import ParallelExecError, ParallelExecutor, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Lab
 
 
@@ -128,3 +131,29 @@ def test_nothing_is_said_while_an_exception_is_on_its_way() -> None:
     """That is what to look at first."""
     with pytest.raises(ZeroDivisionError):
         _leave(ParallelExecutor(), then=lambda: 1 // 0)
+
+
+def test_an_executor_that_is_dropped_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a `with` block there is no line to point at: a record of the logger tells."""
+    executor = ParallelExecutor()
+    future = executor.add_task(Task(int, id="first"))
+    del executor
+    assert future.cancelled()
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("parallel_exec", "WARNING")
+    assert record.getMessage().startswith("1 task was added and never run, 'first' first")
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"), [("pass", 1), ("executor.execute_all()", 0), ("executor.shutdown()", 0), ("1 // 0", 0)]
+)
+def test_a_program_that_ends_says_so(ending: str, told: int, tmp_path: Path) -> None:
+    """At its end, too, unless the tasks were run or given up, or an error is what ended it."""
+    body = f"""
+    global executor
+    executor = ParallelExecutor()
+    executor.add_task(int)
+    {ending}
+    """
+    _, err = script.finish(script.start(tmp_path, body))
+    assert err.count("1 task was added and never run") == told

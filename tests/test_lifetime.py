@@ -94,8 +94,12 @@ def test_a_slot_lost_at_exit_harms_nobody(tmp_path: Path) -> None:
 
 
 def test_what_was_only_staged_does_not_run_at_exit(tmp_path: Path) -> None:
-    """A program that adds tasks and never runs them ends at once."""
-    assert script.run(tmp_path, "ParallelExecutor().add_task(partial(say, 'ran'))") == ""
+    """A program that adds tasks and never runs them ends at once, and says so."""
+    process = script.start(tmp_path, "ParallelExecutor().add_task(partial(say, 'ran'))")
+    out, err = script.finish(process)
+    assert (process.returncode, out) == (0, "")
+    assert err.startswith("1 task was added and never run, 'say-1' first")
+    assert err.count("\n") == 1
 
 
 def test_late_submits_are_refused(tmp_path: Path) -> None:

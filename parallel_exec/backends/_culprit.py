@@ -83,8 +83,13 @@ def find_culprit(parts: dict[str, Any]) -> Culprit:
         error = _failure(part)
         if error is not None:
             way, leaf, error = _descend(part, error)
-            return Culprit(f"{name} ({type(part).__name__} {_short(part)})", way + _say(error), _hint(leaf, error))
+            return Culprit(f"{name} ({_describe(part)})", way + _say(error), _hint(leaf, error))
     return Culprit(WHOLE, "its parts can be pickled each, but not together", _PLAIN)
+
+
+def _describe(part: Any) -> str:
+    """Return a function's qualified name; of anything else the type and the value, in short."""
+    return str(part.__qualname__) if type(part) is FunctionType else f"{type(part).__name__} {_short(part)}"
 
 
 def unsendable(value: Any, error: BaseException) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def test_what_a_lambda_uses(pool: Any) -> None:
     pytest.importorskip("cloudpickle")
     conf = {"lock": threading.Lock()}
     error = str(pool().submit(lambda: conf).exception(8))
-    assert "the function (function <function" in error
+    assert "the function (test_what_a_lambda_uses.<locals>.<lambda>)" in error
     assert "variable 'conf', which it uses, (dict) → ['lock'] (_thread.lock): " in error
     assert "A lock is of one process" in error
     error = str(pool().submit(lambda: LOCK).exception(8))

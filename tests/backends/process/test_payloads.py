@@ -88,7 +88,9 @@ def test_a_task_added_for_a_run_fails_in_its_place(pool: Any) -> None:
 def test_a_lambda_without_cloudpickle_says_what_to_install(pool: Any, no_cloudpickle: None) -> None:
     """The hint names the extra."""
     error = _fails(pool(), lambda: 1)
-    assert error.what.startswith("the function (function <function")
+    assert error.what.startswith(
+        "the function (test_a_lambda_without_cloudpickle_says_what_to_install.<locals>.<lambda>)"
+    )
     assert 'pip install "parallel_exec[cloudpickle]"' in str(error)
 
 
