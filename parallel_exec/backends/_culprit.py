@@ -149,7 +149,14 @@ def _descend(value: Any, error: BaseException) -> tuple[str, Any, BaseException]
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what pickle would pickle for the sake of a value, each with a name."""
+    """Yield what pickle would pickle for the sake of a value, each with a name; it raises nothing that the value raises."""
+    try:
+        yield from _pieces(value)
+    except Exception:  # it cannot be taken apart, so it is the culprit
+        return
+
+
+def _pieces(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
     if kind is partial:
         parts = parts_of(value, (), {})
@@ -188,11 +195,8 @@ def _used_by(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _reduced(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what an object is reduced to, as `pickle` does it."""
-    try:
-        reduce = copyreg.dispatch_table.get(type(value))
-        reduced: Any = value.__reduce_ex__(5) if reduce is None else reduce(value)
-    except Exception:  # it cannot be taken apart, so it is the culprit
-        return
+    reduce = copyreg.dispatch_table.get(type(value))
+    reduced: Any = value.__reduce_ex__(5) if reduce is None else reduce(value)
     if isinstance(reduced, str):  # a name
         return
     function, args, state, *items = (*reduced, None, None, None)[:5]

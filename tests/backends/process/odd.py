@@ -30,6 +30,23 @@ class FailsToPickle:
         raise ZeroDivisionError("no pickle today")
 
 
+class ReducesToNonsense:
+    """Is reduced to what pickle refuses, and nobody can go through."""
+
+    def __init__(self, nonsense: Any) -> None:
+        self.nonsense = nonsense
+
+    def __reduce__(self) -> Any:
+        return self.nonsense
+
+
+class FailsToIterate(list):  # type: ignore[type-arg]
+    """A list that cannot be gone through, such as one of a database that is gone."""
+
+    def __iter__(self) -> Any:
+        raise ConnectionError("the database is gone")
+
+
 class FailsRepr(Locked):
     """Has not even a repr."""
 
@@ -77,6 +94,16 @@ def locked() -> Locked:
 def make_locked_list() -> list[Any]:
     """Return it in something else."""
     return [1, Locked()]
+
+
+def make_nonsense(nonsense: Any) -> list[ReducesToNonsense]:
+    """Return one in a list."""
+    return [ReducesToNonsense(nonsense)]
+
+
+def make_failing_list() -> list[FailsToIterate]:
+    """Return one with something in it, in a list."""
+    return [FailsToIterate([1])]
 
 
 def exits_when_rebuilt() -> ExitsWhenRebuilt:

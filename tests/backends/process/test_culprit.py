@@ -178,6 +178,25 @@ def test_a_result_that_cannot_travel(pool: Any) -> None:
     assert str(error).endswith("Return plain data, or write the rest to a file and return its path")
 
 
+APART = [
+    (partial(odd.make_nonsense, None), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
+    (partial(odd.make_nonsense, (len, 5)), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
+    (odd.make_failing_list, "[0] (process.odd.FailsToIterate): ConnectionError: the database is gone"),
+]
+
+
+@pytest.mark.parametrize(("make", "why"), APART, ids=["none", "no-tuple", "no-iteration"])
+def test_what_cannot_be_taken_apart(pool: Any, make: Any, why: str) -> None:
+    """It is the culprit, whatever it raises at the attempt: as an argument, and as a result, where the worker lives on."""
+    executor = pool()
+    worker = executor.submit(work.pid).result(8)
+    for future in (executor.submit(work.same, make()), executor.submit(make)):
+        error = future.exception(8)
+        assert isinstance(error, TaskSerializationError)
+        assert why in str(error)
+    assert executor.submit(work.pid).result(8) == worker
+
+
 def test_a_culprit_among_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search ends: what it has not found by then is named by what it is in."""
     found = find_culprit({"argument 0": [*range(1_000_000), threading.Lock()]})
