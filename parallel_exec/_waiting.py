@@ -109,7 +109,8 @@ def _after_fork() -> None:
     main.ident = threading.get_ident()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class MadeOnDemand:

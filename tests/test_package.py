@@ -67,6 +67,31 @@ def test_the_readme_has_no_relative_links() -> None:
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
+def test_threads_and_executors_need_no_posix() -> None:
+    """Nothing that only POSIX has is imported or called for them, nor by a call that travels to another process."""
+    code = """
+import os, pickle, sys
+from concurrent.futures import ThreadPoolExecutor
+
+for module in ("fcntl", "resource"):
+    sys.modules[module] = None
+for function in ("fork", "register_at_fork", "set_blocking"):
+    delattr(os, function)
+
+from parallel_exec import ExecutorBackend, ParallelExecutor
+
+class Elsewhere(ThreadPoolExecutor):
+    def submit(self, ticket):
+        return super().submit(pickle.loads(pickle.dumps(ticket)))
+
+for backend in "thread", "inline", ThreadPoolExecutor(1), ExecutorBackend(Elsewhere(1)):
+    with ParallelExecutor(backend=backend) as executor:
+        print(executor.submit(abs, -1).result(8))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("1\n" * 4, "")
+
+
 @needs_metadata
 def test_the_metadata() -> None:
     """The metadata name the licence by SPDX, its file, and the README as Markdown."""

@@ -13,10 +13,12 @@ Guarantees:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from typing import Any
+
+with contextlib.suppress(ImportError):  # no POSIX
+    import fcntl
 
 STANDARD = range(3)
 
@@ -46,6 +48,15 @@ def is_open(fd: int) -> bool:
     return True
 
 
+def duplicate(fd: int) -> int:
+    """Return a copy of a descriptor, which is none of the standard ones.
+
+    Raises:
+        OSError: it is closed, or too many are open.
+    """
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)
+
+
 def lift(fd: int) -> int:
     """Return a descriptor that was just made, or in its place a copy with a higher number if it is 0, 1 or 2.
 
@@ -55,7 +66,7 @@ def lift(fd: int) -> int:
     if fd not in STANDARD:
         return fd
     try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)
+        return duplicate(fd)
     finally:
         os.close(fd)
 

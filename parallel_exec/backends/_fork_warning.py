@@ -69,4 +69,5 @@ def _after_fork_in_child() -> None:
     _changed.clear()
 
 
-os.register_at_fork(after_in_parent=_put_in, after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_put_in, after_in_child=_after_fork_in_child)

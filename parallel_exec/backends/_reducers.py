@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import fcntl
 import io
 import os
 import pickle
@@ -29,7 +28,7 @@ import threading
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from parallel_exec.backends import _memory
-from parallel_exec.backends._descriptors import STANDARD
+from parallel_exec.backends._descriptors import duplicate
 
 ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what no reducer is asked about
 _CONTAINERS = frozenset((tuple, list, dict))
@@ -193,12 +192,3 @@ class _Arrived:
     def __del__(self, _close: Any = os.close) -> None:
         if self._fd >= 0:
             _close(self._fd)
-
-
-def duplicate(fd: int) -> int:
-    """Return a copy of a descriptor, which is none of the standard ones.
-
-    Raises:
-        OSError: it is closed, or too many are open.
-    """
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)
