@@ -180,16 +180,14 @@ class ParallelExecutor(Executor):
             self._scheduler.start()
             until = None if deadline is None else time.monotonic() + deadline
             self._drive(run, until, deadline, progress)
-            self._runs.end(self._scheduler.lock)
-            self._scheduler.stage()
+            self._runs.end(self._scheduler.lock, self._scheduler.stage)
         except BaseException:
             if self._runs.is_mine(ticket):
                 self._runs.current.given_up = True
                 try:
                     self._interrupt(self._runs.current)
                 finally:
-                    self._runs.end(self._scheduler.lock)
-                    self._scheduler.stage()
+                    self._runs.end(self._scheduler.lock, self._scheduler.stage)
             raise
         return [future.task_result() for future in (run.futures if order == "submitted" else run.ended)]
 

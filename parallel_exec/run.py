@@ -157,16 +157,20 @@ class Runs:
         """Return whether the run under way was begun with this ticket."""
         return self._ticket is ticket
 
-    def end(self, lock: Any) -> None:
-        """Let tasks join a new run from now on; waits for what joined at the last moment, unless the run was given up."""
+    def end(self, lock: Any, stage: Callable[[], object]) -> None:
+        """Let tasks join a new run from now on; waits for what joined at the last moment, unless the run was given up.
+
+        `stage` closes the queue's gate, in the same turn of the lock: what joins the new run must not seem to be running.
+        """
         run = self.current
-        while not self._end(lock, run):
+        while not self._end(lock, run, stage):
             run.wait()
 
-    def _end(self, lock: Any, run: Run) -> bool:
+    def _end(self, lock: Any, run: Run, stage: Callable[[], object]) -> bool:
         with lock:
             over = run.is_over() or run.given_up
             if over and self.current is run:
+                stage()
                 self.current = Run()
                 self._ticket = None
             return over

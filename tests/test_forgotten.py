@@ -70,6 +70,35 @@ def test_waiting_in_another_thread_during_a_run(lab: Lab) -> None:
     assert seen == [0]
 
 
+@over(CONCURRENT)
+def test_adding_and_waiting_at_the_end_of_a_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread adds when the run has just ended is staged for the next one, and its wait is refused."""
+    executor = lab.executor()
+    seen: list[object] = []
+    threads = []
+
+    def add_and_wait() -> None:
+        try:
+            seen.append(executor.add_task(int).result())
+        except ParallelExecError as error:
+            seen.append(error)
+
+    def stage(close: Callable[[], object] = executor._scheduler.stage) -> None:
+        executor.pause()  # no worker is quick enough to save it
+        threads.append(lab.thread(add_and_wait))
+        threads[0].join(0.2)
+        close()
+        executor.resume()
+
+    monkeypatch.setattr(executor._scheduler, "stage", stage)
+    executor.add_task(int)
+    executor.execute_all()
+    threads[0].join(10)
+    assert [type(one) for one in seen] == [ParallelExecError]
+    monkeypatch.undo()
+    assert [result.unwrap() for result in executor.execute_all()] == [0]
+
+
 def _line_of(function: Callable[..., Any], text: str) -> int:
     import inspect
 

@@ -105,7 +105,7 @@ def test_only_one_run_at_a_time() -> None:
         runs.begin(lock, False, other)
     assert runs.is_mine(ticket)
     assert not runs.is_mine(other)
-    runs.end(lock)
+    runs.end(lock, lambda: None)
     assert not runs.is_mine(ticket)
     assert runs.begin(lock, False, other) is not run
 
