@@ -29,7 +29,7 @@ from parallel_exec.retry import policy_for
 from parallel_exec.run import Run, Runs
 from parallel_exec.scheduler import Scheduler
 from parallel_exec.stream import stream
-from parallel_exec.task import INHERIT, Inherited, Task, TaskResult, is_named, name_task
+from parallel_exec.task import INHERIT, Inherited, LetGo, Task, TaskResult, is_named, name_task
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -97,7 +97,7 @@ class ParallelExecutor(Executor):
         Raises:
             TypeError: it is neither a `Task` nor a plain function; or arguments were given for a `Task`, which has its own.
             QueueFullError: the queue is full, and nothing is running that would make room.
-            RuntimeError: after `shutdown`.
+            RuntimeError: after `shutdown`; or the `Task` is that of a result whose call was let go.
         """
         if isinstance(task, Task):
             if args or kwargs:
@@ -116,6 +116,8 @@ class ParallelExecutor(Executor):
         return future
 
     def _future_of(self, task: Task[T]) -> TaskFuture[T]:
+        if type(task.execute) is LetGo:
+            task.execute()  # refuses: now, and not once an attempt after the other
         future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
         if not is_named(task):
             name_task(task, future.number())

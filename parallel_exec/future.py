@@ -397,8 +397,9 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
             self._kwargs = None
         if type(self._fn) is not FunctionType or self._fn.__closure__ is not None:
             self._fn = None if self._id is not None else _name_source(self._fn)
-        if type(self._task) is Task:  # one of a class of the user's may carry what only it knows
-            self._task = ref(self._task)
+        task = self._task  # read once: `_make_task` may put a reference in its place
+        if type(task) is Task:  # one of a class of the user's may carry what only it knows
+            self._task = ref(task)
 
     def _let_run_go(self) -> None:
         """Drop what is only needed to run the task."""

@@ -17,7 +17,8 @@ import work
 from kinds import IN_THIS_PROCESS, over
 from tracked import Call, Fail, Tracked
 
-from parallel_exec import ParallelExecutor, Task, TaskSerializationError
+from parallel_exec import ParallelExecutor, Task, TaskFuture, TaskSerializationError
+from parallel_exec.future import snapshot
 
 KINDS = ("thread", "process", "inline", "thread-pool", "process-pool")
 BESIDE_THE_CALLER = tuple(name for name in KINDS if name != "inline")
@@ -229,6 +230,46 @@ def test_a_task_that_somebody_keeps_is_that_very_task(kind: Any) -> None:
         assert all(future.task is task for future, task in zip(futures, tasks))
         executor.add_task(results[0].task)
         assert executor.execute_all()[0].success
+
+
+@over(KINDS)
+def test_a_result_whose_call_was_let_go_is_not_added_again(kind: Any) -> None:
+    """It is refused at once, not run and retried; nothing else is lost for it."""
+    with _make(kind) as executor:
+        executor.add_task(Task(bool, id="a"))
+        result = executor.execute_all()[0]
+        with pytest.raises(RuntimeError, match=r"task 'a' .* keep the Task yourself"):
+            executor.add_task(result.task)
+        with pytest.raises(RuntimeError, match="keep the Task yourself"):
+            list(executor.stream([result.task]))
+        assert executor.submit(int).result() == 0
+
+
+class _SeenMeanwhile(TaskFuture[bool]):
+    """A future whose `task` another thread looks at while it lets its call go."""
+
+    _made: Any = None
+
+    @property  # type: ignore[override]
+    def _task(self) -> Any:
+        made = self._made
+        if type(made) is Task:
+            self._made = weakref.ref(made)  # as `_make_task` does once it sees that the call was let go
+        return made
+
+    @_task.setter
+    def _task(self, task: Any) -> None:
+        self._made = task
+
+
+def test_a_task_seen_while_the_call_is_let_go() -> None:
+    """The future settles, whoever was first to keep its task weakly."""
+    with ParallelExecutor(backend="inline") as executor:
+        future = _SeenMeanwhile(executor._scheduler, executor._settings, snapshot(), bool)
+        task = Task(bool, id="a")
+        future._task = task
+        future.let_call_go()
+        assert future.task is task
 
 
 class _Named(Task[Any]):
