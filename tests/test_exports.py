@@ -78,6 +78,12 @@ def test_the_drop_in_names() -> None:
     assert set(concurrent.futures.__all__) - {"InterpreterPoolExecutor"} <= set(DROP_IN)
 
 
+def test_the_executor_that_only_newer_pythons_have() -> None:
+    """It is handed on where there is one, and missing, with the usual error, where there is none."""
+    theirs = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+    assert getattr(futures, "InterpreterPoolExecutor", None) is theirs
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_each_name_can_be_had(name: str) -> None:
     """Each public name is there, without any extra, and bears its own name."""

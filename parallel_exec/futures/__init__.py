@@ -14,6 +14,7 @@ The executors are loaded when they are first used: who wants threads does not pa
 
 from __future__ import annotations
 
+import concurrent.futures
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -55,6 +56,8 @@ _HOMES = {"ProcessPoolExecutor": "process", "ThreadPoolExecutor": "thread"}
 def __getattr__(name: str) -> object:
     """Load an executor when it is first used (PEP 562)."""
     home = _HOMES.get(name)
+    if name == "InterpreterPoolExecutor":  # of the standard library, since 3.14; it may not be there
+        return getattr(concurrent.futures, name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
