@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
-from parallel_exec.errors import ParallelExecError, how_ended
+from parallel_exec.errors import ParallelExecError, broken_type, how_ended
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+else:
+    BrokenProcessPool = broken_type("process")
 
 
 class WorkerCrashedError(ParallelExecError, BrokenProcessPool):

@@ -142,17 +142,24 @@ def _start_error_type(pool: Pool | None) -> type[WorkerStartError]:
     """Return the class for a kind of pool; all go by the one public name."""
     if pool is None:
         return WorkerStartError
-    base: type[BrokenExecutor]
-    if pool == "thread":
-        from concurrent.futures.thread import BrokenThreadPool
+    facts = {"__module__": __name__, "__doc__": WorkerStartError.__doc__, "_pool": pool}
+    return type(WorkerStartError.__name__, (WorkerStartError, broken_type(pool)), facts)
 
-        base = BrokenThreadPool
-    else:
+
+def broken_type(pool: Pool) -> type[BrokenExecutor]:
+    """Return what the standard library's pool of this kind raises once it is broken, for our errors to be that, too."""
+    try:
+        if pool == "thread":
+            from concurrent.futures.thread import BrokenThreadPool
+
+            return BrokenThreadPool
         from concurrent.futures.process import BrokenProcessPool
 
-        base = BrokenProcessPool
-    facts = {"__module__": __name__, "__doc__": WorkerStartError.__doc__, "_pool": pool}
-    return type(WorkerStartError.__name__, (WorkerStartError, base), facts)
+        return BrokenProcessPool
+    except RuntimeError:
+        # The interpreter is ending, and refuses the exit hook that these modules put in. Then nobody has loaded them, nor
+        # can: there is no code that could ask for more than their base.
+        return BrokenExecutor
 
 
 def _rebuild_start_error(pool: Pool | None, args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:

@@ -93,6 +93,33 @@ def test_a_slot_lost_at_exit_harms_nobody(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+BROKEN = [
+    ('"process", retry_count=0', "WorkerCrashedError"),
+    ("ProcessBackend(initializer=work.fail_after, initargs=(exiting,))", "WorkerStartError"),
+    ("ThreadBackend(initializer=work.fail_after, initargs=(exiting,))", "WorkerStartError"),
+]
+
+
+@pytest.mark.parametrize(("backend", "error"), BROKEN, ids=["crash", "process-start", "thread-start"])
+def test_what_breaks_at_exit_is_told(tmp_path: Path, backend: str, error: str) -> None:
+    """It is the task's error, though the stdlib's pools, whose error that is as well, cannot be loaded any more by then."""
+    body = f"""
+        from concurrent.futures import BrokenExecutor
+        from parallel_exec import ProcessBackend, ThreadBackend
+
+        def tell(future):
+            say(type(future.exception()).__name__, isinstance(future.exception(), BrokenExecutor))
+
+        exiting = work.Latch(sys.argv[1])
+        threading._register_atexit(exiting.set)  # the last one registered is the first one called
+        executor = ParallelExecutor(backend={backend}, max_concurrency=1)
+        executor.submit(exiting.wait).add_done_callback(lambda future: future.exception())
+        executor.submit(work.die).add_done_callback(tell)
+        assert not {{"concurrent.futures.thread", "concurrent.futures.process"}} & set(sys.modules)
+    """
+    assert script.run(tmp_path, body, str(tmp_path / "exiting")) == f"{error} True"
+
+
 def test_what_was_only_staged_does_not_run_at_exit(tmp_path: Path) -> None:
     """A program that adds tasks and never runs them ends at once, and says so."""
     process = script.start(tmp_path, "ParallelExecutor().add_task(partial(say, 'ran'))")
