@@ -105,7 +105,7 @@ class EngineBackend(Settling):
                 self.source.timers.start()
                 self._feeder.start()
                 self._settler.start()
-            except RuntimeError as error:  # no more threads to be had, or the interpreter is ending
+            except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
                 self.source.break_down(WorkerStartError(f"no thread can be started: {error}"))
                 return
             self._started = True

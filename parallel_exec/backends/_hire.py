@@ -92,7 +92,7 @@ class Hire:
 
         try:
             launch(threading.Thread(target=start, name="parallel_exec-start", daemon=True))
-        except RuntimeError:  # no more threads: the interpreter is ending, or the limit is reached
+        except (RuntimeError, MemoryError):  # no more threads: the interpreter is ending, or the limit is reached
             start()
 
     def close(self) -> None:

@@ -187,7 +187,7 @@ class ThreadBackend(Backend):
             if room:
                 source.timers.start()
                 launch(thread)
-        except RuntimeError as error:  # no more threads to be had, or the interpreter is ending
+        except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
             self._start_failed(worker, duty, error)
             return
         except BaseException:  # a signal handler's
@@ -216,7 +216,7 @@ class ThreadBackend(Backend):
         elif not self._workers:
             source.offer(self._refuser)
 
-    def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: RuntimeError) -> None:
+    def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
         _do(duty)
         if self._workers:

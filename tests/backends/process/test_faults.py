@@ -324,3 +324,17 @@ def test_no_thread_to_be_had(pool: Any, monkeypatch: pytest.MonkeyPatch, refused
     assert "can't start new thread" in str(future.exception())
     with pytest.raises(BrokenProcessPool):
         executor.submit(work.same, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_no_thread_for_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """When the system refuses only the thread that starts a worker, whatever it says, the worker is started without."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "parallel_exec-start":
+            raise error("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert pool(2).submit(work.same, 1).result(8) == 1
