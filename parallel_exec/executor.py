@@ -369,12 +369,14 @@ class ParallelExecutor(Executor):
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        forgotten = self._scheduler.forgotten() if exc_type is None else ""
+        forgotten = ""
         try:
-            if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            if exc_type is None:
+                forgotten = self._scheduler.forgotten()  # which takes a moment, if there are a million
+            elif issubclass(exc_type, KeyboardInterrupt):
                 self._interrupt()
             self.shutdown(wait=True)
-        except KeyboardInterrupt:  # while we waited
+        except KeyboardInterrupt:  # while we looked, or waited
             self._interrupt()
             self.shutdown(wait=True)
             raise

@@ -139,6 +139,21 @@ def test_a_warning_that_is_an_error_leaves_nothing_open(lab: Lab) -> None:
         executor.submit(int)
 
 
+def test_ctrl_c_while_it_looks_leaves_nothing_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor is shut down before the exception goes on."""
+
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    executor = lab.executor()
+    monkeypatch.setattr(executor._scheduler, "forgotten", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _leave(executor)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(int)
+
+
 def test_nothing_is_said_of_what_was_taken_back_or_run(lab: Lab) -> None:
     """Cancelled, taken from the queue, ended by hand, started: none of it was forgotten."""
     with warnings.catch_warnings():
