@@ -211,7 +211,7 @@ class Scheduler(Intake):
             self._end(future, outcome)
             return
         error = outcome.error if type(outcome) is Failure else None
-        if isinstance(error, TaskTimeoutError) and error.task_id == future.id:
+        if type(error) is TaskTimeoutError and error.task_id == future.id:
             with self.lock:
                 self.ledger.timed_out += 1
             self.events.emit(TaskTimedOut, future.id, future._number)

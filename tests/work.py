@@ -83,6 +83,27 @@ def capture(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
     return args, kwargs
 
 
+class SecretiveError(Exception):
+    """An exception whose `args` raise."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """Raise."""
+        raise PermissionError("args")
+
+
+class PoisonedError(Exception):
+    """An exception that raises whatever it is asked."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise PermissionError(name)
+
+
+def fail_oddly(kind: type[BaseException]) -> NoReturn:
+    """Raise an exception of a kind, as one of them can be made in its own process only."""
+    raise kind
+
+
 def note(log: Log, line: object) -> object:
     """Write a line and return it."""
     log.write(line)

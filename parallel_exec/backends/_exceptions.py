@@ -124,7 +124,7 @@ def describe(error: BaseException, by_default: bool = False) -> bytes:
 
 def _members_of(error: BaseException) -> tuple[BaseException, ...]:
     """Return the members of a group that pickles as the interpreter's groups do; () for anything else."""
-    if _Group is not None and isinstance(error, _Group) and _is_by_default(type(error)):
+    if _Group is not None and issubclass(type(error), _Group) and _is_by_default(type(error)):
         return cast("tuple[BaseException, ...]", _Group.exceptions.__get__(error))
     return ()
 

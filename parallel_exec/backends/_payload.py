@@ -226,8 +226,9 @@ def _rebuild(frame: _wire.Frame, task_id: str) -> BaseException:
     """Return the exception that a worker described."""
     described = _exceptions.read(frame.payload)
     error = _exceptions.rebuild(described)
-    is_ours = isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError)
-    if frame.kind == _wire.ERROR or is_ours:
+    if frame.kind == _wire.ERROR:
+        return error
+    if isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError):
         return error
     hint = _MUST_FIND if isinstance(error, (ImportError, AttributeError)) else ""
     return _exceptions.unreadable(described, task_id, hint)

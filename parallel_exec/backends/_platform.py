@@ -108,8 +108,9 @@ def say_limit(wanted: str) -> str:
 
 def explain_memory(error: BaseException) -> BaseException:
     """Return the interpreter's own MemoryError, or the kernel's, neither of which says why, with the limit that it met."""
-    is_bare = not error.args or isinstance(error.__cause__, OSError)
-    if not _limits or type(error) is not MemoryError or not is_bare:
+    if not _limits or type(error) is not MemoryError:
+        return error
+    if error.args and not isinstance(error.__cause__, OSError):
         return error
     told = MemoryError(say_limit("it takes"))
     told.__traceback__ = error.__traceback__

@@ -129,7 +129,7 @@ class InlineBackend(Backend):
         if timeout is not None and end - future._start > timeout:
             outcome = Failure(TaskTimeoutError(future.id, timeout, number))
         source.report(future, number, outcome, end)
-        if type(outcome) is Failure and isinstance(outcome.error, KeyboardInterrupt):
+        if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
             future.hush()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
             # to lead to all that the caller has, the future among it.

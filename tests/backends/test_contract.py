@@ -234,6 +234,16 @@ def test_a_falsy_exception(lab: Any) -> None:
         future.result()
 
 
+@over(ALL)
+@pytest.mark.parametrize("error", [work.SecretiveError, work.PoisonedError])
+def test_an_exception_that_raises_when_it_is_looked_at(lab: Any, error: Any) -> None:
+    """It ends its task, by itself or by what it raises, and harms nobody else."""
+    executor = lab.executor(max_concurrency=1, retry_count=1)
+    future = executor.submit(work.fail_oddly, error)
+    assert type(future.exception(work.PATIENCE)) in (error, PermissionError)
+    assert executor.submit(work.double, 2).result() == 4
+
+
 @over((*CONCURRENT, *SPAWN_AND_FORK))
 @pytest.mark.parametrize(
     ("leave", "error"), [(partial(work.exit_with, 3), SystemExit), (work.interrupt, KeyboardInterrupt)]
