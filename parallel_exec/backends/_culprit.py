@@ -4,7 +4,8 @@
 
 Pickle says "cannot pickle '_thread.lock' object" and leaves its user to find out whose lock that is: of a `partial`, of an
 object in a dict in a list. So what failed is taken apart as pickle would take it apart, and each piece is tried by itself.
-Only a failure costs anything, and not more than `_TESTS` tries or `_SECONDS`.
+Only a failure costs anything, and not more than `_TESTS` tries or `_SECONDS`. What a piece raises while it is taken apart
+makes it the culprit. (So does `isinstance`, for one, of a proxy whose object is gone.)
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _descend(value: Any, error: BaseException) -> tuple[str, Any, BaseException]
     tests = 0
     while len(way) < _DEPTH and not isinstance(error, (RecursionError, MemoryError)) and not _is_inherited(error):
         for label, child in _children(value):
-            if isinstance(child, _ATOMS) or any(child is other for other in seen):
+            if issubclass(type(child), _ATOMS) or any(child is other for other in seen):
                 continue
             tests += 1
             if tests > _TESTS or time.monotonic() > until:
@@ -232,7 +233,7 @@ def _hint(leaf: Any, error: BaseException) -> str:
         name = type_name(base)
         if remedy := _REMEDIES.get(_SAME_REMEDY.get(name, name)):
             return remedy
-    if isinstance(leaf, (FunctionType, type)) and _pickling.find_cloudpickle() is None:
+    if issubclass(type(leaf), (FunctionType, type)) and _pickling.find_cloudpickle() is None:
         return f"{_PLAIN}; {_CLOUDPICKLE}"
     return _PLAIN
 

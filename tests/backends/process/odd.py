@@ -6,6 +6,7 @@ import builtins
 import errno
 import os
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -99,6 +100,11 @@ def make_locked_list() -> list[Any]:
 def make_nonsense(nonsense: Any) -> list[ReducesToNonsense]:
     """Return one in a list."""
     return [ReducesToNonsense(nonsense)]
+
+
+def make_dead_proxy() -> list[Any]:
+    """Return a proxy in a list, of an object that is gone."""
+    return [weakref.proxy(FailsToPickle())]
 
 
 def make_failing_list() -> list[FailsToIterate]:

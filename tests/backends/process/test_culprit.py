@@ -181,11 +181,12 @@ def test_a_result_that_cannot_travel(pool: Any) -> None:
 APART = [
     (partial(odd.make_nonsense, None), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
     (partial(odd.make_nonsense, (len, 5)), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
+    (odd.make_dead_proxy, "[0] (weakref.ProxyType): ReferenceError: weakly-referenced object no longer exists"),
     (odd.make_failing_list, "[0] (process.odd.FailsToIterate): ConnectionError: the database is gone"),
 ]
 
 
-@pytest.mark.parametrize(("make", "why"), APART, ids=["none", "no-tuple", "no-iteration"])
+@pytest.mark.parametrize(("make", "why"), APART, ids=["none", "no-tuple", "dead-proxy", "no-iteration"])
 def test_what_cannot_be_taken_apart(pool: Any, make: Any, why: str) -> None:
     """It is the culprit, whatever it raises at the attempt: as an argument, and as a result, where the worker lives on."""
     executor = pool()
