@@ -33,7 +33,7 @@ from parallel_exec import _forks
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec.backends import _reducers
+from parallel_exec.backends import _exceptions, _reducers
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends._remote_call import (
@@ -44,7 +44,6 @@ from parallel_exec.backends._remote_call import (
     Here,
     Note,
     Reply,
-    describe_error,
     worker_name,
 )
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
@@ -82,7 +81,7 @@ def run_on_worker(order: Order) -> Reply:
         if order.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
             crew.dismiss()
             _crews.pop(order.topic, None)
-            return Reply(RAISED, describe_error(CancelledError("its executor has ended")), 0.0, worker_name())
+            return Reply(RAISED, _exceptions.describe(CancelledError("its executor has ended")), 0.0, worker_name())
         child = crew.take(order.serial)
         try:
             reply = child.run(order)
@@ -95,7 +94,7 @@ def run_on_worker(order: Order) -> Reply:
         (crew.drop if child.is_lost else crew.keep)(order.serial, child)
         return reply
     error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
-    return Reply(RAISED, describe_error(error), 0.0, worker_name())
+    return Reply(RAISED, _exceptions.describe(error), 0.0, worker_name())
 
 
 def kill_on_worker(topic: str, serial: int) -> None:
@@ -222,7 +221,7 @@ class _Child:
             return Reply(CRASHED, value, time.monotonic() - start, worker_name())
         self.kill()
         error = TaskTimeoutError(note.id, note.timeout, note.number)
-        return Reply(RAISED, describe_error(error), time.monotonic() - start, worker_name())
+        return Reply(RAISED, _exceptions.describe(error), time.monotonic() - start, worker_name())
 
     def has_ended(self) -> bool:
         """Return whether it has ended by itself."""
@@ -292,19 +291,19 @@ def _call(payload: bytes) -> tuple[str, Any]:
     try:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:
-        return UNREADABLE, describe_error(error)
+        return UNREADABLE, _exceptions.describe(error)
     born = _forks.generation
     try:
         value = fn(*args, **kwargs)
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
-        return RAISED, describe_error(error)
+        return RAISED, _exceptions.describe(error)
     _forks.end_child(born)
     try:
         return PICKLED, dumps(value)
     except BaseException as error:
         if type(value) in LAZY:  # which never pickle
-            return RAISED, describe_error(lazy_result(value))
+            return RAISED, _exceptions.describe(lazy_result(value))
         from parallel_exec.backends._culprit import unsendable  # only a failure needs it
 
         return UNSENDABLE, unsendable(value, error)

@@ -89,13 +89,8 @@ class Described(NamedTuple):
 # ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def describe(error: BaseException, by_default: bool = False) -> bytes:
-    """Return an exception and its chain, for `rebuild`.
-
-    Args:
-        error: the exception.
-        by_default: pickle it as if nobody had registered another way for its class with `copyreg`, if that goes.
-    """
+def describe(error: BaseException) -> bytes:
+    """Return an exception and its chain, for `rebuild`."""
     found, places = [error], {id(error): 0}
 
     def place(other: BaseException | None, most: float = _LINKS) -> int:
@@ -110,7 +105,7 @@ def describe(error: BaseException, by_default: bool = False) -> bytes:
     described: list[Described] = []
     for each in found:  # which grows
         members = tuple(place(member, float("inf")) for member in _members_of(each))
-        one = _describe_one(each, by_default, is_first=not described, is_group=bool(members))
+        one = _describe_one(each, is_first=not described, is_group=bool(members))
         described.append(
             one._replace(
                 members=members,
@@ -129,8 +124,8 @@ def _members_of(error: BaseException) -> tuple[BaseException, ...]:
     return ()
 
 
-def _describe_one(error: BaseException, by_default: bool, *, is_first: bool, is_group: bool) -> Described:
-    whole, why = (b"", "") if is_group else _pickle(error, by_default)
+def _describe_one(error: BaseException, *, is_first: bool, is_group: bool) -> Described:
+    whole, why = (b"", "") if is_group else _pickle(error)
     try:
         message = str(error)
     except BaseException:
@@ -150,10 +145,11 @@ def _format(error: BaseException) -> str:
         return f"{type_name(type(error))} (its traceback cannot be formatted: {_pickling.describe_failure(failed)})\n"
 
 
-def _pickle(error: BaseException, by_default: bool) -> tuple[bytes, str]:
+def _pickle(error: BaseException) -> tuple[bytes, str]:
     """Pickle an exception itself; returns b"" and why, if what that gives cannot be rebuilt."""
-    if by_default and type(error) in copyreg.dispatch_table:
-        # Somebody has changed how it pickles. (tblib has, for dask, and loses what C keeps: `SystemExit.code`.)
+    if type(error) in copyreg.dispatch_table:
+        # Somebody has changed how it pickles, which is not needed if the default way goes. (tblib has, for dask: it loses what
+        # C keeps, `SystemExit.code`, and its tracebacks lead to the frames in which they are rebuilt.)
         with contextlib.suppress(Exception):
             buffer = io.BytesIO()
             pickler = pickle.Pickler(buffer, protocol=5)

@@ -6,7 +6,8 @@ work for them.) Who writes `mp_context="fork"` has decided, and can do nothing a
 the standard library's that forks. And where warnings are errors, `os.fork()` raises from 3.15 on *after* it has made the
 child, whose number is then unknown: nobody could wait for it, or end it.
 
-    os.fork() ──► the child is made ──► hook: our filter is put in ──► CPython warns ──► the filter is taken out
+    os.fork() ──► hook: our filter is put in ──► the child is made ──► hook: it is put in ──► the filter is taken out
+                                                                ╰── CPython warns before the second hook, or after it
 
 Guarantees:
     Only forks of the thread that is inside `no_fork_warning` pass without the warning, and those of no process that is
@@ -70,4 +71,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_put_in, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_put_in, after_in_parent=_put_in, after_in_child=_after_fork_in_child)

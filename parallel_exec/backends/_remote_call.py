@@ -99,7 +99,7 @@ def _unpickle(value: bytes, task_id: str) -> Outcome:
 
 
 def _rebuild(data: bytes, unreadable: str | None) -> BaseException:
-    """Return an exception that `describe_error` described; `unreadable`: the task whose call could not be unpickled."""
+    """Return an exception that `_exceptions.describe` described; `unreadable`: the task whose call could not be unpickled."""
     described = _exceptions.read(data)
     return _exceptions.rebuild(described) if unreadable is None else _exceptions.unreadable(described, unreadable)
 
@@ -147,12 +147,12 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         value = fn(*args, **kwargs)
         _forks.end_child(born)
         if type(value) in LAZY:  # which the engine could not send
-            return Reply(RAISED, describe_error(lazy_result(value)), time.monotonic() - start, worker_name())
+            return Reply(RAISED, _exceptions.describe(lazy_result(value)), time.monotonic() - start, worker_name())
         return Reply(RETURNED, value, time.monotonic() - start, worker_name())
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
         duration = time.monotonic() - start
-        return Reply(RAISED, describe_error(error), duration, worker_name())
+        return Reply(RAISED, _exceptions.describe(error), duration, worker_name())
     finally:
         current.running, current.number = before
         phone.hang_up()
@@ -169,11 +169,6 @@ def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 def run_nothing() -> None:
     """Stand in for a call that was withdrawn before the engine had sent it."""
-
-
-def describe_error(error: BaseException) -> bytes:
-    """Pickle an exception, with what is needed if it cannot be rebuilt over there."""
-    return _exceptions.describe(error, by_default=True)
 
 
 class _Phone:

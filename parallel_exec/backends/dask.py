@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._clock import time
 from parallel_exec._hints import refuse_names
+from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends._dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends._engine import EngineBackend
-from parallel_exec.backends._exceptions import detached
-from parallel_exec.backends._remote_call import RAISED, Note, Reply, describe_error
+from parallel_exec.backends._remote_call import RAISED, Note, Reply
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ class DaskBackend(EngineBackend):
             future._payload = dumps(call)
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
-            raise TaskSerializationError(f"{what} of task {future.id!r}", "to the worker", why, hint) from detached(
-                error
-            )
+            raise TaskSerializationError(
+                f"{what} of task {future.id!r}", "to the worker", why, hint
+            ) from _exceptions.detached(error)
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,7 +135,7 @@ class DaskBackend(EngineBackend):
             if deaths > allowed:
                 pid, exitcode = reply.value
                 error = WorkerCrashedError(pid, exitcode, order.note.id)
-                return reply._replace(kind=RAISED, value=describe_error(error))
+                return reply._replace(kind=RAISED, value=_exceptions.describe(error))
         return None
 
     async def _run(self, order: Order, key: str, priority: int) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import pickle
 import sys
 import traceback
@@ -13,6 +14,7 @@ import pytest
 import tenacity
 
 from parallel_exec import RemoteTaskError
+from parallel_exec.backends import _exceptions
 
 from . import odd
 
@@ -29,6 +31,14 @@ def test_an_exceptions_own_chain_is_whole(pool: Any) -> None:
     assert "raise error from cause" in str(error.__cause__.__cause__)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     assert "raise error from cause" in text
+
+
+def test_another_way_that_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tblib, which dask brings, registers one for each class, and loses what C keeps; the default way is taken if it goes."""
+    monkeypatch.setitem(copyreg.dispatch_table, SystemExit, lambda error: (SystemExit, ()))
+    error = _exceptions.rebuild(_exceptions.read(_exceptions.describe(SystemExit(3))))
+    assert isinstance(error, SystemExit)
+    assert error.code == 3
 
 
 def test_an_exception_without_a_cause_of_its_own(pool: Any) -> None:
