@@ -47,6 +47,18 @@ def come_in(lock: Any) -> None:
     lock.acquire()
 
 
+def release_leaked(*locks: Any) -> None:
+    """Release re-entrant locks that the calling thread has only because Ctrl-C tore a `with` apart.
+
+    On CPython 3.14 what a signal handler raises may come between the taking of a lock and the block, on 3.9 between the
+    block and the release: then nobody releases it, and all other threads wait for ever. For callers that are not themselves
+    inside of such a block.
+    """
+    for lock in locks:
+        while lock._is_owned():  # as Condition asks
+            lock.release()
+
+
 class Bell:
     """Wakes one thread that waits, or is about to. Thread-safe; `ring` is re-entrant.
 

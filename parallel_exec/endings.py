@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._threads import is_coming_up
-from parallel_exec._waiting import TICK, come_in
+from parallel_exec._waiting import TICK, come_in, release_leaked
 from parallel_exec._waiting import lock as settling_lock
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
@@ -181,7 +181,7 @@ class Endings:
         """
         if self.forked:
             return False  # it is the parent's business
-        mine = False
+        mine, was_held = False, self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted
         try:
             with self.lock:
                 mine = future._phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
@@ -196,6 +196,7 @@ class Endings:
             if waits:
                 self._finish(future, verdict)
         except BaseException:
+            self._release_leaked(was_held)
             if mine:
                 self._withdraw_again(future)
                 self._mend(future, verdict)
@@ -227,6 +228,11 @@ class Endings:
                 future._timer.cancel()
             return True
         return phase == Phase.HANDED_OUT and self.backend.recall(future)
+
+    def _release_leaked(self, was_held: bool) -> None:
+        """Release the lock if an exception has left it taken that was not held when the call began; see `release_leaked`."""
+        if not was_held:
+            release_leaked(self.lock)
 
     def _withdraw_again(self, future: AnyFuture) -> None:
         """Take a task out of wherever `_withdraw` may have left it."""

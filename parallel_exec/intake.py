@@ -46,6 +46,7 @@ class Intake(Endings):
             ParallelExecError: workers cannot start, or the process has forked.
         """
         unfit = doom = None
+        was_held = self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted, as a handler's
         if self._packs:
             self._check_usable()
             unfit = self._pack(future)
@@ -62,6 +63,7 @@ class Intake(Endings):
                     doom, idle = self._enqueue(future, unfit)
             self._arrive(future, doom, idle)
         except BaseException:
+            self._release_leaked(was_held)
             self._let_go(future, doom)
             raise
         if self._drives_caller:

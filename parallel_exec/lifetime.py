@@ -21,6 +21,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._clock import time
+from parallel_exec._waiting import lock as settling_lock
+from parallel_exec._waiting import release_leaked
 from parallel_exec.endings import CANCELLED
 from parallel_exec.events import logger
 from parallel_exec.timers import NEVER
@@ -92,6 +94,7 @@ def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFutur
     raised, until = None, time.monotonic() + patience
     while not ending.over and time.monotonic() < until:
         try:
+            release_leaked(settling_lock, *[scheduler.lock for scheduler in schedulers])
             ending.begin()
             time.sleep(_POLL)  # nothing with a lock in it: what is interrupted in one may leave it taken for good
         except BaseException as error:

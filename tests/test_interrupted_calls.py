@@ -200,3 +200,51 @@ def test_a_program_that_submits_all_the_time(tmp_path: Path, backend: str, delay
     _, err = script.finish(process)
     assert process.returncode == -signal.SIGINT, err
     assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []
+
+
+# ── locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tear(scheduler: Any) -> Any:
+    """Return what leaves the scheduler's lock taken and raises, as Ctrl-C does in a `with` on CPython 3.14."""
+
+    def torn(*_: object) -> None:
+        scheduler.lock.acquire()
+        raise KeyboardInterrupt
+
+    return torn
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_lock_that_was_left_taken_in_a_submit(lab: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is released, and the pool goes on."""
+    executor = lab.executor(backend=backend)
+    scheduler = executor._scheduler
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_enqueue", _tear(scheduler))
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(int)
+    assert executor.submit(int).result(8) == 0
+
+
+def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise."""
+    executor = lab.executor()
+    executor.pause()
+    future = executor.submit(int)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._scheduler, "_withdraw", _tear(executor._scheduler))
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+    executor.resume()
+    assert executor.submit(int).result(8) == 0
+
+
+def test_a_lock_that_was_left_taken_anywhere(lab: Any) -> None:
+    """The end of the `with` block releases it, so that the pool can end."""
+    executor = lab.executor()
+    future = executor.submit(int)
+    with pytest.raises(KeyboardInterrupt), executor:
+        _tear(executor._scheduler)()
+    assert future.done()
+    assert executor.stats().workers == 0

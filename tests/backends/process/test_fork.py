@@ -65,6 +65,7 @@ def test_a_task_that_starts_processes(tmp_path: Path, outer: str, inner: str) ->
     assert out.strip() == f"({expected!r}, 0)"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_amid_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is changed in `multiprocessing` while a worker is started is as it was in a child that is forked just then."""
     original = spawn.get_preparation_data
