@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parallel_exec.backends.base import Backend
-    from parallel_exec.backends.dask import DaskBackend
-    from parallel_exec.backends.foreign import ExecutorBackend
+    from parallel_exec.backends.engine.dask import DaskBackend
+    from parallel_exec.backends.engine.executor import ExecutorBackend
     from parallel_exec.backends.inline import InlineBackend
-    from parallel_exec.backends.process import ProcessBackend
+    from parallel_exec.backends.process.backend import ProcessBackend
     from parallel_exec.backends.thread import ThreadBackend
     from parallel_exec.config import ParallelConfig
     from parallel_exec.errors import (
@@ -50,10 +50,10 @@ __version__ = "0.1.0"  # the one place: the build reads it here
 
 _HOMES = {
     "backends.base": ("Backend",),
-    "backends.dask": ("DaskBackend",),
-    "backends.foreign": ("ExecutorBackend",),
+    "backends.engine.dask": ("DaskBackend",),
+    "backends.engine.executor": ("ExecutorBackend",),
     "backends.inline": ("InlineBackend",),
-    "backends.process": ("ProcessBackend",),
+    "backends.process.backend": ("ProcessBackend",),
     "backends.thread": ("ThreadBackend",),
     "config": ("ParallelConfig",),
     "errors": (

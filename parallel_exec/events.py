@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from parallel_exec import _forks
-from parallel_exec._clock import time
+from parallel_exec._sync.clock import time
 
 logger = logging.getLogger("parallel_exec")
 _wall_time = time.time

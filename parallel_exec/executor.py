@@ -11,23 +11,23 @@ from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
 
-from parallel_exec import lifetime
+from parallel_exec import _lifecycle
 from parallel_exec._checks import RetryOn, check_count, check_seconds
-from parallel_exec._clock import time
+from parallel_exec._core.batch import Run, Runs
+from parallel_exec._core.completion import CANCELLED
+from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec._outcome import Failure
+from parallel_exec._queue_view import LiveQueue
+from parallel_exec._sync.clock import time
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
-from parallel_exec.endings import CANCELLED
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.future import TaskFuture, snapshot
-from parallel_exec.live_queue import LiveQueue
 from parallel_exec.options import Options
-from parallel_exec.outcome import Failure
 from parallel_exec.retry import policy_for
-from parallel_exec.run import Run, Runs
-from parallel_exec.scheduler import Scheduler
 from parallel_exec.stream import stream
 from parallel_exec.task import INHERIT, Inherited, LetGo, Task, TaskResult, is_named, name_task
 
@@ -73,7 +73,7 @@ class ParallelExecutor(Executor):
             backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
         )
         self._runs = Runs()
-        lifetime.watch(self, self._scheduler)
+        _lifecycle.watch(self, self._scheduler)
 
     # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +228,7 @@ class ParallelExecutor(Executor):
 
     def _interrupt(self, run: Run | None = None) -> None:
         live = self._scheduler.in_hand if run is None else run.unended
-        lifetime.interrupt([self._scheduler], live, lifetime.PATIENCE)
+        _lifecycle.interrupt([self._scheduler], live, _lifecycle.PATIENCE)
 
     def results(self) -> list[TaskResult[Any]]:
         """Return the results of those tasks of the current or last run that have finished, in the order added. Does not block.

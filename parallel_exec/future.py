@@ -3,7 +3,7 @@
 One object serves as future and as record, because a million of them may be queued.
 
 Guarantees:
-    A future settles exactly once (its scheduler sees to that), and no waiter is missed (`_waiting.py` says how).
+    A future settles exactly once (its scheduler sees to that), and no waiter is missed (`lazy_condition.py` says how).
     Once its task has succeeded a future lets the call go, so that a list of results keeps no arguments; a `Task` that is
     the user's own is remembered weakly. One that failed keeps its call, so that it can be added again.
     An ended future leads neither to its run nor to itself: it is freed with the last reference.
@@ -24,9 +24,9 @@ from weakref import ref
 
 from parallel_exec import _forks
 from parallel_exec._current import call_name, has_own_name, id_of
-from parallel_exec._waiting import TICK, MadeOnDemand, come_in, lock, main, settled
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.lazy_condition import TICK, MadeOnDemand, come_in, lock, main, settled
 from parallel_exec.events import logger
-from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
 
 if TYPE_CHECKING:

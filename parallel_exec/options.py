@@ -7,19 +7,19 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._checks import check_count, to_float
-from parallel_exec._clock import time
+from parallel_exec._core.map_chunk import Mapping, Part
 from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec._sync.clock import time
 from parallel_exec.future import PLACES, TaskFuture, snapshot
-from parallel_exec.parts import Mapping, Part
 from parallel_exec.stream import in_order
 
 if TYPE_CHECKING:
     from typing_extensions import Never, ParamSpec
 
+    from parallel_exec._core.scheduler import Scheduler
     from parallel_exec.config import Settings
-    from parallel_exec.scheduler import Scheduler
 
     P = ParamSpec("P")
 

@@ -34,7 +34,8 @@ from parallel_exec import _forks
 from parallel_exec._checks import check_backoff
 from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
-from parallel_exec._weak import apart
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.weak import apart
 from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
@@ -43,7 +44,6 @@ from parallel_exec.errors import (
     TaskSerializationError,
     WorkerStartError,
 )
-from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.task import INHERIT, Inherited
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import script
 
-from parallel_exec._clock import time as own
+from parallel_exec._sync.clock import time as own
 
 FREEZE = """\
 def freeze():

@@ -9,7 +9,7 @@ import pytest
 import work
 
 from parallel_exec import ParallelExecutor, ThreadBackend
-from parallel_exec._threads import launch
+from parallel_exec._sync.threads import launch
 
 
 def test_a_caller_that_drains_the_pool_waits_for_it_afterwards() -> None:

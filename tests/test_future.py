@@ -19,7 +19,7 @@ import work
 from manual import ManualBackend
 
 from parallel_exec import Task, TaskFuture
-from parallel_exec._waiting import Bell
+from parallel_exec._sync.lazy_condition import Bell
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, backend: str) -> None:
     program = PROGRAM.replace("\n        ready()", first_is_heard)
     process = script.start(
         tmp_path,
-        f"\n    from parallel_exec import lifetime\n    lifetime.GRACE = lifetime.PATIENCE = 600{program}",
+        f"\n    from parallel_exec import _lifecycle\n    _lifecycle.GRACE = _lifecycle.PATIENCE = 600{program}",
         backend,
         str(tmp_path),
     )
@@ -131,9 +131,9 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, backend: str) -> None:
 def test_tasks_that_end_by_themselves_are_let_end(tmp_path: Path) -> None:
     """After the first Ctrl-C running attempts have a moment to finish, and then they count."""
     body = """
-        from parallel_exec import lifetime
+        from parallel_exec import _lifecycle
 
-        lifetime.GRACE = lifetime.PATIENCE = 10
+        _lifecycle.GRACE = _lifecycle.PATIENCE = 10
         executor = ParallelExecutor(max_concurrency=1)
         started, gate = threading.Event(), threading.Event()
 
@@ -274,9 +274,9 @@ def test_ctrl_c_inline(tmp_path: Path) -> None:
 def test_ctrl_c_over_a_long_queue(tmp_path: Path) -> None:
     """`KeyboardInterrupt` does not wait until all of it is cancelled; that goes on, and the program ends after it."""
     body = """
-        from parallel_exec import lifetime
+        from parallel_exec import _lifecycle
 
-        lifetime.PATIENCE = 0.0
+        _lifecycle.PATIENCE = 0.0
         executor = ParallelExecutor(max_concurrency=1, timeout=None)
         gate = threading.Event()
         futures = [executor.add_task(task) for task in [gate.wait] + [int] * 3000]

@@ -20,7 +20,7 @@ import pytest
 import script
 import work
 
-from parallel_exec import ParallelExecutor, Task, lifetime
+from parallel_exec import ParallelExecutor, Task, _lifecycle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,14 +147,14 @@ def test_execute_all(backend: str) -> None:
 @pytest.mark.parametrize(("backend", "every"), [("thread", 1), ("process", 9)])
 def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whatever point of what the first one started it comes, nothing goes on running that was to be stopped."""
-    monkeypatch.setattr(lifetime, "GRACE", 0.1)
+    monkeypatch.setattr(_lifecycle, "GRACE", 0.1)
     gate = work.Latch(tmp_path / "gate")
     for step in itertools.count(20, every):  # in the first few points nothing has begun yet
         executor = ParallelExecutor(max_concurrency=2, backend=backend, timeout=None)
         futures = [executor.submit(gate.wait) for _ in range(4)]
         work.until(lambda futures=futures: sum(future.running() for future in futures) == 2)  # type: ignore[misc]
         scheduler = executor._scheduler
-        more = interrupt(lambda scheduler=scheduler: lifetime.interrupt([scheduler], scheduler.in_hand, 10), step)  # type: ignore[misc]
+        more = interrupt(lambda scheduler=scheduler: _lifecycle.interrupt([scheduler], scheduler.in_hand, 10), step)  # type: ignore[misc]
         work.until(lambda futures=futures: all(future.cancelled() for future in futures))  # type: ignore[misc]
         executor.shutdown()
         if not more:

@@ -1,4 +1,4 @@
-"""`parallel_exec.ledger`: tasks that wait for their own pool, and would wait for ever, are told."""
+"""`parallel_exec._core.registry`: tasks that wait for their own pool, and would wait for ever, are told."""
 
 from __future__ import annotations
 

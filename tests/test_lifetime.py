@@ -1,4 +1,4 @@
-"""`parallel_exec.lifetime`: executors that nobody shuts down, at exit, collected, and in odd places."""
+"""`parallel_exec._lifecycle`: executors that nobody shuts down, at exit, collected, and in odd places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`parallel_exec.lifetime`: processes that fork, and signal handlers that come at any moment."""
+"""`parallel_exec._lifecycle`: processes that fork, and signal handlers that come at any moment."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_fork_while_our_locks_are_held(tmp_path: Path) -> None:
     body = (
         IN_THE_CHILD
         + """
-    from parallel_exec import _waiting as module
+    from parallel_exec._sync import lazy_condition as module
     executor = ParallelExecutor(max_concurrency=1)
     gate = threading.Event()
     future = executor.submit(gate.wait)
@@ -268,7 +268,7 @@ def test_a_signal_handler_may_shut_down(tmp_path: Path, backend: str, wait: str)
 def test_shutdown_does_not_wait_for_what_its_own_frame_holds(tmp_path: Path, lock: str) -> None:
     """A handler that interrupted a section of ours, whose lock the workers need, is not made to wait for them."""
     body = f"""
-        from parallel_exec import _waiting as module
+        from parallel_exec._sync import lazy_condition as module
         executor = ParallelExecutor(max_concurrency=1)
         gate = threading.Event()
         future = executor.submit(gate.wait)
@@ -325,7 +325,7 @@ def test_a_fork_while_a_worker_starts_or_after_it(tmp_path: Path, method: str, m
 def test_a_signal_handler_that_shuts_down_amid_a_map(tmp_path: Path, wait: str) -> None:
     """Whatever the iteration was about to wait for."""
     body = """
-        from parallel_exec import parts
+        from parallel_exec._core import map_chunk
 
         class Clock:
             def monotonic(self):
@@ -339,7 +339,7 @@ def test_a_signal_handler_that_shuts_down_amid_a_map(tmp_path: Path, wait: str) 
         waits = sys.argv[1] == "True"
         signal.signal(signal.SIGUSR1, lambda *_: executor.shutdown(wait=waits, cancel_futures=not waits))
         results = executor.map(work.double, range(3000), timeout=60)
-        parts.time = Clock()
+        map_chunk.time = Clock()
         try:
             say(len(list(results)))
         except BaseException as error:

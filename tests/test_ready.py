@@ -1,4 +1,4 @@
-"""`parallel_exec.ready`: whoever waits for work is woken when there is some, one at a time, and never in vain."""
+"""`parallel_exec._core.ready_queue`: whoever waits for work is woken when there is some, one at a time, and never in vain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parallel_exec.ready import Ready
+from parallel_exec._core.ready_queue import Ready
 
 
 class Consumer:

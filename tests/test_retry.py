@@ -18,6 +18,7 @@ from typing import Any, Callable
 import pytest
 import tenacity
 
+from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec.config import ParallelConfig
 from parallel_exec.errors import (
     CapacityExhaustedError,
@@ -29,7 +30,6 @@ from parallel_exec.errors import (
     WorkerCrashedError,
     WorkerStartError,
 )
-from parallel_exec.outcome import Failure, Outcome, Success
 from parallel_exec.retry import Decision, Delay, PlainPolicy, RetryPolicy, TenacityPolicy, policy_for
 from parallel_exec.task import INHERIT
 
@@ -644,7 +644,7 @@ def test_tenacity_is_imported_only_for_a_wait() -> None:
     code = """if True:
         import sys
         from parallel_exec.config import ParallelConfig
-        from parallel_exec.outcome import Failure, Success
+        from parallel_exec._outcome import Failure, Success
         from parallel_exec.retry import policy_for
         policy = policy_for(ParallelConfig(retry_count=1, backoff=0))
         policy.decide(policy.begin(len, (), {}), 1, Success(1))

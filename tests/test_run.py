@@ -1,4 +1,4 @@
-"""`parallel_exec.run` and `execute_all`: a run is over when everything that joined it has left."""
+"""`parallel_exec._core.batch` and `execute_all`: a run is over when everything that joined it has left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import work
 
 from parallel_exec import Task, TaskSerializationError
-from parallel_exec.run import Run, Runs
+from parallel_exec._core.batch import Run, Runs
 
 
 class Member:

@@ -1,4 +1,4 @@
-"""`parallel_exec.timers`: one thread, in time, never early, and as good as free when nothing is due."""
+"""`parallel_exec._sync.timers`: one thread, in time, never early, and as good as free when nothing is due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Iterator
 import pytest
 import work
 
-from parallel_exec.timers import NEVER, Timers
+from parallel_exec._sync.timers import NEVER, Timers
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_callback_that_raises_does_not_stop_the_clock(
 ) -> None:
     """After a callback has raised, whatever it was, other timers still go off."""
     logged: list[str] = []
-    monkeypatch.setattr("parallel_exec.timers.logger.exception", lambda message, *_: logged.append(message))
+    monkeypatch.setattr("parallel_exec._sync.timers.logger.exception", lambda message, *_: logged.append(message))
     fired = threading.Event()
 
     def callback() -> None:

@@ -1,4 +1,4 @@
-"""`parallel_exec._weak`: what leads up keeps nothing, and what a function caught does not lead to its caller."""
+"""`parallel_exec._sync.weak`: what leads up keeps nothing, and what a function caught does not lead to its caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import tracked
 from tracked import Tracked
 
-from parallel_exec._weak import Upward, apart, weakly
+from parallel_exec._sync.weak import Upward, apart, weakly
 
 
 @pytest.fixture(autouse=True)

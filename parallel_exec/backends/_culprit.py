@@ -16,9 +16,9 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Iterator, NamedTuple
 
-from parallel_exec._clock import time
 from parallel_exec._current import type_name
-from parallel_exec._weak import apart
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.weak import apart
 from parallel_exec.backends import _pickling
 
 _TESTS = 1000  # pieces that are tried; a guess: a culprit behind more of them is named by what it is in

@@ -13,7 +13,8 @@ import pickle
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
 
-from parallel_exec.backends import _memory, _reducers
+from parallel_exec.backends import _reducers
+from parallel_exec.backends.process import segments
 
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
 _HEADER = 2  # bytes of a pickle that say its protocol; its last is STOP
@@ -34,9 +35,9 @@ class Pickled(NamedTuple):
     """
 
     data: bytes
-    segment: _memory.Segment | None
+    segment: segments.Segment | None
     names_main: bool = False
-    others: Sequence[_memory.Segment] = ()
+    others: Sequence[segments.Segment] = ()
 
     def is_light(self) -> bool:
         """Return whether it may well be sent several times over, and unpickled each time, rather than once."""
@@ -48,7 +49,7 @@ class Pickled(NamedTuple):
 
     def luggage(self) -> int:
         """Return what its receiver must know of them."""
-        return _memory.luggage(self.segment, self.others)
+        return segments.luggage(self.segment, self.others)
 
 
 def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
@@ -62,7 +63,7 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
     if not by_value and _reducers.are_plain((value,)):
         data = pickle.dumps(value, 5)
         return (
-            Pickled(data, None, b"__main__" in data) if len(data) < _memory.THRESHOLD else _dumps(value, None, inside)
+            Pickled(data, None, b"__main__" in data) if len(data) < segments.THRESHOLD else _dumps(value, None, inside)
         )
     try:
         return _dumps(value, find_cloudpickle() if by_value else None, inside)
@@ -76,7 +77,7 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
 def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     """Pickle by pickle, or by cloudpickle."""
     kind = pickle.Pickler if cloudpickle is None else cloudpickle.Pickler
-    others: list[_memory.Segment] = []
+    others: list[segments.Segment] = []
     buffers: list[pickle.PickleBuffer] = []
 
     def make(buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
@@ -87,7 +88,7 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
         return _reducers.dumps_along(value, others, buffer_callback, kind)
 
     data = make(buffers.append)
-    if not buffers and len(data) < _memory.THRESHOLD:
+    if not buffers and len(data) < segments.THRESHOLD:
         return Pickled(data, None, b"__main__" in data, others or ())
     return _dumps_large(make, data, buffers, inside)._replace(others=others or ())
 
@@ -109,14 +110,14 @@ class CallPickler:
         if fn is not latest:
             put_function = self._learn(fn)
         if put_function:
-            others: list[_memory.Segment] = []
+            others: list[segments.Segment] = []
             rest = self._dumps_rest(args, kwargs, others)
-            if rest and len(rest) < _memory.THRESHOLD:
+            if rest and len(rest) < segments.THRESHOLD:
                 data = put_function + rest[_HEADER:-1] + _TUPLE2_STOP
                 return Pickled(data, None, b"__main__" in data, others or ())
         return dumps((fn, (args, kwargs)))
 
-    def _dumps_rest(self, args: tuple[Any, ...], kwargs: dict[str, Any], others: list[_memory.Segment]) -> bytes:
+    def _dumps_rest(self, args: tuple[Any, ...], kwargs: dict[str, Any], others: list[segments.Segment]) -> bytes:
         """Pickle the arguments; b"" if that must be done the other way, or fails there."""
         if _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
             return pickle.dumps((args, kwargs), 5)
@@ -162,13 +163,13 @@ def _dumps_large(
     inside: bool,
 ) -> Pickled:
     """Put what is large into a segment; pickles again, as small buffers go with the rest, only if there are any."""
-    has_room = not inside and not _memory.is_full()
+    has_room = not inside and not segments.is_full()
     large: list[memoryview] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         """Say whether a buffer is to go with the rest."""
         view = buffer.raw()
-        if not has_room or view.nbytes < _memory.THRESHOLD:
+        if not has_room or view.nbytes < segments.THRESHOLD:
             return True
         large.append(view)
         return False
@@ -177,26 +178,26 @@ def _dumps_large(
         large.clear()
         data = make(keep_inside)
     names_main = b"__main__" in data
-    whole = has_room and len(data) >= _memory.THRESHOLD
+    whole = has_room and len(data) >= segments.THRESHOLD
     if not large and not whole:
         return Pickled(data, None, names_main)
     try:
-        segment, sizes = _memory.store([memoryview(data), *large] if whole else large)
+        segment, sizes = segments.store([memoryview(data), *large] if whole else large)
     except OSError as error:
         if not _warned:
             _warned.append(str(error))
-            _memory.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
+            segments.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
         return Pickled(make(None) if large else data, None, names_main)
     return Pickled(sizes if whole else sizes + data, segment, names_main)
 
 
-def loads(data: _memory.Data, received: _memory.Received | None = None) -> Any:
+def loads(data: segments.Data, received: segments.Received | None = None) -> Any:
     """Undo `dumps`; `received` are the descriptors that came with the bytes, if any, and stays the caller's."""
     pickled, buffers = unwrap(data, received)
     return unpickle(pickled, buffers, received)
 
 
-def unpickle(pickled: _memory.Data, buffers: list[memoryview], received: _memory.Received | None) -> Any:
+def unpickle(pickled: segments.Data, buffers: list[memoryview], received: segments.Received | None) -> Any:
     """Undo the pickle itself."""
     if received is None or not received.others:
         return pickle.loads(pickled, buffers=buffers)
@@ -204,11 +205,11 @@ def unpickle(pickled: _memory.Data, buffers: list[memoryview], received: _memory
         return pickle.loads(pickled, buffers=buffers)
 
 
-def unwrap(data: _memory.Data, received: _memory.Received | None) -> tuple[_memory.Data, list[memoryview]]:
+def unwrap(data: segments.Data, received: segments.Received | None) -> tuple[segments.Data, list[memoryview]]:
     """Return the pickle itself, and the buffers that `pickle.loads` needs for it."""
     if received is None or received.segment is None:
         return data, []
-    buffers, rest = _memory.load(received.segment, data)
+    buffers, rest = segments.load(received.segment, data)
     return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
 
 

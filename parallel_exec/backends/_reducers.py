@@ -1,6 +1,6 @@
 """What `multiprocessing` adds to pickle: connections, sockets, and whatever programs register with its `ForkingPickler`.
 
-    reducer ──► reduction.DupFd(fd) ──► a copy of the descriptor, which travels beside the bytes (`_memory.py`)
+    reducer ──► reduction.DupFd(fd) ──► a copy of the descriptor, which travels beside the bytes (`segments.py`)
     detach() ◄── what stands for it in the bytes ◄── a copy of its own for each time they are unpickled
 
 `multiprocessing` would have the sender's process serve each descriptor once, from a thread. Our bytes may be sent again, for
@@ -27,8 +27,8 @@ import sys
 import threading
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
-from parallel_exec.backends import _memory
 from parallel_exec.backends._descriptors import duplicate
+from parallel_exec.backends.process import segments
 
 ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what no reducer is asked about
 _CONTAINERS = frozenset((tuple, list, dict))
@@ -43,7 +43,7 @@ class _Travel(threading.local):
         arrived: those that came with the bytes.
     """
 
-    carried: list[_memory.Segment] | None = None
+    carried: list[segments.Segment] | None = None
     arrived: Sequence[int] = ()
 
 
@@ -67,7 +67,7 @@ def are_plain(values: Iterable[Any]) -> bool:
 
 
 @contextlib.contextmanager
-def carry(along: list[_memory.Segment] | None) -> Iterator[None]:
+def carry(along: list[segments.Segment] | None) -> Iterator[None]:
     """Have what this thread pickles meanwhile take descriptors along, into the list."""
     before, _travel.carried = _travel.carried, along
     try:
@@ -99,7 +99,7 @@ def dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None, kind:
 
 
 def dumps_along(
-    value: Any, along: list[_memory.Segment], buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
+    value: Any, along: list[segments.Segment], buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
 ) -> bytes:
     """Do so, and `carry` descriptors along meanwhile."""
     before, _travel.carried = _travel.carried, along
@@ -158,7 +158,7 @@ class _Carrier:
         """Take a copy of a descriptor along, and return its place."""
         if _travel.carried is None:
             raise TypeError(f"file descriptor {fd} means something in this process only")
-        _travel.carried.append(_memory.Segment(duplicate(fd)))
+        _travel.carried.append(segments.Segment(duplicate(fd)))
         return len(_travel.carried) - 1
 
     @staticmethod

@@ -18,18 +18,18 @@ import abc
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
-from parallel_exec._weak import Upward
+from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     import threading
 
+    from parallel_exec._outcome import Outcome
+    from parallel_exec._sync.timers import Timers
     from parallel_exec.errors import ParallelExecError
     from parallel_exec.events import Dispatcher
     from parallel_exec.future import TaskFuture
-    from parallel_exec.outcome import Outcome
-    from parallel_exec.timers import Timers
 
 
 def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) -> None:

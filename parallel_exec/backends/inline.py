@@ -16,15 +16,15 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
-from parallel_exec._weak import apart
+from parallel_exec._outcome import Failure
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.weak import apart
 from parallel_exec.backends.base import Backend, Source
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.outcome import Failure
 
 if TYPE_CHECKING:
     from typing_extensions import Never

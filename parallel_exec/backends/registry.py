@@ -15,10 +15,10 @@ def make_backend(wanted: Any) -> Backend:
     if isinstance(wanted, str):
         return _by_name(wanted)
     if isinstance(wanted, Executor):
-        from parallel_exec.backends.foreign import ExecutorBackend
+        from parallel_exec.backends.engine.executor import ExecutorBackend
 
         return ExecutorBackend(wanted)
-    from parallel_exec.backends.dask import DaskBackend
+    from parallel_exec.backends.engine.dask import DaskBackend
 
     return DaskBackend(wanted)
 
@@ -26,7 +26,7 @@ def make_backend(wanted: Any) -> Backend:
 def _by_name(name: str) -> Backend:
     # Imported here: a thread pool must not pay for multiprocessing.
     if name == "process":
-        from parallel_exec.backends.process import ProcessBackend
+        from parallel_exec.backends.process.backend import ProcessBackend
 
         return ProcessBackend()
     if name == "inline":

@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec import _forks
 from parallel_exec._checks import check_count, check_initializer
-from parallel_exec._clock import time
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec._threads import arrive, launch
-from parallel_exec._waiting import Bell
-from parallel_exec._weak import Upward, weakly
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.lazy_condition import Bell
+from parallel_exec._sync.threads import arrive, launch
+from parallel_exec._sync.timers import NEVER
+from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
-from parallel_exec.outcome import Failure, Outcome, Success
-from parallel_exec.timers import NEVER
 
 if TYPE_CHECKING:
     from contextvars import Context

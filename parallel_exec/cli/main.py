@@ -238,7 +238,7 @@ def _backend(name: str) -> Backend | str:
     """Return the back end of this name, whose workers' prints are seen as soon as their line is complete."""
     if name != "process":
         return name
-    from parallel_exec.backends.process import ProcessBackend
+    from parallel_exec.backends.process.backend import ProcessBackend
 
     return ProcessBackend(initializer=print_by_lines)
 

@@ -27,7 +27,7 @@ import traceback
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parallel_exec._clock import time
+from parallel_exec._sync.clock import time
 
 if TYPE_CHECKING:
     from types import TracebackType

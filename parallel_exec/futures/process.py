@@ -7,10 +7,10 @@ import operator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Iterable
 
-from parallel_exec.backends import _launch
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec._outcome import Failure
+from parallel_exec.backends.process import spawn
+from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
-from parallel_exec.outcome import Failure
 
 __all__ = ["BrokenProcessPool", "ProcessPoolExecutor"]
 
@@ -45,7 +45,7 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
             max_workers = cpu_count()
         check_max_workers(max_workers)
         check_initializer(initializer)
-        context = _launch.get_context(mp_context)
+        context = spawn.get_context(mp_context)
         if max_tasks_per_child is not None:
             _check_max_tasks(max_tasks_per_child, context)
         self._backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child)
@@ -75,7 +75,7 @@ def _check_max_tasks(count: object, context: Any) -> None:
         raise TypeError("max_tasks_per_child must be an integer")
     if count <= 0:
         raise ValueError("max_tasks_per_child must be >= 1")
-    if _launch.forks(context):
+    if spawn.forks(context):
         raise ValueError(
             "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different mp_context."
         )

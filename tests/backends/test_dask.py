@@ -29,8 +29,8 @@ from parallel_exec import (
     TaskTimeoutError,
     WorkerCrashedError,
 )
-from parallel_exec.backends._dask_worker import Order, dismiss, run_on_worker
-from parallel_exec.backends._remote_call import Note
+from parallel_exec.backends.engine.dask_worker import Order, dismiss, run_on_worker
+from parallel_exec.backends.engine.remote_call import Note
 
 distributed = pytest.importorskip("distributed")
 

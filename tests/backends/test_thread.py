@@ -11,7 +11,7 @@ import pytest
 import work
 
 from parallel_exec import CapacityExhaustedError, Task, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
-from parallel_exec.timers import NEVER
+from parallel_exec._sync.timers import NEVER
 
 # ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
 

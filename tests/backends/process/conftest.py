@@ -11,8 +11,9 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from parallel_exec import ParallelExecutor
-from parallel_exec.backends import _memory, _pickling
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec.backends import _pickling
+from parallel_exec.backends.process import segments
+from parallel_exec.backends.process.backend import ProcessBackend
 
 from . import work
 
@@ -96,14 +97,14 @@ def log(bench: Bench) -> work.Log:
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system that has no shared memory to give, for large buffers."""
-    create = _memory.create
+    create = segments.create
 
     def refuse(size: int) -> int:
-        if size >= _memory.THRESHOLD:
+        if size >= segments.THRESHOLD:
             raise OSError(errno.ENOSPC, "no space left, for this test")
         return create(size)
 
-    monkeypatch.setattr(_memory, "create", refuse)
+    monkeypatch.setattr(segments, "create", refuse)
     _pickling._warned.clear()
     yield
     _pickling._warned.clear()

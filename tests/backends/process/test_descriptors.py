@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import script
 
-from parallel_exec.backends import _descriptors, _memory, _staff
+from parallel_exec.backends import _descriptors
+from parallel_exec.backends.process import segments, supervisor
 
 from . import work
 
@@ -83,7 +84,7 @@ def test_standard_streams_that_are_closed(tmp_path: Path, method: str, closed: t
 
 
 def _environment() -> dict[str, str]:
-    root = Path(_memory.__file__).parent.parent.parent
+    root = Path(segments.__file__).parent.parent.parent
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -102,12 +103,13 @@ def test_what_is_made_lies_above_the_standard_streams(tmp_path: Path) -> None:
         tmp_path,
         """
         import os, socket
-        from parallel_exec.backends import _descriptors, _memory
+        from parallel_exec.backends import _descriptors
+        from parallel_exec.backends.process import segments
         pair = _descriptors.socket_pair()
-        numbers = [*_descriptors.pipe(), *[each.fileno() for each in pair], _memory.create(10)]
+        numbers = [*_descriptors.pipe(), *[each.fileno() for each in pair], segments.create(10)]
         numbers.append(_descriptors.datagram_socket(socket.AF_INET).fileno())
-        _memory.send(pair[0], _memory.Segment(numbers[0]), ())
-        numbers.append(_memory.receive(pair[1], 1).segment)
+        segments.send(pair[0], segments.Segment(numbers[0]), ())
+        numbers.append(segments.receive(pair[1], 1).segment)
         say(min(numbers) > 2, [_descriptors.is_open(n) for n in range(3)])
     """,
     )
@@ -152,7 +154,7 @@ def test_nobody_makes_descriptors_elsewhere() -> None:
     """All of the package's pipes, sockets and files without a name are made in one place."""
     root = Path(_descriptors.__file__).parent.parent
     maker = re.compile(r"\bos\.pipe\(|socketpair\(|memfd_create\(|pidfd_open\(|socket\.socket\((?!fileno)|\.detach\(\)")
-    allowed = {"_descriptors.py": 6, "_memory.py": 1, "_platform.py": 1, "_handle.py": 1}
+    allowed = {"_descriptors.py": 6, "segments.py": 1, "_platform.py": 1, "worker_handle.py": 1}
     found = {path.name: len(maker.findall(path.read_text(encoding="utf-8"))) for path in root.rglob("*.py")}
     assert {name: count for name, count in found.items() if count} == allowed
 
@@ -231,7 +233,7 @@ def test_no_file_to_be_had_at_the_first_use(pool: Any, monkeypatch: pytest.Monke
     def refuse() -> tuple[int, int]:
         raise OSError(errno.EMFILE, "too many open files, for this test")
 
-    monkeypatch.setattr(_staff, "pipe", refuse)
+    monkeypatch.setattr(supervisor, "pipe", refuse)
     executor = pool(2)
     assert "for this test" in str(executor.submit(work.pid).exception(8))
     executor.shutdown()

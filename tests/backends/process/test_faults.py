@@ -18,7 +18,7 @@ from typing import Any, Iterator
 import pytest
 
 from parallel_exec import ParallelExecutor, WorkerCrashedError, WorkerStartError
-from parallel_exec.backends import _launch, _staff
+from parallel_exec.backends.process import spawn, supervisor
 
 from . import light, work
 
@@ -54,7 +54,7 @@ def no_starts() -> Iterator[list[str]]:
         raise OSError(errno.EMFILE, "no descriptors left, for this test")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_launch, "start", fail)
+        patch.setattr(spawn, "start", fail)
         yield tried
 
 
@@ -119,7 +119,7 @@ def test_a_pool_that_can_have_workers_again(
     pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """It finds out by itself, while its only worker is busy."""
-    monkeypatch.setattr(_staff, "_START_AGAIN", 0.2)
+    monkeypatch.setattr(supervisor, "_START_AGAIN", 0.2)
     executor = pool(2)
     first, _ = busy(executor, bench)
     with no_starts():

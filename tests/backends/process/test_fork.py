@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing import spawn
+from multiprocessing import spawn as mp_spawn
 from pathlib import Path
 from typing import Any
 
 import pytest
 import script
 
-from parallel_exec.backends import _launch
+from parallel_exec.backends.process import spawn
 
 from . import work
 
@@ -68,14 +68,14 @@ def test_a_task_that_starts_processes(tmp_path: Path, outer: str, inner: str) ->
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_amid_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is changed in `multiprocessing` while a worker is started is as it was in a child that is forked just then."""
-    original = spawn.get_preparation_data
-    with _launch._WithoutMain():
-        assert spawn.get_preparation_data is not original
+    original = mp_spawn.get_preparation_data
+    with spawn._WithoutMain():
+        assert mp_spawn.get_preparation_data is not original
         child = os.fork()
         if not child:
-            os._exit(0 if spawn.get_preparation_data is original else 3)
+            os._exit(0 if mp_spawn.get_preparation_data is original else 3)
         assert os.waitpid(child, 0)[1] == 0
-    assert spawn.get_preparation_data is original
+    assert mp_spawn.get_preparation_data is original
 
 
 def test_signals_of_the_workers_do_not_reach_the_parents_event_loop(pool: Any) -> None:
@@ -151,5 +151,5 @@ def test_a_frozen_application_without_freeze_support(tmp_path: Path, method: str
 def test_how_such_a_start_is_known(monkeypatch: pytest.MonkeyPatch, words: list[str], refused: bool) -> None:
     """By the command line that `multiprocessing` makes for Python."""
     monkeypatch.setattr("sys.argv", ["app", *words])
-    reason = _launch.forbidden()
+    reason = spawn.forbidden()
     assert (reason is not None and "freeze_support" in reason) == refused

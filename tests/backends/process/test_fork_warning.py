@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import script
 
-from parallel_exec.backends._fork_warning import no_fork_warning
+from parallel_exec.backends.process.fork_warning import no_fork_warning
 
 WARNS = sys.version_info >= (3, 12)  # CPython warns of a fork amid threads
 SHOWN = ("-X", "faulthandler", "-W", "always")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import script
 
-from parallel_exec.backends import _server
-from parallel_exec.backends._inherited import Inherited
+from parallel_exec.backends.process import fork_server
+from parallel_exec.backends.process.inherited import Inherited
 
 METHODS = ("forkserver", "spawn", "fork")
 LOOSE = ("-X", "faulthandler")
@@ -148,7 +148,7 @@ say(ask(method, work.double, 2))
 
 def test_no_folder_for_a_socket_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then workers are spawned: that needs none."""
-    monkeypatch.setattr(_server, "has_place", lambda: False)
+    monkeypatch.setattr(fork_server, "has_place", lambda: False)
     assert pool(backend={"mp_context": "forkserver"}).submit(os.getppid).result(9) == os.getpid()
 
 

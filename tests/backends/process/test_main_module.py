@@ -113,7 +113,7 @@ def test_a_guarded_script(programs: Programs, method: str) -> None:
     """Functions, classes and exceptions of a guarded main module make the round trip, without cloudpickle."""
     programs.without_cloudpickle()
     body = BODY.replace('backend="process"', f"backend=ProcessBackend(mp_context={method!r})")
-    text = "from parallel_exec.backends.process import ProcessBackend\n" + FUNCTIONS + guarded(body)
+    text = "from parallel_exec.backends.process.backend import ProcessBackend\n" + FUNCTIONS + guarded(body)
     assert programs.run("-W", "ignore", programs.write(text)) == WORKED
 
 
@@ -158,7 +158,7 @@ def test_a_guarded_initializer(programs: Programs) -> None:
     """The initializer may be a function of the main module."""
     programs.without_cloudpickle()
     body = """
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec.backends.process.backend import ProcessBackend
 with ParallelExecutor(backend=ProcessBackend(initializer=prepare, initargs=(Point(5),)), timeout=20) as executor:
     print(executor.submit(prepared).result(), flush=True)
 """
@@ -216,7 +216,7 @@ def test_an_unguarded_script_with_cloudpickle(programs: Programs, more: str) -> 
 def test_an_unguarded_initializer(programs: Programs) -> None:
     """An initializer of an unguarded script is refused at once, or travels by cloudpickle."""
     body = """
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec.backends.process.backend import ProcessBackend
 def prepare(): os.environ["PREPARED"] = "yes"
 try:
     executor = ParallelExecutor(backend=ProcessBackend(initializer=prepare), timeout=20)

@@ -18,9 +18,9 @@ import tenacity
 from manual import ManualBackend
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError
-from parallel_exec.backends import _handle, _memory, _wire
-from parallel_exec.backends._outbox import Outbox
-from parallel_exec.endings import Endings
+from parallel_exec._core.completion import Endings
+from parallel_exec.backends.process import segments, wire, worker_handle
+from parallel_exec.backends.process.child.writer import Outbox
 
 from . import light, work
 
@@ -29,12 +29,12 @@ from . import light, work
 
 def test_a_record_amid_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer that logs while a frame is being written does not wait for itself, and does not tear the frame."""
-    fd = _memory.create(_wire.JOURNAL_SIZE)
+    fd = segments.create(wire.JOURNAL_SIZE)
     out, into = os.pipe()
     channel: Any = None
-    journal = _wire.Journal(fd)
+    journal = wire.Journal(fd)
     outbox = Outbox(into, channel, journal)
-    write_all = _wire.write_all
+    write_all = wire.write_all
 
     def interrupted(descriptor: int, data: bytes) -> None:
         write_all(descriptor, data[:3])
@@ -42,7 +42,7 @@ def test_a_record_amid_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
             outbox.send(b"record")
         write_all(descriptor, data[3:])
 
-    monkeypatch.setattr(_wire, "write_all", interrupted)
+    monkeypatch.setattr(wire, "write_all", interrupted)
     outbox.send(b"frame")
     outbox.send(b"next")
     os.close(into)
@@ -225,7 +225,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     next(dropped)
     held = [dropped]
     del dropped
-    assign = _handle.Handle._assign
+    assign = worker_handle.Handle._assign
 
     def interrupted(handle: Any, serial: int, futures: Any) -> None:
         before = len(handle.assigned)
@@ -234,7 +234,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
             held.clear()  # and with it goes the iterator, whose end cancels its items
             time.sleep(0.02)
 
-    monkeypatch.setattr(_handle.Handle, "_assign", interrupted)
+    monkeypatch.setattr(worker_handle.Handle, "_assign", interrupted)
     assert list(kept) == list(range(1000))
     assert not held
     work.until(lambda: not any(handle.assigned for handle in crew.handles), 8)
@@ -267,16 +267,16 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
 
 def test_a_journal_that_is_read_amid_being_emptied() -> None:
     """A row is never taken for frames: with the old end its place is still known, or the generation has changed."""
-    fd = _memory.create(_wire.JOURNAL_SIZE)
-    writer, reader = _wire.Journal(fd), _wire.Journal(fd)
+    fd = segments.create(wire.JOURNAL_SIZE)
+    writer, reader = wire.Journal(fd), wire.Journal(fd)
     os.close(fd)
     for stores in range(4):
         writer.sent()
-        writer.open_row(_wire.INTS, 7, 1.0)
-        writer.words[_wire.END] = (_wire.FIRST_CELL + 40) * _wire.CELL  # forty zeros, which are eight frames of zeros
+        writer.open_row(wire.INTS, 7, 1.0)
+        writer.words[wire.END] = (wire.FIRST_CELL + 40) * wire.CELL  # forty zeros, which are eight frames of zeros
         writer.close_row()
         reader.words, real = _Interrupted(reader.words, writer, stores), reader.words
-        assert {frame.kind for frame in reader.frames()} <= {_wire.INTS}
+        assert {frame.kind for frame in reader.frames()} <= {wire.INTS}
         reader.words = real
     writer.close()
     reader.close()
@@ -285,12 +285,12 @@ def test_a_journal_that_is_read_amid_being_emptied() -> None:
 class _Interrupted:
     """The words as a reader has them who, once he has the end, is held up for so many stores of the writer's `sent`."""
 
-    def __init__(self, words: Any, writer: _wire.Journal, stores: int) -> None:
+    def __init__(self, words: Any, writer: wire.Journal, stores: int) -> None:
         self._words, self._writer, self._stores = words, writer, stores
 
     def __getitem__(self, word: int) -> Any:
         value = self._words[word]
-        if word == _wire.END and self._stores >= 0:
+        if word == wire.END and self._stores >= 0:
             mine, self._writer.words = self._writer.words, _Counted(self._writer.words, self._stores)  # type: ignore[assignment]
             self._stores = -1
             self._writer.sent()
@@ -364,14 +364,14 @@ def test_heavy_items_are_not_sent_over_and_over(
     for _ in range(10):
         executor.submit(work.nap, 0.004).result(8)
     sent: list[int] = []
-    encode = _handle.Handle._encode
+    encode = worker_handle.Handle._encode
 
     def count(handle: Any, serial: int, future: Any) -> Any:
         pieces = encode(handle, serial, future)
         sent.append(sum(map(len, pieces)))
         return pieces
 
-    monkeypatch.setattr(_handle.Handle, "_encode", count)
+    monkeypatch.setattr(worker_handle.Handle, "_encode", count)
     items = [[number] * 10_000 for number in range(100)]
     assert list(executor.map(len, items, chunksize=chunksize)) == [10_000] * 100
     assert sum(sent) < times * len(pickle.dumps(items))

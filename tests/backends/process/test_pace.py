@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from parallel_exec.backends import _pace
-from parallel_exec.backends._pace import AHEAD, LONG, MOST, Pace
+from parallel_exec.backends.process import prefetch
+from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Pace
 
 
 def handle(assigned: int = 0, **facts: Any) -> Any:
@@ -44,7 +44,7 @@ def test_there_is_a_most() -> None:
     for _ in range(60):
         pace.observe(0.0, 0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_pace, "AHEAD", 1e9)
+        patch.setattr(prefetch, "AHEAD", 1e9)
         pace.observe(1e-7, 0.0)
         assert pace.depth() == MOST
 

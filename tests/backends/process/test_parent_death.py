@@ -21,7 +21,7 @@ PROGRAM = """
 import sys, time, warnings
 from pathlib import Path
 from parallel_exec import ParallelExecutor
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec.backends.process.backend import ProcessBackend
 from process import work
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Any, Callable
 
 import pytest
 
-from parallel_exec.backends import _memory, _reducers
+from parallel_exec.backends import _reducers
 from parallel_exec.backends._pickling import CallPickler
+from parallel_exec.backends.process import segments
 
 from . import odd, work
 
@@ -75,7 +76,7 @@ def test_what_cannot_be_pickled_still_cannot() -> None:
 
 def test_large_arguments_leave_the_bytes() -> None:
     """What belongs into a segment goes there."""
-    pickled = CallPickler().dumps(work.same, (b"x" * _memory.THRESHOLD,), {})
+    pickled = CallPickler().dumps(work.same, (b"x" * segments.THRESHOLD,), {})
     assert pickled.segment is not None
     assert len(pickled.data) < 1000
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import spawn
+from multiprocessing import spawn as mp_spawn
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import pytest
 import script
 
 from parallel_exec import WorkerStartError
-from parallel_exec.backends import _launch, _memory
-from parallel_exec.backends._io import IoThread
+from parallel_exec.backends.process import segments, spawn
+from parallel_exec.backends.process.io_loop import IoThread
 
 from . import work
 
@@ -32,7 +32,7 @@ def test_memory_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.Monk
         raise OSError(number, "refused, for this test")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert pool().submit(len, bytearray(_memory.THRESHOLD * 2)).result(8) == _memory.THRESHOLD * 2
+    assert pool().submit(len, bytearray(segments.THRESHOLD * 2)).result(8) == segments.THRESHOLD * 2
 
 
 def test_a_pidfd_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ class Limited:
         self._lock = threading.Lock()
         self._made = 0
         self._under_way = 0
-        self._start = _launch.start
+        self._start = spawn.start
 
     def __call__(self, *args: Any) -> Any:
         """Start a worker, or refuse."""
@@ -97,7 +97,7 @@ class Limited:
 def test_fewer_processes_than_wanted(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, most: int) -> None:
     """All tasks are done by those that there can be; the system is not asked for all at once, and there is one warning."""
     limited = Limited(most)
-    monkeypatch.setattr(_launch, "start", limited)
+    monkeypatch.setattr(spawn, "start", limited)
     executor = pool(16)
     futures = [executor.submit(work.nap, 0.02) for _ in range(32)]
     assert [future.exception(9) for future in futures] == [None] * 32
@@ -110,7 +110,7 @@ def test_fewer_processes_than_wanted(pool: Any, monkeypatch: pytest.MonkeyPatch,
 def test_it_is_judged_when_no_start_is_pending(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many starts are refused while the first worker is still starting: it may yet do the work, and does."""
     limited = Limited(1)
-    monkeypatch.setattr(_launch, "start", limited)
+    monkeypatch.setattr(spawn, "start", limited)
     gate = bench.latch()
     executor = pool(4, backend={"initializer": gate.wait})
     futures = [executor.submit(work.same, number) for number in range(8)]
@@ -124,7 +124,7 @@ def test_it_is_judged_when_no_start_is_pending(pool: Any, bench: Any, monkeypatc
 def test_no_process_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a few tries, a moment apart, that is one clear error."""
     limited = Limited(0)
-    monkeypatch.setattr(_launch, "start", limited)
+    monkeypatch.setattr(spawn, "start", limited)
     begun = time.monotonic()
     error = pool(16).submit(work.same, 1).exception(8)
     assert isinstance(error, WorkerStartError)
@@ -136,7 +136,7 @@ def test_no_process_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refusal_that_is_a_matter_of_moments(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool whose first start is refused once has its worker with the next."""
     limited = Limited(0)
-    monkeypatch.setattr(_launch, "start", limited)
+    monkeypatch.setattr(spawn, "start", limited)
     executor = pool(1)
     future = executor.submit(work.same, 1)
     work.until(lambda: bool(limited.at_once), 8)
@@ -150,7 +150,7 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_launch.Semaphore, "__init__", refuse)
+    monkeypatch.setattr(spawn.Semaphore, "__init__", refuse)
     error = pool().submit(work.same, 1).exception(8)
     assert isinstance(error, BrokenProcessPool)
     assert "/dev/shm" in str(error)
@@ -163,7 +163,7 @@ def test_a_real_limit_on_processes(tmp_path: Path, most: int) -> None:
     body = """
         import concurrent.futures.process, multiprocessing.popen_fork, resource
         from parallel_exec import ProcessBackend
-        import parallel_exec.backends._worker, parallel_exec.backends._hire
+        import parallel_exec.backends.process.child.main, parallel_exec.backends.process.launcher
         most, user = map(int, sys.argv[1:])
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         os.setgroups([])
@@ -187,7 +187,7 @@ def test_no_interpreter_to_start(
     pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, method: str, executable: Any
 ) -> None:
     """In a program that embeds Python that is one clear error at once, which names the remedy; `fork` needs none."""
-    monkeypatch.setattr(spawn, "_python_exe", executable)
+    monkeypatch.setattr(mp_spawn, "_python_exe", executable)
     executor = pool(2, backend={"mp_context": method})
     error = executor.submit(work.same, 1).exception(2)
     assert isinstance(error, BrokenProcessPool)

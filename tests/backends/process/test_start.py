@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartError
-from parallel_exec.backends import _io
-from parallel_exec.backends._fork_warning import no_fork_warning
-from parallel_exec.backends._io import IoThread
-from parallel_exec.backends.process import ProcessBackend
+from parallel_exec.backends.process import io_loop
+from parallel_exec.backends.process.backend import ProcessBackend
+from parallel_exec.backends.process.fork_warning import no_fork_warning
+from parallel_exec.backends.process.io_loop import IoThread
 
 from . import odd, work
 
@@ -154,7 +154,7 @@ def test_a_retry_after_the_break_down_does_not_hang(pool: Any, bench: Any) -> No
 
 def test_shutdown_does_not_wait_for_a_start(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing left to do, workers that are still starting are not waited for, nor given time to end."""
-    monkeypatch.setattr(_io, "FAREWELL", 60.0)
+    monkeypatch.setattr(io_loop, "FAREWELL", 60.0)
     entered = bench.latch()
     executor = pool(2, backend={"initializer": work.begin, "initargs": (entered,)})
     future = executor.submit(work.same, 1)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parallel_exec.backends import _warm
+from parallel_exec.backends.process import preload
 
 from . import work
 
@@ -49,7 +49,7 @@ def test_a_replacement_imports_nothing_anew(tmp_path: Path) -> None:
     """The fork server imports what runs in a worker, once for all workers."""
     done = run(tmp_path, "-X", "importtime")
     assert done.stdout == "False\n"
-    imports = [line for line in done.stderr.splitlines() if line.endswith("parallel_exec.backends._worker")]
+    imports = [line for line in done.stderr.splitlines() if line.endswith("parallel_exec.backends.process.child.main")]
     assert len(imports) == 2  # the program itself, and the fork server
 
 
@@ -64,22 +64,22 @@ def test_another_version_in_the_current_folder(tmp_path: Path) -> None:
     other = tmp_path / "parallel_exec"
     other.mkdir()
     (other / "__init__.py").write_text("raise SystemExit('the wrong version')")
-    done = run(tmp_path, prepare="from parallel_exec.backends import _warm; print(_warm.is_found_anew())")
+    done = run(tmp_path, prepare="from parallel_exec.backends import _warm; print(preload.is_found_anew())")
     assert (done.stdout, done.stderr) == ("False\nFalse\n", "")
 
 
 def test_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the current folder or on PYTHONPATH, if nothing else of the name comes before; and not if there is none at all."""
-    home = Path(_warm.__file__).parents[2]
+    home = Path(preload.__file__).parents[2]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(home))
-    assert _warm.is_found_anew()
+    assert preload.is_found_anew()
     (tmp_path / "other" / "parallel_exec").mkdir(parents=True)
     (tmp_path / "other" / "parallel_exec" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "other"), str(home)]))
-    assert not _warm.is_found_anew()
+    assert not preload.is_found_anew()
     monkeypatch.chdir(home)
-    assert _warm.is_found_anew()
+    assert preload.is_found_anew()
 
 
 def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +88,4 @@ def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert not _warm.is_found_anew()
+    assert not preload.is_found_anew()

@@ -15,15 +15,15 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-from parallel_exec.backends import _memory, _wire
-from parallel_exec.backends._payload import values_of
+from parallel_exec.backends.process import segments, wire
+from parallel_exec.backends.process.payload import values_of
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[_wire.Journal, _wire.Journal]]:
+def both() -> Iterator[tuple[wire.Journal, wire.Journal]]:
     """A journal as its worker has it, and as the parent has it."""
-    fd = _memory.create(_wire.JOURNAL_SIZE)
-    writer, reader = _wire.Journal(fd), _wire.Journal(fd)
+    fd = segments.create(wire.JOURNAL_SIZE)
+    writer, reader = wire.Journal(fd), wire.Journal(fd)
     os.close(fd)
     writer.sent()
     yield writer, reader
@@ -33,7 +33,7 @@ def both() -> Iterator[tuple[_wire.Journal, _wire.Journal]]:
 
 def frame(serial: int, payload: bytes = b"value") -> bytes:
     """Return a frame's bytes."""
-    return _wire.encode(_wire.OK, serial, 1.5, 2.5, 0, payload)
+    return wire.encode(wire.OK, serial, 1.5, 2.5, 0, payload)
 
 
 def serials(frames: Any) -> list[int]:
@@ -46,8 +46,8 @@ def serials(frames: Any) -> list[int]:
 
 def test_a_frame_comes_out_as_it_went_in() -> None:
     """Decoding undoes encoding."""
-    data = _wire.encode(_wire.ERROR, 7, 1.25, 2.5, 1, b"abc")
-    assert list(_wire.decode(data, len(data))) == [(_wire.Frame(_wire.ERROR, 7, 1.25, 2.5, 1, b"abc"), len(data))]
+    data = wire.encode(wire.ERROR, 7, 1.25, 2.5, 1, b"abc")
+    assert list(wire.decode(data, len(data))) == [(wire.Frame(wire.ERROR, 7, 1.25, 2.5, 1, b"abc"), len(data))]
 
 
 def test_a_torn_frame_is_not_there() -> None:
@@ -56,25 +56,25 @@ def test_a_torn_frame_is_not_there() -> None:
     data = b"".join(whole)
     ends = [sum(map(len, whole[: count + 1])) for count in range(5)]
     for cut in range(len(data) + 1):
-        found = list(_wire.decode(data, cut))
+        found = list(wire.decode(data, cut))
         assert [stop for _, stop in found] == [end for end in ends if end <= cut]
 
 
 def test_what_lies_behind_the_end_is_not_read() -> None:
     """Only the bytes that are said to be there count."""
     data = frame(1) + frame(2)
-    assert serials(found for found, _ in _wire.decode(data, len(frame(1)))) == [1]
+    assert serials(found for found, _ in wire.decode(data, len(frame(1)))) == [1]
 
 
 def test_writing_and_reading_everything_over_a_pipe() -> None:
     """More than a pipe holds arrives whole, and an end in the middle raises."""
     out, into = os.pipe()
     data = os.urandom(300_000)
-    writer = threading.Thread(target=lambda: (_wire.write_all(into, data), os.close(into)))
+    writer = threading.Thread(target=lambda: (wire.write_all(into, data), os.close(into)))
     writer.start()
-    assert _wire.read_exactly(out, 299_000) == data[:299_000]
+    assert wire.read_exactly(out, 299_000) == data[:299_000]
     with pytest.raises(EOFError):
-        _wire.read_exactly(out, 1_001)
+        wire.read_exactly(out, 1_001)
     writer.join()
     os.close(out)
 
@@ -84,8 +84,8 @@ def test_writing_and_reading_everything_over_a_pipe() -> None:
 
 def test_an_untouched_journal_is_empty() -> None:
     """Before the worker has written anything, nothing runs and nothing has ended."""
-    fd = _memory.create(_wire.JOURNAL_SIZE)
-    reader = _wire.Journal(fd)
+    fd = segments.create(wire.JOURNAL_SIZE)
+    reader = wire.Journal(fd)
     os.close(fd)
     assert (reader.frames(), reader.running()) == ([], (0, 0.0))
     reader.close()
@@ -108,7 +108,7 @@ def test_the_parent_sees_what_has_ended(both: Any) -> None:
         writer.finished(frame(serial))
     writer.started(4, 2.0)
     assert serials(reader.frames()) == [1, 2, 3]
-    assert reader.frames()[0] == _wire.Frame(_wire.OK, 1, 1.5, 2.5, 0, b"value")
+    assert reader.frames()[0] == wire.Frame(wire.OK, 1, 1.5, 2.5, 0, b"value")
     assert reader.running() == (4, 2.0)
 
 
@@ -137,26 +137,26 @@ def test_what_is_unsent_is_what_the_parent_sees(both: Any) -> None:
 def test_a_frame_that_does_not_fit_is_not_noted(both: Any) -> None:
     """A full journal says so, and stays as it was."""
     writer, reader = both
-    big = frame(1, b"x" * (_wire.JOURNAL_SIZE // 2))
+    big = frame(1, b"x" * (wire.JOURNAL_SIZE // 2))
     assert writer.finished(big)
     assert not writer.finished(big)
     assert serials(reader.frames()) == [1]
     writer.sent()
     assert writer.finished(big)
-    assert not writer.finished(frame(2, b"x" * _wire.JOURNAL_SIZE))
+    assert not writer.finished(frame(2, b"x" * wire.JOURNAL_SIZE))
 
 
-@pytest.mark.parametrize(("row", "numbers"), [(_wire.INTS, [1, -2, 3]), (_wire.FLOATS, [0.5, -1.5, 2.5])])
+@pytest.mark.parametrize(("row", "numbers"), [(wire.INTS, [1, -2, 3]), (wire.FLOATS, [0.5, -1.5, 2.5])])
 def test_the_parent_sees_the_numbers_of_a_row(both: Any, row: int, numbers: list[Any]) -> None:
     """Those that were noted, with the number of the first item; the next row begins where this one did."""
     writer, reader = both
-    cells = writer.ints if row == _wire.INTS else writer.floats
+    cells = writer.ints if row == wire.INTS else writer.floats
     for _ in range(2):
-        assert writer.open_row(row, 7, 1.5) == _wire.FIRST_CELL * _wire.CELL
+        assert writer.open_row(row, 7, 1.5) == wire.FIRST_CELL * wire.CELL
         assert reader.frames() == []
         for count, number in enumerate(numbers, 1):
-            cells[_wire.FIRST_CELL + count - 1] = number
-            writer.words[_wire.END] = (_wire.FIRST_CELL + count) * _wire.CELL
+            cells[wire.FIRST_CELL + count - 1] = number
+            writer.words[wire.END] = (wire.FIRST_CELL + count) * wire.CELL
             [found] = reader.frames()
             assert (found.kind, found.serial, found.start, found.segments) == (row, 7, 1.5, count)
             assert values_of(found, NotImplemented) == (numbers[:count], {})
@@ -172,16 +172,16 @@ def _fork() -> int:
 
 
 @contextlib.contextmanager
-def writing(write: Callable[[_wire.Journal], None]) -> Iterator[_wire.Journal]:
+def writing(write: Callable[[wire.Journal], None]) -> Iterator[wire.Journal]:
     """Return the parent's view of a journal that a process of its own writes to as fast as it can."""
-    fd = _memory.create(_wire.JOURNAL_SIZE)
+    fd = segments.create(wire.JOURNAL_SIZE)
     child = _fork()
     if not child:
         try:
-            write(_wire.Journal(fd))
+            write(wire.Journal(fd))
         finally:
             os._exit(1)
-    journal = _wire.Journal(fd)
+    journal = wire.Journal(fd)
     os.close(fd)
     try:
         yield journal
@@ -191,7 +191,7 @@ def writing(write: Callable[[_wire.Journal], None]) -> Iterator[_wire.Journal]:
         journal.close()
 
 
-def _start_and_end(journal: _wire.Journal) -> None:
+def _start_and_end(journal: wire.Journal) -> None:
     """Start and end tasks; each start is the number of its task."""
     for serial in itertools.count(1):
         journal.started(serial, float(serial))
@@ -210,10 +210,10 @@ def test_a_reader_never_sees_a_torn_header() -> None:
     assert [(serial, start) for serial, start in pairs if serial and start != serial] == []
 
 
-def _fill_and_send(journal: _wire.Journal) -> None:
+def _fill_and_send(journal: wire.Journal) -> None:
     """Note frames that say their own number, and forget them after every few."""
     for serial in itertools.count(1):
-        journal.finished(_wire.encode(_wire.OK, serial, float(serial), 0.0, 0, serial.to_bytes(8, "little") * 5))
+        journal.finished(wire.encode(wire.OK, serial, float(serial), 0.0, 0, serial.to_bytes(8, "little") * 5))
         if not serial % 7:
             journal.sent()
 
@@ -234,7 +234,7 @@ def test_frames_that_change_while_they_are_read_are_not_read() -> None:
 def test_no_frame_is_lost_whenever_its_writer_is_killed() -> None:
     """After SIGKILL at any instant the parent finds every frame that was noted and not sent."""
     for round in range(150):
-        fd = _memory.create(_wire.JOURNAL_SIZE)
+        fd = segments.create(wire.JOURNAL_SIZE)
         noted = mmap.mmap(-1, 16)  # what the writer knows to have noted, and to have sent
         child = _fork()
         if not child:
@@ -244,7 +244,7 @@ def test_no_frame_is_lost_whenever_its_writer_is_killed() -> None:
         time.sleep(round % 10 * 1e-4)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        journal = _wire.Journal(fd)
+        journal = wire.Journal(fd)
         found = serials(journal.frames())
         sent, last = struct.unpack_from("=QQ", noted)
         journal.close()
@@ -260,7 +260,7 @@ def _write_until_killed(fd: int, noted: mmap.mmap) -> None:
     """Note frames for ever. (Words are written by memcpy, at once: struct's pack_into zeroes the place first.)"""
     try:
         words = memoryview(noted).cast("Q")
-        journal = _wire.Journal(fd)
+        journal = wire.Journal(fd)
         journal.sent()
         for serial in itertools.count(1):
             journal.started(serial, 1.0)

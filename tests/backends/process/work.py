@@ -21,7 +21,7 @@ import psutil
 from work import Latch, Log, double, hold, most_at_once, note, span, until
 
 from parallel_exec import current_task
-from parallel_exec.backends import _memory
+from parallel_exec.backends.process import segments
 
 __all__ = ["Latch", "Log", "double", "hold", "most_at_once", "note", "span", "until"]
 
@@ -201,7 +201,7 @@ def refuse_memory() -> None:
     def refuse(size: int) -> NoReturn:
         raise OSError(errno.ENOSPC, "no space left, for this test")
 
-    _memory.create = refuse
+    segments.create = refuse
 
 
 def remember(value: object) -> None:

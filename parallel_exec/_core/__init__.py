@@ -1,0 +1,1 @@
+"""The scheduler: how tasks come in, begin, are retried and end."""

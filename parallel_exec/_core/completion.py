@@ -1,0 +1,407 @@
+"""How tasks end, the executor among them: the half of the scheduler that is not about attempts.
+
+    an attempt's last outcome ──┐
+    cancel, abort, deadline ────┼──► _finish ──► future, events, run ──► the last one, after shutdown: drained
+    shutdown, break_down ───────┘
+
+Guarantees:
+    Every future added ends exactly once: one that waits is ended by whoever changes its phase to DONE under the lock.
+    One that is in nobody's hands for a moment gets a verdict, and whoever puts it down next carries it out.
+    Callbacks and hooks are called while the lock is not held.
+    Where a signal handler raises, Ctrl-C for one, what was begun is brought to its end before the exception goes on.
+    Once closed and empty it is drained, whatever callbacks raise; then all consumers are let go, and the clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import CancelledError
+from concurrent.futures._base import FINISHED
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
+
+from parallel_exec._core.ready_queue import Ready
+from parallel_exec._core.registry import IN_CALLBACK, Ledger
+from parallel_exec._current import current
+from parallel_exec._outcome import Failure, Outcome
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.lazy_condition import TICK, come_in, release_leaked
+from parallel_exec._sync.lazy_condition import lock as settling_lock
+from parallel_exec._sync.threads import is_coming_up
+from parallel_exec._sync.timers import Timers
+from parallel_exec.errors import ParallelExecError
+from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
+from parallel_exec.future import PLACES, Phase, TaskFuture
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Backend, Consumer
+
+AnyFuture = TaskFuture[Any]
+
+FORKED = "this executor was made before the process forked: make a new one in the child"
+CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
+
+
+class Endings:
+    """The state of one executor's tasks, and their ends. Thread-safe; what has no note is guarded by `lock`.
+
+    Attributes:
+        lock: re-entrant, as signal handlers and finalizers may cancel and shut down.
+        forked: whether this is the copy in a forked child.
+    """
+
+    def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
+        self.lock = threading.RLock()
+        self.events = events  # written once, as the next four
+        self.backend = backend
+        self.timers = Timers()
+        self.ready = Ready(self.lock)
+        self.ledger = Ledger(1 if backend.drives_caller else limit)
+        self.forked = False
+        # In one step, as a signal handler may add a task at any moment; and wide, as the items of a `map` have a place each.
+        self._sequence = itertools.count(1 << PLACES, 1 << PLACES)
+        self._queue_size = queue_size  # written once
+        self._room = threading.Condition(self.lock)
+        self._over = threading.Condition(self.lock)  # for those who wait until all is drained
+        self._closed = False
+        self._at_exit = False  # whether it was the interpreter's end that closed it
+        self._drained = False
+        self._broken: ParallelExecError | None = None
+        self._sentence: Failure | None = None  # what becomes of tasks that are added at the last moment
+
+    def next_sequence(self) -> int:
+        """Return the next place in the order in which tasks are added."""
+        return next(self._sequence)
+
+    def _finish(self, future: AnyFuture, outcome: Outcome) -> None:
+        """End a task that is DONE, and see whether it was the last."""
+        before = current.ending
+        try:
+            current.ending = (*before, self)  # a callback that shuts down must not wait for this one task
+            try:
+                self._conclude(future, outcome)
+            finally:  # also when a callback raises what is no Exception
+                if not future.done():
+                    future.settle(outcome, outcome is CANCELLED)
+                with self.lock:
+                    rest, consumers = self._account(future)
+                self._release(rest, consumers)
+        finally:
+            current.ending = before
+
+    def _conclude(self, future: AnyFuture, outcome: Outcome) -> None:
+        """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
+        if future._end == 0.0 or future._verdict is not None or not future._number:
+            future._end = time.monotonic()
+        cancelled = outcome is CANCELLED
+        future.settle(outcome, cancelled)
+        if self.events.active:
+            self._tell_end(future, outcome)
+
+    def _tell_end(self, future: AnyFuture, outcome: Outcome) -> None:
+        if outcome is CANCELLED:
+            self.events.emit(TaskCancelled, future.id, future._number)
+            return
+        error = outcome.error if type(outcome) is Failure else None
+        duration = 0.0 if future._first_start is None else future._end - future._first_start
+        self.events.emit(TaskFinished, future.id, future._number, error is None, error, duration, future._worker)
+
+    def _settle_unwatched(self, ended: list[tuple[AnyFuture, Outcome]]) -> list[tuple[AnyFuture, Outcome]]:
+        """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.
+
+        For plain futures that are DONE, and not for the main thread, as `come_in` is not.
+        """
+        for future, _ in ended:
+            future.let_call_go()  # not under the lock: finalizers may run
+        watched = []
+        come_in(settling_lock)
+        try:
+            for each in ended:
+                future = each[0]
+                if future._watched:
+                    watched.append(each)
+                else:
+                    future._result = each[1][0]
+                    future._state = FINISHED  # last: who sees it may read the result without a lock
+        finally:
+            settling_lock.release()
+        return watched
+
+    def _mend(self, future: AnyFuture, outcome: Outcome) -> None:
+        """Bring to its end what `_finish` was kept from, or from parts of it."""
+        if not future.done():
+            future.settle(outcome, outcome is CANCELLED)
+        rest: Sequence[AnyFuture] = ()
+        consumers: tuple[Consumer, ...] = ()
+        with self.lock:
+            if future in self.ledger.unsettled:
+                if future._run is not None and future in future._run.ended:
+                    future._run = None
+                rest, consumers = self._account(future)
+            else:
+                consumers = self._drain_if_over()
+        self._release(rest, consumers)
+        self.ready.wake_one()
+
+    def _account(self, future: AnyFuture) -> tuple[Sequence[AnyFuture], tuple[Consumer, ...]]:
+        """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
+        run = future._run
+        failed = future._exception is not None
+        success = not failed and not future.cancelled()
+        rest: Sequence[AnyFuture] = ()
+        if run is not None:
+            rest = run.leave(future, not failed)
+            future._run = None  # the run keeps its futures, and they do not keep it
+        self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
+        return rest, self._drain_if_over() if self._closed else ()
+
+    def _release(self, rest: Sequence[AnyFuture], consumers: tuple[Consumer, ...]) -> None:
+        """Do what `_account` said, without the lock."""
+        if rest:
+            self.end_all(rest, lambda future: CANCELLED)
+        if consumers:
+            self.ready.rouse(consumers)
+
+    def _drain_if_over(self) -> tuple[Consumer, ...]:
+        """Let go of everything once nothing is left and nothing can come; called with the lock held."""
+        if not self._closed or self.ledger.unsettled or self._drained:
+            return ()
+        consumers = self.ready.end()  # first: who is nudged looks at it
+        self._over.notify_all()
+        self.timers.stop()
+        self.backend.nudge()
+        self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
+        return consumers
+
+    def end(self, future: AnyFuture, verdict: Failure, *, stop: bool) -> bool:
+        """End a task with `verdict` if no attempt is running; with `stop`, end a running one as well.
+
+        Returns:
+            Whether it has ended, or will as soon as the attempt is stopped (unless the attempt finishes first).
+        """
+        if self.forked:
+            return False  # it is the parent's business
+        mine, was_held = False, self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted
+        try:
+            with self.lock:
+                mine = future._phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
+                waits = self._withdraw(future)
+                phase = future._phase
+                if waits:
+                    mine, future._phase = True, Phase.DONE
+                elif phase == Phase.DONE or not stop:
+                    return False
+                elif future._verdict is None:
+                    future._verdict = verdict
+            if waits:
+                self._finish(future, verdict)
+        except BaseException:
+            self._release_leaked(was_held)
+            if mine:
+                self._withdraw_again(future)
+                self._mend(future, verdict)
+            raise
+        if not waits:
+            error = CancelledError() if verdict is CANCELLED else verdict.error
+            self.backend.stop(future, future._number, error)
+        elif self.backend.drives_caller:
+            self.backend.nudge()
+        return True
+
+    def end_all(self, futures: Iterable[AnyFuture], verdict: Callable[[AnyFuture], Failure]) -> None:
+        """End tasks; those first that wait, or a slot that becomes free would run one of them."""
+        running = [future for future in futures if not self.end(future, verdict(future), stop=False)]
+        for future in running:
+            self.end(future, verdict(future), stop=True)
+
+    def _withdraw(self, future: AnyFuture) -> bool:
+        """Take a task out of wherever it waits; called with the lock held. False if an attempt is running, or it is over."""
+        phase = future._phase
+        if phase == Phase.QUEUED:
+            self.ready.strike(future)
+            if self._queue_size:
+                self._room.notify()
+            return True
+        if phase == Phase.BACKING_OFF:
+            self.ledger.backing_off.discard(future)
+            if future._timer is not None:
+                future._timer.cancel()
+            return True
+        return phase == Phase.HANDED_OUT and self.backend.recall(future)
+
+    def _release_leaked(self, was_held: bool) -> None:
+        """Release the lock if an exception has left it taken that was not held when the call began; see `release_leaked`."""
+        if not was_held:
+            release_leaked(self.lock)
+
+    def _withdraw_again(self, future: AnyFuture) -> None:
+        """Take a task out of wherever `_withdraw` may have left it."""
+        with self.lock:
+            if self.ready.holds(future):
+                self.ready.strike(future)
+            self.ledger.backing_off.discard(future)
+            future._phase = Phase.DONE
+
+    def cancel(self, future: AnyFuture) -> bool:
+        """Cancel a task that waits; see `TaskFuture.cancel`."""
+        return self.end(future, CANCELLED, stop=False) or future.cancelled()
+
+    def abort(self, future: AnyFuture) -> bool:
+        """Cancel a task, and stop it if it runs; see `TaskFuture.abort`."""
+        return self.end(future, CANCELLED, stop=True)
+
+    def _own_attempt(self) -> AnyFuture | None:
+        """Return what of this executor the calling thread is running."""
+        running = current.running
+        return running if isinstance(running, TaskFuture) and running._owner is self else None
+
+    def enter_wait(self, *futures: AnyFuture) -> bool:
+        """Note that the calling task, if it is one of ours, waits for any of these.
+
+        Raises:
+            ParallelExecError: it would wait for ever.
+        """
+        if self.forked:
+            raise ParallelExecError(FORKED)
+        self._check_started(futures)
+        mine = self._own_attempt()
+        if mine is None:
+            if current.pool is self and (self.backend.has_one_servant or self.ledger.limit == 1):
+                raise ParallelExecError(IN_CALLBACK)
+            return False
+        try:
+            with self.lock:
+                self.ledger.start_waiting(mine, futures)
+        finally:
+            del self, mine, futures  # what is raised becomes the caller's error, and its traceback holds this frame
+        return True
+
+    def _check_started(self, futures: Sequence[AnyFuture]) -> None:
+        """Refuse to wait for what is only staged. Without the lock: who starts the pool at this very moment has not yet.
+
+        Raises:
+            ParallelExecError: nothing runs that would ever start one of them.
+        """
+        if not self.ready.open and all(future._phase == Phase.QUEUED for future in futures):
+            raise ParallelExecError(
+                f"task {futures[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
+                "for it, or use submit() instead of add_task(), which starts at once"
+            )
+
+    def forgotten(self) -> str:
+        """Say which tasks nobody has started, and what to call; "" if there are none, or once the pool was shut down."""
+        with self.lock:
+            waiting = [] if self.ready.open or self._closed or self.forked else self.ready.heap.items()
+        if not waiting:
+            return ""
+        first = min(waiting, key=lambda future: future._sequence)
+        count = "1 task was" if len(waiting) == 1 else f"{len(waiting)} tasks were"
+        return (
+            f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
+            "submit() instead of add_task()"
+        )
+
+    def leave_wait(self) -> None:
+        """Undo `enter_wait`."""
+        mine = self._own_attempt()
+        with self.lock:
+            if mine is not None:
+                self.ledger.waiting.pop(mine, None)
+
+    def break_down(self, error: ParallelExecError) -> None:
+        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
+        with self.lock:
+            self._broken = self._broken or error
+            self._sentence = Failure(self._broken)
+        self.end_waiting(Failure(error))
+
+    def end_waiting(self, verdict: Failure) -> None:
+        """End all tasks that no attempt is running of."""
+        with self.lock:
+            futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.backend.handed_out()
+        for future in futures:
+            self.end(future, verdict, stop=False)
+
+    def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
+        """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.
+
+        `at_exit`: because the interpreter ends.
+        """
+        if self.forked:
+            return
+        with self.lock:
+            self._at_exit = self._at_exit or (at_exit and not self._closed)
+            self._closed = True
+            staged = not self.ready.open
+            if cancel or staged:
+                self._sentence = self._sentence or CANCELLED
+            self.ready.paused = False
+            self._room.notify_all()
+        if cancel or staged:
+            self.end_waiting(CANCELLED)
+        with self.lock:
+            consumers = self._drain_if_over()
+        if consumers:
+            self.ready.rouse(consumers)
+        self.ready.wake_one()
+
+    def pending(self) -> bool:
+        """Return whether anything is ready to start, or will be after its backoff."""
+        with self.lock:
+            return bool(self.ready.open and not self.ready.paused and (len(self.ready.heap) or self.ledger.backing_off))
+
+    def in_hand(self) -> list[AnyFuture]:
+        """Return the futures that a back end has: with a running attempt, or about to have one."""
+        with self.lock:
+            return [future for future, _ in self.ledger.live] + self.backend.handed_out()
+
+    def is_servant(self) -> bool:
+        """Return whether the calling thread works for this pool just now: in a task, a callback, a hook."""
+        if current.pool is self or self in current.ending:
+            return True
+        return self.timers.is_clock() or self._own_attempt() is not None
+
+    def is_own_thread(self) -> bool:
+        """Return whether the calling thread works for this pool, or has interrupted what holds its lock or is to wake it.
+
+        Such a caller must not wait for the pool: the pool may be waiting for it.
+        """
+        if is_coming_up() or self.is_servant() or self.ready.is_waking():
+            return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
+        return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]  # as Condition does
+
+    def join(self) -> None:
+        """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
+        if self.forked or self.is_own_thread():
+            return
+        if self.backend.drives_caller:
+            self.backend.drive()
+        else:
+            with self._over:
+                while not self.ready.ended:  # there may be no worker yet: another thread is about to wake the back end
+                    self._over.wait(TICK)
+        self.backend.join()
+        self.timers.join()
+
+    def after_fork(self) -> bool:
+        """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
+
+        Returns:
+            Whether it is as good as new instead: nothing had been added to it.
+        """
+        unused = self.lock.acquire(blocking=False) and not self.ready.open and not self.ledger.unsettled
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        if unused and self.backend.renew():
+            return True
+        self.forked = True
+        self.lock = threading.RLock()
+        self._room = threading.Condition(self.lock)
+        self._over = threading.Condition(self.lock)
+        self.ready.after_fork(self.lock)
+        self.backend.after_fork()
+        return False
+
+    def stats(self) -> ExecutorStats:
+        """Return a snapshot of the counts."""
+        with self.lock:
+            return self.ledger.stats(self.ready.calls, self.backend.workers(), self.backend.abandoned())

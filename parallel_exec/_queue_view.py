@@ -1,0 +1,58 @@
+"""`executor.queue`: the tasks that wait for a slot, as a `TaskQueue`.
+
+Guarantees:
+    Nothing is lost: a task that is taken out here ends as cancelled for whoever holds its future.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec._core.completion import CANCELLED
+from parallel_exec.task import Task
+from parallel_exec.task_queue import TaskQueue
+
+if TYPE_CHECKING:
+    from parallel_exec._core.scheduler import Scheduler
+
+
+class LiveQueue(TaskQueue):
+    """A view of an executor's queue. Thread-safe."""
+
+    def __init__(self, scheduler: Scheduler, add_task: Callable[[Task[Any]], object]) -> None:
+        self._scheduler = scheduler
+        self._add_task = add_task
+
+    def enqueue(self, task: Task[Any]) -> None:
+        """Put a task in, as `add_task` does."""
+        if not isinstance(task, Task):
+            raise TypeError(f"enqueue takes a Task, not {task!r}: write enqueue(Task(function))")
+        self._add_task(task)
+
+    def dequeue(self) -> Task[Any] | None:
+        """Take the first task out; its future ends as cancelled. None if there is none."""
+        while True:
+            with self._scheduler.lock:
+                future = self._scheduler.ready.heap.peek()
+            if future is None:
+                return None
+            if self._scheduler.end(future, CANCELLED, stop=False):
+                return future.task
+
+    def peek(self) -> Task[Any] | None:
+        """Return the first task and leave it in; None if there is none."""
+        with self._scheduler.lock:
+            future = self._scheduler.ready.heap.peek()
+        return None if future is None else future.task
+
+    def size(self) -> int:
+        """Return how many tasks are waiting."""
+        with self._scheduler.lock:
+            return self._scheduler.ready.calls
+
+    def clear(self) -> list[Task[Any]]:
+        """Take all tasks out and return them, first things first; their futures end as cancelled."""
+        tasks = []
+        while (task := self.dequeue()) is not None:
+            tasks.append(task)
+        return tasks

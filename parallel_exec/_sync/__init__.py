@@ -1,0 +1,1 @@
+"""What waits and wakes: locks, threads, timers; it knows nothing of tasks."""

@@ -1,0 +1,214 @@
+"""A dask cluster as a back end: attempts on other machines, each in a process that can be killed.
+
+    feeder ── Order ──► client's event loop: submit, gather ──► scheduler ──► a worker: `_dask_worker.run_on_worker`
+    settler ◄─ "it began" ◄─ event ◄──────────────────────────────────────────┤
+    settler ◄─ Reply ◄─ gather ◄──────────────────────────────────────────────┘
+
+Guarantees:
+    The client itself is used: a task's priority is dask's, calls are never taken for pure, and no keyword of the user's
+    function meets one of `submit`'s.
+    A timeout counts on the worker, from when the attempt begins there, and kills the attempt's process there, even if
+    the client is gone. `abort()` kills it, too. Its neighbours on the worker never notice.
+    A worker's loss loses nothing: dask runs the attempt again on another, as the same one, and its clock starts anew.
+    So it is when only the attempt's process dies, as often as dask's `allowed-failures` says; then the attempt has
+    failed, with `WorkerCrashedError`. What dask gives up fails with dask's own error. Either is retried by policy.
+    A task that waits in the cluster can be aborted, and is not charged; `cancel()` cannot have it, as dask does not say
+    whether it has begun. Without a free worker tasks wait in the cluster: it may be about to grow.
+    A client that was handed in is never closed; one that was made here, from an address, is closed at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from parallel_exec._hints import refuse_names
+from parallel_exec._sync.clock import time
+from parallel_exec.backends import _exceptions
+from parallel_exec.backends._culprit import find_culprit, parts_of
+from parallel_exec.backends.engine.dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
+from parallel_exec.backends.engine.remote_call import RAISED, Note, Reply
+from parallel_exec.backends.engine.runner import EngineBackend
+from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from typing_extensions import Never
+
+    from parallel_exec.backends.base import Source
+    from parallel_exec.backends.engine.submission import Ticket
+    from parallel_exec.future import TaskFuture
+
+    AnyFuture = TaskFuture[Any]
+
+FAREWELL = 5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
+
+
+class DaskBackend(EngineBackend):
+    """Runs attempts on a dask cluster.
+
+    Args:
+        client: a `distributed.Client`, not an asynchronous one; or the address of a scheduler, to which a client is
+            connected then and closed at the end.
+
+    Raises:
+        ModuleNotFoundError: distributed is not installed.
+        TypeError: it is neither.
+    """
+
+    name = "dask"
+    can_kill = True
+    packs = True
+
+    def __init__(self, client: Any, **_misspelt: Never) -> None:
+        if _misspelt:
+            refuse_names("DaskBackend", _misspelt, DaskBackend.__init__)
+        distributed = _import_distributed()
+        if not isinstance(client, (str, distributed.Client)):
+            raise TypeError(f"DaskBackend takes a distributed.Client or a scheduler's address, not {client!r}")
+        if isinstance(client, distributed.Client) and client.asynchronous:
+            raise TypeError("DaskBackend takes a client whose loop has a thread of its own, not an asynchronous one")
+        super().__init__()
+        self._client: Any = client
+        self._topic = f"parallel_exec-{uuid.uuid4().hex}"
+        self.has_ending = isinstance(client, str)
+        self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
+
+    def bind(self, source: Source, limit: int) -> None:
+        """Connect to the scheduler, and to dask's.
+
+        Raises:
+            OSError: there is no scheduler at the address.
+        """
+        if self.has_ending and isinstance(self._client, str):
+            self._client = _import_distributed().Client(self._client, set_as_default=False)
+        super().bind(source, limit)
+        self._loop = self._client.loop.asyncio_loop
+        self._client.subscribe_topic(self._topic, self._hear)
+
+    def prepare(self, future: AnyFuture) -> None:
+        """Pickle the call.
+
+        Raises:
+            TaskSerializationError: a part of it cannot be pickled.
+        """
+        call = (future._fn, future._args, future._kwargs or {})
+        try:
+            future._payload = dumps(call)
+        except Exception as error:
+            what, why, hint = find_culprit(parts_of(*call))
+            raise TaskSerializationError(
+                f"{what} of task {future.id!r}", "to the worker", why, hint
+            ) from _exceptions.detached(error)
+
+    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _submit(self, ticket: Ticket) -> Future[Reply | None]:
+        if self._client.status not in ("running", "connecting", "newly-created"):
+            raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
+        future = ticket.future
+        note = Note(future.id, ticket.next_number, future._settings.timeout)
+        order = Order(self._topic, ticket.serial, note, future._payload)
+        ticket.set_out()
+        self._tickets[ticket.serial] = ticket
+        seeing = self._see_through(order, f"{ticket.__name__}-{uuid.uuid4().hex}", future._priority)
+        try:
+            return asyncio.run_coroutine_threadsafe(seeing, self._loop)
+        except BaseException:
+            seeing.close()
+            raise
+
+    async def _see_through(self, order: Order, key: str, priority: int) -> Reply | None:
+        """Have an attempt run, and run again if its process dies. In the client's loop."""
+        import dask
+
+        allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))  # pyright: ignore[reportAttributeAccessIssue]
+        for deaths in itertools.count(1):
+            reply = await self._run(order, f"{key}-{deaths}", priority)
+            if reply.kind != CRASHED:
+                return reply
+            if deaths > allowed:
+                pid, exitcode = reply.value
+                error = WorkerCrashedError(pid, exitcode, order.note.id)
+                return reply._replace(kind=RAISED, value=_exceptions.describe(error))
+        return None
+
+    async def _run(self, order: Order, key: str, priority: int) -> Reply:
+        remote = self._client.submit(run_on_worker, order, key=key, pure=False, priority=priority)
+        try:
+            return await remote  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            await self._client.cancel([remote], asynchronous=True)
+            raise
+        finally:
+            remote.release()
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Take note that an attempt began. The client's loop."""
+        _, said = event
+        serial, address = said["serial"], said["address"]
+        ticket = self._tickets.get(serial)
+        if ticket is not None:
+            ticket.address = address
+        if serial in self._given_up:
+            self._given_up.discard(serial)
+            self._kill(address, serial)
+        elif ticket is not None:
+            self._settler.do(partial(self._began, ticket, said["name"], time.monotonic()))
+
+    def _cancel(self, ticket: Ticket, inner: Future[Reply | None]) -> None:
+        if inner.done():
+            return
+        self._given_up.add(ticket.serial)  # first: `_hear` writes the address before it looks in here
+        address = ticket.address
+        inner.cancel()
+        if address is not None:
+            self._given_up.discard(ticket.serial)
+            self._kill(address, ticket.serial)
+
+    def _kill(self, address: str, serial: int) -> None:
+        self._soon(self._client.run(kill_on_worker, self._topic, serial, workers=[address], asynchronous=True))
+
+    def _soon(self, coroutine: Any) -> Future[Any] | None:
+        """Run a coroutine in the client's loop, if it still runs."""
+
+        async def quietly() -> None:
+            with contextlib.suppress(Exception):  # the worker is gone: so is what we would have of it
+                await asyncio.wait_for(coroutine, FAREWELL)
+
+        running = quietly()
+        try:
+            return asyncio.run_coroutine_threadsafe(running, self._loop)
+        except RuntimeError:
+            running.close()
+            coroutine.close()
+            return None
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ending(self) -> None:
+        """Have the workers dismiss our children, and close the client if it is ours. The settler."""
+        with contextlib.suppress(Exception):
+            self._client.unsubscribe_topic(self._topic)
+        if self._client.status == "running":
+            dismissing = self._soon(self._client.run(dismiss, self._topic, asynchronous=True))
+            if dismissing is not None:
+                with contextlib.suppress(Exception):
+                    dismissing.result(2 * FAREWELL)
+        if self.has_ending:
+            self._client.close()
+
+
+def _import_distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            'DaskBackend needs distributed: pip install "parallel_exec[dask]"', name="distributed"
+        ) from error
+    return distributed

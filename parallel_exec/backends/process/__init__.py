@@ -1,0 +1,1 @@
+"""Worker processes. Imports nothing: a worker imports this package before its own loop."""

@@ -1,0 +1,107 @@
+"""The fork server: started where its socket can lie, asked beforehand for what workers import, replaced when it is outdated.
+
+It is `multiprocessing`'s, one for the process, and most of what is needed of it is private: all of that is here.
+
+Guarantees:
+    Workers are never made by a server that is another user, or whose children cannot have what this process has by now: it
+    is left to itself, ends when all that it has made has ended, and the next start makes a new one.
+    A folder for temporary files whose path is too long for a socket, or where nothing can be written, does not keep one
+    from being started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from multiprocessing import process, util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.process.inherited import Inherited
+
+_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # tried one after the other
+_NAME = len("/pymp-12345678/listener-12345678")
+_PATH = 104  # bytes that the path of a socket may have, its end included, on the system that takes the fewest
+
+_accepted: list[tuple[int, object]] = []  # the server that was found to be good enough, or made anew, and for what
+_left: list[int] = []  # servers that were left to themselves and are to be reaped; guarded by the lock held for starts
+
+
+def renew(inherited: Inherited) -> None:
+    """Leave a server whose children could not have `inherited`. To be called with the lock that starts hold."""
+    _left[:] = [each for each in _left if not _is_over(each)]
+    server = _server()
+    pid, wanted = getattr(server, "_forkserver_pid", None), inherited.fixed()
+    if pid is None or (pid, wanted) in _accepted:
+        return
+    if _accepted[:1] != [(0, wanted)] and inherited.is_beyond(pid):
+        with server._lock:
+            leave()
+        _left.append(pid)
+        _accepted[:] = [(0, wanted)]  # the next is as good as it gets, be it told as it may
+    else:
+        _accepted[:] = [(pid, wanted)]
+
+
+def _is_over(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG) != (0, 0)
+    except ChildProcessError:
+        return True
+
+
+def leave() -> None:
+    """Forget the server: whoever wants one starts another. Also in a forked child, which cannot ask its parent's."""
+    server = _server()
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if alive is not None:
+        with contextlib.suppress(OSError):
+            os.close(alive)  # or it would outlive all that it serves
+        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
+
+
+def after_fork() -> None:
+    """Know of no server, in a forked child: its parent's is not a child of its own, as `multiprocessing` supposes."""
+    _left.clear()
+    _accepted.clear()
+    leave()
+
+
+def _server() -> Any:
+    return getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+
+
+def has_place() -> bool:
+    """See to a folder in which a server's socket can be made, unless one is running; returns whether there is one."""
+    if getattr(_server(), "_forkserver_pid", None) is not None:
+        return True
+    this: Any = process.current_process()
+    with contextlib.suppress(OSError):  # nothing can be written where `tempfile` looks
+        this._config.setdefault("tempdir", None)
+        if (this._config["tempdir"] is not None or _is_short(_base())) and _serves(util.get_temp_dir()):
+            return True
+    import shutil
+    import tempfile
+
+    for folder in _FOLDERS:
+        with contextlib.suppress(OSError):
+            made = tempfile.mkdtemp(prefix="pymp-", dir=folder)
+            util.Finalize(None, shutil.rmtree, args=(made, True), exitpriority=-100)
+            this._config["tempdir"] = made
+            return True
+    return False
+
+
+def _base() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def _is_short(base: str) -> bool:
+    return len(os.fsencode(base)) + _NAME < _PATH
+
+
+def _serves(folder: str) -> bool:
+    return _is_short(os.path.dirname(folder)) and os.access(folder, os.W_OK | os.X_OK)

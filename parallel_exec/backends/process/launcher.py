@@ -1,0 +1,153 @@
+"""Hiring: starting worker processes, and giving up when they keep dying before they are ready.
+
+Guarantees:
+    A start never holds up the I/O thread. After a few failures in a row, or one that took the whole start-up time while
+    none ever succeeded, there is one clear error, with the first traceback a worker left; never an endless retry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import threading
+from multiprocessing import resource_tracker
+from traceback import clear_frames
+from typing import Any, Callable
+
+from parallel_exec._sync.threads import arrive, launch
+from parallel_exec.backends._descriptors import fill_standard
+from parallel_exec.backends.process import log_relay, spawn
+from parallel_exec.backends.process.payload import Initializer, why_not_importable
+from parallel_exec.backends.process.worker_handle import Handle
+from parallel_exec.errors import WorkerStartError, how_ended, start_error
+
+_PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
+
+
+class Hire:
+    """How workers are started; its counts belong to the I/O thread."""
+
+    def __init__(
+        self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
+    ) -> None:
+        self.startup_timeout = startup_timeout  # written once, as the next four
+        self._context = context
+        self._initializer = initializer  # until the pool ends
+        self._memory_limit = memory_limit
+        # Now, as the main module's `__file__` is gone once its end is reached, and what is pending then is still to be done.
+        # One that cannot be imported travels by value: nothing may import it, though its name is seen.
+        self._main = {} if spawn.forks(context) or why_not_importable() else spawn.main_module()
+        self._names = itertools.count(1)
+        self._failures = 0
+        self._ever_succeeded = False
+        self._first: tuple[str, BaseException | None] = ("", None)
+
+    def start(
+        self,
+        make_timer: Callable[[Handle], Any],
+        keep: Callable[[Handle], None],
+        started: Callable[[Handle, BaseException | None], None],
+    ) -> None:
+        """Start a worker in a thread of its own, which calls `started` in the end, with the error if there was one.
+
+        Args:
+            make_timer: makes the worker's timer.
+            keep: is given the worker before it is started.
+            started: as said.
+
+        Raises:
+            OSError: there are no descriptors left, or no space for a semaphore.
+            WorkerStartError: none can ever be started.
+        """
+        reason = spawn.forbidden() or spawn.lacking(self._context)  # again: a forked child may be daemonic
+        if reason is not None:
+            raise start_error("process", reason)
+        fill_standard()
+        with spawn.semaphores:
+            if not spawn.forks(self._context):  # else they have no name
+                resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
+            handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
+        handle.timer = make_timer(handle)
+        keep(handle)  # before it is forked: the child closes what it knows of
+        main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
+
+        initializer = self._initializer
+
+        def make() -> None:
+            setup = handle.setup(initializer, main, self._memory_limit, log_relay.levels())
+            handle.started(spawn.start(self._context, setup, handle.name))
+
+        def start() -> None:
+            try:
+                try:
+                    make()
+                finally:
+                    arrive()  # not before: no finalizer that runs in here may wait for the pool
+            except BaseException as error:
+                _clear(error)  # here, as this thread may be what the collector comes to
+                started(handle, error)
+            else:
+                started(handle, None)
+
+        try:
+            launch(threading.Thread(target=start, name="parallel_exec-start", daemon=True))
+        except (RuntimeError, MemoryError):  # no more threads: the interpreter is ending, or the limit is reached
+            start()
+
+    def close(self) -> None:
+        """Let go of what goes to workers with their start: there will be no more."""
+        self._initializer = None
+
+    def succeeded(self) -> None:
+        """Note that a worker is ready."""
+        self._failures = 0
+        self._ever_succeeded = True
+
+    def failed(
+        self, traceback: str, error: BaseException | None, late: bool = False, exitcode: int | None = None
+    ) -> WorkerStartError | None:
+        """Note that a worker ended before it was ready, or could not be made; returns the error if that is the end of it."""
+        if error is not None:
+            _clear(error)
+        self._failures += 1
+        if self._failures == 1:
+            self._first = (traceback, error)
+        if self._failures < _PATIENCE and not (late and not self._ever_succeeded):
+            return None
+        traceback, cause = self._first
+        why = f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}"
+        failed = start_error("process", why, traceback)
+        failed.__cause__ = cause
+        self._failures = 0
+        return failed
+
+    def _why(self, traceback: str, cause: BaseException | None, late: bool, exitcode: int | None) -> str:
+        if late:
+            return (
+                f"one was not ready after startup_timeout={self.startup_timeout:g} s: does its initializer hang? "
+                "Raise ProcessBackend(startup_timeout=...) if it only needs longer"
+            )
+        if cause is not None:
+            return f"{type(cause).__name__}: {cause}"
+        limit = "" if self._memory_limit is None else f". Is memory_limit={self._memory_limit} enough to start with?"
+        if traceback:
+            last = traceback.strip().splitlines()[-1]
+            what = "one failed" if self._initializer is None else "the initializer failed"
+            return f"{what}: {last}" + (limit if last.startswith("MemoryError") else "")
+        killed = ". The system kills what takes its last memory" if exitcode == -signal.SIGKILL else ""
+        return (
+            f"{self._failures} in a row died while starting, the last by {how_ended(exitcode)}, and left no traceback; "
+            f"what they said of it is on standard error{killed}{limit}"
+        )
+
+
+def _clear(error: BaseException) -> None:
+    """Let go of what the frames of an error hold, its worker's semaphore for one.
+
+    The collector may come while the thread it comes to has the resource tracker's lock, which the end of a semaphore takes.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        clear_frames(each.__traceback__)
+        each = each.__context__

@@ -1,0 +1,235 @@
+"""What a task is made of on its way to a worker, and what becomes of the frame that comes back. The parent's side.
+
+Guarantees:
+    A call is pickled once, in the caller, when it is added: what happens to the arguments afterwards changes nothing, and
+    a retry sends the same bytes. Nothing here fails but with one of our errors, which names what cannot travel.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
+
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec.backends import _exceptions, _pickling, _reducers
+from parallel_exec.backends._culprit import find_culprit, parts_of
+from parallel_exec.backends.process import wire
+from parallel_exec.errors import (
+    ParallelExecError,
+    RemoteTaskError,
+    TaskSerializationError,
+    WorkerStartError,
+    start_error,
+)
+
+if TYPE_CHECKING:
+    from parallel_exec.backends._pickling import Pickled
+    from parallel_exec.backends.process.segments import Received, Segment
+    from parallel_exec.future import TaskFuture
+
+
+# `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.
+_GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
+_MUST_FIND = (
+    "A worker imports what a call is made of: it must find there what is found here, by sys.path and PYTHONPATH"
+)
+
+
+def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
+    """Pickle the call of a future; `has_main`: for workers that need not import the main module, as they have it.
+
+    Raises:
+        TaskSerializationError: a part of it cannot be pickled.
+        WorkerStartError: it lives in a main script that workers cannot import.
+    """
+    fn, args, kwargs = future._fn, future._args, future._kwargs or {}
+    try:
+        pickled = pickler.dumps(fn, args, kwargs)
+        if pickled.names_main and not has_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is None:
+                if not _Finder.finds_main((fn, args, kwargs)):
+                    return pickled  # it only says the name
+                raise start_error("process", f"task {future.id!r} needs the main module, {reason}")
+            pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
+    except ParallelExecError:
+        raise
+    except Exception as error:
+        with _reducers.carry([]):
+            what, why, hint = find_culprit(parts_of(fn, args, kwargs))
+        raise TaskSerializationError(
+            f"{what} of task {future.id!r}", "to the worker", why, hint
+        ) from _exceptions.detached(error)
+    return pickled
+
+
+class Initializer(NamedTuple):
+    """What each worker calls first.
+
+    Attributes:
+        pickled: the function, with its arguments if `initargs` is None.
+        initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
+        others: descriptors that go with it.
+    """
+
+    pickled: bytes
+    initargs: tuple[Any, ...] | None
+    others: Sequence[Segment] = ()
+
+
+def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any], *, has_main: bool) -> Initializer:
+    """Pickle an initializer; `has_main` as for `pack`.
+
+    Raises:
+        TaskSerializationError: a part of it cannot be pickled.
+        WorkerStartError: it lives in a main script that workers cannot import.
+    """
+    inherited: tuple[Any, ...] | None = None
+    whole: Any = (initializer, tuple(initargs))
+    try:
+        try:
+            pickled = _dumps_inside(whole)
+        except RuntimeError as error:
+            if "through inheritance" not in str(error):  # which is how `multiprocessing` refuses
+                raise
+            whole, inherited = whole
+            pickled = _dumps_inside(whole)
+        if pickled.names_main and not has_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is None:
+                raise start_error("process", f"the initializer needs the main module, {reason}")
+            pickled = _dumps_inside(whole, by_value=True)
+    except WorkerStartError:
+        raise
+    except Exception as error:
+        with _reducers.carry([]):
+            what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
+        raise TaskSerializationError(what, "to the workers", why, hint) from error
+    return Initializer(pickled.data, inherited, pickled.others)
+
+
+def _dumps_inside(whole: Any, by_value: bool = False) -> Pickled:
+    """Pickle what goes to a worker with its start, without a segment."""
+    others: list[Segment] = []
+    with _reducers.carry(others):
+        return _pickling.dumps(whole, by_value, inside=True)._replace(others=others)
+
+
+class _Finder(pickle.Unpickler):
+    """Unpickles, and notes whether something of the main module was asked for."""
+
+    found = False
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what is asked for."""
+        self.found = self.found or module == "__main__"
+        return super().find_class(module, name)
+
+    @classmethod
+    def finds_main(cls, value: Any) -> bool:
+        """Return whether the pickle of a value refers to the main module."""
+        along: list[Segment] = []
+        finder = cls(io.BytesIO(_reducers.dumps_along(value, along, None)))
+        with _reducers.deliver([segment.fd for segment in along]):
+            finder.load()
+        return finder.found
+
+
+@functools.lru_cache(maxsize=1)
+def why_not_importable() -> str:
+    """Say why workers cannot import this program's main module, and what to do; "" if they can."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and (path is None or path.startswith("<")):
+        return (
+            "which workers cannot import: this is an interactive session, or code from standard input or -c. Move the "
+            'function into a module, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+        )
+    if str(getattr(getattr(main, "__spec__", None), "name", "")).endswith("__main__"):
+        return (
+            "which multiprocessing never imports in a child, as it is a package's `__main__`. Move the function into another "
+            'module, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+        )
+    try:
+        with open(path or "", "rb") as file:
+            guarded = _GUARD.search(file.read()) is not None
+    except OSError:
+        return ""  # a zip file, or no source: a worker will find out
+    if guarded:
+        return ""
+    return (
+        f"which workers cannot import without running the whole program again: {path} has no guard. Put what starts the "
+        'work under `if __name__ == "__main__":`, or install cloudpickle: pip install "parallel_exec[cloudpickle]"'
+    )
+
+
+class Named(Protocol):
+    """Something with an id: a task's future, or an item."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        ...
+
+
+def outcome_of(frame: wire.Frame, receive: Callable[[int], Received], task: Named) -> Outcome:
+    """Return what a frame says of its task; `receive` is called if descriptors go with it."""
+    received = None
+    try:
+        if frame.kind == wire.OK and not frame.segments:  # most are
+            return Success(pickle.loads(frame.payload))
+        if frame.segments:
+            received = receive(frame.segments)
+        if frame.kind == wire.OK:
+            return Success(_pickling.loads(frame.payload, received))
+        if frame.kind == wire.UNSENDABLE:
+            what, why = pickle.loads(frame.payload)
+            return Failure(TaskSerializationError(f"{what} of task {task.id!r}", "from the worker", why))
+        with _reducers.deliver(received.others if received is not None else ()):
+            return Failure(_rebuild(frame, task.id))
+    except BaseException as error:
+        failed = TaskSerializationError(
+            f"the result of task {task.id!r}", "from the worker", f"it cannot be rebuilt here: {error!r}"
+        )
+        failed.__cause__ = _exceptions.detached(error)
+        return Failure(failed)
+    finally:
+        if received is not None:
+            received.close()
+
+
+def values_of(frame: wire.Frame, named: Callable[[int], Named]) -> tuple[list[Any], dict[int, Failure]]:
+    """Return what items in a row returned; in the places of those that cannot be rebuilt is None, and why in the second.
+
+    `named` says what has a place in the row.
+    """
+    if frame.kind == wire.MANY:  # all of it simple
+        return pickle.loads(frame.payload), {}
+    if frame.kind != wire.EACH:
+        return wire.numbers(frame.kind, frame.payload), {}
+    values: list[Any] = []
+    failures: dict[int, Failure] = {}
+    for place, pickled in enumerate(wire.pickles(frame.payload)):
+        outcome = outcome_of(frame._replace(kind=wire.OK, segments=0, payload=pickled), _receive_none, named(place))
+        values.append(outcome.value if type(outcome) is Success else None)
+        if type(outcome) is Failure:
+            failures[place] = outcome
+    return values, failures
+
+
+def _receive_none(luggage: int) -> Received:
+    raise EOFError("no descriptors go with items in a row")
+
+
+def _rebuild(frame: wire.Frame, task_id: str) -> BaseException:
+    """Return the exception that a worker described."""
+    described = _exceptions.read(frame.payload)
+    error = _exceptions.rebuild(described)
+    if frame.kind == wire.ERROR:
+        return error
+    if isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError):
+        return error
+    hint = _MUST_FIND if isinstance(error, (ImportError, AttributeError)) else ""
+    return _exceptions.unreadable(described, task_id, hint)

@@ -1,0 +1,276 @@
+"""What a pool hears of its workers: frames, and what their journals say when they are silent. The I/O thread's own.
+
+    pipe ────┐
+    journal ─┴──► frames ──► successes, in bulk ──► scheduler
+                        └──► parts: values in bulk, items ──► their `Mapping`
+                        └──► the rest, one by one
+
+Guarantees:
+    What came both through the pipe and from the journal counts once: `assigned` forgets a call when it is first heard of.
+    A part is reported when the last of its items has been heard of, or taken back.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
+
+from parallel_exec._core.map_chunk import Part
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.timers import NEVER
+from parallel_exec._sync.weak import Upward
+from parallel_exec.backends.process import log_relay, wire
+from parallel_exec.backends.process.payload import outcome_of, values_of
+from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Pace
+from parallel_exec.backends.process.worker_handle import PEEK, Handle
+from parallel_exec.events import WorkerStarted, logger
+from parallel_exec.future import Phase, TaskFuture
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.base import Source
+    from parallel_exec.backends.process.assignments import Crew
+    from parallel_exec.backends.process.launcher import Hire
+    from parallel_exec.backends.process.payload import Named
+
+AnyFuture = TaskFuture[Any]
+
+
+class Hearing:
+    """Hears of attempts, and tells the scheduler.
+
+    Attributes:
+        heard: how many frames, so far.
+    """
+
+    _source = Upward["Source"]()
+
+    def __init__(
+        self, source: Source, crew: Crew, pace: Pace, hire: Hire, somebody_is_free: Callable[[], bool]
+    ) -> None:
+        self._source = source
+        self._crew = crew
+        self._pace = pace
+        self._hire = hire
+        self._somebody_is_free = somebody_is_free
+        self.heard = 0
+
+    def frames(self, handle: Handle, frames: list[wire.Frame]) -> None:
+        """Hear frames."""
+        self.heard += len(frames)
+        plain = []
+        for frame in frames:
+            if frame.kind == wire.OK and type(handle.assigned.get(frame.serial)) is TaskFuture:
+                plain.append(frame)
+                continue
+            if frame.segments and plain:  # descriptors are matched to frames by their order
+                self._guarded(handle, self._hear_successes, plain)
+                plain = []
+            self._guarded(handle, self._hear_one, frame)
+        if plain:
+            self._guarded(handle, self._hear_successes, plain)
+
+    def _guarded(self, handle: Handle, hear: Callable[[Handle, Any], None], what: Any) -> None:
+        """Hear something, and go on whatever comes of it: what else was said counts."""
+        try:
+            hear(handle, what)
+        except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
+            logger.exception("raised by what came of a message from %s", handle.name)
+
+    def _hear_one(self, handle: Handle, frame: wire.Frame) -> None:
+        if frame.kind in wire.ROWS:
+            self._hear_values(handle, frame)
+        elif frame.serial:
+            self._hear_outcome(handle, frame)
+        elif frame.kind == wire.READY:
+            handle.ready = True
+            handle.timer.disarm()
+            self._hire.succeeded()
+            self._source.events.emit(WorkerStarted, handle.name)
+        elif frame.kind == wire.DROPPED:
+            handle.dropped()
+        elif frame.kind == wire.START_FAILED:
+            handle.traceback = frame.payload.decode()
+        elif frame.kind == wire.LOG:
+            log_relay.receive_record(frame.payload)
+
+    def _hear_successes(self, handle: Handle, frames: list[wire.Frame]) -> None:
+        """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
+        serials = [frame.serial for frame in frames]
+        with self._source.lock:
+            _spare(handle, serials)
+            forget = handle.assigned.pop
+            futures = [forget(serial, None) for serial in serials]
+        ran = [
+            (future, frame.start, outcome_of(frame, handle.receive, future), frame.end)
+            for future, frame in zip(futures, frames)
+            if future is not None  # else it was heard of before
+        ]
+        if ran:
+            self._pace.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
+            self._source.report_ran(handle, handle.name, ran)
+
+    def _forget(self, handle: Handle, serial: int) -> AnyFuture | None:
+        """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
+        _spare(handle, (serial,))
+        return handle.assigned.pop(serial, None)
+
+    def _hear_outcome(self, handle: Handle, frame: wire.Frame) -> None:
+        with self._source.lock:
+            future = self._forget(handle, frame.serial)
+        if future is None:
+            return  # from the journal and through the pipe
+        self._pace.observe(frame.end - frame.start)
+        number = self._begin(handle, future, frame.start, over=True)
+        if type(future) is Part and frame.kind == wire.UNREADABLE:
+            self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
+            return
+        outcome = outcome_of(frame, handle.receive, _named(future, frame.serial))
+        if type(future) is Part:
+            self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
+        elif number:
+            self._source.report(future, number, outcome, frame.end)
+
+    def _hear_values(self, handle: Handle, frame: wire.Frame) -> None:
+        """Hear of items in a row that returned; some may be known from the journal."""
+        serials = range(frame.serial, frame.serial + frame.segments)
+        with self._source.lock:
+            assigned = handle.assigned
+            known = 0 if serials[0] in assigned else sum(serial not in assigned for serial in serials)
+            part: Any = assigned.get(serials[-1])
+            for serial in serials[known:]:
+                del assigned[serial]
+            _spare(handle, serials)
+        if part is None:
+            return
+        self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
+        if type(part) is not Part:
+            self._hear_retried(handle, part, frame)
+            return
+        self._begin(handle, part, frame.start, over=True)
+        values, failures = values_of(frame, lambda place: _named(part, frame.serial + place))
+        first = part.index_of(serials[0])
+        position = known
+        for place in sorted(failures):
+            if place >= known:
+                part.returned(first + position, values[position:place])
+                if part._phase == Phase.LIVE:
+                    part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
+                position = place + 1
+        part.returned(first + position, values[position:])
+        self._count_down(part, len(serials) - known)
+
+    def _hear_retried(self, handle: Handle, future: AnyFuture, frame: wire.Frame) -> None:
+        """Hear of an item that had failed, and has returned now."""
+        values, failures = values_of(frame, lambda _: future)
+        outcome = failures[0] if failures else Success(values[0])
+        self._source.report_ran(handle, handle.name, [(future, frame.start, outcome, frame.end)])
+
+    def _end_item(
+        self, handle: Handle, part: Part, serial: int, outcome: Outcome | None, start: float, end: float
+    ) -> None:
+        """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
+        index = part.index_of(serial)
+        try:
+            if type(outcome) is Success:
+                part.returned(index, [outcome.value])
+            elif part._phase == Phase.LIVE:
+                if type(outcome) is Failure:
+                    part.failed(index, outcome.error, start, end, handle.name)
+                else:
+                    part.set_apart(index)
+        finally:  # it may be a user's callback or `__reduce__` that raises
+            self._count_down(part, 1)
+
+    def _count_down(self, part: Part, ended: int) -> None:
+        with self._source.lock:
+            part.left -= ended
+            over = part.left == 0
+        if over:
+            self.close_part(part)
+
+    def close_part(self, part: Part) -> None:
+        """Report a part of which every item has ended."""
+        number = part._number if part._phase == Phase.LIVE else 0
+        part.weight = part.good
+        if number:
+            self._source.report(part, number, Success(None), time.monotonic())
+
+    def peek(self, handle: Handle, now: float) -> None:
+        """Look at what a silent worker is doing, and see that nothing is stuck behind it."""
+        serial, start = handle.running()
+        noted = handle.unread()  # before the pipe is read, which may bring what stands before it
+        self.frames(handle, handle.read()[0])
+        self.frames(handle, noted)
+        has_gone_on = handle.running() != (serial, start)
+        if has_gone_on or (start < 0 and now + start < (self._hire.startup_timeout or NEVER)):
+            if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
+                with self._source.lock:
+                    self._spread(handle, now + start)
+            handle.peek_at = now + PEEK
+            return
+        start = abs(start)
+        if serial and not self._begin(handle, handle.assigned[serial], start):
+            handle.doomed = handle.doomed or (serial, CancelledError())  # it was ended before we knew that it runs
+        timeout = handle.assigned[serial]._settings.timeout if serial else None
+        if timeout is not None:
+            handle.timer.arm(start + timeout)  # of this very item, if it is one of a part
+        with self._source.lock:
+            self._crew.kill_doomed(handle)
+            stuck = bool(serial) and self._spread(handle, now - start)
+        handle.peek_at = None if (stuck and not handle.doomed) or not handle.assigned else now + PEEK
+
+    def _spread(self, handle: Handle, ran: float) -> bool:
+        """Take back what waits behind a call that runs for long, if others may do it; returns whether it runs for long."""
+        if ran < AHEAD / 2:
+            return False
+        if self._pace.depth() > 2 or self._somebody_is_free():
+            self._crew.take_back(handle)
+        return True
+
+    def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
+        """Settle what a worker was running when it died; a negative start: what it was loading."""
+        number = self._begin(handle, victim, abs(start), over=True)
+        if handle.doomed is not None and handle.doomed[0] == serial:
+            error = handle.doomed[1]
+        else:
+            error = _crash_error(handle.pid, exitcode, _named(victim, serial).id)
+        if type(victim) is not Part:
+            if number:
+                self._source.report(victim, number, Failure(error), time.monotonic())
+        elif start > 0:
+            self._end_item(handle, victim, serial, Failure(error), start, time.monotonic())
+        elif number:
+            try:
+                victim.set_all_apart()
+            finally:
+                self.close_part(victim)
+
+    def _begin(self, handle: Handle, future: AnyFuture, start: float, over: bool = False) -> int:
+        """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
+        if future._phase == Phase.HANDED_OUT:
+            return self._source.begin(future, handle, handle.name, start, over=over)
+        return future._number if future._phase == Phase.LIVE else 0
+
+
+def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
+    from parallel_exec.errors import WorkerCrashedError  # loads the stdlib's process pool; only a crash needs it
+
+    return WorkerCrashedError(pid, exitcode, task_id)
+
+
+class _Item(NamedTuple):
+    """An item of a part, as far as messages need it."""
+
+    id: str
+
+
+def _named(future: AnyFuture, serial: int) -> Named:
+    """Return what a worker has under a serial number: a task, or an item of a part."""
+    return _Item(future.item_id(future.index_of(serial))) if type(future) is Part else future
+
+
+def _spare(handle: Handle, serials: Collection[int]) -> None:
+    """Do not kill a worker for what came to its end before that. Called with the lock held."""
+    if handle.doomed is not None and handle.doomed[0] in serials:
+        handle.doomed = None
