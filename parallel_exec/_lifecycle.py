@@ -149,7 +149,7 @@ class _Ending:
         futures = self._live()
         self._wait(futures, GRACE)
         for scheduler in self._schedulers:
-            scheduler.end_all([future for future in futures if future._owner is scheduler], lambda future: CANCELLED)
+            scheduler.end_all([future for future in futures if future.owner is scheduler], lambda future: CANCELLED)
         self._wait(futures, GRACE / 2)
 
     def _wait(self, futures: list[TaskFuture[Any]], seconds: float) -> None:

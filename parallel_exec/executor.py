@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Ty
 
 from parallel_exec import _lifecycle
 from parallel_exec._checks import RetryOn, check_count, check_seconds
-from parallel_exec._core.batch import Run, Runs
+from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
@@ -72,7 +72,7 @@ class ParallelExecutor(Executor):
         self._scheduler = Scheduler(
             backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
         )
-        self._runs = Runs()
+        self._runs = Batches()
         _lifecycle.watch(self, self._scheduler)
 
     # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +121,7 @@ class ParallelExecutor(Executor):
         future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
         if not is_named(task):
             name_task(task, future.number())
-        future._task, future._id, future._priority = task, task.id, task.priority
+        future._task, future._id, future.priority = task, task.id, task.priority
         return future
 
     def _settings_of(self, task: Task[Any]) -> Settings:
@@ -164,7 +164,7 @@ class ParallelExecutor(Executor):
         check_seconds("deadline", deadline)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        if self._scheduler.is_servant():
+        if self._scheduler.is_called_from_within():
             raise RuntimeError(
                 "execute_all() was called from inside a task of the same executor, or a callback or event hook of it: "
                 "add_task() joins its run"
@@ -193,14 +193,14 @@ class ParallelExecutor(Executor):
             raise
         return [future.task_result() for future in (run.futures if order == "submitted" else run.ended)]
 
-    def _drive(self, run: Run, until: float | None, deadline: float | None, progress: bool) -> None:
+    def _drive(self, run: Batch, until: float | None, deadline: float | None, progress: bool) -> None:
         """Wait for a run, lending this thread to a back end that wants it, and end what outlasts the deadline."""
 
         def give_up() -> None:
-            verdict = lambda future: Failure(DeadlineExceededError(future.id, deadline or 0.0))  # noqa: E731
-            self._scheduler.end_all(run.unended(), verdict)
+            override = lambda future: Failure(DeadlineExceededError(future.id, deadline or 0.0))  # noqa: E731
+            self._scheduler.end_all(run.unended(), override)
 
-        if self._scheduler.backend.drives_caller:
+        if self._scheduler.backend.runs_in_caller:
             alarm = self._scheduler.timers.timer(give_up)
             if until is not None:
                 alarm.arm(until)
@@ -212,7 +212,7 @@ class ParallelExecutor(Executor):
             give_up()
             run.wait()
 
-    def _wait(self, run: Run, until: float | None, progress: bool) -> None:
+    def _wait(self, run: Batch, until: float | None, progress: bool) -> None:
         if not progress:
             run.wait(until)
             return
@@ -226,7 +226,7 @@ class ParallelExecutor(Executor):
             run.wait(until, show)
             show()
 
-    def _interrupt(self, run: Run | None = None) -> None:
+    def _interrupt(self, run: Batch | None = None) -> None:
         live = self._scheduler.in_hand if run is None else run.unended
         _lifecycle.interrupt([self._scheduler], live, _lifecycle.PATIENCE)
 
@@ -359,7 +359,7 @@ class ParallelExecutor(Executor):
         """
         if _misspelt:
             refuse_names("shutdown()", _misspelt, ParallelExecutor.shutdown)
-        may_wait = not self._scheduler.is_own_thread()  # first: what this wakes looks as if nothing were to be woken
+        may_wait = not self._scheduler.must_not_block()  # first: what this wakes looks as if nothing were to be woken
         self._scheduler.shutdown(cancel=cancel_futures)
         if wait and may_wait:
             self._scheduler.join()

@@ -25,7 +25,7 @@ from weakref import ref
 from parallel_exec import _forks
 from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
-from parallel_exec._sync.lazy_condition import TICK, MadeOnDemand, come_in, lock, main, settled
+from parallel_exec._sync.lazy_condition import TICK, LazyAttribute, acquire_yielding, lock, main, settled
 from parallel_exec.events import logger
 from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
 
@@ -83,7 +83,7 @@ class Phase:
     DONE = 6  # the outcome is decided
 
 
-class _Unseen:
+class _Unretrieved:
     """Stands for a failure that nobody has looked at; says so when it is collected."""
 
     __slots__ = ("error", "id")
@@ -106,8 +106,8 @@ def _name_source(fn: Any) -> Any:
     return fn if type(fn) is FunctionType and fn.__closure__ is None else call_name(fn)
 
 
-# What is the scheduler's record of a task, and not the future; not offered for completion.
-_INTERNAL = frozenset(("hush", "let_call_go", "name", "number", "settle", "stands_for", "stretch", "view", "weight"))
+# What its holder is offered for completion; the rest is the scheduler's record of the task.
+_OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
 
 
 class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__
@@ -120,39 +120,39 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
-    _condition: Any = MadeOnDemand(threading.Condition, late=settled)
-    _waiters: Any = MadeOnDemand(list)
-    _done_callbacks: Any = MadeOnDemand(list)
+    _condition: Any = LazyAttribute(threading.Condition, late=settled)
+    _waiters: Any = LazyAttribute(list)
+    _done_callbacks: Any = LazyAttribute(list)
 
     _watched = False  # whether any of the last three was made; guarded by `_lock`
 
     # The scheduler's record, written under its lock.
-    _phase = Phase.NEW
-    _sequence = 0  # its place in the order added; 0: it has none yet
-    _number = 0  # of the current or last attempt
-    _slot: Any = None  # where the back end runs it
-    _timer: Any = None  # while backing off
-    _bad_starts = 0  # workers that died with it in hand and nothing begun; the process pool's
-    _verdict: Failure | None = None  # how it must end instead of another attempt
+    phase = Phase.NEW
+    sequence = 0  # its place in the order added; 0: it has none yet
+    attempt_number = 0  # of the current or last attempt
+    slot: Any = None  # where the back end runs it
+    backoff_timer: Any = None  # while backing off
+    bad_starts = 0  # workers that died with it in hand and nothing begun; the process pool's
+    override: Failure | None = None  # how it must end instead of another attempt
 
     # Written by the one thread that starts, or has claimed, the attempt.
-    _past: tuple[Attempt, ...] = ()
-    _first_start: float | None = None
-    _start = 0.0
-    _end = 0.0
-    _worker = ""
-    _retry_state: Any = None
-    _unseen: _Unseen | None = None
+    past: tuple[Attempt, ...] = ()
+    first_started_at: float | None = None
+    started_at = 0.0
+    ended_at = 0.0
+    worker = ""
+    retry_state: Any = None
+    _unretrieved: _Unretrieved | None = None
     _quiet = False  # whether nobody is going to look at an error, and need not
 
     # Written once before the task is queued.
     weight = 1  # how many calls it stands for
     stands_for: int | None = None  # the place of the item of a `map` that it runs again
     stretch: tuple[int, int, int, str] | None = None  # where it is in the payload: low, high, first, map's name
-    _queued_at = 0.0
-    _payload: Any = None  # what the back end made of the call
-    _run: Any = None  # the run that collects it
-    _priority = 0
+    queued_at = 0.0
+    payload: Any = None  # what the back end made of the call
+    batch: Any = None  # the run that collects it
+    priority = 0
     _id: str | None = (
         None  # None, as long as nobody has asked for the one that is made of the function's name and the number
     )
@@ -167,33 +167,33 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self._owner = owner
-        self._settings = settings
-        self._context: Context | None = context
-        self._fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
-        self._args: Any = args  # None once the call was let go
-        self._kwargs = kwargs
+        self.owner = owner
+        self.settings = settings
+        self.context: Context | None = context
+        self.fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
+        self.args: Any = args  # None once the call was let go
+        self.kwargs = kwargs
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name not in _INTERNAL]
+        return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
 
     @property
     def id(self) -> str:
         """The task's id."""
         if self._id is None:
-            name = self._fn if type(self._fn) is str else call_name(self._fn)
+            name = self.fn if type(self.fn) is str else call_name(self.fn)
             self._id = id_of(name, self.number())  # the same, should another thread be here
         return self._id
 
     def name(self) -> str | int:
         """Return the id, or the task's number, if a worker process can make the id of that and the function it is given."""
-        return self.number() if self._id is None and has_own_name(self._fn) else self.id
+        return self.number() if self._id is None and has_own_name(self.fn) else self.id
 
     def number(self) -> int:
         """Return the task's number in the order added, from 1; it takes its place now, should it have none."""
-        if not self._sequence:
-            self.__dict__.setdefault("_sequence", self._owner.next_sequence())  # unless another thread was first
-        return self._sequence >> PLACES
+        if not self.sequence:
+            self.__dict__.setdefault("sequence", self.owner.next_sequence())  # unless another thread was first
+        return self.sequence >> PLACES
 
     @property
     def task(self) -> Task[T]:
@@ -209,18 +209,18 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         return task() if isinstance(task, ref) else task
 
     def _make_task(self) -> Task[T]:
-        fn, kwargs, args = self._fn, self._kwargs, self._args  # `_args` last, as they are the first to be let go
+        fn, kwargs, args = self.fn, self.kwargs, self.args  # `_args` last, as they are the first to be let go
         if args is None:
             fn = LetGo(self.id)
         elif args or kwargs:
             fn = partial(fn, *args, **(kwargs or {}))
-        made: Task[T] = checked_task(fn, self.id, self._priority, self._settings.own)
+        made: Task[T] = checked_task(fn, self.id, self.priority, self.settings.own)
         with lock:
             known = self._known_task()  # another thread may have been first
             if known is not None:
                 return known
             self._task = made
-        if self._args is None:  # or `let_call_go` came before it could see what we made
+        if self.args is None:  # or `let_call_go` came before it could see what we made
             self._task = ref(made)
         return made
 
@@ -232,7 +232,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         Returns:
             Whether it is cancelled now; then it never runs (again), and its callbacks have been called.
         """
-        return self._owner.cancel(self)
+        return self.owner.cancel(self)
 
     def abort(self) -> bool:
         """Cancel the task, and stop a running attempt as far as the back end can.
@@ -244,7 +244,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
             False if the task had ended already. Else True: the future ends as cancelled, unless the attempt
             finishes first.
         """
-        return self._owner.abort(self)
+        return self.owner.abort(self)
 
     def result(self, timeout: float | None = None) -> T:
         """Return the task's result, waiting for it up to `timeout` seconds (None: as long as it takes).
@@ -261,7 +261,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
                 self._wait(timeout)
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
-            self._look()
+            self._retrieved()
             raise self._exception
         finally:
             del self  # the error's traceback holds this frame
@@ -271,7 +271,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         try:
             if self._state is not FINISHED:
                 self._wait(timeout)
-            self._look()
+            self._retrieved()
             return self._exception
         finally:
             del self
@@ -280,24 +280,24 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         """Wait for the end; raises if the task was cancelled."""
         entered = False
         try:
-            entered = timeout is None and not self.done() and self._owner.enter_wait(self)
+            entered = timeout is None and not self.done() and self.owner.enter_wait(self)
             while timeout is None and not self.done() and threading.get_ident() == main.ident:
                 with contextlib.suppress(WaitTimeout):
                     super().exception(TICK)
             super().exception(timeout)
         finally:
             if entered:
-                self._owner.leave_wait()
+                self.owner.leave_wait()
             del self
 
-    def hush(self) -> None:
+    def mark_retrieved(self) -> None:
         """Do not log a failure that nobody looks at: whoever started the task has turned away from it."""
         self._quiet = True
-        self._look()
+        self._retrieved()
 
-    def _look(self) -> None:
-        if self._unseen is not None:
-            self._unseen.error = None
+    def _retrieved(self) -> None:
+        if self._unretrieved is not None:
+            self._unretrieved.error = None
 
     def task_result(self) -> TaskResult[T]:
         """Return how the task ended. Does not block.
@@ -308,18 +308,18 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         if self._state is FINISHED and self._exception is None:
             outcome: Outcome = Success(self._result)
         else:
-            self._look()
+            self._retrieved()
             outcome = self._failure()
-        first, end = self._first_start, self._end
+        first, end = self.first_started_at, self.ended_at
         if first is None:
-            return result_of(self, outcome, end - self._queued_at, 0.0)
-        return result_of(self, outcome, first - self._queued_at, end - first)
+            return result_of(self, outcome, end - self.queued_at, 0.0)
+        return result_of(self, outcome, first - self.queued_at, end - first)
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts so far that have ended, in order."""
-        past = self._past
-        if self._state is FINISHED and self._exception is None and len(past) < self._number:
-            past += (Attempt(self._number, self._start, self._end - self._start, None, self._worker),)
+        past = self.past
+        if self._state is FINISHED and self._exception is None and len(past) < self.attempt_number:
+            past += (Attempt(self.attempt_number, self.started_at, self.ended_at - self.started_at, None, self.worker),)
         return past
 
     def _failure(self) -> Failure:
@@ -343,16 +343,16 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
 
     def view(self, number: int) -> CurrentTask:
         """Return what `current_task()` shows in attempt `number`."""
-        timeout = self._settings.timeout
-        deadline = None if timeout is None else self._start + timeout
+        timeout = self.settings.timeout
+        deadline = None if timeout is None else self.started_at + timeout
 
         weakly_self = ref(self)  # the frames of a task that fails may have the view, and the future keeps its error
 
         def is_cancelled() -> bool:
             future = weakly_self()
-            if future is None or future._phase != Phase.LIVE:
+            if future is None or future.phase != Phase.LIVE:
                 return True
-            return future._number != number or future._verdict is not None
+            return future.attempt_number != number or future.override is not None
 
         return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
 
@@ -363,7 +363,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         else:
             self._let_run_go()
         if type(outcome) is Failure and not cancelled and not self._quiet:
-            self._unseen = _Unseen(self.id, outcome.error)
+            self._unretrieved = _Unretrieved(self.id, outcome.error)
         if not self._store_unwatched(outcome, cancelled):
             try:
                 with self._condition:
@@ -392,20 +392,20 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     def let_call_go(self) -> None:
         """Keep nothing but the outcome: the task has succeeded. Runs finalizers; for the scheduler."""
         self._let_run_go()
-        self._args = None  # first: see `_make_task`
-        if self._kwargs is not None:
-            self._kwargs = None
-        if type(self._fn) is not FunctionType or self._fn.__closure__ is not None:
-            self._fn = None if self._id is not None else _name_source(self._fn)
+        self.args = None  # first: see `_make_task`
+        if self.kwargs is not None:
+            self.kwargs = None
+        if type(self.fn) is not FunctionType or self.fn.__closure__ is not None:
+            self.fn = None if self._id is not None else _name_source(self.fn)
         task = self._task  # read once: `_make_task` may put a reference in its place
         if type(task) is Task:  # one of a class of the user's may carry what only it knows
             self._task = ref(task)
 
     def _let_run_go(self) -> None:
         """Drop what is only needed to run the task."""
-        self._context = self._slot = None
-        if self._payload is not None or self._retry_state is not None or self._timer is not None:
-            self._payload = self._retry_state = self._timer = None
+        self.context = self.slot = None
+        if self.payload is not None or self.retry_state is not None or self.backoff_timer is not None:
+            self.payload = self.retry_state = self.backoff_timer = None
 
     def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
         """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""
@@ -414,7 +414,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
                 if not self._watched:
                     self._store(outcome, cancelled)
                 return not self._watched
-        come_in(lock)
+        acquire_yielding(lock)
         try:
             if not self._watched:
                 self._store(outcome, cancelled)

@@ -7,7 +7,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._checks import check_count, to_float
-from parallel_exec._core.map_chunk import Mapping, Part
+from parallel_exec._core.map_chunk import MapChunk, MapResults
 from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
@@ -52,7 +52,7 @@ class Options:
     def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
         future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
         if self._priority:
-            future._priority = self._priority
+            future.priority = self._priority
         if id is not None:
             future._id = id
         self._scheduler.add(future, None, start=True)
@@ -78,7 +78,7 @@ class Options:
             raise TypeError(f"timeout takes seconds as a number, not {given!r}")
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
         in_parts = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
-        if in_parts and self._scheduler.takes_parts(self._settings) and buffersize is None:
+        if in_parts and self._scheduler.runs_chunks(self._settings) and buffersize is None:
             until = None if timeout is None else time.monotonic() + timeout
             return self._map_parts(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
@@ -88,29 +88,29 @@ class Options:
 
         return in_order(start, zip(*iterables), timeout, buffersize)
 
-    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> Mapping:
+    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> MapResults:
         """Start all calls, in stretches that travel together."""
-        mapping = Mapping()
+        mapping = MapResults()
         place = self._scheduler.next_sequence()  # one for the whole map: its items follow one another
         map_id = self._id or id_of(call_name(fn), place >> PLACES)
         stretches = _Stretches(iterables, chunksize)
         for columns in stretches:
             first = mapping.reserve(len(columns[0]))
             context = snapshot()
-            part = Part(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
-            part._priority, part._id, part._sequence = self._priority, map_id, place + first
+            part = MapChunk(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
+            part.priority, part._id, part.sequence = self._priority, map_id, place + first
             self._scheduler.add(part, None, start=True)
-            stretches.weigh(part._payload, len(columns[0]))
+            stretches.weigh(part.payload, len(columns[0]))
         return mapping
 
-    def _make_single(self, part: Part, index: int) -> TaskFuture[Any]:
+    def _make_single(self, part: MapChunk, index: int) -> TaskFuture[Any]:
         """Return the future of a task that runs one item of a part."""
-        context: Any = part._context
-        single: TaskFuture[Any] = TaskFuture(self._scheduler, self._settings, context, part._fn, part.arguments(index))
-        single._priority, single._id = self._priority, part.item_id(index)
-        single._queued_at = part._queued_at
+        context: Any = part.context
+        single: TaskFuture[Any] = TaskFuture(self._scheduler, self._settings, context, part.fn, part.arguments(index))
+        single.priority, single._id = self._priority, part.item_id(index)
+        single.queued_at = part.queued_at
         single.stands_for = part.first + index
-        single.hush()  # it is looked at when its turn comes, or the others' iteration has ended
+        single.mark_retrieved()  # it is looked at when its turn comes, or the others' iteration has ended
         return single
 
 

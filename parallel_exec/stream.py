@@ -135,7 +135,7 @@ class _Source(Generic[T]):
 def _next_of(ended: queue.SimpleQueue[TaskFuture[T]], alive: deque[TaskFuture[T]]) -> TaskFuture[T]:
     with contextlib.suppress(queue.Empty):
         return ended.get_nowait()
-    owner = alive[0]._owner
+    owner = alive[0].owner
     entered = owner.enter_wait(*alive)
     try:
         while True:
@@ -183,7 +183,7 @@ def _turn_away(futures: deque[TaskFuture[T]]) -> None:
     """Cancel what is left, of which nobody wants to know."""
     for future in futures:
         future.cancel()
-        future.hush()
+        future.mark_retrieved()
 
 
 def _take(futures: deque[TaskFuture[T]], until: float | None) -> T:

@@ -70,7 +70,7 @@ class PriorityHeap(Generic[T]):
                 self._entries._put(entry)
         return None
 
-    def strike(self, sequence: int) -> None:
+    def discard(self, sequence: int) -> None:
         """Strike out the entry with this sequence number, which must be in; O(1) on average."""
         self._struck.add(sequence)
         if len(self._struck) * 2 > self._entries._qsize() and not self._tidying:

@@ -46,7 +46,7 @@ class ManualBackend(Backend):
     def bind(self, source: Any, limit: int) -> None:
         """Connect, and be idle."""
         super().bind(source, limit)
-        source.offer(self)
+        source.park(self)
 
     def wake(self) -> None:
         """Count it."""
@@ -73,15 +73,15 @@ class ManualBackend(Backend):
 
     def succeed(self, future: AnyFuture, value: object = None) -> bool:
         """Report a success."""
-        return self.source.report(future, future._number, Success(value), time.monotonic())
+        return self.source.report(future, future.attempt_number, Success(value), time.monotonic())
 
     def fail(self, future: AnyFuture, error: BaseException) -> bool:
         """Report a failure."""
-        return self.source.report(future, future._number, Failure(error), time.monotonic())
+        return self.source.report(future, future.attempt_number, Failure(error), time.monotonic())
 
     def give_up(self) -> None:
         """End what is left."""
-        self.source.give_back([future for future in self.out if future._phase == Phase.HANDED_OUT])
+        self.source.give_back([future for future in self.out if future.phase == Phase.HANDED_OUT])
         self.out = []
         scheduler: Any = self.source
         for future, _ in list(scheduler.ledger.live):

@@ -19,7 +19,7 @@ import work
 from manual import ManualBackend
 
 from parallel_exec import Task, TaskFuture
-from parallel_exec._sync.lazy_condition import Bell
+from parallel_exec._sync.lazy_condition import Parker
 
 
 @pytest.fixture
@@ -363,15 +363,15 @@ def test_a_failed_task_keeps_nothing_alive(lab: Any) -> None:
 
 def test_a_bell_is_heard_whenever_it_rings() -> None:
     """Rung before or while somebody waits, once or more often, it ends one wait; a wait that is over at once is over."""
-    bell = Bell()
-    bell.ring()
-    bell.ring()
-    bell.wait(work.PATIENCE)
-    bell.wait(-1)
-    ringer = threading.Timer(0.05, bell.ring)
+    parker = Parker()
+    parker.unpark()
+    parker.unpark()
+    parker.wait(work.PATIENCE)
+    parker.wait(-1)
+    ringer = threading.Timer(0.05, parker.unpark)
     ringer.start()
     start = time.monotonic()
-    bell.wait(work.PATIENCE)
+    parker.wait(work.PATIENCE)
     assert time.monotonic() - start < work.PATIENCE
     ringer.join()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parallel_exec._core.ready_queue import Ready
+from parallel_exec._core.ready_queue import ReadyQueue
 
 
 class Consumer:
@@ -33,21 +33,21 @@ class Item:
 
 
 @pytest.fixture
-def ready() -> Ready:
+def ready() -> ReadyQueue:
     """An open queue."""
-    ready = Ready(threading.RLock())
+    ready = ReadyQueue(threading.RLock())
     ready.open = True
     return ready
 
 
-def _push(ready: Ready, *items: Any) -> None:
+def _push(ready: ReadyQueue, *items: Any) -> None:
     for item in items:
         with ready._lock:
             idle = ready.push(item)
-        ready.rouse(idle)
+        ready.wake(idle)
 
 
-def test_a_consumer_that_found_nothing_is_woken(ready: Ready) -> None:
+def test_a_consumer_that_found_nothing_is_woken(ready: ReadyQueue) -> None:
     """Who asked in vain is woken when something comes, once."""
     consumer = Consumer()
     assert ready.take(consumer) is None
@@ -55,7 +55,7 @@ def test_a_consumer_that_found_nothing_is_woken(ready: Ready) -> None:
     assert consumer.woken == 1
 
 
-def test_one_wake_up_at_a_time(ready: Ready) -> None:
+def test_one_wake_up_at_a_time(ready: ReadyQueue) -> None:
     """A burst wakes one consumer, and that one passes it on when it takes."""
     consumers = [Consumer(), Consumer(), Consumer()]
     for consumer in consumers:
@@ -66,7 +66,7 @@ def test_one_wake_up_at_a_time(ready: Ready) -> None:
     assert [consumer.woken for consumer in consumers] == [0, 1, 1]
 
 
-def test_nobody_is_woken_for_the_last_item(ready: Ready) -> None:
+def test_nobody_is_woken_for_the_last_item(ready: ReadyQueue) -> None:
     """Whoever takes the last item wakes nobody."""
     consumers = [Consumer(), Consumer()]
     for consumer in consumers:
@@ -76,18 +76,18 @@ def test_nobody_is_woken_for_the_last_item(ready: Ready) -> None:
     assert [consumer.woken for consumer in consumers] == [0, 1]
 
 
-def test_a_consumer_that_will_not_take_passes_it_on(ready: Ready) -> None:
-    """`pass_on` hands the wake-up to the next."""
+def test_a_consumer_that_will_not_take_passes_it_on(ready: ReadyQueue) -> None:
+    """`decline` hands the wake-up to the next."""
     consumers = [Consumer(), Consumer()]
     for consumer in consumers:
         ready.take(consumer)
     _push(ready, Item(1))
-    ready.pass_on()
+    ready.decline()
     assert [consumer.woken for consumer in consumers] == [1, 1]
 
 
 @pytest.mark.parametrize("gate", ["open", "paused"])
-def test_the_gate(ready: Ready, gate: str) -> None:
+def test_the_gate(ready: ReadyQueue, gate: str) -> None:
     """While the queue is closed or paused nothing is given and nobody is woken; then somebody is."""
     setattr(ready, gate, gate == "paused")
     consumer = Consumer()
@@ -100,34 +100,34 @@ def test_the_gate(ready: Ready, gate: str) -> None:
     assert ready.take(consumer) is not None
 
 
-def test_the_last_in_line_is_woken_last(ready: Ready) -> None:
+def test_the_last_in_line_is_woken_last(ready: ReadyQueue) -> None:
     """`offer(last=True)` is for consumers that cost something, such as threads that are not there yet."""
     spare, usual = Consumer(), Consumer()
     ready.take(usual)
-    ready.offer(spare, last=True)
+    ready.park(spare, last=True)
     _push(ready, Item(1))
     assert (usual.woken, spare.woken) == (1, 0)
 
 
-def test_offering_while_there_is_work_wakes(ready: Ready) -> None:
+def test_offering_while_there_is_work_wakes(ready: ReadyQueue) -> None:
     """A consumer that is offered while something waits is woken at once."""
     _push(ready, Item(1))
     consumer = Consumer()
-    ready.offer(consumer)
+    ready.park(consumer)
     assert consumer.woken == 1
 
 
-def test_a_withdrawn_consumer_is_not_woken(ready: Ready) -> None:
-    """`withdraw` says whether the consumer was idle, and then it is no longer."""
+def test_a_withdrawn_consumer_is_not_woken(ready: ReadyQueue) -> None:
+    """`unpark` says whether the consumer was idle, and then it is no longer."""
     consumer = Consumer()
     ready.take(consumer)
-    assert ready.withdraw(consumer)
-    assert not ready.withdraw(consumer)
+    assert ready.unpark(consumer)
+    assert not ready.unpark(consumer)
     _push(ready, Item(1))
     assert consumer.woken == 0
 
 
-def test_what_is_put_back_goes_to_its_place(ready: Ready) -> None:
+def test_what_is_put_back_goes_to_its_place(ready: ReadyQueue) -> None:
     """Items that are put back are taken in the old order."""
     items = [Item(1), Item(2, priority=5), Item(3)]
     _push(ready, *items)
@@ -139,14 +139,14 @@ def test_what_is_put_back_goes_to_its_place(ready: Ready) -> None:
     assert [ready.take(consumer) for _ in range(3)] == taken
 
 
-def test_the_end_lets_everybody_go(ready: Ready) -> None:
+def test_the_end_lets_everybody_go(ready: ReadyQueue) -> None:
     """`end` gives the idle consumers, and from then on none is noted."""
     consumer, late = Consumer(), Consumer()
     ready.take(consumer)
     with ready._lock:
         assert ready.end() == (consumer,)
     assert ready.take(late) is None
-    assert not ready.withdraw(late)
+    assert not ready.unpark(late)
 
 
 class Interrupted(Consumer):
@@ -159,7 +159,7 @@ class Interrupted(Consumer):
             raise KeyboardInterrupt
 
 
-def test_a_wake_up_that_was_interrupted(ready: Ready) -> None:
+def test_a_wake_up_that_was_interrupted(ready: ReadyQueue) -> None:
     """The thread that was interrupted repeats it with whatever it does next; nobody else is woken meanwhile."""
     other, consumer = Consumer(), Interrupted()
     ready.take(other)
@@ -172,7 +172,7 @@ def test_a_wake_up_that_was_interrupted(ready: Ready) -> None:
     assert (consumer.woken, other.woken) == (2, 0)
 
 
-def test_a_consumer_that_came_before_it_was_woken_again(ready: Ready) -> None:
+def test_a_consumer_that_came_before_it_was_woken_again(ready: ReadyQueue) -> None:
     """It is woken in vain, and is idle only once for that."""
     consumer = Interrupted()
     ready.take(consumer)
@@ -183,11 +183,11 @@ def test_a_consumer_that_came_before_it_was_woken_again(ready: Ready) -> None:
     ready.wake_one()
     assert consumer.woken == 2
     assert ready.take(consumer) is None
-    assert ready.withdraw(consumer)
-    assert not ready.withdraw(consumer)
+    assert ready.unpark(consumer)
+    assert not ready.unpark(consumer)
 
 
-def test_the_end_after_an_interrupted_wake_up(ready: Ready) -> None:
+def test_the_end_after_an_interrupted_wake_up(ready: ReadyQueue) -> None:
     """Who may not have been woken is let go with the rest."""
     consumer = Interrupted()
     ready.take(consumer)
@@ -224,7 +224,7 @@ class Interrupting(dict):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("moment", ["before", "amid", "set"])
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_signal_handler_that_takes_the_same_consumer(ready: Ready, moment: str, others: int) -> None:
+def test_a_signal_handler_that_takes_the_same_consumer(ready: ReadyQueue, moment: str, others: int) -> None:
     """A handler that pushes while another push is about to take a consumer off the idle: both wake somebody."""
     consumers = [Consumer() for _ in range(others + 1)]
     for consumer in consumers:

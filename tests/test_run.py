@@ -14,7 +14,7 @@ import pytest
 import work
 
 from parallel_exec import Task, TaskSerializationError
-from parallel_exec._core.batch import Run, Runs
+from parallel_exec._core.batch import Batch, Batches
 
 
 class Member:
@@ -28,8 +28,8 @@ class Member:
         return self.ended
 
 
-def _run(members: int) -> tuple[Run, list[Any]]:
-    run = Run()
+def _run(members: int) -> tuple[Batch, list[Any]]:
+    run = Batch()
     joined: list[Any] = [Member() for _ in range(members)]
     for member in joined:
         run.join(member)
@@ -38,7 +38,7 @@ def _run(members: int) -> tuple[Run, list[Any]]:
 
 def test_an_empty_run_is_over() -> None:
     """A run that nothing joined is over."""
-    run = Run()
+    run = Batch()
     assert run.is_over()
     run.wait()
 
@@ -97,7 +97,7 @@ def test_fail_fast_names_the_rest_once() -> None:
 
 def test_only_one_run_at_a_time() -> None:
     """A run that was begun cannot be begun again before it has ended."""
-    runs = Runs()
+    runs = Batches()
     lock = threading.RLock()
     ticket, other = object(), object()
     run = runs.begin(lock, False, ticket)

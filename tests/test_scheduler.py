@@ -64,7 +64,7 @@ def test_a_report_on_an_earlier_attempt_is_dropped(executor: Any, hand: ManualBa
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())
-    work.until(lambda: future._phase == Phase.QUEUED)
+    work.until(lambda: future.phase == Phase.QUEUED)
     hand.start()
     assert not hand.source.report(future, 1, Success("late"), time.monotonic())
     hand.succeed(future, "on time")
@@ -97,7 +97,7 @@ def test_a_retried_task_keeps_its_place(executor: Any, hand: ManualBackend) -> N
     first, second, third = (executor.submit(int) for _ in range(3))
     assert hand.start() is first
     hand.fail(first, OSError())
-    work.until(lambda: first._phase == Phase.QUEUED)
+    work.until(lambda: first.phase == Phase.QUEUED)
     assert [hand.take(), hand.take(), hand.take()] == [first, second, third]
 
 
@@ -117,7 +117,7 @@ def test_the_timeout_is_armed_when_the_attempt_begins(executor: Any, hand: Manua
     hand.take()
     assert hand.timer.armed is None
     hand.begin(future)
-    assert hand.timer.armed == pytest.approx(future._start + 7.0)
+    assert hand.timer.armed == pytest.approx(future.started_at + 7.0)
 
 
 def test_a_timer_that_is_early_is_armed_again(executor: Any, hand: ManualBackend) -> None:
@@ -127,14 +127,14 @@ def test_a_timer_that_is_early_is_armed_again(executor: Any, hand: ManualBackend
     hand.timer.armed = None
     hand.source.expire(hand, future)
     assert hand.stopped == []
-    assert hand.timer.armed == pytest.approx(future._start + 7.0)
+    assert hand.timer.armed == pytest.approx(future.started_at + 7.0)
 
 
 def test_an_expired_attempt_is_stopped(executor: Any, hand: ManualBackend) -> None:
     """Past its time the attempt is stopped with a `TaskTimeoutError` of its number."""
     executor.options(timeout=7.0).submit(int)
     future = hand.start()
-    future._start -= 8.0
+    future.started_at -= 8.0
     hand.source.expire(hand, future)
     ((stopped, number, error),) = hand.stopped
     assert (stopped, number) == (future, 1)
@@ -146,7 +146,7 @@ def test_a_timer_without_an_attempt_does_nothing(executor: Any, hand: ManualBack
     hand.source.expire(hand, None)
     executor.options(timeout=7.0).submit(int)
     future = hand.start()
-    future._start -= 8.0
+    future.started_at -= 8.0
     hand.source.expire(ManualBackend(), future)
     hand.succeed(future)
     hand.source.expire(hand, future)
@@ -230,7 +230,7 @@ def test_a_refused_task_fails(executor: Any, hand: ManualBackend) -> None:
     """A task that the back end cannot run ends with the reason, without an attempt."""
     future = executor.submit(int)
     hand.take()
-    hand.source.refuse(future, ParallelExecError("no way"))
+    hand.source.reject(future, ParallelExecError("no way"))
     assert str(future.exception()) == "no way"
     assert future.task_result().attempts == ()
 
@@ -241,7 +241,7 @@ def test_break_down_ends_what_waits(lab: Any, hand: ManualBackend) -> None:
     backing_off = executor.submit(int)
     hand.fail(hand.start(), OSError())
     queued = executor.submit(int)
-    hand.source.break_down(ParallelExecError("broken"))
+    hand.source.fail_all(ParallelExecError("broken"))
     assert [str(future.exception()) for future in (backing_off, queued)] == ["broken", "broken"]
     with pytest.raises(ParallelExecError, match="broken"):
         executor.submit(int)
@@ -258,7 +258,7 @@ def _others_can_use(executor: Any) -> bool:
     return not other.is_alive()
 
 
-@pytest.mark.parametrize("how", ["succeed", "fail", "cancel", "refuse", "break_down", "shutdown"])
+@pytest.mark.parametrize("how", ["succeed", "fail", "cancel", "reject", "fail_all", "shutdown"])
 def test_callbacks_run_without_our_lock(lab: Any, hand: ManualBackend, how: str) -> None:
     """However a task ends, its callbacks run while another thread can use the executor."""
     executor = lab.executor(backend=hand, retry_count=0)
@@ -268,13 +268,13 @@ def test_callbacks_run_without_our_lock(lab: Any, hand: ManualBackend, how: str)
     if how in ("succeed", "fail"):
         hand.start()
         hand.succeed(future) if how == "succeed" else hand.fail(future, OSError())
-    elif how == "refuse":
+    elif how == "reject":
         hand.take()
-        hand.source.refuse(future, OSError())
+        hand.source.reject(future, OSError())
     elif how == "cancel":
         future.cancel()
-    elif how == "break_down":
-        hand.source.break_down(ParallelExecError("broken"))
+    elif how == "fail_all":
+        hand.source.fail_all(ParallelExecError("broken"))
     else:
         executor.shutdown(wait=False, cancel_futures=True)
     future.exception() if not future.cancelled() else None
@@ -288,6 +288,6 @@ def test_hooks_run_without_our_lock(lab: Any, hand: ManualBackend) -> None:
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())
-    work.until(lambda: future._phase == Phase.QUEUED)
+    work.until(lambda: future.phase == Phase.QUEUED)
     hand.succeed(hand.start())
     assert seen == [True] * 5

@@ -129,7 +129,7 @@ def test_what_is_struck_out_never_comes() -> None:
         model[sequence] = key
         if chance.random() < 0.4:
             victim = chance.choice(list(model))
-            heap.strike(victim)
+            heap.discard(victim)
             del model[victim]
         if chance.random() < 0.2 and model:
             first = min(model, key=model.__getitem__)
@@ -147,7 +147,7 @@ def test_struck_entries_do_not_pile_up() -> None:
     for sequence in range(1000):
         heap.push((0, sequence), sequence)
     for sequence in range(1, 1000):
-        heap.strike(sequence)
+        heap.discard(sequence)
     assert heap._entries.qsize() <= 2
     assert heap.drain() == [0]
 

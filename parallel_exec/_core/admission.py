@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parallel_exec._core.completion import CANCELLED, FORKED, AnyFuture, Endings
+from parallel_exec._core.completion import CANCELLED, FORKED, AnyFuture, Completion
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
@@ -21,23 +21,23 @@ from parallel_exec.events import Dispatcher, TaskQueued
 from parallel_exec.future import Phase
 
 if TYPE_CHECKING:
-    from parallel_exec._core.batch import Runs
+    from parallel_exec._core.batch import Batches
     from parallel_exec.backends.base import Backend, Consumer
     from parallel_exec.config import Settings
 
 
-class Intake(Endings):
+class Admission(Completion):
     """The way in. Thread-safe; what has no note is guarded by `lock`."""
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
         super().__init__(backend, limit, queue_size, events)
         self._reserved: set[AnyFuture] = set()  # those that are being added, if there is only so much room
         self._kept_open = False  # `submit` has opened the gate for good
-        self._sends_ahead = backend.sends_ahead  # written once, as the next two
-        self._drives_caller = backend.drives_caller
-        self._packs = backend.packs
+        self._prefetches = backend.prefetches  # written once, as the next two
+        self._runs_in_caller = backend.runs_in_caller
+        self._pickles_calls = backend.pickles_calls
 
-    def add(self, future: AnyFuture, runs: Runs | None, *, start: bool) -> None:
+    def add(self, future: AnyFuture, runs: Batches | None, *, start: bool) -> None:
         """Put a future in the queue; with `start`, open the gate. Blocks only while the queue is full and running.
 
         Raises:
@@ -45,9 +45,9 @@ class Intake(Endings):
             QueueFullError: the queue is full, and nothing is running that would make room.
             ParallelExecError: workers cannot start, or the process has forked.
         """
-        unfit = doom = None
+        unfit = outcome_instead = None
         was_held = self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted, as a handler's
-        if self._packs:
+        if self._pickles_calls:
             self._check_usable()
             unfit = self._pack(future)
         try:
@@ -56,74 +56,78 @@ class Intake(Endings):
                     self._reserve(future, runs, start)
                 self.events.emit(TaskQueued, future.id, 0)  # before anybody can take it
                 with self.lock:
-                    doom, idle = self._enqueue(future, unfit)
+                    outcome_instead, idle = self._enqueue(future, unfit)
             else:
                 with self.lock:
                     self._reserve(future, runs, start)
-                    doom, idle = self._enqueue(future, unfit)
-            self._arrive(future, doom, idle)
+                    outcome_instead, idle = self._enqueue(future, unfit)
+            self._arrive(future, outcome_instead, idle)
         except BaseException:
             self._release_leaked(was_held)
-            self._let_go(future, doom)
+            self._let_go(future, outcome_instead)
             raise
-        if self._drives_caller:
+        if self._runs_in_caller:
             self.drive()
 
-    def _arrive(self, future: AnyFuture, doom: Failure | None, idle: tuple[Consumer, ...]) -> None:
+    def _arrive(self, future: AnyFuture, outcome_instead: Failure | None, idle: tuple[Consumer, ...]) -> None:
         """Do what `_enqueue` said, without the lock."""
-        if doom is not None:
-            future._phase = Phase.DONE
-            self._finish(future, doom)
+        if outcome_instead is not None:
+            future.phase = Phase.DONE
+            self._finish(future, outcome_instead)
         if idle:
-            self.ready.rouse(idle)
+            self.ready.wake(idle)
 
-    def _let_go(self, future: AnyFuture, doom: Failure | None) -> None:
+    def _let_go(self, future: AnyFuture, outcome_instead: Failure | None) -> None:
         """After a refusal, or when a signal handler raised: a future that is not in has never been, and ends as cancelled."""
         with self.lock:
             self._reserved.discard(future)
             if self._queue_size:
                 self._room.notify_all()
-            phase = future._phase  # DONE may also be a worker's doing
-            is_out = phase == Phase.NEW or (phase == Phase.QUEUED and not self.ready.holds(future)) or doom is not None
+            phase = future.phase  # DONE may also be a worker's doing
+            is_out = (
+                phase == Phase.NEW
+                or (phase == Phase.QUEUED and not self.ready.holds(future))
+                or outcome_instead is not None
+            )
             counted = future in self.ledger.unsettled
             if is_out:
-                future._phase = Phase.DONE
-                if future._run is not None:
-                    future._run.forget(future)
-                    future._run = None
+                future.phase = Phase.DONE
+                if future.batch is not None:
+                    future.batch.forget(future)
+                    future.batch = None
         if is_out and counted:
-            self._mend(future, doom or CANCELLED)
+            self._mend(future, outcome_instead or CANCELLED)
         else:
             self.ready.wake_one()
 
-    def _reserve(self, future: AnyFuture, runs: Runs | None, start: bool) -> None:
+    def _reserve(self, future: AnyFuture, runs: Batches | None, start: bool) -> None:
         """Count a future in; from here on nobody forgets it. Called with the lock held."""
         if self._closed or self._broken is not None or self.forked:
-            self._refuse()
+            self._reject()
         if start:
             self.ready.open = self._kept_open = True
         if self._queue_size:
             self._await_room()
-        future._sequence = future._sequence or next(self._sequence)
-        future._queued_at = time.monotonic()
+        future.sequence = future.sequence or next(self._sequence)
+        future.queued_at = time.monotonic()
         if self._queue_size:
             self._reserved.add(future)
         self.ledger.unsettled.add(future)
         if runs is not None:
-            future._run = runs.current
-            future._run.join(future)
+            future.batch = runs.current
+            future.batch.join(future)
 
     def _enqueue(
         self, future: AnyFuture, unfit: ParallelExecError | None
     ) -> tuple[Failure | None, tuple[Consumer, ...]]:
-        """Put a reserved future in; returns how it ends instead, and whom to `rouse`. Called with the lock held."""
+        """Put a reserved future in; returns how it ends instead, and whom to `wake`. Called with the lock held."""
         if self._queue_size:
             self._reserved.discard(future)
-        doom = Failure(unfit) if unfit is not None else future._verdict or self._sentence
-        if doom is not None:
-            return doom, ()
-        if self._sends_ahead:
-            self.backend.outranked((-future._priority, future._sequence))
+        outcome_instead = Failure(unfit) if unfit is not None else future.override or self._final_outcome
+        if outcome_instead is not None:
+            return outcome_instead, ()
+        if self._prefetches:
+            self.backend.preempt((-future.priority, future.sequence))
         return None, self.ready.push(future)
 
     def _pack(self, future: AnyFuture) -> ParallelExecError | None:
@@ -136,14 +140,14 @@ class Intake(Endings):
 
     def _check_usable(self) -> None:
         if self._closed or self._broken is not None or self.forked:
-            self._refuse()
+            self._reject()
 
-    def takes_parts(self, settings: Settings) -> bool:
+    def runs_chunks(self, settings: Settings) -> bool:
         """Return whether the items of a `map` may travel together: nobody wants to see, count or judge each by itself."""
         quiet = not self.events.active and not self._queue_size
-        return self.backend.takes_parts and quiet and not settings.policy.asks_on_success
+        return self.backend.runs_chunks and quiet and not settings.policy.asks_on_success
 
-    def _refuse(self) -> None:
+    def _reject(self) -> None:
         if self.forked:
             raise ParallelExecError(FORKED)
         if self._broken is not None:
@@ -167,7 +171,7 @@ class Intake(Endings):
         """Wait until the queue has room; called with the lock held."""
         mine = self._own_attempt()
         while len(self.ready.heap) + len(self._reserved) >= self._queue_size:
-            if not self.ready.open or self.backend.drives_caller or self._must_not_wait(mine):
+            if not self.ready.open or self.backend.runs_in_caller or self._must_not_wait(mine):
                 del mine  # the error may become its own
                 raise QueueFullError(self._queue_size)
             if mine is not None:
@@ -214,13 +218,13 @@ class Intake(Endings):
         """Change the most attempts at once."""
         with self.lock:
             self.check_open("resize")
-            self.ledger.limit = 1 if self.backend.drives_caller else limit
+            self.ledger.limit = 1 if self.backend.runs_in_caller else limit
         self.backend.resize(limit)
         self.ready.wake_one()
 
     def drive(self) -> None:
         """Lend the calling thread to the back end, if it is of that kind and may start something."""
-        if self.backend.drives_caller and self.ready.open and not self.ready.paused:
+        if self.backend.runs_in_caller and self.ready.open and not self.ready.paused:
             self.backend.drive()
 
     # ── out, to the back end: what these promise is said in backends/base.py ────────────────────────────────────
@@ -230,17 +234,17 @@ class Intake(Endings):
         """Whether nothing is left to do and nothing can be added."""
         return self.ready.ended
 
-    def offer(self, consumer: Consumer, *, last: bool = False) -> None:
+    def park(self, consumer: Consumer, *, last: bool = False) -> None:
         """Note a consumer as idle."""
-        self.ready.offer(consumer, last=last)
+        self.ready.park(consumer, last=last)
 
-    def withdraw(self, consumer: Consumer) -> bool:
+    def unpark(self, consumer: Consumer) -> bool:
         """Forget an idle consumer."""
-        return self.ready.withdraw(consumer)
+        return self.ready.unpark(consumer)
 
-    def pass_on(self) -> None:
+    def decline(self) -> None:
         """Wake another consumer than the one that was woken."""
-        self.ready.pass_on()
+        self.ready.decline()
 
     def take(self, consumer: Consumer) -> AnyFuture | None:
         """Take the first ready future."""
@@ -266,35 +270,37 @@ class Intake(Endings):
     def first_priority(self) -> int | None:
         """Return the priority of the future that would be taken next. Called with the lock held."""
         first = self.ready.heap.peek() if self.backlog() else None
-        return None if first is None else first._priority
+        return None if first is None else first.priority
 
     def give_back(self, futures: list[AnyFuture]) -> None:
         """Put back what was taken and never began."""
         if futures:
             try:
-                self.carry_out(self.put_back(futures))
+                self.finish_overridden(self.put_back(futures))
             finally:
                 self.ready.wake_one()
 
     def put_back(self, futures: list[AnyFuture]) -> list[AnyFuture]:
         """Do the first half of `give_back`."""
         with self.lock:
-            doomed = [future for future in futures if future._verdict is not None or self._sentence is not None]
-            for future in doomed:
-                future._phase = Phase.DONE
-            self.ready.put_back([future for future in futures if future._phase != Phase.DONE])
-        return doomed
+            overridden = [
+                future for future in futures if future.override is not None or self._final_outcome is not None
+            ]
+            for future in overridden:
+                future.phase = Phase.DONE
+            self.ready.put_back([future for future in futures if future.phase != Phase.DONE])
+        return overridden
 
     def wake_one(self) -> None:
         """Wake an idle consumer if there is something for it."""
         self.ready.wake_one()
 
-    def carry_out(self, doomed: list[AnyFuture]) -> None:
+    def finish_overridden(self, overridden: list[AnyFuture]) -> None:
         """End futures that were given a verdict while a back end had them; raises what a callback of one raised, in the end."""
         raised: BaseException | None = None
-        for future in doomed:
+        for future in overridden:
             try:
-                self._finish(future, future._verdict or self._sentence or CANCELLED)
+                self._finish(future, future.override or self._final_outcome or CANCELLED)
             except BaseException as error:  # the stdlib's futures let what is no Exception through; the others end, too
                 raised = raised or error
         if raised is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     AnyFuture = TaskFuture[Any]
 
 
-class Run:
+class Batch:
     """The futures of one run. Guarded by the scheduler's lock, except `changed`, which has its own.
 
     Attributes:
@@ -122,7 +122,7 @@ class Finished(Protocol):
         ...
 
 
-class Runs:
+class Batches:
     """The run that tasks join now, and the one that `results()` tells of. Guarded by the scheduler's lock.
 
     Attributes:
@@ -131,11 +131,11 @@ class Runs:
     """
 
     def __init__(self) -> None:
-        self.current = Run()
+        self.current = Batch()
         self.latest: Finished = self.current
         self._ticket: object = None  # of the `execute_all` that is under way
 
-    def begin(self, lock: Any, fail_fast: bool, ticket: object) -> Run:
+    def begin(self, lock: Any, fail_fast: bool, ticket: object) -> Batch:
         """Start the current run; by its ticket the caller can tell whether it did, whatever was raised meanwhile.
 
         Raises:
@@ -166,11 +166,11 @@ class Runs:
         while not self._end(lock, run, stage):
             run.wait()
 
-    def _end(self, lock: Any, run: Run, stage: Callable[[], object]) -> bool:
+    def _end(self, lock: Any, run: Batch, stage: Callable[[], object]) -> bool:
         with lock:
             over = run.is_over() or run.given_up
             if over and self.current is run:
                 stage()
-                self.current = Run()
+                self.current = Batch()
                 self._ticket = None
             return over

@@ -20,12 +20,12 @@ from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
-from parallel_exec._core.ready_queue import Ready
-from parallel_exec._core.registry import IN_CALLBACK, Ledger
+from parallel_exec._core.ready_queue import ReadyQueue
+from parallel_exec._core.registry import IN_CALLBACK, Registry
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK, come_in, release_leaked
+from parallel_exec._sync.lazy_condition import TICK, acquire_yielding, release_leaked
 from parallel_exec._sync.lazy_condition import lock as settling_lock
 from parallel_exec._sync.threads import is_coming_up
 from parallel_exec._sync.timers import Timers
@@ -42,7 +42,7 @@ FORKED = "this executor was made before the process forked: make a new one in th
 CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
 
 
-class Endings:
+class Completion:
     """The state of one executor's tasks, and their ends. Thread-safe; what has no note is guarded by `lock`.
 
     Attributes:
@@ -55,8 +55,8 @@ class Endings:
         self.events = events  # written once, as the next four
         self.backend = backend
         self.timers = Timers()
-        self.ready = Ready(self.lock)
-        self.ledger = Ledger(1 if backend.drives_caller else limit)
+        self.ready = ReadyQueue(self.lock)
+        self.ledger = Registry(1 if backend.runs_in_caller else limit)
         self.forked = False
         # In one step, as a signal handler may add a task at any moment; and wide, as the items of a `map` have a place each.
         self._sequence = itertools.count(1 << PLACES, 1 << PLACES)
@@ -67,7 +67,7 @@ class Endings:
         self._at_exit = False  # whether it was the interpreter's end that closed it
         self._drained = False
         self._broken: ParallelExecError | None = None
-        self._sentence: Failure | None = None  # what becomes of tasks that are added at the last moment
+        self._final_outcome: Failure | None = None  # what becomes of tasks that are added at the last moment
 
     def next_sequence(self) -> int:
         """Return the next place in the order in which tasks are added."""
@@ -91,8 +91,8 @@ class Endings:
 
     def _conclude(self, future: AnyFuture, outcome: Outcome) -> None:
         """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
-        if future._end == 0.0 or future._verdict is not None or not future._number:
-            future._end = time.monotonic()
+        if future.ended_at == 0.0 or future.override is not None or not future.attempt_number:
+            future.ended_at = time.monotonic()
         cancelled = outcome is CANCELLED
         future.settle(outcome, cancelled)
         if self.events.active:
@@ -100,21 +100,21 @@ class Endings:
 
     def _tell_end(self, future: AnyFuture, outcome: Outcome) -> None:
         if outcome is CANCELLED:
-            self.events.emit(TaskCancelled, future.id, future._number)
+            self.events.emit(TaskCancelled, future.id, future.attempt_number)
             return
         error = outcome.error if type(outcome) is Failure else None
-        duration = 0.0 if future._first_start is None else future._end - future._first_start
-        self.events.emit(TaskFinished, future.id, future._number, error is None, error, duration, future._worker)
+        duration = 0.0 if future.first_started_at is None else future.ended_at - future.first_started_at
+        self.events.emit(TaskFinished, future.id, future.attempt_number, error is None, error, duration, future.worker)
 
     def _settle_unwatched(self, ended: list[tuple[AnyFuture, Outcome]]) -> list[tuple[AnyFuture, Outcome]]:
         """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.
 
-        For plain futures that are DONE, and not for the main thread, as `come_in` is not.
+        For plain futures that are DONE, and not for the main thread, as `acquire_yielding` is not.
         """
         for future, _ in ended:
             future.let_call_go()  # not under the lock: finalizers may run
         watched = []
-        come_in(settling_lock)
+        acquire_yielding(settling_lock)
         try:
             for each in ended:
                 future = each[0]
@@ -135,8 +135,8 @@ class Endings:
         consumers: tuple[Consumer, ...] = ()
         with self.lock:
             if future in self.ledger.unsettled:
-                if future._run is not None and future in future._run.ended:
-                    future._run = None
+                if future.batch is not None and future in future.batch.ended:
+                    future.batch = None
                 rest, consumers = self._account(future)
             else:
                 consumers = self._drain_if_over()
@@ -145,13 +145,13 @@ class Endings:
 
     def _account(self, future: AnyFuture) -> tuple[Sequence[AnyFuture], tuple[Consumer, ...]]:
         """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
-        run = future._run
+        run = future.batch
         failed = future._exception is not None
         success = not failed and not future.cancelled()
         rest: Sequence[AnyFuture] = ()
         if run is not None:
             rest = run.leave(future, not failed)
-            future._run = None  # the run keeps its futures, and they do not keep it
+            future.batch = None  # the run keeps its futures, and they do not keep it
         self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
         return rest, self._drain_if_over() if self._closed else ()
 
@@ -160,7 +160,7 @@ class Endings:
         if rest:
             self.end_all(rest, lambda future: CANCELLED)
         if consumers:
-            self.ready.rouse(consumers)
+            self.ready.wake(consumers)
 
     def _drain_if_over(self) -> tuple[Consumer, ...]:
         """Let go of everything once nothing is left and nothing can come; called with the lock held."""
@@ -169,12 +169,12 @@ class Endings:
         consumers = self.ready.end()  # first: who is nudged looks at it
         self._over.notify_all()
         self.timers.stop()
-        self.backend.nudge()
+        self.backend.recheck()
         self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
         return consumers
 
-    def end(self, future: AnyFuture, verdict: Failure, *, stop: bool) -> bool:
-        """End a task with `verdict` if no attempt is running; with `stop`, end a running one as well.
+    def end(self, future: AnyFuture, override: Failure, *, stop: bool) -> bool:
+        """End a task with `override` if no attempt is running; with `stop`, end a running one as well.
 
         Returns:
             Whether it has ended, or will as soon as the attempt is stopped (unless the attempt finishes first).
@@ -184,48 +184,48 @@ class Endings:
         mine, was_held = False, self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted
         try:
             with self.lock:
-                mine = future._phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
+                mine = future.phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
                 waits = self._withdraw(future)
-                phase = future._phase
+                phase = future.phase
                 if waits:
-                    mine, future._phase = True, Phase.DONE
+                    mine, future.phase = True, Phase.DONE
                 elif phase == Phase.DONE or not stop:
                     return False
-                elif future._verdict is None:
-                    future._verdict = verdict
+                elif future.override is None:
+                    future.override = override
             if waits:
-                self._finish(future, verdict)
+                self._finish(future, override)
         except BaseException:
             self._release_leaked(was_held)
             if mine:
                 self._withdraw_again(future)
-                self._mend(future, verdict)
+                self._mend(future, override)
             raise
         if not waits:
-            error = CancelledError() if verdict is CANCELLED else verdict.error
-            self.backend.stop(future, future._number, error)
-        elif self.backend.drives_caller:
-            self.backend.nudge()
+            error = CancelledError() if override is CANCELLED else override.error
+            self.backend.stop(future, future.attempt_number, error)
+        elif self.backend.runs_in_caller:
+            self.backend.recheck()
         return True
 
-    def end_all(self, futures: Iterable[AnyFuture], verdict: Callable[[AnyFuture], Failure]) -> None:
+    def end_all(self, futures: Iterable[AnyFuture], override: Callable[[AnyFuture], Failure]) -> None:
         """End tasks; those first that wait, or a slot that becomes free would run one of them."""
-        running = [future for future in futures if not self.end(future, verdict(future), stop=False)]
+        running = [future for future in futures if not self.end(future, override(future), stop=False)]
         for future in running:
-            self.end(future, verdict(future), stop=True)
+            self.end(future, override(future), stop=True)
 
     def _withdraw(self, future: AnyFuture) -> bool:
         """Take a task out of wherever it waits; called with the lock held. False if an attempt is running, or it is over."""
-        phase = future._phase
+        phase = future.phase
         if phase == Phase.QUEUED:
-            self.ready.strike(future)
+            self.ready.discard(future)
             if self._queue_size:
                 self._room.notify()
             return True
         if phase == Phase.BACKING_OFF:
             self.ledger.backing_off.discard(future)
-            if future._timer is not None:
-                future._timer.cancel()
+            if future.backoff_timer is not None:
+                future.backoff_timer.cancel()
             return True
         return phase == Phase.HANDED_OUT and self.backend.recall(future)
 
@@ -238,9 +238,9 @@ class Endings:
         """Take a task out of wherever `_withdraw` may have left it."""
         with self.lock:
             if self.ready.holds(future):
-                self.ready.strike(future)
+                self.ready.discard(future)
             self.ledger.backing_off.discard(future)
-            future._phase = Phase.DONE
+            future.phase = Phase.DONE
 
     def cancel(self, future: AnyFuture) -> bool:
         """Cancel a task that waits; see `TaskFuture.cancel`."""
@@ -253,7 +253,7 @@ class Endings:
     def _own_attempt(self) -> AnyFuture | None:
         """Return what of this executor the calling thread is running."""
         running = current.running
-        return running if isinstance(running, TaskFuture) and running._owner is self else None
+        return running if isinstance(running, TaskFuture) and running.owner is self else None
 
     def enter_wait(self, *futures: AnyFuture) -> bool:
         """Note that the calling task, if it is one of ours, waits for any of these.
@@ -282,7 +282,7 @@ class Endings:
         Raises:
             ParallelExecError: nothing runs that would ever start one of them.
         """
-        if not self.ready.open and all(future._phase == Phase.QUEUED for future in futures):
+        if not self.ready.open and all(future.phase == Phase.QUEUED for future in futures):
             raise ParallelExecError(
                 f"task {futures[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
                 "for it, or use submit() instead of add_task(), which starts at once"
@@ -294,7 +294,7 @@ class Endings:
             waiting = [] if self.ready.open or self._closed or self.forked else self.ready.heap.items()
         if not waiting:
             return ""
-        first = min(waiting, key=lambda future: future._sequence)
+        first = min(waiting, key=lambda future: future.sequence)
         count = "1 task was" if len(waiting) == 1 else f"{len(waiting)} tasks were"
         return (
             f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
@@ -308,19 +308,19 @@ class Endings:
             if mine is not None:
                 self.ledger.waiting.pop(mine, None)
 
-    def break_down(self, error: ParallelExecError) -> None:
+    def fail_all(self, error: ParallelExecError) -> None:
         """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
         with self.lock:
             self._broken = self._broken or error
-            self._sentence = Failure(self._broken)
+            self._final_outcome = Failure(self._broken)
         self.end_waiting(Failure(error))
 
-    def end_waiting(self, verdict: Failure) -> None:
+    def end_waiting(self, override: Failure) -> None:
         """End all tasks that no attempt is running of."""
         with self.lock:
             futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.backend.handed_out()
         for future in futures:
-            self.end(future, verdict, stop=False)
+            self.end(future, override, stop=False)
 
     def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
         """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.
@@ -334,7 +334,7 @@ class Endings:
             self._closed = True
             staged = not self.ready.open
             if cancel or staged:
-                self._sentence = self._sentence or CANCELLED
+                self._final_outcome = self._final_outcome or CANCELLED
             self.ready.paused = False
             self._room.notify_all()
         if cancel or staged:
@@ -342,7 +342,7 @@ class Endings:
         with self.lock:
             consumers = self._drain_if_over()
         if consumers:
-            self.ready.rouse(consumers)
+            self.ready.wake(consumers)
         self.ready.wake_one()
 
     def pending(self) -> bool:
@@ -355,26 +355,26 @@ class Endings:
         with self.lock:
             return [future for future, _ in self.ledger.live] + self.backend.handed_out()
 
-    def is_servant(self) -> bool:
+    def is_called_from_within(self) -> bool:
         """Return whether the calling thread works for this pool just now: in a task, a callback, a hook."""
         if current.pool is self or self in current.ending:
             return True
         return self.timers.is_clock() or self._own_attempt() is not None
 
-    def is_own_thread(self) -> bool:
+    def must_not_block(self) -> bool:
         """Return whether the calling thread works for this pool, or has interrupted what holds its lock or is to wake it.
 
         Such a caller must not wait for the pool: the pool may be waiting for it.
         """
-        if is_coming_up() or self.is_servant() or self.ready.is_waking():
+        if is_coming_up() or self.is_called_from_within() or self.ready.is_waking():
             return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
         return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]  # as Condition does
 
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
-        if self.forked or self.is_own_thread():
+        if self.forked or self.must_not_block():
             return
-        if self.backend.drives_caller:
+        if self.backend.runs_in_caller:
             self.backend.drive()
         else:
             with self._over:

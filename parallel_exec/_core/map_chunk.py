@@ -12,7 +12,7 @@ Guarantees:
     Where a part cannot be pickled or unpickled, or a worker dies of that, all its items become tasks of their own, with
     nothing on their account: so only the item that is the cause fails.
     Each item's outcome is stored once: a part's stretch shrinks when it is split, and its tail is a part of its own.
-    `Mapping` has no lock, so that whoever interrupts its iteration, a signal handler say, may end what it waits for. The
+    `MapResults` has no lock, so that whoever interrupts its iteration, a signal handler say, may end what it waits for. The
     iterator says which place it waits for, then looks there; who fills a place looks then whether it is waited for.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK, Bell
+from parallel_exec._sync.lazy_condition import TICK, Parker
 from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Raise:
         self.error = error
 
 
-class Mapping:
+class MapResults:
     """The outcomes of one `map` call, in order.
 
     Attributes:
@@ -60,9 +60,9 @@ class Mapping:
     def __init__(self) -> None:
         self.places: list[Any] = []
         self.parts: dict[AnyFuture, None] = {}  # in order
-        self.verdict: Failure | None = None
+        self.override: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
-        self._news = Bell()
+        self._news = Parker()
         self._awaited = -1  # the iterator's own
 
     def reserve(self, count: int) -> int:
@@ -86,7 +86,7 @@ class Mapping:
 
     def _tell(self, first: int, stop: int) -> None:
         if first <= self._awaited < stop:
-            self._news.ring()
+            self._news.unpark()
 
     def _wait(self, place: int, until: float | None) -> None:
         self._awaited = place
@@ -130,7 +130,7 @@ class Mapping:
 
     def cancel(self) -> None:
         """Cancel what has not begun: nobody iterates any more."""
-        self.verdict = CANCELLED
+        self.override = CANCELLED
         for part in list(self.parts):
             part.cancel()
         for value in self.places:
@@ -149,8 +149,8 @@ def _take(box: list[Any], until: float | None) -> Any:
         del outcome
 
 
-class Part(TaskFuture[None]):
-    """The future of a stretch of items; seen by nobody but the scheduler, the process pool and its `Mapping`.
+class MapChunk(TaskFuture[None]):
+    """The future of a stretch of items; seen by nobody but the scheduler, the process pool and its `MapResults`.
 
     Attributes:
         columns: what the items are made of: for each of the mapped iterables a list, with an element for each item. (A
@@ -171,9 +171,9 @@ class Part(TaskFuture[None]):
         context: Context,
         fn: Callable[..., Any],
         columns: list[list[Any]],
-        mapping: Mapping,
+        mapping: MapResults,
         first: int,
-        make_single: Callable[[Part, int], AnyFuture],
+        make_single: Callable[[MapChunk, int], AnyFuture],
     ) -> None:
         super().__init__(owner, settings, context, fn, (columns,))
         self.columns = columns
@@ -187,18 +187,18 @@ class Part(TaskFuture[None]):
         self.make_single = make_single
         mapping.parts[self] = None
 
-    def split(self, at: int) -> Part:
+    def split(self, at: int) -> MapChunk:
         """Cut off the items from index `at` on, and return them as a part that follows this one. Under the lock."""
-        context: Any = self._context
-        tail = Part(
-            self._owner, self._settings, context, self._fn, self.columns, self.mapping, self.first, self.make_single
+        context: Any = self.context
+        tail = MapChunk(
+            self.owner, self.settings, context, self.fn, self.columns, self.mapping, self.first, self.make_single
         )
-        tail._payload = self._payload
-        tail._priority, tail._id = self._priority, self._id
-        tail._queued_at = self._queued_at
-        tail._bad_starts = self._bad_starts
-        tail._verdict = self.mapping.verdict
-        tail._sequence = self._sequence + (at - self.low)
+        tail.payload = self.payload
+        tail.priority, tail._id = self.priority, self._id
+        tail.queued_at = self.queued_at
+        tail.bad_starts = self.bad_starts
+        tail.override = self.mapping.override
+        tail.sequence = self.sequence + (at - self.low)
         tail.low, tail.high = at, self.high
         tail.weight = tail.high - tail.low
         self.high, self.weight = at, at - self.low
@@ -224,20 +224,20 @@ class Part(TaskFuture[None]):
     def failed(self, index: int, error: BaseException, start: float, end: float, worker: str) -> None:
         """Make an item that failed a task of its own, after its first attempt."""
         single = self._single(index)
-        single._start = single._first_start = start
-        single._worker = worker
-        single._number = 1
-        single._payload = self._payload  # the same bytes, of which it is one item
+        single.started_at = single.first_started_at = start
+        single.worker = worker
+        single.attempt_number = 1
+        single.payload = self.payload  # the same bytes, of which it is one item
         single.stretch = (index, index + 1, self.first, self.id)
-        owner: Any = self._owner
-        owner.adopt_failed(single, error, end)
+        owner: Any = self.owner
+        owner.add_failed_item(single, error, end)
         self._cancel_if_closed(single)
 
-    def set_apart(self, index: int) -> None:
+    def isolate(self, index: int) -> None:
         """Make an item that has not run a task of its own."""
         single = self._single(index)
-        owner: Any = self._owner
-        owner.adopt(single)
+        owner: Any = self.owner
+        owner.add_item(single)
         self._cancel_if_closed(single)
 
     def set_all_apart(self) -> None:
@@ -245,23 +245,23 @@ class Part(TaskFuture[None]):
         self.weight = 0  # what they stand for is counted when they end
         for index in range(self.low, self.high):
             if self.mapping.places[self.first + index] is _MISSING:
-                self.set_apart(index)
+                self.isolate(index)
 
     def _single(self, index: int) -> AnyFuture:
         single = self.make_single(self, index)
-        single._sequence = self._sequence + index - self.low
+        single.sequence = self.sequence + index - self.low
         self.mapping.put(self.first + index, single)
-        single._verdict = self.mapping.verdict
+        single.override = self.mapping.override
         return single
 
     def _cancel_if_closed(self, single: AnyFuture) -> None:
         """Cancel what was adopted while the iterator was being closed: who closes it sets the verdict, then looks around."""
-        if self.mapping.verdict is not None:
+        if self.mapping.override is not None:
             single.cancel()
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """End the part; if it was ended from outside, so are its items, and if it could not be pickled, they go on alone."""
-        if self._payload is None and not cancelled and not self.done():
+        if self.payload is None and not cancelled and not self.done():
             outcome = Success(None)
             self.set_all_apart()
         elif type(outcome) is Failure:
@@ -269,7 +269,7 @@ class Part(TaskFuture[None]):
                 if self.mapping.places[self.first + index] is _MISSING:
                     self.mapping.put(self.first + index, _Raise(outcome[0]))
         super().settle(outcome, cancelled)
-        self._payload = None
+        self.payload = None
         self.columns = []
-        self._args = None
+        self.args = None
         self.mapping.leave(self)

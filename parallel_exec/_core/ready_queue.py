@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AnyFuture = TaskFuture[Any]
 
 
-class Ready:
+class ReadyQueue:
     """The queue of futures, open or closed, and the idle consumers. Thread-safe; all of it is guarded by `lock`.
 
     Attributes:
@@ -51,11 +51,11 @@ class Ready:
         return len(self.heap) + self._extra
 
     def push(self, future: AnyFuture) -> tuple[Consumer, ...]:
-        """Put a future in, at its own place; returns whom to `rouse`. Called with the lock held."""
-        future._phase = Phase.QUEUED
+        """Put a future in, at its own place; returns whom to `wake`. Called with the lock held."""
+        future.phase = Phase.QUEUED
         if future.weight != 1:
             self._extra += future.weight - 1
-        self.heap.push((-future._priority, future._sequence), future)
+        self.heap.push((-future.priority, future.sequence), future)
         return self._next_idle() if self._idle or self._debts else ()
 
     def take(self, consumer: Consumer) -> AnyFuture | None:
@@ -63,9 +63,9 @@ class Ready:
         with self._lock:
             future, idle = self.pop(consumer)
             if future is not None:
-                future._phase = Phase.HANDED_OUT
+                future.phase = Phase.HANDED_OUT
         if idle:
-            self.rouse(idle)
+            self.wake(idle)
         return future
 
     def take_some(self, consumer: Consumer, calls: int) -> list[AnyFuture]:
@@ -73,19 +73,19 @@ class Ready:
         taken: list[AnyFuture] = []
         with self._lock:
             while calls > 0:
-                if taken and (first := self.heap.peek()) is not None and first._priority != taken[0]._priority:
+                if taken and (first := self.heap.peek()) is not None and first.priority != taken[0].priority:
                     break  # what is sent ahead is of one priority, or the lower would be ahead of others' higher
                 future, idle = self.pop(consumer)
                 if future is None:
                     break
                 assert not idle, "who takes some is the only consumer"
-                future._phase = Phase.HANDED_OUT
+                future.phase = Phase.HANDED_OUT
                 taken.append(future)
                 calls -= future.weight
         return taken
 
     def pop(self, consumer: Consumer) -> tuple[AnyFuture | None, tuple[Consumer, ...]]:
-        """Take the first future, and return whom to `rouse` then; else note the consumer as idle. Called with the lock held."""
+        """Take the first future, and return whom to `wake` then; else note the consumer as idle. Called with the lock held."""
         self._waking = False
         future = self.heap.pop() if self.open and not self.paused else None
         if future is not None:
@@ -102,36 +102,36 @@ class Ready:
     def put_back(self, futures: list[AnyFuture]) -> None:
         """Put several futures back, at their own places; the caller must `wake_one` then. Called with the lock held."""
         for future in futures:
-            future._phase = Phase.QUEUED
+            future.phase = Phase.QUEUED
             self._extra += future.weight - 1
-            self.heap.push((-future._priority, future._sequence), future)
+            self.heap.push((-future.priority, future.sequence), future)
 
-    def strike(self, future: AnyFuture) -> None:
+    def discard(self, future: AnyFuture) -> None:
         """Take out a future that is in. Called with the lock held."""
         self._extra -= future.weight - 1
-        self.heap.strike(future._sequence)
+        self.heap.discard(future.sequence)
 
     def holds(self, future: AnyFuture) -> bool:
         """Return whether a future is in, whatever its phase says; O(n). Called with the lock held."""
         items = self.heap.items()
-        self._extra = sum(item.weight - 1 for item in items)  # which `push` and `strike` may have been kept from
+        self._extra = sum(item.weight - 1 for item in items)  # which `push` and `discard` may have been kept from
         return any(item is future for item in items)
 
-    def offer(self, consumer: Consumer, *, last: bool = False) -> None:
+    def park(self, consumer: Consumer, *, last: bool = False) -> None:
         """Note a consumer as idle, to be woken before all others or, with `last`, after them."""
         with self._lock:
             if not self.ended:
                 self._idle = {consumer: None, **self._idle} if last else {**self._idle, consumer: None}
         self.wake_one()
 
-    def withdraw(self, consumer: Consumer) -> bool:
+    def unpark(self, consumer: Consumer) -> bool:
         """Forget an idle consumer; returns whether it was idle."""
         with self._lock:
             was_idle = consumer in self._idle
             self._idle.pop(consumer, None)
             return was_idle
 
-    def pass_on(self) -> None:
+    def decline(self) -> None:
         """Wake another consumer: the one that was woken is not going to take."""
         with self._lock:
             self._waking = False
@@ -142,9 +142,9 @@ class Ready:
         with self._lock:
             idle = self._next_idle()
         if idle:
-            self.rouse(idle)
+            self.wake(idle)
 
-    def rouse(self, consumers: tuple[Consumer, ...]) -> None:
+    def wake(self, consumers: tuple[Consumer, ...]) -> None:
         """Wake consumers that this thread has taken off the idle. Called without the lock held."""
         me = threading.get_ident()
         try:
@@ -161,7 +161,7 @@ class Ready:
         return threading.get_ident() in self._debts
 
     def end(self) -> tuple[Consumer, ...]:
-        """Nothing will ever come: return all who are idle, or may be, for `rouse`. Called with the lock held.
+        """Nothing will ever come: return all who are idle, or may be, for `wake`. Called with the lock held.
 
         May be repeated, if a signal handler raised in the middle of it.
         """

@@ -24,7 +24,7 @@ IN_CALLBACK = (
 )
 
 
-class Ledger:
+class Registry:
     """Counts and sets, under the scheduler's lock.
 
     Attributes:
@@ -60,13 +60,13 @@ class Ledger:
         if not self._is_live(future) or len(self.live) < self.limit:
             return False
         others = sum(
-            other is not future and not any(one._phase == Phase.DONE for one in awaited)
+            other is not future and not any(one.phase == Phase.DONE for one in awaited)
             for other, awaited in self.waiting.items()
         )
         return others + 1 >= len(self.live)
 
     def _is_live(self, future: AnyFuture) -> bool:
-        return (future, future._number) in self.live
+        return (future, future.attempt_number) in self.live
 
     def start_waiting(self, future: AnyFuture, awaited: tuple[AnyFuture, ...]) -> None:
         """Note that a live attempt waits for another task, or for any of several.

@@ -21,10 +21,10 @@ from concurrent.futures._base import PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec._core.admission import Intake
+from parallel_exec._core.admission import Admission
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import come_in
+from parallel_exec._sync.lazy_condition import acquire_yielding
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.base import Backend, Slot, WorkerSlot
 
 
-class Scheduler(Intake):
+class Scheduler(Admission):
     """The state of one executor's tasks: the whole of it. Thread-safe; what has no note is guarded by `lock`."""
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
@@ -52,13 +52,13 @@ class Scheduler(Intake):
         """Start an attempt."""
         number = 0
         with self.lock:
-            verdict = future._verdict
-            if verdict is None:
+            override = future.override
+            if override is None:
                 number = self._go_live(future, slot, worker, start)
             else:
-                future._phase = Phase.DONE
-        if verdict is not None:
-            self._finish(future, verdict)
+                future.phase = Phase.DONE
+        if override is not None:
+            self._finish(future, override)
             return 0
         return self._announce(future, None if over else slot, number)
 
@@ -66,7 +66,7 @@ class Scheduler(Intake):
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
         while True:
             number = 0
-            come_in(self.lock)
+            acquire_yielding(self.lock)
             try:
                 rest, consumers = self._account(ended) if ended is not None else ((), ())
                 future, idle = self.ready.pop(slot)
@@ -81,37 +81,37 @@ class Scheduler(Intake):
             if future is None:
                 return None
             if idle:
-                self.ready.rouse(idle)
+                self.ready.wake(idle)
             if self._announce(future, slot, number):
                 return future, number
             ended = None
 
     def _go_live(self, future: AnyFuture, slot: Slot, worker: str, start: float) -> int:
-        future._phase = Phase.LIVE
+        future.phase = Phase.LIVE
         future._state = RUNNING
-        future._slot = slot
+        future.slot = slot
         number = _count_attempt(future, worker, start)
         self.ledger.live.add((future, number))
         return number
 
     def _announce(self, future: AnyFuture, slot: Slot | None, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
-        settings = future._settings
+        settings = future.settings
         if settings.policy.asks_on_success and not self._call_before(future, number):
             return 0
         if settings.timeout is not None and slot is not None:
-            slot.timer.arm(future._start + settings.timeout)
+            slot.timer.arm(future.started_at + settings.timeout)
         if self.events.active:
-            self.events.emit(TaskStarted, future.id, number, future._worker)
+            self.events.emit(TaskStarted, future.id, number, future.worker)
         return number
 
     def _call_before(self, future: AnyFuture, number: int) -> bool:
         """Call the policy's `before`; what it raises ends the task, as it does in tenacity."""
-        policy = future._settings.policy
+        policy = future.settings.policy
         try:
             if number == 1:
-                future._retry_state = policy.begin(future._fn, future._args, future._kwargs or {})
-            failure = apart(_call_before, policy, future._retry_state, number)
+                future.retry_state = policy.begin(future.fn, future.args, future.kwargs or {})
+            failure = apart(_call_before, policy, future.retry_state, number)
         except BaseException as error:
             failure = Failure(error)
         if failure is not None and self.claim(future, number):
@@ -128,7 +128,7 @@ class Scheduler(Intake):
             self.ledger.live.remove((future, number))
         except KeyError:
             return False
-        future._phase = Phase.SETTLING
+        future.phase = Phase.SETTLING
         if self.ledger.waiting:
             self.ledger.waiting.pop(future, None)
         return True
@@ -144,9 +144,9 @@ class Scheduler(Intake):
         """Do as `report`, but leave the counting to `begin_next`, if the task has ended: returns what to give it."""
         if not self.claim(future, number):
             return None
-        if type(outcome) is Success and not future._settings.policy.asks_on_success:
-            future._end = end
-            future._phase = Phase.DONE
+        if type(outcome) is Success and not future.settings.policy.asks_on_success:
+            future.ended_at = end
+            future.phase = Phase.DONE
             try:
                 self._conclude(future, outcome)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
@@ -162,12 +162,12 @@ class Scheduler(Intake):
             for attempt in ran:
                 future, start, outcome, end = attempt
                 if self._is_simple(future, outcome):
-                    if future._phase == Phase.HANDED_OUT:
+                    if future.phase == Phase.HANDED_OUT:
                         _count_attempt(future, worker, start)
                     else:
-                        self.ledger.live.discard((future, future._number))
-                    future._end = end
-                    future._phase = Phase.DONE
+                        self.ledger.live.discard((future, future.attempt_number))
+                    future.ended_at = end
+                    future.phase = Phase.DONE
                     ended.append((future, outcome))
                 else:
                     rest.append(attempt)
@@ -182,8 +182,8 @@ class Scheduler(Intake):
             self._release(others, consumers)
         for future, start, outcome, end in rest:
             try:
-                fresh = future._phase == Phase.HANDED_OUT
-                number = self.begin(future, slot, worker, start, over=True) if fresh else future._number
+                fresh = future.phase == Phase.HANDED_OUT
+                number = self.begin(future, slot, worker, start, over=True) if fresh else future.attempt_number
                 if number:
                     self.report(future, number, outcome, end)
             except BaseException:  # as above
@@ -191,11 +191,11 @@ class Scheduler(Intake):
 
     def _is_simple(self, future: AnyFuture, outcome: Outcome) -> bool:
         """Return whether an attempt that ran is the end of its task, and nobody has to be told of its start."""
-        if type(outcome) is not Success or future._settings.policy.asks_on_success or self.events.active:
+        if type(outcome) is not Success or future.settings.policy.asks_on_success or self.events.active:
             return False
-        if future._phase == Phase.LIVE:
-            return (future, future._number) in self.ledger.live
-        return future._phase == Phase.HANDED_OUT and future._verdict is None
+        if future.phase == Phase.LIVE:
+            return (future, future.attempt_number) in self.ledger.live
+        return future.phase == Phase.HANDED_OUT and future.override is None
 
     def account(self, ended: AnyFuture) -> None:
         """Count what ended: for a worker that does not `begin_next` any more."""
@@ -205,8 +205,8 @@ class Scheduler(Intake):
 
     def settle(self, future: AnyFuture, outcome: Outcome, end: float) -> None:
         """Say how a claimed attempt ended, and what follows from it."""
-        future._end = end
-        policy = future._settings.policy
+        future.ended_at = end
+        policy = future.settings.policy
         if type(outcome) is Success and not policy.asks_on_success:
             self._end(future, outcome)
             return
@@ -214,13 +214,15 @@ class Scheduler(Intake):
         if type(error) is TaskTimeoutError and error.task_id == future.id:
             with self.lock:
                 self.ledger.timed_out += 1
-            self.events.emit(TaskTimedOut, future.id, future._number)
-        future._past += (Attempt(future._number, future._start, end - future._start, error, future._worker),)
-        if future._verdict is not None and error is not None:
-            self._end(future, future._verdict)
+            self.events.emit(TaskTimedOut, future.id, future.attempt_number)
+        future.past += (
+            Attempt(future.attempt_number, future.started_at, end - future.started_at, error, future.worker),
+        )
+        if future.override is not None and error is not None:
+            self._end(future, future.override)
             return
         try:
-            decision = policy.decide(future._retry_state, future._number, outcome)
+            decision = policy.decide(future.retry_state, future.attempt_number, outcome)
         except BaseException as failed:
             decision = Failure(failed)
         if type(decision) is Delay:
@@ -228,36 +230,36 @@ class Scheduler(Intake):
         else:
             self._end(future, decision)  # type: ignore[arg-type]
 
-    def adopt(self, future: AnyFuture) -> None:
+    def add_item(self, future: AnyFuture) -> None:
         """Take in a future that comes from a part, at its place. Also after shutdown: the part was added before."""
         unfit = self._pack(future)
         with self.lock:
             self.ledger.unsettled.add(future)
-            doom, idle = self._enqueue(future, unfit)
-        self._arrive(future, doom, idle)
+            outcome_instead, idle = self._enqueue(future, unfit)
+        self._arrive(future, outcome_instead, idle)
 
-    def adopt_failed(self, future: AnyFuture, error: BaseException, end: float) -> None:
+    def add_failed_item(self, future: AnyFuture, error: BaseException, end: float) -> None:
         """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
         with self.lock:
-            future._phase = Phase.SETTLING
+            future.phase = Phase.SETTLING
             self.ledger.unsettled.add(future)
         self.settle(future, Failure(error), end)
 
-    def came_apart(self, tail: AnyFuture) -> None:
+    def add_split(self, tail: AnyFuture) -> None:
         """Count a future in that was split off another. Called with the lock held."""
         self.ledger.unsettled.add(tail)
 
     def expire(self, slot: Slot, future: AnyFuture | None) -> None:
         """Stop what outran its timeout; the timer may be early, or late for another attempt."""
         with self.lock:
-            if future is None or future._phase != Phase.LIVE or future._slot is not slot:
+            if future is None or future.phase != Phase.LIVE or future.slot is not slot:
                 return
-            timeout = future._settings.timeout
-            number = future._number
+            timeout = future.settings.timeout
+            number = future.attempt_number
             if timeout is None:
                 return
-            if time.monotonic() < future._start + timeout:
-                slot.timer.arm(future._start + timeout)
+            if time.monotonic() < future.started_at + timeout:
+                slot.timer.arm(future.started_at + timeout)
                 return
         self.backend.stop(future, number, TaskTimeoutError(future.id, timeout, number))
 
@@ -265,21 +267,23 @@ class Scheduler(Intake):
 
     def _park(self, future: AnyFuture, delay: float, error: BaseException | None) -> None:
         with self.lock:
-            parked = future._verdict is None and self._sentence is None  # what is broken or cancelled retries nothing
+            parked = (
+                future.override is None and self._final_outcome is None
+            )  # what is broken or cancelled retries nothing
             if parked:
-                future._phase = Phase.BACKING_OFF
+                future.phase = Phase.BACKING_OFF
                 future._state = PENDING
-                future._slot = None
+                future.slot = None
                 self.ledger.retried += 1
                 self.ledger.backing_off.add(future)
-                future._timer = self.timers.timer(partial(self._due, future, future._number))
+                future.backoff_timer = self.timers.timer(partial(self._due, future, future.attempt_number))
         if not parked:
-            self._end(future, future._verdict or self._sentence)  # type: ignore[arg-type]
+            self._end(future, future.override or self._final_outcome)  # type: ignore[arg-type]
             return
         if self.events.active:
-            ran = future._end - future._start
-            self.events.emit(TaskRetrying, future.id, future._number, delay, error, ran, future._worker)
-        timer = future._timer
+            ran = future.ended_at - future.started_at
+            self.events.emit(TaskRetrying, future.id, future.attempt_number, delay, error, ran, future.worker)
+        timer = future.backoff_timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)
 
@@ -293,7 +297,7 @@ class Scheduler(Intake):
         with self.lock:
             seconds = max(0.0, due - time.monotonic())
             parked = self._parked()
-            over = [(future, future._number) for future, timer in parked if timer.deadline <= due]
+            over = [(future, future.attempt_number) for future, timer in parked if timer.deadline <= due]
             for _, timer in parked:
                 if timer.deadline > due:
                     timer.arm(timer.deadline - seconds)
@@ -302,33 +306,33 @@ class Scheduler(Intake):
 
     def _parked(self) -> list[tuple[AnyFuture, Timer]]:
         """Return the futures in backoff, with their timers; not those that are just coming up. Called with the lock held."""
-        timers = [(future, future._timer) for future in self.ledger.backing_off]
+        timers = [(future, future.backoff_timer) for future in self.ledger.backing_off]
         return [(future, timer) for future, timer in timers if timer is not None and timer.deadline != NEVER]
 
     def _due(self, future: AnyFuture, number: int) -> None:
         """End the backoff after attempt `number`, unless that was done already."""
         with self.lock:
-            if future._phase != Phase.BACKING_OFF or future._number != number:
+            if future.phase != Phase.BACKING_OFF or future.attempt_number != number:
                 return
             self.ledger.backing_off.discard(future)
-            future._timer = None
-            if self._sends_ahead:
-                self.backend.outranked((-future._priority, future._sequence))
+            future.backoff_timer = None
+            if self._prefetches:
+                self.backend.preempt((-future.priority, future.sequence))
             idle = self.ready.push(future)
         if idle:
-            self.ready.rouse(idle)
+            self.ready.wake(idle)
 
-    def refuse(self, future: AnyFuture, error: BaseException) -> None:
+    def reject(self, future: AnyFuture, error: BaseException) -> None:
         """End a future that was taken and cannot be run."""
         with self.lock:
-            if future._phase != Phase.HANDED_OUT:
+            if future.phase != Phase.HANDED_OUT:
                 return
-            future._phase = Phase.SETTLING
+            future.phase = Phase.SETTLING
         self._end(future, Failure(error))
 
     def _end(self, future: AnyFuture, outcome: Outcome) -> None:
         """End a claimed future."""
-        future._phase = Phase.DONE
+        future.phase = Phase.DONE
         self._finish(future, outcome)
 
 
@@ -343,10 +347,10 @@ def _call_before(policy: RetryPolicy, state: Any, number: int) -> Failure | None
 
 def _count_attempt(future: AnyFuture, worker: str, start: float) -> int:
     """Note that the next attempt began, and return its number. Called with the lock held."""
-    future._worker = worker
-    future._start = start
-    number = future._number + 1
-    future._number = number
+    future.worker = worker
+    future.started_at = start
+    number = future.attempt_number + 1
+    future.attempt_number = number
     if number == 1:
-        future._first_start = start
+        future.first_started_at = start
     return number

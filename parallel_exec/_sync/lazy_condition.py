@@ -32,7 +32,7 @@ _TRIES = 1000  # a guess; then the holder is held up by something else
 lock = threading.RLock()  # guards nothing but the moment in which a future without waiters settles
 
 
-def come_in(lock: Any) -> None:
+def acquire_yielding(lock: Any) -> None:
     """Acquire a lock that is held for moments only, without queueing for it, if possible.
 
     A thread that queues is given the lock while another has the interpreter's; that one, when it wants the lock again, must
@@ -59,8 +59,8 @@ def release_leaked(*locks: Any) -> None:
             lock.release()
 
 
-class Bell:
-    """Wakes one thread that waits, or is about to. Thread-safe; `ring` is re-entrant.
+class Parker:
+    """Wakes one thread that waits, or is about to. Thread-safe; `unpark` is re-entrant.
 
     In place of `SimpleQueue.get(timeout)`, which may wait for ever before 3.13, if the time is up while it begins.
     """
@@ -69,7 +69,7 @@ class Bell:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def ring(self) -> None:
+    def unpark(self) -> None:
         """Wake it, or keep it from waiting once."""
         with contextlib.suppress(RuntimeError):  # it rings already
             self._lock.release()
@@ -125,7 +125,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class MadeOnDemand:
+class LazyAttribute:
     """A non-data descriptor: the first look makes the attribute, once, whoever looks at the same time."""
 
     def __init__(self, make: Callable[[], Any], late: Any = None) -> None:

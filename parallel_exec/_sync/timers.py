@@ -27,7 +27,7 @@ import weakref
 from typing import Callable
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import Bell
+from parallel_exec._sync.lazy_condition import Parker
 from parallel_exec._sync.threads import arrive, launch
 
 logger = logging.getLogger("parallel_exec")
@@ -80,7 +80,7 @@ class Timers:
     def __init__(self, name: str = "parallel_exec-clock") -> None:
         self._name = name
         self._requests: queue.SimpleQueue[Timer | None] = queue.SimpleQueue()
-        self._bell = Bell()  # rung after a request is put
+        self._parker = Parker()  # rung after a request is put
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._start_lock = threading.Lock()
@@ -94,7 +94,7 @@ class Timers:
     def request(self, timer: Timer) -> None:
         """Have the clock look at a timer's deadline; called by `Timer.arm`."""
         self._requests.put(timer)
-        self._bell.ring()
+        self._parker.unpark()
         if self._thread is None:
             self.start()
 
@@ -115,7 +115,7 @@ class Timers:
         """Let the clock thread end; timers that are not due by then never will be. Does not wait."""
         self._stopped = True
         self._requests.put(None)
-        self._bell.ring()
+        self._parker.unpark()
 
     def is_clock(self) -> bool:
         """Return whether the calling thread is the clock's."""
@@ -135,7 +135,7 @@ class Timers:
                 timer = self._requests.get_nowait()
             except queue.Empty:
                 self._fire_due()
-                self._bell.wait(min(self._heap[0][0] - time.monotonic(), _TICK) if self._heap else _TICK)
+                self._parker.wait(min(self._heap[0][0] - time.monotonic(), _TICK) if self._heap else _TICK)
                 continue
             if timer is None:
                 self._heap.clear()

@@ -80,7 +80,7 @@ class WorkerSlot(Slot, Consumer, Protocol):
     """A slot that takes its work itself."""
 
 
-class Source(Protocol):
+class SchedulerPort(Protocol):
     """What a back end sees of the scheduler.
 
     Attributes:
@@ -97,15 +97,15 @@ class Source(Protocol):
         """Whether nothing is left to do."""
         ...
 
-    def offer(self, consumer: Consumer, *, last: bool = False) -> None:
+    def park(self, consumer: Consumer, *, last: bool = False) -> None:
         """Note a consumer as idle; it is woken if there is work. `last`: only after all others."""
         ...
 
-    def withdraw(self, consumer: Consumer) -> bool:
+    def unpark(self, consumer: Consumer) -> bool:
         """Forget an idle consumer; returns whether it was idle."""
         ...
 
-    def pass_on(self) -> None:
+    def decline(self) -> None:
         """Wake another consumer: the one that was woken is not going to take."""
         ...
 
@@ -129,14 +129,14 @@ class Source(Protocol):
         ...
 
     def put_back(self, futures: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
-        """Do the first half of `give_back`, which may be done with the lock held; returns what `carry_out` must be given."""
+        """Do the first half of `give_back`, also with the lock held; returns what `finish_overridden` must be given."""
         ...
 
     def wake_one(self) -> None:
         """Wake an idle consumer if there is something for it: what follows `put_back`."""
         ...
 
-    def carry_out(self, doomed: list[TaskFuture[Any]]) -> None:
+    def finish_overridden(self, overridden: list[TaskFuture[Any]]) -> None:
         """End futures that were given a verdict meanwhile."""
         ...
 
@@ -186,7 +186,7 @@ class Source(Protocol):
         """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
         ...
 
-    def came_apart(self, tail: TaskFuture[Any]) -> None:
+    def add_split(self, tail: TaskFuture[Any]) -> None:
         """Count a future in that was split off another. Called with the lock held."""
         ...
 
@@ -206,11 +206,11 @@ class Source(Protocol):
         """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
         ...
 
-    def refuse(self, future: TaskFuture[Any], error: BaseException) -> None:
+    def reject(self, future: TaskFuture[Any], error: BaseException) -> None:
         """End a future that was taken and cannot be run."""
         ...
 
-    def break_down(self, error: ParallelExecError) -> None:
+    def fail_all(self, error: ParallelExecError) -> None:
         """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
         ...
 
@@ -222,7 +222,7 @@ class Backend(abc.ABC):
         name: what the user calls it.
         can_kill: whether `stop` really ends an attempt.
         sends_ahead: whether it takes more than it can begin at once, and so must be told what outranks that.
-        takes_parts: whether it runs `Part`s, stretches of the items of a `map`.
+        takes_parts: whether it runs `MapChunk`s, stretches of the items of a `map`.
         packs: whether `prepare` does anything.
         drives_caller: whether the caller's own thread must run the work, by `drive`.
         source: the scheduler, which keeps its back end; set by `bind`.
@@ -231,14 +231,14 @@ class Backend(abc.ABC):
 
     name = "?"
     can_kill = False
-    sends_ahead = False
-    packs = False
-    takes_parts = False
-    drives_caller = False
+    prefetches = False
+    pickles_calls = False
+    runs_chunks = False
+    runs_in_caller = False
     has_one_servant = False
-    source = Upward[Source]()
+    source = Upward[SchedulerPort]()
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler, before anything else; `limit` is the most attempts at once.
 
         Raises:
@@ -252,17 +252,17 @@ class Backend(abc.ABC):
     def prepare(self, future: TaskFuture[Any]) -> None:  # noqa: B027  # most need nothing
         """Make the call ready to travel, in the thread that adds it; what it raises ends the task."""
 
-    def drive(self) -> None:  # noqa: B027  # only for `drives_caller`
+    def drive(self) -> None:  # noqa: B027  # only for `runs_in_caller`
         """Run what is ready, in the calling thread, until nothing is left."""
 
-    def nudge(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
+    def recheck(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
         """Look again whether something is left to do; must not block, may be called with the lock held."""
 
     def recall(self, future: TaskFuture[Any]) -> bool:
         """Take back a future that was handed out; True if it certainly never began. Called with the lock held."""
         return False
 
-    def outranked(self, key: tuple[int, int]) -> None:  # noqa: B027
+    def preempt(self, key: tuple[int, int]) -> None:  # noqa: B027
         """Something of this key is ready: take back what comes after it and has not begun. Called with the lock held."""
 
     def recall_all(self) -> None:  # noqa: B027

@@ -22,7 +22,7 @@ from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
-from parallel_exec.backends.base import Backend, Source
+from parallel_exec.backends.base import Backend, SchedulerPort
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
 
@@ -52,7 +52,7 @@ class InlineBackend(Backend):
     """
 
     name = "inline"
-    drives_caller = True
+    runs_in_caller = True
 
     def __init__(self, sleep: Callable[[float], object] | None = None, **_misspelt: Never) -> None:
         if _misspelt:
@@ -69,16 +69,16 @@ class InlineBackend(Backend):
         self._news = threading.Event()
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler."""
         super().bind(source, limit)
-        source.offer(self)
+        source.park(self)
 
     def wake(self) -> None:
         """Tell the driver, if it waits."""
         self._news.set()
 
-    def nudge(self) -> None:
+    def recheck(self) -> None:
         """Have the driver look again."""
         self._news.set()
 
@@ -96,7 +96,7 @@ class InlineBackend(Backend):
     def _run_all(self) -> None:
         while self.source.pending():
             self._news.clear()
-            self.source.withdraw(self)
+            self.source.unpark(self)
             future = self.source.take(self)
             if future is not None:
                 self._attempt(future)
@@ -116,21 +116,21 @@ class InlineBackend(Backend):
 
     def _attempt(self, future: AnyFuture) -> None:
         source = self.source
-        context = future._context
+        context = future.context
         number = source.begin(future, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
         current.running, current.number = future, number
-        outcome = apart(call, future._settings, context, future._fn, future._args, future._kwargs)
+        outcome = apart(call, future.settings, context, future.fn, future.args, future.kwargs)
         current.running, current.number = outer
         end = time.monotonic()
-        timeout = future._settings.timeout
-        if timeout is not None and end - future._start > timeout:
+        timeout = future.settings.timeout
+        if timeout is not None and end - future.started_at > timeout:
             outcome = Failure(TaskTimeoutError(future.id, timeout, number))
         source.report(future, number, outcome, end)
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
-            future.hush()  # the caller sees it now, and may never have seen the future
+            future.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
             # to lead to all that the caller has, the future among it.
             raise KeyboardInterrupt(*outcome.error.args) from outcome.error

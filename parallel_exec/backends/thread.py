@@ -28,11 +28,11 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import Bell
+from parallel_exec._sync.lazy_condition import Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
-from parallel_exec.backends.base import Backend, Consumer, Source, log_abandoned
+from parallel_exec.backends.base import Backend, Consumer, SchedulerPort, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 
@@ -61,9 +61,9 @@ class _Worker:
         abandoned: whether another thread has its slot now; guarded by the source's lock.
     """
 
-    source = Upward[Source]()
+    source = Upward[SchedulerPort]()
 
-    def __init__(self, name: str, source: Source) -> None:
+    def __init__(self, name: str, source: SchedulerPort) -> None:
         self.name = name
         self.source = source
         self.future: AnyFuture | None = None
@@ -72,10 +72,10 @@ class _Worker:
         self.timer = source.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
-        self.bell = Bell()
+        self.parker = Parker()
 
     def wake(self) -> None:
-        self.bell.ring()
+        self.parker.unpark()
 
     def _time_is_up(self) -> None:
         self.source.expire(self, self.future)
@@ -166,11 +166,11 @@ class ThreadBackend(Backend):
         self._spawner = _Spawner(self._spawn)
         self._refuser: Consumer = _Spawner(self._refuse_all)
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler."""
         super().bind(source, limit)
         self._gone = threading.Condition(source.lock)
-        source.offer(self._spawner)
+        source.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +198,7 @@ class ThreadBackend(Backend):
         try:
             if not room:
                 _do(duty)
-                source.pass_on()
+                source.decline()
         finally:
             self._offer()
 
@@ -209,20 +209,20 @@ class ThreadBackend(Backend):
     def _offer(self) -> None:
         """Be woken when there is work and room for a worker, or no hope of one. Called without the lock held."""
         source = self.source
-        source.withdraw(self._spawner)
-        source.withdraw(self._refuser)
+        source.unpark(self._spawner)
+        source.unpark(self._refuser)
         if len(self._workers) < self._room():
-            source.offer(self._spawner, last=True)
+            source.park(self._spawner, last=True)
         elif not self._workers:
-            source.offer(self._refuser)
+            source.park(self._refuser)
 
     def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
         _do(duty)
         if self._workers:
-            self.source.pass_on()
+            self.source.decline()
         else:
-            self.source.break_down(start_error("thread", f"no thread can be started: {error}"))
+            self.source.fail_all(start_error("thread", f"no thread can be started: {error}"))
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forget a worker, and tell who waits for the last to go."""
@@ -237,16 +237,16 @@ class ThreadBackend(Backend):
             future = self.source.take(self._refuser)
             if future is None:
                 return
-            self.source.refuse(future, CapacityExhaustedError(len(self._stuck)))
+            self.source.reject(future, CapacityExhaustedError(len(self._stuck)))
         self._offer()
-        self.source.pass_on()
+        self.source.decline()
 
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
         current.pool = self.source
         arrive()
         worker.thread = threading.current_thread()
-        source: Source | None = None
+        source: SchedulerPort | None = None
         try:
             _do(duty)
             del duty
@@ -283,28 +283,28 @@ class ThreadBackend(Backend):
             why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
             failed = start_error("thread", why)
             failed.__cause__ = error
-            self.source.break_down(failed)
+            self.source.fail_all(failed)
             return False
         return True
 
-    def _next(self, worker: _Worker, source: Source) -> int:
+    def _next(self, worker: _Worker, source: SchedulerPort) -> int:
         """Begin the next attempt, parked until there is one; 0 when it is time to end."""
         while True:
             if len(self._workers) > self._limit and self._is_surplus(worker):
-                source.pass_on()
+                source.decline()
                 return 0
             ended, worker.ended = worker.ended, None
             begun = source.begin_next(worker, worker.name, ended)
             del ended  # a parked thread must keep nothing alive
             if begun is not None:
                 worker.future, number = begun
-                timeout = worker.future._settings.timeout
+                timeout = worker.future.settings.timeout
                 if worker.timer.deadline == NEVER and timeout is not None:  # it has rung before it could know for whom
-                    worker.timer.arm(worker.future._start + timeout)
+                    worker.timer.arm(worker.future.started_at + timeout)
                 return number
             if source.drained:
                 return 0
-            worker.bell.wait()
+            worker.parker.wait()
 
     def _is_surplus(self, worker: _Worker) -> bool:
         """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
@@ -318,10 +318,10 @@ class ThreadBackend(Backend):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _attempt(self, worker: _Worker, number: int, source: Source) -> None:
+    def _attempt(self, worker: _Worker, number: int, source: SchedulerPort) -> None:
         future: Any = worker.future
         current.running, current.number = future, number
-        outcome = call(future._settings, future._context, future._fn, future._args, future._kwargs)
+        outcome = call(future.settings, future.context, future.fn, future.args, future.kwargs)
         current.running = worker.future = None
         worker.timer.deadline = NEVER
         try:
@@ -335,7 +335,7 @@ class ThreadBackend(Backend):
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
         source = self.source
         with source.lock:
-            worker = future._slot
+            worker = future.slot
             if not source.claim(future, number):
                 return
             worker.abandoned = True
@@ -357,7 +357,7 @@ class ThreadBackend(Backend):
         with self.source.lock:
             self._limit = limit
             surplus = len(self._workers) - self._room()
-            parked = [worker for worker in self._workers if surplus > 0 and self.source.withdraw(worker)]
+            parked = [worker for worker in self._workers if surplus > 0 and self.source.unpark(worker)]
         for worker in parked:
             worker.wake()
         self._offer()

@@ -29,8 +29,8 @@ from parallel_exec import (
     TaskTimeoutError,
     WorkerCrashedError,
 )
-from parallel_exec.backends.engine.dask_worker import Order, dismiss, run_on_worker
-from parallel_exec.backends.engine.remote_call import Note
+from parallel_exec.backends.engine.dask_worker import RemoteJob, dismiss, run_on_worker
+from parallel_exec.backends.engine.remote_call import AttemptInfo
 
 distributed = pytest.importorskip("distributed")
 
@@ -361,6 +361,6 @@ def test_an_attempt_that_comes_after_the_end(client: Any) -> None:
     """What dask begins when its executor has ended runs nothing, and leaves no process."""
     topic, payload = "parallel_exec-test-late", pickle.dumps((work.die, (), {}))
     client.run(dismiss, topic)
-    order = Order(topic, 1, Note("late", 1, None), payload)
+    order = RemoteJob(topic, 1, AttemptInfo("late", 1, None), payload)
     reply = client.submit(run_on_worker, order, pure=False).result()
     assert type(reply.outcome("late").error) is CancelledError

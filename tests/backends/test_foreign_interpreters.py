@@ -94,7 +94,7 @@ def test_what_cannot_cross(interpreters: Any, lab: Any, call: Any, direction: st
     error = executor.submit(*call).exception(LONG)
     assert isinstance(error, TaskSerializationError)
     assert error.direction == direction
-    assert "Ticket" not in str(error)
+    assert "Submission" not in str(error)
     assert executor.submit(work.double, 1).result() == 2
 
 

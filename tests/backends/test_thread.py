@@ -189,7 +189,7 @@ def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
     """Whoever saw no room, and says so late, does not keep the pool closed."""
     backend = ThreadBackend(max_abandoned=0)
     executor = lab.executor(backend=backend, retry_count=0)
-    backend.source.offer(backend._refuser)  # on top of the one that would start a thread
+    backend.source.park(backend._refuser)  # on top of the one that would start a thread
     assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
 
 

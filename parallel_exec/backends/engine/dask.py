@@ -30,8 +30,8 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
-from parallel_exec.backends.engine.dask_worker import CRASHED, Order, dismiss, dumps, kill_on_worker, run_on_worker
-from parallel_exec.backends.engine.remote_call import RAISED, Note, Reply
+from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, dismiss, dumps, kill_on_worker, run_on_worker
+from parallel_exec.backends.engine.remote_call import RAISED, AttemptInfo, CallResult
 from parallel_exec.backends.engine.runner import EngineBackend
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.engine.submission import Ticket
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.engine.submission import Submission
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -63,7 +63,7 @@ class DaskBackend(EngineBackend):
 
     name = "dask"
     can_kill = True
-    packs = True
+    pickles_calls = True
 
     def __init__(self, client: Any, **_misspelt: Never) -> None:
         if _misspelt:
@@ -79,7 +79,7 @@ class DaskBackend(EngineBackend):
         self.has_ending = isinstance(client, str)
         self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler, and to dask's.
 
         Raises:
@@ -97,9 +97,9 @@ class DaskBackend(EngineBackend):
         Raises:
             TaskSerializationError: a part of it cannot be pickled.
         """
-        call = (future._fn, future._args, future._kwargs or {})
+        call = (future.fn, future.args, future.kwargs or {})
         try:
-            future._payload = dumps(call)
+            future.payload = dumps(call)
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
             raise TaskSerializationError(
@@ -108,22 +108,22 @@ class DaskBackend(EngineBackend):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _submit(self, ticket: Ticket) -> Future[Reply | None]:
+    def _submit(self, submission: Submission) -> Future[CallResult | None]:
         if self._client.status not in ("running", "connecting", "newly-created"):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
-        future = ticket.future
-        note = Note(future.id, ticket.next_number, future._settings.timeout)
-        order = Order(self._topic, ticket.serial, note, future._payload)
-        ticket.set_out()
-        self._tickets[ticket.serial] = ticket
-        seeing = self._see_through(order, f"{ticket.__name__}-{uuid.uuid4().hex}", future._priority)
+        future = submission.future
+        note = AttemptInfo(future.id, submission.next_number, future.settings.timeout)
+        order = RemoteJob(self._topic, submission.serial, note, future.payload)
+        submission.set_out()
+        self._submissions[submission.serial] = submission
+        seeing = self._see_through(order, f"{submission.__name__}-{uuid.uuid4().hex}", future.priority)
         try:
             return asyncio.run_coroutine_threadsafe(seeing, self._loop)
         except BaseException:
             seeing.close()
             raise
 
-    async def _see_through(self, order: Order, key: str, priority: int) -> Reply | None:
+    async def _see_through(self, order: RemoteJob, key: str, priority: int) -> CallResult | None:
         """Have an attempt run, and run again if its process dies. In the client's loop."""
         import dask
 
@@ -138,7 +138,7 @@ class DaskBackend(EngineBackend):
                 return reply._replace(kind=RAISED, value=_exceptions.describe(error))
         return None
 
-    async def _run(self, order: Order, key: str, priority: int) -> Reply:
+    async def _run(self, order: RemoteJob, key: str, priority: int) -> CallResult:
         remote = self._client.submit(run_on_worker, order, key=key, pure=False, priority=priority)
         try:
             return await remote  # type: ignore[no-any-return]
@@ -152,24 +152,24 @@ class DaskBackend(EngineBackend):
         """Take note that an attempt began. The client's loop."""
         _, said = event
         serial, address = said["serial"], said["address"]
-        ticket = self._tickets.get(serial)
-        if ticket is not None:
-            ticket.address = address
+        submission = self._submissions.get(serial)
+        if submission is not None:
+            submission.address = address
         if serial in self._given_up:
             self._given_up.discard(serial)
             self._kill(address, serial)
-        elif ticket is not None:
-            self._settler.do(partial(self._began, ticket, said["name"], time.monotonic()))
+        elif submission is not None:
+            self._settler.do(partial(self._began, submission, said["name"], time.monotonic()))
 
-    def _cancel(self, ticket: Ticket, inner: Future[Reply | None]) -> None:
+    def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
         if inner.done():
             return
-        self._given_up.add(ticket.serial)  # first: `_hear` writes the address before it looks in here
-        address = ticket.address
+        self._given_up.add(submission.serial)  # first: `_hear` writes the address before it looks in here
+        address = submission.address
         inner.cancel()
         if address is not None:
-            self._given_up.discard(ticket.serial)
-            self._kill(address, ticket.serial)
+            self._given_up.discard(submission.serial)
+            self._kill(address, submission.serial)
 
     def _kill(self, address: str, serial: int) -> None:
         self._soon(self._client.run(kill_on_worker, self._topic, serial, workers=[address], asynchronous=True))

@@ -41,9 +41,9 @@ from parallel_exec.backends.engine.remote_call import (
     RAISED,
     UNREADABLE,
     UNSENDABLE,
-    Here,
-    Note,
-    Reply,
+    AttemptInfo,
+    CallResult,
+    RunningCall,
     worker_name,
 )
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
@@ -55,7 +55,7 @@ CRASHED = "crashed"  # a Reply's kind; its value is pid and exit code
 _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from parallel_exec.backends.engine.dask_worker import serve; serve()"
 
 
-class Order(NamedTuple):
+class RemoteJob(NamedTuple):
     """An attempt on its way to a worker.
 
     Attributes:
@@ -67,21 +67,23 @@ class Order(NamedTuple):
 
     topic: str
     serial: int
-    note: Note
+    note: AttemptInfo
     payload: bytes
 
 
 # ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_on_worker(order: Order) -> Reply:
+def run_on_worker(order: RemoteJob) -> CallResult:
     """Run an attempt in a child process; the task that dask sees. Blocks until it has ended."""
-    crew = _crews.setdefault(order.topic, _Crew())
+    crew = _crews.setdefault(order.topic, _ChildPool())
     for _ in range(STARTS):
         if order.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
             crew.dismiss()
             _crews.pop(order.topic, None)
-            return Reply(RAISED, _exceptions.describe(CancelledError("its executor has ended")), 0.0, worker_name())
+            return CallResult(
+                RAISED, _exceptions.describe(CancelledError("its executor has ended")), 0.0, worker_name()
+            )
         child = crew.take(order.serial)
         try:
             reply = child.run(order)
@@ -94,7 +96,7 @@ def run_on_worker(order: Order) -> Reply:
         (crew.drop if child.is_lost else crew.keep)(order.serial, child)
         return reply
     error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
-    return Reply(RAISED, _exceptions.describe(error), 0.0, worker_name())
+    return CallResult(RAISED, _exceptions.describe(error), 0.0, worker_name())
 
 
 def kill_on_worker(topic: str, serial: int) -> None:
@@ -117,7 +119,7 @@ class _NeverBeganError(Exception):
     """The child died before the attempt began in it."""
 
 
-class _Crew:
+class _ChildPool:
     """The children of one executor in this worker. Its containers are changed by single atomic calls.
 
     Attributes:
@@ -125,18 +127,18 @@ class _Crew:
     """
 
     def __init__(self) -> None:
-        self.running: dict[int, _Child] = {}
-        self._idle: list[_Child] = []
+        self.running: dict[int, _ChildProcess] = {}
+        self._idle: list[_ChildProcess] = []
         self._dismissed = False
 
-    def take(self, serial: int) -> _Child:
+    def take(self, serial: int) -> _ChildProcess:
         """Return a child for an attempt."""
         child = None
         while child is None:
             try:
                 child = self._idle.pop()
             except IndexError:
-                child = _Child()
+                child = _ChildProcess()
             if child.has_ended():
                 child.close()
                 child = None
@@ -145,14 +147,14 @@ class _Crew:
             child.kill()
         return child
 
-    def keep(self, serial: int, child: _Child) -> None:
+    def keep(self, serial: int, child: _ChildProcess) -> None:
         """Take a child back for the next attempt."""
         self.running.pop(serial, None)
         self._idle.append(child)
         if self._dismissed:
             self.dismiss()
 
-    def drop(self, serial: int, child: _Child) -> None:
+    def drop(self, serial: int, child: _ChildProcess) -> None:
         """Let go of a child."""
         self.running.pop(serial, None)
         child.close()
@@ -167,7 +169,7 @@ class _Crew:
                 self._idle.pop().close()
 
 
-class _Child:
+class _ChildProcess:
     """A child process, seen from the worker. It has one job at a time, from one thread; any thread may kill it.
 
     Attributes:
@@ -197,7 +199,7 @@ class _Child:
             for descriptor in theirs:
                 os.close(descriptor)
 
-    def run(self, order: Order) -> Reply:
+    def run(self, order: RemoteJob) -> CallResult:
         """Run an attempt and return how it ended.
 
         Raises:
@@ -214,14 +216,14 @@ class _Child:
         _tell_began(order, self._process.pid)
         try:
             if note.timeout is None or self._results.poll(note.timeout):
-                return Reply(*pickle.loads(self._results.recv_bytes()))
+                return CallResult(*pickle.loads(self._results.recv_bytes()))
         except (EOFError, OSError):
             self.is_lost = True
             value = (self._process.pid, self._process.wait())
-            return Reply(CRASHED, value, time.monotonic() - start, worker_name())
+            return CallResult(CRASHED, value, time.monotonic() - start, worker_name())
         self.kill()
         error = TaskTimeoutError(note.id, note.timeout, note.number)
-        return Reply(RAISED, _exceptions.describe(error), time.monotonic() - start, worker_name())
+        return CallResult(RAISED, _exceptions.describe(error), time.monotonic() - start, worker_name())
 
     def has_ended(self) -> bool:
         """Return whether it has ended by itself."""
@@ -245,7 +247,7 @@ class _Child:
         os.close(self._lifeline)
 
 
-def _tell_began(order: Order, pid: int) -> None:
+def _tell_began(order: RemoteJob, pid: int) -> None:
     from distributed import get_worker
 
     with contextlib.suppress(Exception):  # the connection is going: then dask, too, will know
@@ -254,7 +256,7 @@ def _tell_began(order: Order, pid: int) -> None:
         worker.log_event(order.topic, {"serial": order.serial, "name": name, "address": worker.address})
 
 
-_crews: dict[str, _Crew] = {}  # by topic; module state, as dask calls functions of modules
+_crews: dict[str, _ChildPool] = {}  # by topic; module state, as dask calls functions of modules
 _dismissed: deque[str] = deque(maxlen=1000)  # topics; dask has long forgotten what an older one had
 
 
@@ -276,14 +278,14 @@ def serve() -> None:
             results.send_bytes(pickle.dumps(tuple(_run(note, payload))))
 
 
-def _run(note: Note, payload: bytes) -> Reply:
+def _run(note: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
-    current.running, current.number = Here(note, start), note.number
+    current.running, current.number = RunningCall(note, start), note.number
     try:
         kind, value = _call(payload)
     finally:
         current.running = None
-    return Reply(kind, value, time.monotonic() - start, worker_name())
+    return CallResult(kind, value, time.monotonic() - start, worker_name())
 
 
 def _call(payload: bytes) -> tuple[str, Any]:

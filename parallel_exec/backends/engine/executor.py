@@ -35,7 +35,14 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
-from parallel_exec.backends.engine.remote_call import Line, Note, Reply, run_call, run_nothing, run_shared
+from parallel_exec.backends.engine.remote_call import (
+    AttemptInfo,
+    CallResult,
+    StartListener,
+    run_call,
+    run_nothing,
+    run_shared,
+)
 from parallel_exec.backends.engine.runner import EngineBackend
 from parallel_exec.backends.engine.submission import WITHDRAWN
 from parallel_exec.backends.process.fork_warning import no_fork_warning
@@ -44,8 +51,8 @@ from parallel_exec.future import TaskFuture
 if TYPE_CHECKING:
     from typing_extensions import Never
 
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.engine.submission import Ticket
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.engine.submission import Submission
 
 SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
 
@@ -87,12 +94,12 @@ class ExecutorBackend(EngineBackend):
         # To them the call goes unpacked: as what the ticket pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
-        self._line = Line(weakly(self._heard))
+        self._line = StartListener(weakly(self._heard))
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the line's thread.
         self._tells_running = False
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler."""
         super().bind(source, limit)
         _watch(self)
@@ -104,81 +111,83 @@ class ExecutorBackend(EngineBackend):
             getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None)
         )
 
-    def _submit(self, ticket: Ticket) -> Future[Reply | None]:
-        future = ticket.future
+    def _submit(self, submission: Submission) -> Future[CallResult | None]:
+        future = submission.future
         with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
             if self._shares:
-                return self._taker.submit(run_shared, future._fn, future._args, future._kwargs or {}, ticket)  # type: ignore[no-any-return]
-            return self._taker.submit(ticket)  # type: ignore[no-any-return]
+                return self._taker.submit(run_shared, future.fn, future.args, future.kwargs or {}, submission)  # type: ignore[no-any-return]
+            return self._taker.submit(submission)  # type: ignore[no-any-return]
 
     def _capacity(self) -> int | None:
         # A private name, but one that the stdlib's pools, loky's, dask and others agree on.
         workers = getattr(self._executor, "_max_workers", None)
         return workers if isinstance(workers, int) and workers > 0 else None
 
-    def _cancel(self, ticket: Ticket, inner: Future[Reply | None]) -> None:
-        if ticket.address is not None:
-            self._line.tell_unwanted(ticket.address)
+    def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
+        if submission.address is not None:
+            self._line.tell_unwanted(submission.address)
         if isinstance(inner, TaskFuture):
             inner.abort()
         else:
             inner.cancel()
 
-    def _stops(self, ticket: Ticket) -> bool:
-        return isinstance(ticket.inner, TaskFuture)
+    def _stops(self, submission: Submission) -> bool:
+        return isinstance(submission.inner, TaskFuture)
 
-    def _recall_travelled(self, ticket: Ticket) -> bool:
+    def _recall_travelled(self, submission: Submission) -> bool:
         """Take back what is in another process's queue; called with the scheduler's lock held."""
-        inner = ticket.inner
+        inner = submission.inner
         certain = self._tells_running or isinstance(inner, TaskFuture)
-        return certain and inner is not None and inner.cancel() and ticket.claim(WITHDRAWN)
+        return certain and inner is not None and inner.cancel() and submission.claim(WITHDRAWN)
 
     # ── attempts elsewhere ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def travel(self, ticket: Ticket) -> Any:
+    def travel(self, submission: Submission) -> Any:
         """Return what a ticket is pickled as. Called by whatever thread of the executor's pickles."""
-        future, place = ticket.known_future, ticket.place
-        if not ticket.set_out() or future is None:
+        future, place = submission.known_future, submission.place
+        if not submission.set_out() or future is None:
             return (type(None), ()) if self._shares else (partial, (run_nothing,))
-        timeout = future._settings.timeout
-        self._tickets[ticket.serial] = ticket
-        if timeout is not None and place is not None and ticket.fate is None:
-            ticket.sent = time.monotonic()
-            place.timer.arm(ticket.sent + timeout)
-        note = Note(future.id, ticket.next_number, timeout, self._line.port(), self._line.key(ticket.serial))
+        timeout = future.settings.timeout
+        self._submissions[submission.serial] = submission
+        if timeout is not None and place is not None and submission.fate is None:
+            submission.sent = time.monotonic()
+            place.timer.arm(submission.sent + timeout)
+        note = AttemptInfo(
+            future.id, submission.next_number, timeout, self._line.port(), self._line.key(submission.serial)
+        )
         if self._shares:
-            return Note, tuple(note)
-        return partial, (run_call, future._fn, future._args, future._kwargs or {}, note)
+            return AttemptInfo, tuple(note)
+        return partial, (run_call, future.fn, future.args, future.kwargs or {}, note)
 
     def _heard(self, serial: int, worker: str, address: Any) -> None:
         """Pass on what the line says: an attempt began. The line's thread."""
-        ticket = self._tickets.get(serial)
-        if ticket is not None:
-            ticket.address = address
-            inner = ticket.inner
+        submission = self._submissions.get(serial)
+        if submission is not None:
+            submission.address = address
+            inner = submission.inner
             self._tells_running |= inner is not None and inner.running()
-            self._settler.do(partial(self._began, ticket, worker, time.monotonic()))
+            self._settler.do(partial(self._began, submission, worker, time.monotonic()))
 
-    def _await_news(self, ticket: Ticket) -> bool:
-        if not ticket.travelled:
+    def _await_news(self, submission: Submission) -> bool:
+        if not submission.travelled:
             return False
         self._line.catch_up()  # also if its address is known: the line's thread may be about to tell the settler
-        return ticket.address is not None
+        return submission.address is not None
 
-    def _end_well(self, ticket: Ticket, reply: Reply) -> None:
-        super()._end_well(ticket, Reply(*reply))  # from an interpreter it comes as a plain tuple
+    def _end_well(self, submission: Submission, reply: CallResult) -> None:
+        super()._end_well(submission, CallResult(*reply))  # from an interpreter it comes as a plain tuple
 
-    def _overdue(self, ticket: Ticket) -> None:
+    def _overdue(self, submission: Submission) -> None:
         """Let an attempt begin that the executor calls running, if none is ever heard of; else look again later."""
-        inner, place, future = ticket.inner, ticket.place, ticket.known_future
-        timeout = None if future is None else future._settings.timeout
-        if place is None or timeout is None or ticket.fate is not None:
+        inner, place, future = submission.inner, submission.place, submission.known_future
+        timeout = None if future is None else future.settings.timeout
+        if place is None or timeout is None or submission.fate is not None:
             return
         now = time.monotonic()
-        if self._line.heard or inner is None or not inner.running() or now < ticket.sent + SILENCE:
+        if self._line.heard or inner is None or not inner.running() or now < submission.sent + SILENCE:
             place.timer.arm(now + max(timeout, 1.0))
         else:
-            self._began(ticket, self.name, now)
+            self._began(submission, self.name, now)
 
     def _ending(self) -> None:
         self._line.close()

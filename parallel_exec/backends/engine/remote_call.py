@@ -46,7 +46,7 @@ _PATIENCE = 1.0  # seconds; a guess: datagrams on the loopback may be dropped
 RETURNED, PICKLED, RAISED, UNSENDABLE, UNREADABLE = "returned", "pickled", "raised", "unsendable", "unreadable"
 
 
-class Note(NamedTuple):
+class AttemptInfo(NamedTuple):
     """What the worker is told of an attempt: the task's id, the attempt's number and timeout, and the line back.
 
     Attributes:
@@ -61,7 +61,7 @@ class Note(NamedTuple):
     key: bytes = b""
 
 
-class Reply(NamedTuple):
+class CallResult(NamedTuple):
     """How a call ended.
 
     Attributes:
@@ -104,7 +104,7 @@ def _rebuild(data: bytes, unreadable: str | None) -> BaseException:
     return _exceptions.rebuild(described) if unreadable is None else _exceptions.unreadable(described, unreadable)
 
 
-class Here:
+class RunningCall:
     """What `current_task()` asks in the process that runs the attempt.
 
     Args:
@@ -113,7 +113,7 @@ class Here:
         is_unwanted: says whether nobody waits for it any more.
     """
 
-    def __init__(self, note: Note, start: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, note: AttemptInfo, start: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
         self._note = note
         self._start = start
         self._is_unwanted = is_unwanted
@@ -136,29 +136,29 @@ def worker_name() -> str:
     return name
 
 
-def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note) -> Reply:
+def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo) -> CallResult:
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
-    phone = _Phone(note)
+    phone = StartNotifier(note)
     start = time.monotonic()
     before = current.running, current.number
-    current.running, current.number = Here(note, start, phone.is_unwanted), note.number
+    current.running, current.number = RunningCall(note, start, phone.is_unwanted), note.number
     born = _forks.generation
     try:
         value = fn(*args, **kwargs)
         _forks.end_child(born)
         if type(value) in LAZY:  # which the engine could not send
-            return Reply(RAISED, _exceptions.describe(lazy_result(value)), time.monotonic() - start, worker_name())
-        return Reply(RETURNED, value, time.monotonic() - start, worker_name())
+            return CallResult(RAISED, _exceptions.describe(lazy_result(value)), time.monotonic() - start, worker_name())
+        return CallResult(RETURNED, value, time.monotonic() - start, worker_name())
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
         duration = time.monotonic() - start
-        return Reply(RAISED, _exceptions.describe(error), duration, worker_name())
+        return CallResult(RAISED, _exceptions.describe(error), duration, worker_name())
     finally:
         current.running, current.number = before
         phone.hang_up()
 
 
-def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note | None) -> Any:
+def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo | None) -> Any:
     """Run a call in an interpreter of its own, and return the Reply as a plain tuple.
 
     Interpreters pass on a tuple item by item, each in its own way, where there is one beside pickling; but not a subclass.
@@ -171,10 +171,10 @@ def run_nothing() -> None:
     """Stand in for a call that was withdrawn before the engine had sent it."""
 
 
-class _Phone:
+class StartNotifier:
     """The worker's end of the line; used by the thread that runs the call."""
 
-    def __init__(self, note: Note) -> None:
+    def __init__(self, note: AttemptInfo) -> None:
         self._socket: socket.socket | None = None
         self._unwanted = False
         if not note.port:
@@ -199,12 +199,13 @@ class _Phone:
         return self._unwanted
 
     def hang_up(self) -> None:
+        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-class Line:
+class StartListener:
     """The end of the line that all calls of a back end share; opened when the first call leaves the process.
 
     Attributes:

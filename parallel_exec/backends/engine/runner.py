@@ -35,16 +35,16 @@ from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
-from parallel_exec.backends.engine.serial_thread import Clerk
+from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.settling import Settling
-from parallel_exec.backends.engine.submission import BEGUN, WITHDRAWN, Place, Ticket
+from parallel_exec.backends.engine.submission import BEGUN, WITHDRAWN, EngineSlot, Submission
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.engine.remote_call import Reply
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.future import TaskFuture
 
     AnyFuture = TaskFuture[Any]
@@ -69,15 +69,15 @@ class EngineBackend(Settling):
         self._fed = threading.Event()  # whether the feeder has fed once
         # The feeder's own:
         self._refusals = 0
-        self._handing_over: Ticket | None = None
+        self._handing_over: Submission | None = None
 
     @abc.abstractmethod
-    def _submit(self, ticket: Ticket) -> Future[Reply | None]:
+    def _submit(self, submission: Submission) -> Future[CallResult | None]:
         """Hand a ticket over. Called by the feeder; may block."""
 
-    def travel(self, ticket: Ticket) -> Any:
+    def travel(self, submission: Submission) -> Any:
         """Return what a ticket is pickled as; for engines that pickle it. Called in any thread."""
-        raise TypeError(f"a {type(ticket).__name__} does not go to the engine of a {type(self).__name__}")
+        raise TypeError(f"a {type(submission).__name__} does not go to the engine of a {type(self).__name__}")
 
     def _capacity(self) -> int | None:
         """Return how many workers the engine has; None if it does not say."""
@@ -88,13 +88,13 @@ class EngineBackend(Settling):
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler."""
         super().bind(source, limit)
-        self._settler = Clerk(f"parallel_exec-{self.name}-settler", source, self._say_farewell)
-        self._feeder = Clerk(f"parallel_exec-{self.name}-feeder", source, self._settler.poke)
+        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", source, self._say_farewell)
+        self._feeder = SerialThread(f"parallel_exec-{self.name}-feeder", source, self._settler.wakeup)
         self._patience = source.timers.timer(weakly(self._lose_patience))
-        source.offer(self)
+        source.park(self)
 
     def wake(self) -> None:
         """Have the feeder take; starts our threads the first time."""
@@ -106,7 +106,7 @@ class EngineBackend(Settling):
                 self._feeder.start()
                 self._settler.start()
             except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
-                self.source.break_down(WorkerStartError(f"no thread can be started: {error}"))
+                self.source.fail_all(WorkerStartError(f"no thread can be started: {error}"))
                 return
             self._started = True
             self._feeder.do(self._feed)
@@ -116,7 +116,7 @@ class EngineBackend(Settling):
 
     def _feed(self) -> None:
         source = self.source
-        source.withdraw(self)
+        source.unpark(self)
         while self._has_room():
             future = source.take(self)
             if future is None:
@@ -125,7 +125,7 @@ class EngineBackend(Settling):
             del future  # an error of the engine's leads to this frame
             self._fed.set()
         else:
-            source.pass_on()
+            source.decline()
         self._fed.set()
 
     def _has_room(self) -> bool:
@@ -148,7 +148,7 @@ class EngineBackend(Settling):
             future = self.source.take(self)
             if future is None:
                 return
-            self.source.refuse(future, CapacityExhaustedError(len(self._stuck)))
+            self.source.reject(future, CapacityExhaustedError(len(self._stuck)))
         self._feed()
 
     def _is_lost(self) -> bool:
@@ -158,65 +158,65 @@ class EngineBackend(Settling):
     # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hand_over(self, future: AnyFuture) -> None:
-        place = self._free.pop() if self._free else Place(self.source.timers.timer, self._due)
-        ticket = Ticket(self, future, place, next(self._serials))
-        self._active.add(ticket)
-        self._inside.add(ticket)
+        place = self._free.pop() if self._free else EngineSlot(self.source.timers.timer, self._due)
+        submission = Submission(self, future, place, next(self._serials))
+        self._active.add(submission)
+        self._inside.add(submission)
         with self.source.lock:
-            future._slot = place  # from here on it can be recalled
-        self._handing_over = ticket
+            future.slot = place  # from here on it can be recalled
+        self._handing_over = submission
         try:
-            inner = self._submit(ticket)
+            inner = self._submit(submission)
         except BaseException as error:
-            self._refused(ticket, error)
+            self._refused(submission, error)
             return
         finally:
             self._handing_over = None
             del future  # an error's traceback holds this frame
         self._refusals = 0
-        ticket.inner = inner
-        inner.add_done_callback(partial(self._done, ticket))
-        if ticket.fate == WITHDRAWN or ticket.unwanted:  # since when there was nothing yet to cancel
-            self._settler.do(partial(self._let_go, ticket))
+        submission.inner = inner
+        inner.add_done_callback(partial(self._done, submission))
+        if submission.fate == WITHDRAWN or submission.unwanted:  # since when there was nothing yet to cancel
+            self._settler.do(partial(self._let_go, submission))
 
-    def _refused(self, ticket: Ticket, error: BaseException) -> None:
+    def _refused(self, submission: Submission, error: BaseException) -> None:
         """Fail what the engine's `submit` raised for; unless it has begun nevertheless, and will report by itself."""
-        ticket.is_orphan = True
-        self._inside.discard(ticket)
-        if ticket.fate == WITHDRAWN:
-            self._release(ticket)
-        elif self.exiting and self._refusals < TRIES and ticket.withdraw():
+        submission.is_orphan = True
+        self._inside.discard(submission)
+        if submission.fate == WITHDRAWN:
+            self._release(submission)
+        elif self.exiting and self._refusals < TRIES and submission.withdraw():
             self._refusals += 1
-            self._release(ticket)
-            self.source.give_back([ticket.future])
+            self._release(submission)
+            self.source.give_back([submission.future])
             time.sleep(BREATHER)
             self._feeder.do(self._feed)
-        elif ticket.claim(BEGUN):
+        elif submission.claim(BEGUN):
             self._refusals += 1
-            self._settler.do(partial(self._fail, ticket, error, for_good=self._refusals > TRIES))
+            self._settler.do(partial(self._fail, submission, error, for_good=self._refusals > TRIES))
 
-    def _fail(self, ticket: Ticket, error: BaseException, for_good: bool) -> None:
+    def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
         self._tell_sick(error)
         if for_good:
-            self._release(ticket)
-            self.source.refuse(ticket.future, error)
+            self._release(submission)
+            self.source.reject(submission.future, error)
         else:
             now = time.monotonic()
-            self._begin(ticket, self.name, now)
-            if ticket.number:
-                self._report(ticket, Failure(ticket.explain(error, had_begun=False)), now)
+            self._begin(submission, self.name, now)
+            if submission.number:
+                self._report(submission, Failure(submission.explain(error, had_begun=False)), now)
         self._feeder.do(self._feed)
 
     # ── the pool ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def nudge(self) -> None:
+    def recheck(self) -> None:
         """Have our threads look whether all is over: they may wait for the engine, and not be noted as idle."""
         if self._started:
-            self._feeder.poke()
-            self._settler.poke()
+            self._feeder.wakeup()
+            self._settler.wakeup()
 
     def _say_farewell(self) -> None:
-        self._feeder.poke()
+        self._feeder.wakeup()
         self._ending()
 
     def resize(self, limit: int) -> None:

@@ -13,10 +13,10 @@ from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.events import logger
 
 if TYPE_CHECKING:
-    from parallel_exec.backends.base import Source
+    from parallel_exec.backends.base import SchedulerPort
 
 
-class Clerk:
+class SerialThread:
     """A thread and its orders. It ends once the scheduler is drained and nothing is left to do.
 
     Args:
@@ -25,9 +25,9 @@ class Clerk:
         farewell: called last.
     """
 
-    _source = Upward["Source"]()
+    _source = Upward["SchedulerPort"]()
 
-    def __init__(self, name: str, source: Source, farewell: Callable[[], object]) -> None:
+    def __init__(self, name: str, source: SchedulerPort, farewell: Callable[[], object]) -> None:
         self._name = name
         self._source = source
         self._farewell = weakly(farewell)
@@ -57,7 +57,7 @@ class Clerk:
         if self._over:  # an attempt that was abandoned has ended, say
             self._drop_orders()
 
-    def poke(self) -> None:
+    def wakeup(self) -> None:
         """Have it look whether the scheduler is drained; if the caller holds the lock, once that is let go."""
         self.do(self._await_lock)
 

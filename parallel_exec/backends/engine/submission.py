@@ -1,4 +1,4 @@
-"""One attempt in somebody else's engine: `Ticket`, which is what is handed over, and `Place`, which it holds meanwhile.
+"""One attempt in somebody else's engine: `Submission`, which is what is handed over, and `EngineSlot`, which it holds meanwhile.
 
     the engine calls it ─────► it is in this process: the attempt runs right there
     the engine pickles it ───► what arrives elsewhere is the bare call (`remote_call.py`)
@@ -33,21 +33,21 @@ BEGUN, WITHDRAWN = "begun", "withdrawn"
 _HINT = "Use what the engine's own submit would take, too: for most, functions of modules and arguments that pickle"
 
 
-class Desk(Protocol):
+class SubmissionOwner(Protocol):
     """What a ticket asks of its back end."""
 
     fates: Any  # a lock; nothing is called while it is held
 
-    def run_here(self, ticket: Ticket) -> None:
+    def run_here(self, submission: Submission) -> None:
         """Run a ticket that was claimed, in the calling thread."""
         ...
 
-    def travel(self, ticket: Ticket) -> Any:
+    def travel(self, submission: Submission) -> Any:
         """Return what the ticket is pickled as."""
         ...
 
 
-class Place:
+class EngineSlot:
     """Where one ticket at a time is: a slot, of which there are no more than the limit; used again and again.
 
     (Timers stay in the clock's heap until they are due. One a ticket would keep every ticket that long.)
@@ -57,16 +57,16 @@ class Place:
         ticket: who holds it; written by the feeder, and by whoever releases it.
     """
 
-    def __init__(self, make_timer: Callable[[Callable[[], object]], Any], due: Callable[[Place], object]) -> None:
+    def __init__(self, make_timer: Callable[[Callable[[], object]], Any], due: Callable[[EngineSlot], object]) -> None:
         self.timer = make_timer(weakly(self._time_is_up))
-        self.ticket: Ticket | None = None
+        self.submission: Submission | None = None
         self._due = weakly(due)
 
     def _time_is_up(self) -> None:
         self._due(self)
 
 
-class Ticket:
+class Submission:
     """One attempt, from being handed to the engine until the engine has done with it.
 
     It does not keep its future, as the engine, and the frames of what it raises, may keep the ticket. (The scheduler keeps
@@ -84,12 +84,12 @@ class Ticket:
         number, start, worker: of the attempt, once it has begun; the number is 0 until then.
     """
 
-    def __init__(self, desk: Desk, future: TaskFuture[Any], place: Place, serial: int) -> None:
+    def __init__(self, desk: SubmissionOwner, future: TaskFuture[Any], place: EngineSlot, serial: int) -> None:
         self._desk = desk
         self._future = weakref.ref(future)
-        self.place: Place | None = place
+        self.place: EngineSlot | None = place
         self.serial = serial
-        self.next_number = future._number + 1
+        self.next_number = future.attempt_number + 1
         self.inner: Future[Any] | None = None
         self.fate: str | None = None
         self.travelled = False
@@ -100,8 +100,8 @@ class Ticket:
         self.start = self.sent = 0.0
         self.worker = ""
         self.address: Any = None  # where it runs, in the back end's own terms
-        self.__name__ = call_name(future._fn)  # dask shows it, and keeps a record for each name
-        place.ticket = self
+        self.__name__ = call_name(future.fn)  # dask shows it, and keeps a record for each name
+        place.submission = self
 
     @property
     def future(self) -> TaskFuture[Any]:
@@ -153,12 +153,12 @@ class Ticket:
     def call(self) -> Outcome | None:
         """Run the call in a copy of its context; None if the task has ended meanwhile."""
         future = self.future
-        context = future._context
+        context = future.context
         if context is None:
             return None
         current.running, current.number = future, self.number
         try:
-            return apart(call, future._settings, context.copy(), future._fn, future._args, future._kwargs)
+            return apart(call, future.settings, context.copy(), future.fn, future.args, future.kwargs)
         finally:
             current.running = None
 
@@ -174,10 +174,10 @@ class Ticket:
 
         future = self.future
         what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
-        what = f"{what} of task {future.id!r}, {describe(future._fn)},"
+        what = f"{what} of task {future.id!r}, {describe(future.fn)},"
         why, hint = f"{type(error).__name__}: {error}", _HINT
         if not had_begun:
-            culprit = find_culprit(parts_of(future._fn, future._args, future._kwargs or {}))
+            culprit = find_culprit(parts_of(future.fn, future.args, future.kwargs or {}))
             if culprit.what != WHOLE:  # else it is only the engine's own way of pickling that cannot
                 what, why, hint = f"{culprit.what} of task {future.id!r}", culprit.why, culprit.hint
         failed = TaskSerializationError(what, way, why, hint)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._core.map_chunk import Part
+from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
-from parallel_exec.backends.process.worker_handle import Handle
+from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.future import Phase
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     AnyFuture = TaskFuture[Any]
 
 
-class Crew:
+class Assignments:
     """The workers, and the tasks on their way to and from them.
 
     Attributes:
@@ -32,13 +32,13 @@ class Crew:
             then is too late in line: that costs a needless look, no more.)
     """
 
-    def __init__(self, lock: Any, poke: Callable[[], None], came_apart: Callable[[AnyFuture], None]) -> None:
-        self.handles: list[Handle] = []
+    def __init__(self, lock: Any, wakeup: Callable[[], None], add_split: Callable[[AnyFuture], None]) -> None:
+        self.handles: list[WorkerHandle] = []
         self.worst: tuple[int, int] | None = None
         self._lock = lock
-        self._poke = poke
-        self._came_apart = came_apart
-        self.done: list[Part] = []
+        self._wakeup = wakeup
+        self._came_apart = add_split
+        self.done: list[MapChunk] = []
         self._returned: dict[AnyFuture, None] = {}  # a set that keeps its order
         self._serial = 1
 
@@ -46,10 +46,10 @@ class Crew:
         """Return the serial number of the next call that is handed out."""
         return self._serial
 
-    def hand_out(self, handle: Handle, futures: list[AnyFuture]) -> None:
+    def hand_out(self, handle: WorkerHandle, futures: list[AnyFuture]) -> None:
         """Send futures to a worker."""
         last = futures[-1]
-        key = (-last._priority, last._sequence + last.weight - 1)
+        key = (-last.priority, last.sequence + last.weight - 1)
         with self._lock:
             try:
                 self._serial = handle.hand_out(self._serial, futures)
@@ -69,7 +69,7 @@ class Crew:
             returned, self._returned = list(self._returned), {}
         return returned
 
-    def outranked(self, key: tuple[int, int]) -> None:
+    def preempt(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
         if self.worst is not None and key < self.worst:
             self.take_back_all()
@@ -80,7 +80,7 @@ class Crew:
             self.take_back(handle)
         self.worst = None
 
-    def take_back(self, handle: Handle, most: int | None = None) -> None:
+    def take_back(self, handle: WorkerHandle, most: int | None = None) -> None:
         """Take back what a worker has not begun. Called with the lock held."""
         try:
             serials = handle.take_back(most)
@@ -89,13 +89,13 @@ class Crew:
             handle.kill()
             raise
         if serials:
-            self._poke()
+            self._wakeup()
 
-    def reclaim(self, handle: Handle, serials: list[int]) -> None:
+    def reclaim(self, handle: WorkerHandle, serials: list[int]) -> None:
         """Note calls as to be given back that certainly did not begin: the last of `assigned`. Called with the lock held."""
         for serial in serials:
             future = handle.assigned[serial]
-            if type(future) is not Part:
+            if type(future) is not MapChunk:
                 self._returned[future] = None
             elif serial == future.serial:
                 self._returned[future] = None  # the whole of it
@@ -111,8 +111,8 @@ class Crew:
 
     def recall(self, future: AnyFuture) -> bool:
         """Take a future back if it has not begun. Called with the lock held."""
-        if future not in self._returned and isinstance(future._slot, Handle):
-            self.take_back(future._slot)
+        if future not in self._returned and isinstance(future.slot, WorkerHandle):
+            self.take_back(future.slot)
         if future not in self._returned:
             return False
         del self._returned[future]
@@ -120,16 +120,16 @@ class Crew:
 
     def handed_out(self) -> list[AnyFuture]:
         """Return what has not been begun. Called with the lock held."""
-        waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f._phase == Phase.HANDED_OUT}
+        waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
         return [*waiting, *self._returned]
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
         """Kill the worker that runs a future; the rest is up to the I/O thread, once the worker is dead."""
         with self._lock:
-            handle = future._slot
-            if not isinstance(handle, Handle):
+            handle = future.slot
+            if not isinstance(handle, WorkerHandle):
                 return
-            if isinstance(error, TaskTimeoutError) and (future._phase, future._number) != (Phase.LIVE, number):
+            if isinstance(error, TaskTimeoutError) and (future.phase, future.attempt_number) != (Phase.LIVE, number):
                 return  # that attempt is over, and this is another
             self.take_back(handle)
             serial, _ = handle.running()
@@ -139,24 +139,24 @@ class Crew:
                 serial = next((serial for serial, other in handle.assigned.items() if other is future), 0)
             if serial:
                 self._doom(handle, serial, error)
-            self._poke()
+            self._wakeup()
 
-    def stop_item(self, handle: Handle, serial: int, error: BaseException) -> None:
+    def stop_item(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
         """Kill the worker for the sake of one item, if that is still what it is at; nobody else's time is up."""
         with self._lock:
             if handle.running()[0] != serial:
                 return
             self.take_back(handle)
             self._doom(handle, serial, error)
-            self._poke()
+            self._wakeup()
 
-    def _doom(self, handle: Handle, serial: int, error: BaseException) -> None:
+    def _doom(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
         """Have a worker killed for what it is, or will be, running. Called with the lock held."""
-        handle.doomed = (serial, error)
-        handle.peek_at = time.monotonic()
+        handle.pending_kill = (serial, error)
+        handle.poll_at = time.monotonic()
         self.kill_doomed(handle)
 
-    def kill_doomed(self, handle: Handle) -> None:
+    def kill_doomed(self, handle: WorkerHandle) -> None:
         """Kill a worker if it is running what it is doomed for: it may be just before the start, or after the end."""
-        if handle.doomed is not None and handle.running()[0] == handle.doomed[0]:
+        if handle.pending_kill is not None and handle.running()[0] == handle.pending_kill[0]:
             handle.kill()

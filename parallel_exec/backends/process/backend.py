@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Callable
 from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends import _pickling
-from parallel_exec.backends.base import Backend, Source
+from parallel_exec.backends.base import Backend, SchedulerPort
 from parallel_exec.backends.process import spawn
-from parallel_exec.backends.process.io_loop import IoThread
-from parallel_exec.backends.process.launcher import Hire
+from parallel_exec.backends.process.io_loop import IoLoop
+from parallel_exec.backends.process.launcher import Launcher
 from parallel_exec.backends.process.payload import pack, pack_initializer
 from parallel_exec.errors import start_error
 
@@ -55,9 +55,9 @@ class ProcessBackend(Backend):
 
     name = "process"
     can_kill = True
-    sends_ahead = True
-    packs = True
-    takes_parts = True
+    prefetches = True
+    pickles_calls = True
+    runs_chunks = True
     has_one_servant = True
 
     def __init__(
@@ -86,9 +86,9 @@ class ProcessBackend(Backend):
         self._memory_limit = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
         self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
         self._pickler = _pickling.CallPickler()
-        self._io: IoThread | None = None  # written once, by `bind`
+        self._io: IoLoop | None = None  # written once, by `bind`
 
-    def bind(self, source: Source, limit: int) -> None:
+    def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler.
 
         Raises:
@@ -98,50 +98,50 @@ class ProcessBackend(Backend):
         if reason is not None:
             raise start_error("process", reason)
         super().bind(source, limit)
-        hire = Hire(self._context, self._initializer, self._memory_limit, self._startup_timeout)
+        launcher = Launcher(self._context, self._initializer, self._memory_limit, self._startup_timeout)
         self._initializer = None  # it is the pool's now, which ends before this does
-        self._io = IoThread(source, limit, hire, self._max_tasks)
+        self._io = IoLoop(source, limit, launcher, self._max_tasks)
 
     @property
-    def io(self) -> IoThread:
+    def io(self) -> IoLoop:
         """The thread that serves the workers."""
         assert self._io is not None, "bind() comes first"
         return self._io
 
     def prepare(self, future: AnyFuture) -> None:
         """Pickle the call."""
-        future._payload = pack(future, self._pickler, has_main=self._forks)
+        future.payload = pack(future, self._pickler, has_main=self._forks)
 
-    def outranked(self, key: tuple[int, int]) -> None:
+    def preempt(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
-        self.io.crew.outranked(key)
+        self.io.assignments.preempt(key)
 
     def recall_all(self) -> None:
         """Take back everything that has not begun. Called with the lock held."""
-        self.io.crew.take_back_all()
+        self.io.assignments.take_back_all()
 
     def recall(self, future: AnyFuture) -> bool:
         """Take a future back if it has not begun. Called with the lock held."""
-        return self.io.crew.recall(future)
+        return self.io.assignments.recall(future)
 
     def handed_out(self) -> list[AnyFuture]:
         """Return what has not been begun. Called with the lock held."""
-        return self.io.crew.handed_out()
+        return self.io.assignments.handed_out()
 
     def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
         """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
-        self.io.crew.stop(future, number, error)
+        self.io.assignments.stop(future, number, error)
 
     def terminate(self) -> None:
         """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
         with self.source.lock:
-            for handle in self.io.crew.handles:
+            for handle in self.io.assignments.handles:
                 if handle.ready:
                     handle.terminate()
 
-    def nudge(self) -> None:
+    def recheck(self) -> None:
         """Have the I/O thread look whether it is time to end."""
-        self.io.nudge()
+        self.io.recheck()
 
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
@@ -153,7 +153,7 @@ class ProcessBackend(Backend):
 
     def workers(self) -> int:
         """Return how many workers there are."""
-        return sum(handle.ready for handle in self.io.crew.handles)
+        return sum(handle.ready for handle in self.io.assignments.handles)
 
     def renew(self) -> bool:
         """Do nothing: what was not used has opened nothing."""

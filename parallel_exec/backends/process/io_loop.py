@@ -22,15 +22,15 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends.process.prefetch import AHEAD, fitting
-from parallel_exec.backends.process.supervisor import FAREWELL, Staff
+from parallel_exec.backends.process.supervisor import STOP_GRACE, Supervisor
 from parallel_exec.errors import start_error
 from parallel_exec.events import logger
 from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.process.launcher import Hire
-    from parallel_exec.backends.process.worker_handle import Handle
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.launcher import Launcher
+    from parallel_exec.backends.process.worker_handle import WorkerHandle
 
 AnyFuture = TaskFuture[Any]
 
@@ -39,19 +39,19 @@ class _LastingError(Exception):
     """The I/O thread cannot go on: the cause would be raised for ever."""
 
 
-class IoThread(Staff):
+class IoLoop(Supervisor):
     """Serves the workers; started by the first `wake`, and its files are opened then.
 
     Attributes:
         crew: the workers.
     """
 
-    def __init__(self, source: Source, limit: int, hire: Hire, max_tasks: int | None) -> None:
-        super().__init__(source, limit, hire, max_tasks)
+    def __init__(self, source: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None) -> None:
+        super().__init__(source, limit, launcher, max_tasks)
         self._thread: threading.Thread | None = None
-        self._farewell: float | None = None  # until when workers have time to end; the thread's own, as the next
+        self._stop_deadline: float | None = None  # until when workers have time to end; the thread's own, as the next
         self._raised: tuple[Any, ...] | None = None  # what the last turn raised, and how far all was then
-        source.offer(self)
+        source.park(self)
 
     # ── from other threads ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -62,8 +62,8 @@ class IoThread(Staff):
             try:
                 self._start()
             except (OSError, RuntimeError, MemoryError) as error:  # no file can be opened, or no thread started
-                self._source.break_down(start_error("process", f"no worker process can be started: {error}"))
-        self._poke()
+                self._source.fail_all(start_error("process", f"no worker process can be started: {error}"))
+        self._wakeup()
 
     def _start(self) -> None:
         if self._source.drained:  # nobody ever needed it
@@ -87,26 +87,26 @@ class IoThread(Staff):
     def resize(self, limit: int) -> None:
         """Change the limit."""
         self._limit = limit
-        self.nudge()
+        self.recheck()
 
-    def nudge(self) -> None:
+    def recheck(self) -> None:
         """Have the I/O thread look again, if there is one."""
         if self._thread is not None:
-            self._poke()
+            self._wakeup()
 
     def join(self) -> None:
         """Wait until all workers have ended."""
         thread = self._thread
         if thread is None:
-            self._hire.close()
+            self._launcher.close()
         elif thread is not threading.current_thread():
             thread.join()
 
     def after_fork(self) -> None:
         """Close the copies of what belongs to the parent, in a forked child."""
-        for handle in self.crew.handles:
+        for handle in self.assignments.handles:
             handle.close_files()
-        self.crew.handles = []
+        self.assignments.handles = []
         self._close_files()
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +121,7 @@ class IoThread(Staff):
         except _LastingError as lasting:
             self._break(lasting.__cause__ or lasting)
         finally:
-            self._hire.close()
+            self._launcher.close()
 
     def _break(self, error: BaseException) -> None:
         why = f"the process pool has broken: {type(error).__name__}: {error}"
@@ -130,7 +130,7 @@ class IoThread(Staff):
 
     def _replace_thread(self, error: OSError) -> None:
         """Have another thread end everything. Called with the lock held."""
-        self._rope = -1
+        self._wakeup_w = -1
         self._thread = threading.Thread(target=self._break, args=(error,), name="parallel_exec-io", daemon=True)
         self._thread.start()
 
@@ -142,15 +142,15 @@ class IoThread(Staff):
         """
         try:
             if self._source.drained:
-                self._farewell = self._farewell or time.monotonic() + FAREWELL
-                if self._dismiss(self._farewell):
+                self._stop_deadline = self._stop_deadline or time.monotonic() + STOP_GRACE
+                if self._dismiss(self._stop_deadline):
                     return False
             else:
                 self._pump()
             for key, _ in self._selector.select(self._nap()):
                 if self._selector.get_map().get(key.fd) is key:  # else it was closed by one of those before it
                     key.data()
-            self._peek_all()
+            self._poll_journals()
         except BaseException as error:  # of a callback: the stdlib's futures let what is no Exception through; or ours
             raised, self._raised = self._raised, (type(error), self._source.backlog(), *self.progress())
             if raised == self._raised:
@@ -161,39 +161,41 @@ class IoThread(Staff):
         return True
 
     def _hear(self) -> None:
-        os.read(self._bell, 512)
-        self._poked = False
+        os.read(self._wakeup_r, 512)
+        self._wakeup_pending = False
 
     def _nap(self) -> float | None:
-        due = [handle.peek_at for handle in self.crew.handles if handle.peek_at is not None]
-        other = self._start_again if self._farewell is None else self._farewell
+        due = [handle.poll_at for handle in self.assignments.handles if handle.poll_at is not None]
+        other = self._start_again if self._stop_deadline is None else self._stop_deadline
         if other is not None:
             due.append(other)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _pump(self) -> None:
         """Give work to whoever wants it, start workers for what is left, and share out what lies with one."""
-        self._welcome()
-        crew = [handle for handle in self.crew.handles if handle.ready and not handle.closing]
-        if len(crew) > 1 and not all(handle.assigned for handle in crew):
-            self._share_out(crew)  # first: what comes back is ahead of what waits in the queue
+        self._register_started()
+        assignments = [handle for handle in self.assignments.handles if handle.ready and not handle.closing]
+        if len(assignments) > 1 and not all(handle.assigned for handle in assignments):
+            self._rebalance(assignments)  # first: what comes back is ahead of what waits in the queue
         with self._source.lock:  # nothing is in nobody's hands in between
-            self._put_back(self.crew.returned())
-        self._carry_out()
-        while self.crew.done:
-            self._hearing.close_part(self.crew.done.pop())
-        crew = [handle for handle in self.crew.handles if handle.ready and not handle.closing]
-        while len(crew) > self._limit:
-            self._retire(crew.pop())
-        crew.sort(key=lambda handle: len(handle.assigned))
-        for handle in crew:
+            self._put_back(self.assignments.returned())
+        self._finish_overridden()
+        while self.assignments.done:
+            self._receiver.close_part(self.assignments.done.pop())
+        assignments = [handle for handle in self.assignments.handles if handle.ready and not handle.closing]
+        while len(assignments) > self._limit:
+            self._retire(assignments.pop())
+        assignments.sort(key=lambda handle: len(handle.assigned))
+        for handle in assignments:
             with self._source.lock:  # here neither
-                if self._better_waits():
+                if self._higher_priority_is_prefetched():
                     break
-                futures = self._take(self._pace.want(handle, self._source.backlog(), len(crew), self._max_tasks))
+                futures = self._take(
+                    self._prefetch.want(handle, self._source.backlog(), len(assignments), self._max_tasks)
+                )
                 if futures:
                     self._hand_out(handle, futures)
-        self._carry_out()
+        self._finish_overridden()
         self._start_workers()
 
     def _take(self, count: int) -> list[AnyFuture]:
@@ -212,51 +214,53 @@ class IoThread(Staff):
         if calls <= count:
             return futures
         last: Any = futures[-1]
-        if self._max_tasks is not None or last._payload.is_light():  # else whole: its tail can still be taken back
+        if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
             tail = last.split(last.high - (calls - count))
-            self._source.came_apart(tail)
+            self._source.add_split(tail)
             self._put_back([tail])
         return futures
 
-    def _hand_out(self, handle: Handle, futures: list[AnyFuture]) -> None:
-        self.crew.hand_out(handle, futures)
+    def _hand_out(self, handle: WorkerHandle, futures: list[AnyFuture]) -> None:
+        self.assignments.hand_out(handle, futures)
         if self._max_tasks is not None and handle.sent >= self._max_tasks:
             handle.tell_to_end()
         self._watch_writing(handle)
 
-    def _better_waits(self) -> bool:
+    def _higher_priority_is_prefetched(self) -> bool:
         """Return whether a worker has yet to begin what has a higher priority than what is first in the queue.
 
         Then nothing of lower priority may begin elsewhere. It is a matter of moments: what a worker was sent are tiny
         tasks, or else it is found to be stuck and they are taken back. Called with the lock held.
         """
         priority = self._source.first_priority()
-        seconds = (next(itertools.islice(handle.assigned.values(), 1, None), None) for handle in self.crew.handles)
-        return priority is not None and any(future is not None and future._priority > priority for future in seconds)
+        seconds = (
+            next(itertools.islice(handle.assigned.values(), 1, None), None) for handle in self.assignments.handles
+        )
+        return priority is not None and any(future is not None and future.priority > priority for future in seconds)
 
-    def _share_out(self, crew: list[Handle]) -> None:
+    def _rebalance(self, assignments: list[WorkerHandle]) -> None:
         """Take back half of what waits behind a running task while another worker is idle, and all of it if it is stuck."""
         with self._source.lock:
             nothing_else = not self._source.backlog()
-            for handle in crew:
+            for handle in assignments:
                 waiting = len(handle.assigned) - 1
                 stuck = waiting > 0 and time.monotonic() - (abs(handle.running()[1]) or time.monotonic()) > AHEAD / 2
                 if (
                     not handle.draining
                     and waiting > 0
-                    and (stuck or (nothing_else and self._pace.long_enough(waiting)))
+                    and (stuck or (nothing_else and self._prefetch.long_enough(waiting)))
                 ):
-                    self.crew.take_back(handle, None if stuck else (waiting + 1) // 2)
+                    self.assignments.take_back(handle, None if stuck else (waiting + 1) // 2)
 
     # ── listening ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _peek_all(self) -> None:
+    def _poll_journals(self) -> None:
         now = time.monotonic()
-        for handle in list(self.crew.handles):
+        for handle in list(self.assignments.handles):
             if handle.leave_by is not None and handle.leave_by <= now:
                 handle.kill()  # its last task left something behind that does not end
-                handle.peek_at, handle.leave_by = None, NEVER
-            elif handle.peek_at is not None and handle.peek_at <= now:
-                self._hearing.peek(handle, now)
+                handle.poll_at, handle.leave_by = None, NEVER
+            elif handle.poll_at is not None and handle.poll_at <= now:
+                self._receiver.poll_journal(handle, now)
             if handle.closing and not handle.assigned and handle.leave_by is None:  # wherever its last was heard of
-                handle.peek_at = handle.leave_by = now + FAREWELL
+                handle.poll_at = handle.leave_by = now + STOP_GRACE

@@ -19,13 +19,13 @@ from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, spawn
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
-from parallel_exec.backends.process.worker_handle import Handle
+from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
 
 _PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
 
-class Hire:
+class Launcher:
     """How workers are started; its counts belong to the I/O thread."""
 
     def __init__(
@@ -45,9 +45,9 @@ class Hire:
 
     def start(
         self,
-        make_timer: Callable[[Handle], Any],
-        keep: Callable[[Handle], None],
-        started: Callable[[Handle, BaseException | None], None],
+        make_timer: Callable[[WorkerHandle], Any],
+        keep: Callable[[WorkerHandle], None],
+        started: Callable[[WorkerHandle, BaseException | None], None],
     ) -> None:
         """Start a worker in a thread of its own, which calls `started` in the end, with the error if there was one.
 
@@ -67,7 +67,7 @@ class Hire:
         with spawn.semaphores:
             if not spawn.forks(self._context):  # else they have no name
                 resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
-            handle = Handle(f"parallel_exec-worker-{next(self._names)}", self._context)
+            handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context)
         handle.timer = make_timer(handle)
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}

@@ -46,7 +46,7 @@ def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: b
         TaskSerializationError: a part of it cannot be pickled.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
-    fn, args, kwargs = future._fn, future._args, future._kwargs or {}
+    fn, args, kwargs = future.fn, future.args, future.kwargs or {}
     try:
         pickled = pickler.dumps(fn, args, kwargs)
         if pickled.names_main and not has_main and (reason := why_not_importable()):

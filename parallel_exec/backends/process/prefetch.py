@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Sequence
 
 if TYPE_CHECKING:
-    from parallel_exec.backends.process.worker_handle import Handle
+    from parallel_exec.backends.process.worker_handle import WorkerHandle
     from parallel_exec.future import TaskFuture
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
@@ -19,7 +19,7 @@ MOST_LARGE = 32  # the same while descriptors go with some: a socket holds some 
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
 
 
-class Pace:
+class Prefetch:
     """What the I/O thread knows of how long tasks take; its own."""
 
     def __init__(self) -> None:
@@ -41,15 +41,15 @@ class Pace:
         ahead = AHEAD_TINY if self._average < TINY else AHEAD
         return max(2, min(MOST, int(ahead / self._average)))
 
-    def want(self, handle: Handle, backlog: int, crew: int, most_per_child: int | None) -> int:
+    def want(self, handle: WorkerHandle, backlog: int, assignments: int, most_per_child: int | None) -> int:
         """Return how many calls a worker should be given now."""
-        if not handle.ready or handle.closing or handle.draining or handle.doomed:
+        if not handle.ready or handle.closing or handle.draining or handle.pending_kill:
             return 0
         depth = min(self.depth(), MOST_LARGE) if handle.large else self.depth()
         has = len(handle.assigned)
         if has * 2 > depth:
             return 0
-        count = min(depth - has, max(1, -(-backlog // crew)))
+        count = min(depth - has, max(1, -(-backlog // assignments)))
         return count if most_per_child is None else min(count, most_per_child - handle.sent)
 
     def long_enough(self, tasks: int) -> bool:
@@ -61,7 +61,7 @@ def fitting(futures: Sequence[TaskFuture[Any]]) -> int:
     """Return how many of these, from the first on and at least one, may travel in one batch."""
     size = segments = 0
     for place, future in enumerate(futures):
-        payload = future._payload
+        payload = future.payload
         size += len(payload.data)
         segments += payload.has_descriptors()
         if place and (size > MOST_BYTES or segments > MOST_LARGE):

@@ -15,47 +15,52 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
-from parallel_exec._core.map_chunk import Part
+from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.process import log_relay, wire
 from parallel_exec.backends.process.payload import outcome_of, values_of
-from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Pace
-from parallel_exec.backends.process.worker_handle import PEEK, Handle
+from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Prefetch
+from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.events import WorkerStarted, logger
 from parallel_exec.future import Phase, TaskFuture
 
 if TYPE_CHECKING:
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.process.assignments import Crew
-    from parallel_exec.backends.process.launcher import Hire
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.assignments import Assignments
+    from parallel_exec.backends.process.launcher import Launcher
     from parallel_exec.backends.process.payload import Named
 
 AnyFuture = TaskFuture[Any]
 
 
-class Hearing:
+class Receiver:
     """Hears of attempts, and tells the scheduler.
 
     Attributes:
         heard: how many frames, so far.
     """
 
-    _source = Upward["Source"]()
+    _source = Upward["SchedulerPort"]()
 
     def __init__(
-        self, source: Source, crew: Crew, pace: Pace, hire: Hire, somebody_is_free: Callable[[], bool]
+        self,
+        source: SchedulerPort,
+        assignments: Assignments,
+        pace: Prefetch,
+        launcher: Launcher,
+        somebody_is_free: Callable[[], bool],
     ) -> None:
         self._source = source
-        self._crew = crew
-        self._pace = pace
-        self._hire = hire
+        self._crew = assignments
+        self._prefetch = pace
+        self._launcher = launcher
         self._somebody_is_free = somebody_is_free
         self.heard = 0
 
-    def frames(self, handle: Handle, frames: list[wire.Frame]) -> None:
+    def frames(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
         """Hear frames."""
         self.heard += len(frames)
         plain = []
@@ -70,14 +75,14 @@ class Hearing:
         if plain:
             self._guarded(handle, self._hear_successes, plain)
 
-    def _guarded(self, handle: Handle, hear: Callable[[Handle, Any], None], what: Any) -> None:
+    def _guarded(self, handle: WorkerHandle, hear: Callable[[WorkerHandle, Any], None], what: Any) -> None:
         """Hear something, and go on whatever comes of it: what else was said counts."""
         try:
             hear(handle, what)
         except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
             logger.exception("raised by what came of a message from %s", handle.name)
 
-    def _hear_one(self, handle: Handle, frame: wire.Frame) -> None:
+    def _hear_one(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         if frame.kind in wire.ROWS:
             self._hear_values(handle, frame)
         elif frame.serial:
@@ -85,7 +90,7 @@ class Hearing:
         elif frame.kind == wire.READY:
             handle.ready = True
             handle.timer.disarm()
-            self._hire.succeeded()
+            self._launcher.succeeded()
             self._source.events.emit(WorkerStarted, handle.name)
         elif frame.kind == wire.DROPPED:
             handle.dropped()
@@ -94,7 +99,7 @@ class Hearing:
         elif frame.kind == wire.LOG:
             log_relay.receive_record(frame.payload)
 
-    def _hear_successes(self, handle: Handle, frames: list[wire.Frame]) -> None:
+    def _hear_successes(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
         """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
         serials = [frame.serial for frame in frames]
         with self._source.lock:
@@ -107,31 +112,31 @@ class Hearing:
             if future is not None  # else it was heard of before
         ]
         if ran:
-            self._pace.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
+            self._prefetch.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
             self._source.report_ran(handle, handle.name, ran)
 
-    def _forget(self, handle: Handle, serial: int) -> AnyFuture | None:
+    def _forget(self, handle: WorkerHandle, serial: int) -> AnyFuture | None:
         """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
         _spare(handle, (serial,))
         return handle.assigned.pop(serial, None)
 
-    def _hear_outcome(self, handle: Handle, frame: wire.Frame) -> None:
+    def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         with self._source.lock:
             future = self._forget(handle, frame.serial)
         if future is None:
             return  # from the journal and through the pipe
-        self._pace.observe(frame.end - frame.start)
+        self._prefetch.observe(frame.end - frame.start)
         number = self._begin(handle, future, frame.start, over=True)
-        if type(future) is Part and frame.kind == wire.UNREADABLE:
+        if type(future) is MapChunk and frame.kind == wire.UNREADABLE:
             self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
             return
         outcome = outcome_of(frame, handle.receive, _named(future, frame.serial))
-        if type(future) is Part:
+        if type(future) is MapChunk:
             self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
         elif number:
             self._source.report(future, number, outcome, frame.end)
 
-    def _hear_values(self, handle: Handle, frame: wire.Frame) -> None:
+    def _hear_values(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear of items in a row that returned; some may be known from the journal."""
         serials = range(frame.serial, frame.serial + frame.segments)
         with self._source.lock:
@@ -143,8 +148,8 @@ class Hearing:
             _spare(handle, serials)
         if part is None:
             return
-        self._pace.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
-        if type(part) is not Part:
+        self._prefetch.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
+        if type(part) is not MapChunk:
             self._hear_retried(handle, part, frame)
             return
         self._begin(handle, part, frame.start, over=True)
@@ -154,103 +159,108 @@ class Hearing:
         for place in sorted(failures):
             if place >= known:
                 part.returned(first + position, values[position:place])
-                if part._phase == Phase.LIVE:
+                if part.phase == Phase.LIVE:
                     part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
                 position = place + 1
         part.returned(first + position, values[position:])
         self._count_down(part, len(serials) - known)
 
-    def _hear_retried(self, handle: Handle, future: AnyFuture, frame: wire.Frame) -> None:
+    def _hear_retried(self, handle: WorkerHandle, future: AnyFuture, frame: wire.Frame) -> None:
         """Hear of an item that had failed, and has returned now."""
         values, failures = values_of(frame, lambda _: future)
         outcome = failures[0] if failures else Success(values[0])
         self._source.report_ran(handle, handle.name, [(future, frame.start, outcome, frame.end)])
 
     def _end_item(
-        self, handle: Handle, part: Part, serial: int, outcome: Outcome | None, start: float, end: float
+        self, handle: WorkerHandle, part: MapChunk, serial: int, outcome: Outcome | None, start: float, end: float
     ) -> None:
         """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
         index = part.index_of(serial)
         try:
             if type(outcome) is Success:
                 part.returned(index, [outcome.value])
-            elif part._phase == Phase.LIVE:
+            elif part.phase == Phase.LIVE:
                 if type(outcome) is Failure:
                     part.failed(index, outcome.error, start, end, handle.name)
                 else:
-                    part.set_apart(index)
+                    part.isolate(index)
         finally:  # it may be a user's callback or `__reduce__` that raises
             self._count_down(part, 1)
 
-    def _count_down(self, part: Part, ended: int) -> None:
+    def _count_down(self, part: MapChunk, ended: int) -> None:
         with self._source.lock:
             part.left -= ended
             over = part.left == 0
         if over:
             self.close_part(part)
 
-    def close_part(self, part: Part) -> None:
+    def close_part(self, part: MapChunk) -> None:
         """Report a part of which every item has ended."""
-        number = part._number if part._phase == Phase.LIVE else 0
+        number = part.attempt_number if part.phase == Phase.LIVE else 0
         part.weight = part.good
         if number:
             self._source.report(part, number, Success(None), time.monotonic())
 
-    def peek(self, handle: Handle, now: float) -> None:
+    def poll_journal(self, handle: WorkerHandle, now: float) -> None:
         """Look at what a silent worker is doing, and see that nothing is stuck behind it."""
         serial, start = handle.running()
         noted = handle.unread()  # before the pipe is read, which may bring what stands before it
         self.frames(handle, handle.read()[0])
         self.frames(handle, noted)
         has_gone_on = handle.running() != (serial, start)
-        if has_gone_on or (start < 0 and now + start < (self._hire.startup_timeout or NEVER)):
+        if has_gone_on or (start < 0 and now + start < (self._launcher.startup_timeout or NEVER)):
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
                 with self._source.lock:
                     self._spread(handle, now + start)
-            handle.peek_at = now + PEEK
+            handle.poll_at = now + POLL_AFTER
             return
         start = abs(start)
         if serial and not self._begin(handle, handle.assigned[serial], start):
-            handle.doomed = handle.doomed or (serial, CancelledError())  # it was ended before we knew that it runs
-        timeout = handle.assigned[serial]._settings.timeout if serial else None
+            handle.pending_kill = handle.pending_kill or (
+                serial,
+                CancelledError(),
+            )  # it was ended before we knew that it runs
+        timeout = handle.assigned[serial].settings.timeout if serial else None
         if timeout is not None:
             handle.timer.arm(start + timeout)  # of this very item, if it is one of a part
         with self._source.lock:
             self._crew.kill_doomed(handle)
             stuck = bool(serial) and self._spread(handle, now - start)
-        handle.peek_at = None if (stuck and not handle.doomed) or not handle.assigned else now + PEEK
+        handle.poll_at = None if (stuck and not handle.pending_kill) or not handle.assigned else now + POLL_AFTER
 
-    def _spread(self, handle: Handle, ran: float) -> bool:
+    def _spread(self, handle: WorkerHandle, ran: float) -> bool:
         """Take back what waits behind a call that runs for long, if others may do it; returns whether it runs for long."""
         if ran < AHEAD / 2:
             return False
-        if self._pace.depth() > 2 or self._somebody_is_free():
+        if self._prefetch.depth() > 2 or self._somebody_is_free():
             self._crew.take_back(handle)
         return True
 
-    def victim(self, handle: Handle, serial: int, victim: AnyFuture, start: float, exitcode: int | None) -> None:
+    def interrupted(
+        self, handle: WorkerHandle, serial: int, interrupted: AnyFuture, start: float, exitcode: int | None
+    ) -> None:
         """Settle what a worker was running when it died; a negative start: what it was loading."""
-        number = self._begin(handle, victim, abs(start), over=True)
-        if handle.doomed is not None and handle.doomed[0] == serial:
-            error = handle.doomed[1]
+        number = self._begin(handle, interrupted, abs(start), over=True)
+        if handle.pending_kill is not None and handle.pending_kill[0] == serial:
+            error = handle.pending_kill[1]
         else:
-            error = _crash_error(handle.pid, exitcode, _named(victim, serial).id)
-        if type(victim) is not Part:
+            error = _crash_error(handle.pid, exitcode, _named(interrupted, serial).id)
+        if type(interrupted) is not MapChunk:
             if number:
-                self._source.report(victim, number, Failure(error), time.monotonic())
+                self._source.report(interrupted, number, Failure(error), time.monotonic())
         elif start > 0:
-            self._end_item(handle, victim, serial, Failure(error), start, time.monotonic())
+            self._end_item(handle, interrupted, serial, Failure(error), start, time.monotonic())
         elif number:
             try:
-                victim.set_all_apart()
+                interrupted.set_all_apart()
             finally:
-                self.close_part(victim)
+                self.close_part(interrupted)
 
-    def _begin(self, handle: Handle, future: AnyFuture, start: float, over: bool = False) -> int:
+    def _begin(self, handle: WorkerHandle, future: AnyFuture, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
-        if future._phase == Phase.HANDED_OUT:
+        if future.phase == Phase.HANDED_OUT:
             return self._source.begin(future, handle, handle.name, start, over=over)
-        return future._number if future._phase == Phase.LIVE else 0
+        return future.attempt_number if future.phase == Phase.LIVE else 0
 
 
 def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
@@ -267,10 +277,10 @@ class _Item(NamedTuple):
 
 def _named(future: AnyFuture, serial: int) -> Named:
     """Return what a worker has under a serial number: a task, or an item of a part."""
-    return _Item(future.item_id(future.index_of(serial))) if type(future) is Part else future
+    return _Item(future.item_id(future.index_of(serial))) if type(future) is MapChunk else future
 
 
-def _spare(handle: Handle, serials: Collection[int]) -> None:
+def _spare(handle: WorkerHandle, serials: Collection[int]) -> None:
     """Do not kill a worker for what came to its end before that. Called with the lock held."""
-    if handle.doomed is not None and handle.doomed[0] in serials:
-        handle.doomed = None
+    if handle.pending_kill is not None and handle.pending_kill[0] in serials:
+        handle.pending_kill = None

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends.process import fork_server
-from parallel_exec.backends.process.child.main import Setup, main
+from parallel_exec.backends.process.child.main import WorkerConfig, main
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.inherited import Inherited
 from parallel_exec.backends.process.preload import preload
@@ -168,7 +168,7 @@ def lacking(context: Any) -> str | None:
     return None
 
 
-def start(context: Any, setup: Setup, name: str) -> Any:
+def start(context: Any, setup: WorkerConfig, name: str) -> Any:
     """Start a worker and return its `multiprocessing.Process`. Blocks for some milliseconds.
 
     Raises:

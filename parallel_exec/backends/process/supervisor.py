@@ -1,7 +1,7 @@
 """The workers of a process pool from their start to their end: the half of the I/O thread that is not about handing out.
 
     _start_workers ──► starting ──► ready ──► (told to end) ──► dead ──► buried
-                          └── late, failed: counted by `Hire`
+                          └── late, failed: counted by `Launcher`
 
 Guarantees:
     Nothing here waits: processes are started by threads of their own.
@@ -20,26 +20,26 @@ import selectors
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._core.map_chunk import Part
+from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends._descriptors import fill_standard, pipe
-from parallel_exec.backends.process.assignments import Crew
-from parallel_exec.backends.process.prefetch import Pace
-from parallel_exec.backends.process.receiver import Hearing
-from parallel_exec.backends.process.worker_handle import PEEK, Handle
+from parallel_exec.backends.process.assignments import Assignments
+from parallel_exec.backends.process.prefetch import Prefetch
+from parallel_exec.backends.process.receiver import Receiver
+from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 from parallel_exec.events import WorkerDied, logger
 from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
-    from parallel_exec.backends.base import Source
-    from parallel_exec.backends.process.launcher import Hire
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.launcher import Launcher
 
 AnyFuture = TaskFuture[Any]
 
-FAREWELL = 2.0  # seconds that a worker has to end by itself once it was told to
+STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _START_AGAIN = 5.0  # seconds until further workers are tried again, if they could not be started; a guess
 _PAUSE = (
     0.05  # seconds until the next try after the system has refused a process, which may be a matter of moments; a guess
@@ -49,54 +49,54 @@ _LAUNCHES = (
 )
 
 
-class Staff(abc.ABC):
+class Supervisor(abc.ABC):
     """Starts and buries workers. The I/O thread's own, except what says otherwise.
 
     Attributes:
         crew: the workers.
     """
 
-    _source = Upward["Source"]()
+    _source = Upward["SchedulerPort"]()
 
-    def __init__(self, source: Source, limit: int, hire: Hire, max_tasks: int | None) -> None:
-        self.crew = Crew(source.lock, weakly(self._poke), weakly(source.came_apart))
+    def __init__(self, source: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None) -> None:
+        self.assignments = Assignments(source.lock, weakly(self._wakeup), weakly(source.add_split))
         self._source = source
         self._limit = limit
-        self._hire = hire
+        self._launcher = launcher
         self._max_tasks = max_tasks
-        self._pace = Pace()
-        self._hearing = Hearing(source, self.crew, self._pace, hire, weakly(self._somebody_is_free))
+        self._prefetch = Prefetch()
+        self._receiver = Receiver(source, self.assignments, self._prefetch, launcher, weakly(self._somebody_is_free))
         self._listed = True  # whether the scheduler has us as idle
-        self._poked = False
+        self._wakeup_pending = False
         self._broken: WorkerStartError | None = None
         self._start_again: float | None = None  # when further workers are tried again; None: any time
         self._pauses = False  # whether that is so also for a pool without workers
         self._gave_back = False
-        self._doomed: list[AnyFuture] = []  # put back, and cancelled meanwhile
-        self._births: queue.SimpleQueue[Handle] = queue.SimpleQueue()
+        self._overridden: list[AnyFuture] = []  # put back, and cancelled meanwhile
+        self._started_workers: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
         self._has_given_up = False  # guarded by the scheduler's lock
         self._launching = 0  # workers whose processes are being made
         self._verdict: WorkerStartError | None = (
             None  # why there can be no more workers, if those that start cannot either
         )
         self._selector: Any = None  # opened with the thread, as the next two; written with the lock held
-        self._bell = self._rope = -1
+        self._wakeup_r = self._wakeup_w = -1
 
     def _open_files(self) -> None:
         fill_standard()  # first: a selector cannot be moved
-        self._bell, self._rope = pipe()
-        os.set_blocking(self._rope, False)
+        self._wakeup_r, self._wakeup_w = pipe()
+        os.set_blocking(self._wakeup_w, False)
         try:
             self._selector = selectors.DefaultSelector()
-            self._selector.register(self._bell, selectors.EVENT_READ, self._hear)
+            self._selector.register(self._wakeup_r, selectors.EVENT_READ, self._hear)
         except OSError:
             self._close_files()
             raise
 
     def _close_files(self) -> None:
         with self._source.lock:
-            bell, rope, selector = self._bell, self._rope, self._selector
-            self._bell = self._rope = -1
+            bell, rope, selector = self._wakeup_r, self._wakeup_w, self._selector
+            self._wakeup_r = self._wakeup_w = -1
             self._selector = None
             if selector is not None:
                 selector.close()
@@ -104,17 +104,17 @@ class Staff(abc.ABC):
                 os.close(bell)
                 os.close(rope)
 
-    def _poke(self) -> None:
-        if not self._poked:
+    def _wakeup(self) -> None:
+        if not self._wakeup_pending:
             with self._source.lock:
-                if self._rope >= 0:
-                    self._poked = True
+                if self._wakeup_w >= 0:
+                    self._wakeup_pending = True
                     try:
-                        os.write(self._rope, b"!")
+                        os.write(self._wakeup_w, b"!")
                     except OSError as error:  # closed behind our back: the thread sleeps, and cannot be woken any more
                         self._replace_thread(error)
 
-    def _watch_writing(self, handle: Handle) -> None:
+    def _watch_writing(self, handle: WorkerHandle) -> None:
         """Have the selector tell when the pipe takes more, as long as something waits for that."""
         wanted, watched = handle.has_more(), handle.tasks in self._selector.get_map()
         if wanted and not watched:
@@ -122,24 +122,24 @@ class Staff(abc.ABC):
         elif watched and not wanted:
             self._selector.unregister(handle.tasks)
 
-    def _flush(self, handle: Handle) -> None:
+    def _flush(self, handle: WorkerHandle) -> None:
         handle.flush()
         self._watch_writing(handle)
 
-    def _listen(self, handle: Handle) -> None:
+    def _listen(self, handle: WorkerHandle) -> None:
         frames, eof = handle.read()
         if eof and handle.results in self._selector.get_map():
             self._selector.unregister(handle.results)  # its death is told by `watch`
-        self._hearing.frames(handle, frames)
+        self._receiver.frames(handle, frames)
         now = time.monotonic()
         if not handle.assigned:
-            handle.peek_at = handle.leave_by = now + FAREWELL if handle.closing else None
-        elif handle.peek_at is None or any(frame.serial for frame in frames):
-            handle.peek_at = now + PEEK
+            handle.poll_at = handle.leave_by = now + STOP_GRACE if handle.closing else None
+        elif handle.poll_at is None or any(frame.serial for frame in frames):
+            handle.poll_at = now + POLL_AFTER
 
-    def _retire(self, handle: Handle) -> None:
+    def _retire(self, handle: WorkerHandle) -> None:
         with self._source.lock:
-            self.crew.take_back(handle)
+            self.assignments.take_back(handle)
         handle.tell_to_end()
         self._watch_writing(handle)
 
@@ -148,11 +148,11 @@ class Staff(abc.ABC):
     def _start_workers(self) -> None:
         """Start a worker for each task that none is free for, up to the limit, and hear of the next if there is room."""
         rests = self._rests()
-        starting = sum(not handle.ready for handle in self.crew.handles)
-        room = self._limit - len(self.crew.handles)
+        starting = sum(not handle.ready for handle in self.assignments.handles)
+        room = self._limit - len(self.assignments.handles)
         if self._broken is not None:
-            if starting == len(self.crew.handles) and self._source.backlog():
-                self._source.break_down(self._broken)  # of what has come back since
+            if starting == len(self.assignments.handles) and self._source.backlog():
+                self._source.fail_all(self._broken)  # of what has come back since
             return
         if self._verdict is not None:
             self._judge()
@@ -162,27 +162,28 @@ class Staff(abc.ABC):
         if not self._listed and not self._source.backlog():
             with self._source.lock:
                 self._put_back(self._take(1))  # to be listed as idle: the next task is to be heard of
-            self._carry_out()
+            self._finish_overridden()
         # Who has nothing to do takes what has come since it was asked.
         idle = sum(
-            each.ready and not each.assigned and not each.closing and not each.draining for each in self.crew.handles
+            each.ready and not each.assigned and not each.closing and not each.draining
+            for each in self.assignments.handles
         )
         for _ in range(min(room, self._source.backlog() - starting - idle, _LAUNCHES - self._launching)):
             try:
-                self._hire.start(self._timer, self._keep, self._started)
+                self._launcher.start(self._timer, self._keep, self._started)
             except WorkerStartError as error:
                 self._verdict = error
             except Exception as error:  # no more descriptors, no space for a semaphore
-                self._note_failure(self._hire.failed("", error))
+                self._note_failure(self._launcher.failed("", error))
             else:
                 continue
             self._judge()
             return
 
-    def _keep(self, handle: Handle) -> None:
+    def _keep(self, handle: WorkerHandle) -> None:
         self._launching += 1
         with self._source.lock:
-            self.crew.handles.append(handle)
+            self.assignments.handles.append(handle)
 
     def _note_failure(self, verdict: WorkerStartError | None) -> None:
         """Note that a worker could not be started, and what that means if it was once too often; else pause for a moment."""
@@ -193,12 +194,12 @@ class Staff(abc.ABC):
 
     def _judge(self) -> None:
         """Act on the verdict, unless those that are just starting may yet prove it wrong."""
-        if self._verdict is not None and (self._at_work() or not self.crew.handles):
+        if self._verdict is not None and (self._at_work() or not self.assignments.handles):
             verdict, self._verdict = self._verdict, None
             self._cannot_start(verdict)
 
     def _at_work(self) -> bool:
-        return any(handle.ready for handle in self.crew.handles)
+        return any(handle.ready for handle in self.assignments.handles)
 
     def _rests(self) -> bool:
         """Return whether it is too early to try again to start a worker."""
@@ -217,71 +218,71 @@ class Staff(abc.ABC):
             logger.warning("%s; a pool goes on with fewer workers than it may have", error)
         elif self._broken is None:
             self._broken = error
-            self._source.break_down(error)
+            self._source.fail_all(error)
 
-    def _timer(self, handle: Handle) -> Any:
+    def _timer(self, handle: WorkerHandle) -> Any:
         """Return the timer of a worker: first for its start, then for its attempts."""
         timer = self._source.timers.timer(lambda: self._time_is_up(handle))
-        if self._hire.startup_timeout is not None:
-            timer.arm(time.monotonic() + self._hire.startup_timeout)
+        if self._launcher.startup_timeout is not None:
+            timer.arm(time.monotonic() + self._launcher.startup_timeout)
         return timer
 
-    def _time_is_up(self, handle: Handle) -> None:
+    def _time_is_up(self, handle: WorkerHandle) -> None:
         if not handle.ready:
             handle.late = True
             handle.kill()
             return
         serial, start = handle.running()
         future = handle.assigned.get(serial)
-        if type(future) is Part:
+        if type(future) is MapChunk:
             self._item_is_late(handle, future, serial, start)
         else:
             self._source.expire(handle, future)
 
-    def _item_is_late(self, handle: Handle, part: Part, serial: int, start: float) -> None:
+    def _item_is_late(self, handle: WorkerHandle, part: MapChunk, serial: int, start: float) -> None:
         """Stop an item that outran its timeout, or a part that cannot be loaded in time; look again later if neither is so."""
-        timeout, now = part._settings.timeout, time.monotonic()
+        timeout, now = part.settings.timeout, time.monotonic()
         if timeout is None:
             return
         loading = start <= 0
-        due = -start + (self._hire.startup_timeout or NEVER) if loading else start + timeout
+        due = -start + (self._launcher.startup_timeout or NEVER) if loading else start + timeout
         if now < due:
-            handle.timer.arm(now + PEEK if loading else due)
+            handle.timer.arm(now + POLL_AFTER if loading else due)
         else:
             item = part.item_id(part.index_of(serial))
-            self.crew.stop_item(handle, serial, TaskTimeoutError(item, timeout, 1))
+            self.assignments.stop_item(handle, serial, TaskTimeoutError(item, timeout, 1))
 
-    def _started(self, handle: Handle, error: BaseException | None) -> None:
+    def _started(self, handle: WorkerHandle, error: BaseException | None) -> None:
         """Hear from the starting thread."""
         handle.start_error = error
-        self._births.put(handle)
-        self._poke()
+        self._started_workers.put(handle)
+        self._wakeup()
 
-    def _welcome(self) -> None:
+    def _register_started(self) -> None:
         """Listen to workers that have been started, and bury those that could not be."""
-        while not self._births.empty():
-            handle = self._births.get()
+        while not self._started_workers.empty():
+            handle = self._started_workers.get()
             self._launching -= 1
             if handle.process is None:
                 handle.close_theirs()
-                self._bury(handle)
+                self._reap(handle)
                 continue
             self._selector.register(handle.results, selectors.EVENT_READ, lambda handle=handle: self._listen(handle))
-            self._selector.register(handle.watch, selectors.EVENT_READ, lambda handle=handle: self._bury(handle))
+            self._selector.register(handle.watch, selectors.EVENT_READ, lambda handle=handle: self._reap(handle))
             if handle.late:
                 handle.kill()
 
-    def _dismiss(self, farewell: float) -> bool:
+    def _dismiss(self, stop_deadline: float) -> bool:
         """Let all workers end, those that take too long by force; returns whether all have."""
-        self._welcome()
-        for handle in self.crew.handles:
-            if time.monotonic() >= farewell or not handle.ready:
+        self._register_started()
+        for handle in self.assignments.handles:
+            if time.monotonic() >= stop_deadline or not handle.ready:
                 handle.kill()
             elif not handle.closing:
                 self._retire(handle)
-        return not self.crew.handles
+        return not self.assignments.handles
 
-    def _bury(self, handle: Handle) -> None:
+    def _reap(self, handle: WorkerHandle) -> None:
         """Settle what a dead worker leaves: what it had finished, what it was running, what it had not begun."""
         if handle.process is not None:
             for fd in (handle.watch, handle.results, handle.tasks):
@@ -289,31 +290,31 @@ class Staff(abc.ABC):
                     self._selector.unregister(fd)
             handle.kill_rest()
             self._listen(handle)
-            self._hearing.frames(handle, handle.unread())
+            self._receiver.frames(handle, handle.unread())
         handle.timer.cancel()
         exitcode = handle.exitcode()
         with self._source.lock:
-            self.crew.handles.remove(handle)
-            culprit, start = handle.running()
-            if not culprit and handle.ready and not handle.killed and not handle.closing:
-                culprit, start = self._suspect(handle), -time.monotonic()
-            victim = handle.assigned.get(culprit)
-            if type(victim) is Part and start < 0:  # nothing of it has begun
-                handle.forget(victim)
-            elif victim is not None:
-                del handle.assigned[culprit]
-            self.crew.reclaim(handle, list(handle.assigned))
+            self.assignments.handles.remove(handle)
+            running_serial, start = handle.running()
+            if not running_serial and handle.ready and not handle.killed and not handle.closing:
+                running_serial, start = self._poison_job(handle), -time.monotonic()
+            interrupted = handle.assigned.get(running_serial)
+            if type(interrupted) is MapChunk and start < 0:  # nothing of it has begun
+                handle.forget(interrupted)
+            elif interrupted is not None:
+                del handle.assigned[running_serial]
+            self.assignments.reclaim(handle, list(handle.assigned))
         handle.close()
         if not handle.closing:
             self._source.events.emit(WorkerDied, handle.name, f"exit code {exitcode}")
         if not handle.ready and not self._source.drained:
             self._count_failed_start(handle, exitcode)
-        if victim is not None:
-            self._hearing.victim(handle, culprit, victim, start, exitcode)
+        if interrupted is not None:
+            self._receiver.interrupted(handle, running_serial, interrupted, start, exitcode)
 
     def progress(self) -> tuple[int, ...]:
         """Return numbers one of which changes whenever the pool has got anywhere."""
-        return len(self.crew.handles), self.crew.serial(), self._hearing.heard, self._launching
+        return len(self.assignments.handles), self.assignments.serial(), self._receiver.heard, self._launching
 
     def _give_up(self, failure: WorkerStartError, cause: BaseException | None) -> None:
         """End all tasks with `failure`, and kill the workers: this thread cannot serve them any more."""
@@ -323,35 +324,35 @@ class Staff(abc.ABC):
                 return
             self._has_given_up, self._broken = True, failure
         closed = isinstance(cause, OSError) and cause.errno == errno.EBADF  # the numbers may be others' files by now
-        self._guarded(lambda: self._source.break_down(failure))
+        self._guarded(lambda: self._source.fail_all(failure))
         while self._launching:  # whoever starts one says so in any case
-            self._births.get()
+            self._started_workers.get()
             self._launching -= 1
-        for handle in list(self.crew.handles):
+        for handle in list(self.assignments.handles):
             self._guarded(partial(self._drop, handle, failure))
             if not closed:
                 self._guarded(handle.exitcode)
                 self._guarded(handle.close)
         with self._source.lock:
-            self._put_back(self.crew.returned())
-        self._guarded(self._carry_out)
+            self._put_back(self.assignments.returned())
+        self._guarded(self._finish_overridden)
         if not closed:
             self._close_files()
-        self._rope = -1
+        self._wakeup_w = -1
 
-    def _drop(self, handle: Handle, failure: WorkerStartError) -> None:
+    def _drop(self, handle: WorkerHandle, failure: WorkerStartError) -> None:
         """Kill a worker and end its tasks; what its journal says of them counts."""
         handle.kill()
         handle.timer.disarm()
-        self._hearing.frames(handle, handle.unread())
+        self._receiver.frames(handle, handle.unread())
         with self._source.lock:
-            self.crew.handles.remove(handle)
+            self.assignments.handles.remove(handle)
             serial, start = handle.running()
-            victim = handle.assigned.pop(serial, None)
-            handle.doomed = (serial, failure)
-            self.crew.reclaim(handle, list(handle.assigned))
-        if victim is not None:
-            self._hearing.victim(handle, serial, victim, start, None)
+            interrupted = handle.assigned.pop(serial, None)
+            handle.pending_kill = (serial, failure)
+            self.assignments.reclaim(handle, list(handle.assigned))
+        if interrupted is not None:
+            self._receiver.interrupted(handle, serial, interrupted, start, None)
 
     @staticmethod
     def _guarded(act: Callable[[], object]) -> None:
@@ -369,39 +370,39 @@ class Staff(abc.ABC):
     def _hear(self) -> None:
         """Take the wake-up out of the pipe."""
 
-    def _suspect(self, handle: Handle) -> int:
+    def _poison_job(self, handle: WorkerHandle) -> int:
         """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
         serial = next(iter(handle.assigned), 0)
         future = handle.assigned.get(serial)
-        if future is None or (type(future) is Part and future.serial != serial):  # of that part something has ended
+        if future is None or (type(future) is MapChunk and future.serial != serial):  # of that part something has ended
             return 0
-        future._bad_starts += 1
-        return serial if future._bad_starts >= 3 else 0
+        future.bad_starts += 1
+        return serial if future.bad_starts >= 3 else 0
 
-    def _count_failed_start(self, handle: Handle, exitcode: int | None) -> None:
-        verdict = self._hire.failed(handle.traceback, handle.start_error, handle.late, exitcode)
+    def _count_failed_start(self, handle: WorkerHandle, exitcode: int | None) -> None:
+        verdict = self._launcher.failed(handle.traceback, handle.start_error, handle.late, exitcode)
         if handle.process is None or verdict is not None:
             self._note_failure(verdict)
         self._judge()
 
     def _somebody_is_free(self) -> bool:
         """Return whether a task that waits behind another would be begun elsewhere at once."""
-        handles = self.crew.handles
+        handles = self.assignments.handles
         return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
 
     def _put_back(self, futures: list[AnyFuture]) -> None:
-        """Give futures back to the scheduler; `_carry_out` must follow. Called with the lock held."""
+        """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
         if futures:
             self._gave_back = True
-            self._doomed += self._source.put_back(futures)
+            self._overridden += self._source.put_back(futures)
 
-    def _carry_out(self) -> None:
+    def _finish_overridden(self) -> None:
         """Do what `_put_back` must not, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
         if self._gave_back:
             self._gave_back = False
-            doomed, self._doomed = self._doomed, []
+            pending_kill, self._overridden = self._overridden, []
             try:
-                self._source.carry_out(doomed)
+                self._source.finish_overridden(pending_kill)
             finally:
                 self._source.wake_one()
 

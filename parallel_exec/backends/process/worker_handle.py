@@ -16,12 +16,12 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec._core.map_chunk import Part
+from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._descriptors import Descriptor, pipe, socket_pair
 from parallel_exec.backends._platform import death_watch, kill_group
 from parallel_exec.backends.process import segments, spawn, wire
-from parallel_exec.backends.process.child.main import Setup
+from parallel_exec.backends.process.child.main import WorkerConfig
 from parallel_exec.backends.process.spawn import make_semaphore
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     AnyFuture = TaskFuture[Any]
 
-PEEK = 0.003  # seconds of silence after which a journal is looked into
+POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
 _READ = 1 << 18  # bytes for one read; a guess
 
 
-class Handle:
+class WorkerHandle:
     """One worker process, seen from the parent; guarded by the scheduler's lock, its buffers by being the I/O thread's.
 
     Attributes:
@@ -63,9 +63,9 @@ class Handle:
         self.pid = 0
         self.ready = self.closing = self.draining = False
         self.assigned: dict[int, AnyFuture] = {}
-        self.doomed: tuple[int, BaseException] | None = None
+        self.pending_kill: tuple[int, BaseException] | None = None
         self.sent = 0
-        self.peek_at: float | None = None
+        self.poll_at: float | None = None
         self.traceback = ""
         self.start_error: BaseException | None = None
         self.late = False
@@ -109,13 +109,13 @@ class Handle:
 
     def setup(
         self, initializer: Initializer | None, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
-    ) -> Setup:
+    ) -> WorkerConfig:
         """Return what the child needs."""
         tasks, results, lifeline, journal, channel = self._theirs
         first, initargs, others = initializer or (b"", None, ())
         own = (tasks, results, lifeline, journal, channel, self._permits)
         along = tuple(Descriptor(segment.fd) for segment in others)  # theirs to copy, ours to close
-        return Setup(*own, first, initargs, main, memory_limit, levels, along)
+        return WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
 
     def started(self, process: Any) -> None:
         """Note the process; the child has its ends of the pipes now."""
@@ -149,27 +149,27 @@ class Handle:
         pieces[0] = wire.BATCH.pack(size, self._epoch, len(futures))
         batch = [b"".join(pieces)] if size < _JOINED else pieces
         for future in futures:  # the last of what may raise
-            if future._payload.has_descriptors():
-                segments.send(self._channel, future._payload.segment, future._payload.others)
+            if future.payload.has_descriptors():
+                segments.send(self._channel, future.payload.segment, future.payload.others)
         self._handing_out = True  # a finalizer that cancels something must not take back what has no permits yet
         try:
             self._assign(serial, futures)
             self.sent += stop - serial
-            self.large = any(future._payload.has_descriptors() for future in futures)
+            self.large = any(future.payload.has_descriptors() for future in futures)
             release = self._permits.release
             for _ in range(stop - serial):
                 release()
             self._send(*batch)
         finally:
             self._handing_out = False
-        if self.peek_at is None:
-            self.peek_at = time.monotonic() + PEEK
+        if self.poll_at is None:
+            self.poll_at = time.monotonic() + POLL_AFTER
         return stop
 
     def _assign(self, serial: int, futures: list[AnyFuture]) -> None:
         for future in futures:
-            future._slot = self
-            if type(future) is Part:
+            future.slot = self
+            if type(future) is MapChunk:
                 future.left = future.weight
                 self.assigned.update(dict.fromkeys(range(serial, serial + future.weight), future))
                 future.serial = serial
@@ -178,18 +178,18 @@ class Handle:
             serial += future.weight
 
     def _encode(self, serial: int, future: AnyFuture) -> tuple[bytes, bytes, bytes]:
-        payload = future._payload
+        payload = future.payload
         known: Any = future.name()
         low = high = number = 0
-        if type(future) is Part:
+        if type(future) is MapChunk:
             low, high, number = future.low, future.high, future.first
         elif future.stretch is not None:
             low, high, number, known = future.stretch
         elif type(known) is int:
             number, known = known, ""
         name = known.encode(errors="surrogatepass")
-        timeout = future._settings.timeout or 0.0
-        attempt = future._number + 1
+        timeout = future.settings.timeout or 0.0
+        attempt = future.attempt_number + 1
         luggage = payload.luggage()
         task = wire.TASK.pack(serial, attempt, timeout, luggage, len(name), len(payload.data), low, high, number)
         return task, name, payload.data
@@ -234,7 +234,7 @@ class Handle:
         self.sent -= count
         return list(self.assigned)[-count:]
 
-    def forget(self, part: Part) -> None:
+    def forget(self, part: MapChunk) -> None:
         """Take all items of a part out of `assigned`."""
         for serial in [serial for serial, future in self.assigned.items() if future is part]:
             del self.assigned[serial]

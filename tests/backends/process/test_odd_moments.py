@@ -18,7 +18,7 @@ import tenacity
 from manual import ManualBackend
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError
-from parallel_exec._core.completion import Endings
+from parallel_exec._core.completion import Completion
 from parallel_exec.backends.process import segments, wire, worker_handle
 from parallel_exec.backends.process.child.writer import Outbox
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     """It times out, and an item of a map does so alone."""
     executor = pool(2, timeout=0.3)
     executor.options(timeout=30).submit(work.same, 1).result(30)
-    executor._scheduler.backend.io._hire.startup_timeout = 1.5  # which is the limit for loading as well
+    executor._scheduler.backend.io._launcher.startup_timeout = 1.5  # which is the limit for loading as well
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
@@ -203,14 +203,14 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     executor = pool(1, timeout=0.3)
     for _ in range(20):
         executor.options(timeout=30).submit(work.nap, 0.004).result(8)
-    crew = executor._scheduler.backend.io.crew
-    stop_item = crew.stop_item
+    assignments = executor._scheduler.backend.io.assignments
+    stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
         work.until(lambda: handle._journal.running()[0] != serial, 5)
         stop_item(handle, serial, error)
 
-    monkeypatch.setattr(crew, "stop_item", late)
+    monkeypatch.setattr(assignments, "stop_item", late)
     naps = [0.33, 0.1, 0.1, 0.1]
     assert len(list(executor.map(work.nap, naps, chunksize=4))) == 4
 
@@ -219,13 +219,13 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     """A map that is collected while a batch is being made up takes back nothing of it."""
     executor = pool(1)
     list(executor.map(work.nap, [0.0003] * 60))
-    crew = executor._scheduler.backend.io.crew
+    assignments = executor._scheduler.backend.io.assignments
     dropped: Any = executor.map(work.nap, [0.0003] * 2000)
     kept = executor.map(light.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
     next(dropped)
     held = [dropped]
     del dropped
-    assign = worker_handle.Handle._assign
+    assign = worker_handle.WorkerHandle._assign
 
     def interrupted(handle: Any, serial: int, futures: Any) -> None:
         before = len(handle.assigned)
@@ -234,10 +234,10 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
             held.clear()  # and with it goes the iterator, whose end cancels its items
             time.sleep(0.02)
 
-    monkeypatch.setattr(worker_handle.Handle, "_assign", interrupted)
+    monkeypatch.setattr(worker_handle.WorkerHandle, "_assign", interrupted)
     assert list(kept) == list(range(1000))
     assert not held
-    work.until(lambda: not any(handle.assigned for handle in crew.handles), 8)
+    work.until(lambda: not any(handle.assigned for handle in assignments.handles), 8)
 
 
 def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,15 +250,15 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
     owned: list[bool] = []
     for future in futures:
         future.add_done_callback(lambda _: owned.append(scheduler.lock._is_owned()))
-    end_waiting = Endings.end_waiting
+    end_waiting = Completion.end_waiting
 
     def slowly(self: Any, verdict: Any) -> None:
-        scheduler.backend.io._poke()
+        scheduler.backend.io._wakeup()
         scheduler.ready.wake_one()
         time.sleep(0.2)
         end_waiting(self, verdict)
 
-    monkeypatch.setattr(Endings, "end_waiting", slowly)
+    monkeypatch.setattr(Completion, "end_waiting", slowly)
     executor.shutdown(wait=False, cancel_futures=True)
     wait(futures, timeout=8)
     work.until(lambda: len(owned) == 6, 8)
@@ -364,14 +364,14 @@ def test_heavy_items_are_not_sent_over_and_over(
     for _ in range(10):
         executor.submit(work.nap, 0.004).result(8)
     sent: list[int] = []
-    encode = worker_handle.Handle._encode
+    encode = worker_handle.WorkerHandle._encode
 
     def count(handle: Any, serial: int, future: Any) -> Any:
         pieces = encode(handle, serial, future)
         sent.append(sum(map(len, pieces)))
         return pieces
 
-    monkeypatch.setattr(worker_handle.Handle, "_encode", count)
+    monkeypatch.setattr(worker_handle.WorkerHandle, "_encode", count)
     items = [[number] * 10_000 for number in range(100)]
     assert list(executor.map(len, items, chunksize=chunksize)) == [10_000] * 100
     assert sum(sent) < times * len(pickle.dumps(items))

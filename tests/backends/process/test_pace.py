@@ -1,4 +1,4 @@
-"""How much is sent ahead: unit tests of `Pace`."""
+"""How much is sent ahead: unit tests of `Prefetch`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from parallel_exec.backends.process import prefetch
-from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Pace
+from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Prefetch
 
 
 def handle(assigned: int = 0, **facts: Any) -> Any:
-    """Return what `Pace` looks at of a worker."""
-    defaults = {"ready": True, "closing": False, "draining": False, "doomed": None, "sent": 0, "large": 0}
+    """Return what `Prefetch` looks at of a worker."""
+    defaults = {"ready": True, "closing": False, "draining": False, "pending_kill": None, "sent": 0, "large": 0}
     return SimpleNamespace(assigned=dict.fromkeys(range(assigned)), **{**defaults, **facts})
 
 
-def after(*durations: float) -> Pace:
+def after(*durations: float) -> Prefetch:
     """Return a pace that has seen calls of these durations, each often enough to count."""
-    pace = Pace()
+    pace = Prefetch()
     for duration in durations:
         for _ in range(60):
             pace.observe(duration)
@@ -28,8 +28,8 @@ def after(*durations: float) -> Pace:
 
 def test_nothing_is_sent_ahead_of_the_first_results() -> None:
     """As long as nobody knows how long tasks take, a worker gets one."""
-    assert Pace().depth() == 1
-    assert Pace().want(handle(), 100, 1, None) == 1
+    assert Prefetch().depth() == 1
+    assert Prefetch().want(handle(), 100, 1, None) == 1
 
 
 @pytest.mark.parametrize(("duration", "depth"), [(0.5, 1), (LONG, 1), (0.010, 2), (0.002, 2), (AHEAD / 20, 17)])
@@ -40,7 +40,7 @@ def test_as_much_as_lasts_for_two_milliseconds(duration: float, depth: int) -> N
 
 def test_there_is_a_most() -> None:
     """However short the calls."""
-    pace = Pace()
+    pace = Prefetch()
     for _ in range(60):
         pace.observe(0.0, 0.0)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,9 @@ def test_it_adapts_when_calls_become_longer() -> None:
     assert pace.depth() == 1
 
 
-@pytest.mark.parametrize("fact", [{"ready": False}, {"closing": True}, {"draining": True}, {"doomed": (1, OSError())}])
+@pytest.mark.parametrize(
+    "fact", [{"ready": False}, {"closing": True}, {"draining": True}, {"pending_kill": (1, OSError())}]
+)
 def test_who_gets_nothing(fact: dict[str, Any]) -> None:
     """A worker that starts, ends, has things taken back or is to be killed is sent nothing."""
     assert after(0.0).want(handle(**fact), 100, 1, None) == 0

@@ -17,7 +17,7 @@ import script
 
 from parallel_exec import WorkerStartError
 from parallel_exec.backends.process import segments, spawn
-from parallel_exec.backends.process.io_loop import IoThread
+from parallel_exec.backends.process.io_loop import IoLoop
 
 from . import work
 
@@ -210,7 +210,7 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     def fail(self: Any) -> None:
         raise ValueError("it lasts")
 
-    monkeypatch.setattr(IoThread, where, fail)
+    monkeypatch.setattr(IoLoop, where, fail)
     waiting = executor.submit(work.pid)
     for future in (running, waiting):
         error = future.exception(8)
@@ -225,7 +225,7 @@ def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog
     """What is raised now and then is logged, and the pool goes on."""
     executor = pool(2)
     assert executor.submit(work.same, 1).result(8) == 1
-    peek = IoThread._peek_all
+    peek = IoLoop._poll_journals
     turns: list[int] = []
 
     def fail_each_second_time(self: Any) -> None:
@@ -234,7 +234,7 @@ def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog
             raise ValueError("it passes")
         peek(self)
 
-    monkeypatch.setattr(IoThread, "_peek_all", fail_each_second_time)
+    monkeypatch.setattr(IoLoop, "_poll_journals", fail_each_second_time)
     futures = [executor.submit(work.same, number) for number in range(20)]
     assert [future.result(8) for future in futures] == list(range(20))
     assert "it passes" in caplog.text

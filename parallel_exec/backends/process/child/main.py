@@ -41,7 +41,7 @@ from parallel_exec.backends.process.log_relay import send_records
 _NAMES_MAIN = re.compile(rb"main__").search
 
 
-class Setup(NamedTuple):
+class WorkerConfig(NamedTuple):
     """What a worker is started with.
 
     Attributes:
@@ -80,7 +80,7 @@ class Setup(NamedTuple):
         return _arrive, (type(permits), permits.__getstate__(), *self._replace(permits=None))
 
 
-def _arrive(kind: Any, state: Any, *fields: Any) -> Setup:
+def _arrive(kind: Any, state: Any, *fields: Any) -> WorkerConfig:
     """Be in the new process. From here on Ctrl-C at a terminal passes by, and `multiprocessing` need not print it."""
     lead_group()
     permits: Any = kind.__new__(kind)
@@ -88,13 +88,13 @@ def _arrive(kind: Any, state: Any, *fields: Any) -> Setup:
         permits.__setstate__(state)
     except FileNotFoundError:  # the parent is ending, and has let go of it
         os._exit(1)
-    return Setup(*fields)._replace(permits=permits, is_copy=False)
+    return WorkerConfig(*fields)._replace(permits=permits, is_copy=False)
 
 
 class Worker:
     """The child's state; its main thread's."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerConfig) -> None:
         self._tasks = setup.tasks.fd
         self._acquire: Callable[[bool], bool] = setup.permits.acquire
         self._main = setup.main
@@ -162,7 +162,7 @@ class Worker:
         current.running = None
         self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
 
-    def initialize(self, setup: Setup) -> None:
+    def initialize(self, setup: WorkerConfig) -> None:
         """Call the initializer."""
         received = segments.Received([descriptor.fd for descriptor in setup.others], False)
         loaded = self.load(setup.initializer, received)
@@ -200,7 +200,7 @@ class Worker:
             del this._inheriting
 
 
-def _take_over(setup: Setup) -> None:
+def _take_over(setup: WorkerConfig) -> None:
     """Have what a child of the parent's would have, whoever has forked this one."""
     for number, descriptor in enumerate(setup.output, 1):
         os.dup2(descriptor.fd, number)
@@ -209,7 +209,7 @@ def _take_over(setup: Setup) -> None:
         setup.inherited.apply()
 
 
-def main(setup: Setup) -> None:
+def main(setup: WorkerConfig) -> None:
     """Be a worker process: the target of each."""
     try:
         lead_group()
