@@ -34,7 +34,7 @@ POOLS = ("ThreadPoolExecutor", "ProcessPoolExecutor")
 # Why a test is left out, by the end of its id.
 LEFT_OUT = {
     # ── It reads a private attribute of the executor, or replaces a part of the standard library's pool. ──────────────────
-    # Our own tests of the same: tests/test_stdlib_contract.py, by the same names, and tests/futures/test_drop_in.py.
+    # Our own tests of the same: tests/futures/test_stdlib_contract.py, by the same names, and tests/futures/test_drop_in.py.
     "FailingInitializerTest.test_initializer": "reads executor._broken",
     ".test_threads_terminate": "reads executor._threads",
     ".test_thread_names_assigned": "reads executor._threads",

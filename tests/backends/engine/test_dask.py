@@ -19,7 +19,6 @@ import forking
 import psutil
 import pytest
 import work
-from dask_work import die_at_first, hold_with_pids, raise_unreadable
 
 from parallel_exec import (
     DaskBackend,
@@ -31,6 +30,8 @@ from parallel_exec import (
 )
 from parallel_exec.backends.engine.dask_worker import RemoteJob, dismiss, run_on_worker
 from parallel_exec.backends.engine.remote_call import AttemptInfo
+
+from .dask_tasks import die_at_first, hold_with_pids, raise_unreadable
 
 distributed = pytest.importorskip("distributed")
 
