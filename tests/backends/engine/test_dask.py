@@ -74,7 +74,7 @@ def is_alive(pid: int) -> bool:
 def is_ours(pid: int) -> bool:
     """Return whether it is a process that dask's workers keep for us."""
     try:
-        return "_dask_worker" in " ".join(psutil.Process(pid).cmdline())
+        return "backends.engine.dask_worker" in " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:  # it has ended
         return False
 
