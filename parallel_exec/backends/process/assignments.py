@@ -132,10 +132,8 @@ class Assignments:
             if isinstance(error, TaskTimeoutError) and (future.phase, future.attempt_number) != (Phase.LIVE, number):
                 return  # that attempt is over, and this is another
             self.take_back(handle)
-            serial, _ = handle.running()
-            if (
-                handle.assigned.get(serial) is not future
-            ):  # just before its start, or between its end and the news of it
+            serial = handle.running().serial
+            if handle.assigned.get(serial) is not future:  # it is about to begin, or its end has not been heard of yet
                 serial = next((serial for serial, other in handle.assigned.items() if other is future), 0)
             if serial:
                 self._doom(handle, serial, error)
@@ -144,7 +142,7 @@ class Assignments:
     def stop_item(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
         """Kill the worker for the sake of one item, if that is still what it is at; nobody else's time is up."""
         with self._lock:
-            if handle.running()[0] != serial:
+            if handle.running().serial != serial:
                 return
             self.take_back(handle)
             self._doom(handle, serial, error)
@@ -158,5 +156,5 @@ class Assignments:
 
     def kill_doomed(self, handle: WorkerHandle) -> None:
         """Kill a worker if it is running what it is doomed for: it may be just before the start, or after the end."""
-        if handle.pending_kill is not None and handle.running()[0] == handle.pending_kill[0]:
+        if handle.pending_kill is not None and handle.running().serial == handle.pending_kill[0]:
             handle.kill()

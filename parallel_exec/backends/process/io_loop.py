@@ -244,7 +244,8 @@ class IoLoop(Supervisor):
             nothing_else = not self._source.backlog()
             for handle in assignments:
                 waiting = len(handle.assigned) - 1
-                stuck = waiting > 0 and time.monotonic() - (abs(handle.running()[1]) or time.monotonic()) > AHEAD / 2
+                running = handle.running()
+                stuck = waiting > 0 and running.serial > 0 and time.monotonic() - running.since > AHEAD / 2
                 if (
                     not handle.draining
                     and waiting > 0

@@ -203,29 +203,29 @@ class Receiver:
 
     def poll_journal(self, handle: WorkerHandle, now: float) -> None:
         """Look at what a silent worker is doing, and see that nothing is stuck behind it."""
-        serial, start = handle.running()
+        running = handle.running()
         noted = handle.unread()  # before the pipe is read, which may bring what stands before it
         self.frames(handle, handle.read()[0])
         self.frames(handle, noted)
-        has_gone_on = handle.running() != (serial, start)
-        if has_gone_on or (start < 0 and now + start < (self._launcher.startup_timeout or NEVER)):
+        has_gone_on = handle.running() != running
+        serial, ran = running.serial, now - running.since
+        if has_gone_on or (running.loading and ran < (self._launcher.startup_timeout or NEVER)):
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
                 with self._source.lock:
-                    self._spread(handle, now + start)
+                    self._spread(handle, ran)
             handle.poll_at = now + POLL_AFTER
             return
-        start = abs(start)
-        if serial and not self._begin(handle, handle.assigned[serial], start):
+        if serial and not self._begin(handle, handle.assigned[serial], running.since):
             handle.pending_kill = handle.pending_kill or (
                 serial,
                 CancelledError(),
             )  # it was ended before we knew that it runs
         timeout = handle.assigned[serial].settings.timeout if serial else None
         if timeout is not None:
-            handle.timer.arm(start + timeout)  # of this very item, if it is one of a part
+            handle.timer.arm(running.since + timeout)  # of this very item, if it is one of a part
         with self._source.lock:
             self._crew.kill_doomed(handle)
-            stuck = bool(serial) and self._spread(handle, now - start)
+            stuck = bool(serial) and self._spread(handle, ran)
         handle.poll_at = None if (stuck and not handle.pending_kill) or not handle.assigned else now + POLL_AFTER
 
     def _spread(self, handle: WorkerHandle, ran: float) -> bool:
@@ -237,19 +237,19 @@ class Receiver:
         return True
 
     def interrupted(
-        self, handle: WorkerHandle, serial: int, interrupted: AnyFuture, start: float, exitcode: int | None
+        self, handle: WorkerHandle, running: wire.Running, interrupted: AnyFuture, exitcode: int | None
     ) -> None:
-        """Settle what a worker was running when it died; a negative start: what it was loading."""
-        number = self._begin(handle, interrupted, abs(start), over=True)
-        if handle.pending_kill is not None and handle.pending_kill[0] == serial:
+        """Settle what a worker was running, or loading, when it died."""
+        number = self._begin(handle, interrupted, running.since, over=True)
+        if handle.pending_kill is not None and handle.pending_kill[0] == running.serial:
             error = handle.pending_kill[1]
         else:
-            error = _crash_error(handle.pid, exitcode, _named(interrupted, serial).id)
+            error = _crash_error(handle.pid, exitcode, _named(interrupted, running.serial).id)
         if type(interrupted) is not MapChunk:
             if number:
                 self._source.report(interrupted, number, Failure(error), time.monotonic())
-        elif start > 0:
-            self._end_item(handle, interrupted, serial, Failure(error), start, time.monotonic())
+        elif not running.loading:
+            self._end_item(handle, interrupted, running.serial, Failure(error), running.since, time.monotonic())
         elif number:
             try:
                 interrupted.set_all_apart()

@@ -28,6 +28,7 @@ from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.prefetch import Prefetch
 from parallel_exec.backends.process.receiver import Receiver
+from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 from parallel_exec.events import WorkerDied, logger
@@ -232,25 +233,24 @@ class Supervisor(abc.ABC):
             handle.late = True
             handle.kill()
             return
-        serial, start = handle.running()
-        future = handle.assigned.get(serial)
+        running = handle.running()
+        future = handle.assigned.get(running.serial)
         if type(future) is MapChunk:
-            self._item_is_late(handle, future, serial, start)
+            self._item_is_late(handle, future, running)
         else:
             self._source.expire(handle, future)
 
-    def _item_is_late(self, handle: WorkerHandle, part: MapChunk, serial: int, start: float) -> None:
+    def _item_is_late(self, handle: WorkerHandle, part: MapChunk, running: Running) -> None:
         """Stop an item that outran its timeout, or a part that cannot be loaded in time; look again later if neither is so."""
         timeout, now = part.settings.timeout, time.monotonic()
         if timeout is None:
             return
-        loading = start <= 0
-        due = -start + (self._launcher.startup_timeout or NEVER) if loading else start + timeout
+        due = running.since + ((self._launcher.startup_timeout or NEVER) if running.loading else timeout)
         if now < due:
-            handle.timer.arm(now + POLL_AFTER if loading else due)
+            handle.timer.arm(now + POLL_AFTER if running.loading else due)
         else:
-            item = part.item_id(part.index_of(serial))
-            self.assignments.stop_item(handle, serial, TaskTimeoutError(item, timeout, 1))
+            item = part.item_id(part.index_of(running.serial))
+            self.assignments.stop_item(handle, running.serial, TaskTimeoutError(item, timeout, 1))
 
     def _started(self, handle: WorkerHandle, error: BaseException | None) -> None:
         """Hear from the starting thread."""
@@ -295,14 +295,14 @@ class Supervisor(abc.ABC):
         exitcode = handle.exitcode()
         with self._source.lock:
             self.assignments.handles.remove(handle)
-            running_serial, start = handle.running()
-            if not running_serial and handle.ready and not handle.killed and not handle.closing:
-                running_serial, start = self._poison_job(handle), -time.monotonic()
-            interrupted = handle.assigned.get(running_serial)
-            if type(interrupted) is MapChunk and start < 0:  # nothing of it has begun
+            running = handle.running()
+            if not running.serial and handle.ready and not handle.killed and not handle.closing:
+                running = Running(self._poison_job(handle), time.monotonic(), True)
+            interrupted = handle.assigned.get(running.serial)
+            if type(interrupted) is MapChunk and running.loading:  # nothing of it has begun
                 handle.forget(interrupted)
             elif interrupted is not None:
-                del handle.assigned[running_serial]
+                del handle.assigned[running.serial]
             self.assignments.reclaim(handle, list(handle.assigned))
         handle.close()
         if not handle.closing:
@@ -310,7 +310,7 @@ class Supervisor(abc.ABC):
         if not handle.ready and not self._source.drained:
             self._count_failed_start(handle, exitcode)
         if interrupted is not None:
-            self._receiver.interrupted(handle, running_serial, interrupted, start, exitcode)
+            self._receiver.interrupted(handle, running, interrupted, exitcode)
 
     def progress(self) -> tuple[int, ...]:
         """Return numbers one of which changes whenever the pool has got anywhere."""
@@ -347,12 +347,12 @@ class Supervisor(abc.ABC):
         self._receiver.frames(handle, handle.unread())
         with self._source.lock:
             self.assignments.handles.remove(handle)
-            serial, start = handle.running()
-            interrupted = handle.assigned.pop(serial, None)
-            handle.pending_kill = (serial, failure)
+            running = handle.running()
+            interrupted = handle.assigned.pop(running.serial, None)
+            handle.pending_kill = (running.serial, failure)
             self.assignments.reclaim(handle, list(handle.assigned))
         if interrupted is not None:
-            self._receiver.interrupted(handle, serial, interrupted, start, None)
+            self._receiver.interrupted(handle, running, interrupted, None)
 
     @staticmethod
     def _guarded(act: Callable[[], object]) -> None:

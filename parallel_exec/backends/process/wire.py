@@ -49,6 +49,23 @@ FIRST_CELL = _HEADER_SIZE // CELL
 _FORMATS: dict[int, Literal["q", "d"]] = {INTS: "q", FLOATS: "d"}
 
 
+class Running(NamedTuple):
+    """What a worker is at.
+
+    Attributes:
+        serial: the serial number of the call; 0: none.
+        since: when it began, by `time.monotonic()`.
+        loading: whether the call is still being unpickled, and its timeout does not run yet.
+    """
+
+    serial: int
+    since: float
+    loading: bool
+
+
+IDLE = Running(0, 0.0, False)
+
+
 class Frame(NamedTuple):
     """One frame; `start` and `end` are `time.monotonic()` in seconds, `payload` is pickled."""
 
@@ -166,12 +183,12 @@ class Journal:
 
     # ── the parent's side ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def running(self) -> tuple[int, float]:
-        """Return the serial of what is running, 0 for nothing, and when it started (negative: it is still unpickled)."""
+    def running(self) -> Running:
+        """Return what is running."""
         while True:
             serial, start = self.words[RUNNING], self.times[START]
             if self.words[RUNNING] == serial and self.times[START] == start:  # else the one may be another task's
-                return serial, start
+                return Running(serial, abs(start), start < 0)
 
     def frames(self) -> list[Frame]:
         """Return the frames that are there; some may have come through the pipe as well."""

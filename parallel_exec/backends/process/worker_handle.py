@@ -267,17 +267,13 @@ class WorkerHandle:
         """Return the frames in the journal; some may have come through the pipe already."""
         return self._journal.frames()
 
-    def running(self) -> tuple[int, float]:
-        """Return the serial number of the running task, and its start; 0 if it is none of `assigned`."""
-        return self.running_of(self.assigned)
-
-    def running_of(self, assigned: dict[int, AnyFuture]) -> tuple[int, float]:
-        """Return the serial number of the running task, and its start; 0 if it is none of these."""
+    def running(self) -> wire.Running:
+        """Return which of `assigned` is running."""
         try:
-            serial, start = self._journal.running()
-        except ValueError:  # a timer that was due when the worker was buried: the journal is closed
-            return 0, 0.0
-        return (serial, start) if serial in assigned else (0, 0.0)
+            running = self._journal.running()
+        except ValueError:  # a timer that was due when the worker was reaped: the journal is closed
+            return wire.IDLE
+        return running if running.serial in self.assigned else wire.IDLE
 
     def receive(self, luggage: int) -> segments.Received:
         """Return the descriptors that belong to a frame; the caller closes them."""

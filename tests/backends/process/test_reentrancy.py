@@ -207,7 +207,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
-        work.until(lambda: handle._journal.running()[0] != serial, 5)
+        work.until(lambda: handle._journal.running().serial != serial, 5)
         stop_item(handle, serial, error)
 
     monkeypatch.setattr(assignments, "stop_item", late)
@@ -321,9 +321,9 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     results = executor.map(light.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400)
     assert next(results) == 0
     part = next(iter(handle.assigned.values()))
-    part._bad_starts = 2
+    part.bad_starts = 2
     os.kill(handle.pid, signal.SIGSTOP)
-    handle.running = lambda: (0, 0.0)  # between two items
+    handle.running = lambda: wire.IDLE  # between two items
     os.kill(handle.pid, signal.SIGKILL)
     assert list(results) == list(range(1, 400))
     executor.shutdown()  # the last are counted just after their results are there

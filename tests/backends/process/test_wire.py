@@ -87,7 +87,7 @@ def test_an_untouched_journal_is_empty() -> None:
     fd = segments.create(wire.JOURNAL_SIZE)
     reader = wire.Journal(fd)
     os.close(fd)
-    assert (reader.frames(), reader.running()) == ([], (0, 0.0))
+    assert (reader.frames(), reader.running()) == ([], wire.IDLE)
     reader.close()
 
 
@@ -95,9 +95,16 @@ def test_the_parent_sees_what_runs(both: Any) -> None:
     """A started task is running, with its start, until it has ended."""
     writer, reader = both
     writer.started(5, 12.5)
-    assert reader.running() == (5, 12.5)
+    assert reader.running() == (5, 12.5, False)
     writer.finished(frame(5))
-    assert reader.running()[0] == 0
+    assert reader.running().serial == 0
+
+
+def test_the_parent_sees_that_a_call_is_still_loaded(both: Any) -> None:
+    """A negative start says so: one store, which cannot be torn."""
+    writer, reader = both
+    writer.started(5, -12.5)
+    assert reader.running() == (5, 12.5, True)
 
 
 def test_the_parent_sees_what_has_ended(both: Any) -> None:
@@ -109,7 +116,7 @@ def test_the_parent_sees_what_has_ended(both: Any) -> None:
     writer.started(4, 2.0)
     assert serials(reader.frames()) == [1, 2, 3]
     assert reader.frames()[0] == wire.Frame(wire.OK, 1, 1.5, 2.5, 0, b"value")
-    assert reader.running() == (4, 2.0)
+    assert reader.running() == (4, 2.0, False)
 
 
 def test_a_task_whose_frame_went_through_the_pipe_is_not_running(both: Any) -> None:
@@ -117,7 +124,7 @@ def test_a_task_whose_frame_went_through_the_pipe_is_not_running(both: Any) -> N
     writer, reader = both
     writer.started(5, 12.5)
     writer.idle()
-    assert reader.running()[0] == 0
+    assert reader.running().serial == 0
     assert reader.frames() == []
 
 
@@ -207,7 +214,7 @@ def test_a_reader_never_sees_a_torn_header() -> None:
         until = time.monotonic() + 1.5
         while time.monotonic() < until or len(pairs) < 100:
             pairs.update(journal.running() for _ in range(500))
-    assert [(serial, start) for serial, start in pairs if serial and start != serial] == []
+    assert [pair for pair in pairs if pair.serial and pair.since != pair.serial] == []
 
 
 def _fill_and_send(journal: wire.Journal) -> None:
