@@ -24,12 +24,12 @@ class Consumer:
 class Item:
     """As much of a future as the queue looks at."""
 
-    _phase = None
+    phase = None
     weight = 1
 
     def __init__(self, sequence: int, priority: int = 0) -> None:
-        self._sequence = sequence
-        self._priority = priority
+        self.sequence = sequence
+        self.priority = priority
 
 
 @pytest.fixture
