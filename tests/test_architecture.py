@@ -84,6 +84,7 @@ ORDER = [
     "backends.engine.serial_thread",
     "backends.engine.submission",
     "backends.engine.settling",
+    "backends.engine.start_signal",
     "backends.engine.remote_call",
     "backends.engine.runner",
     "backends.engine.executor",

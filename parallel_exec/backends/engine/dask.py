@@ -159,7 +159,7 @@ class DaskBackend(EngineBackend):
             self._given_up.discard(serial)
             self._kill(address, serial)
         elif submission is not None:
-            self._settler.do(partial(self._began, submission, said["name"], time.monotonic()))
+            self._settler.call_soon(partial(self._began, submission, said["name"], time.monotonic()))
 
     def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
         if inner.done():

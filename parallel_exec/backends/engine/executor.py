@@ -38,12 +38,12 @@ from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.engine.remote_call import (
     AttemptInfo,
     CallResult,
-    StartListener,
     run_call,
     run_nothing,
     run_shared,
 )
 from parallel_exec.backends.engine.runner import EngineBackend
+from parallel_exec.backends.engine.start_signal import StartListener
 from parallel_exec.backends.engine.submission import WITHDRAWN
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.future import TaskFuture
@@ -94,7 +94,7 @@ class ExecutorBackend(EngineBackend):
         # To them the call goes unpacked: as what the ticket pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
-        self._line = StartListener(weakly(self._heard))
+        self._listener = StartListener(weakly(self._heard))
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the line's thread.
         self._tells_running = False
@@ -125,7 +125,7 @@ class ExecutorBackend(EngineBackend):
 
     def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
         if submission.address is not None:
-            self._line.tell_unwanted(submission.address)
+            self._listener.tell_unwanted(submission.address)
         if isinstance(inner, TaskFuture):
             inner.abort()
         else:
@@ -153,7 +153,7 @@ class ExecutorBackend(EngineBackend):
             submission.sent = time.monotonic()
             place.timer.arm(submission.sent + timeout)
         note = AttemptInfo(
-            future.id, submission.next_number, timeout, self._line.port(), self._line.key(submission.serial)
+            future.id, submission.next_number, timeout, self._listener.port(), self._listener.key(submission.serial)
         )
         if self._shares:
             return AttemptInfo, tuple(note)
@@ -166,12 +166,12 @@ class ExecutorBackend(EngineBackend):
             submission.address = address
             inner = submission.inner
             self._tells_running |= inner is not None and inner.running()
-            self._settler.do(partial(self._began, submission, worker, time.monotonic()))
+            self._settler.call_soon(partial(self._began, submission, worker, time.monotonic()))
 
     def _await_news(self, submission: Submission) -> bool:
         if not submission.travelled:
             return False
-        self._line.catch_up()  # also if its address is known: the line's thread may be about to tell the settler
+        self._listener.catch_up()  # also if its address is known: the line's thread may be about to tell the settler
         return submission.address is not None
 
     def _end_well(self, submission: Submission, reply: CallResult) -> None:
@@ -184,13 +184,13 @@ class ExecutorBackend(EngineBackend):
         if place is None or timeout is None or submission.fate is not None:
             return
         now = time.monotonic()
-        if self._line.heard or inner is None or not inner.running() or now < submission.sent + SILENCE:
+        if self._listener.has_heard or inner is None or not inner.running() or now < submission.sent + SILENCE:
             place.timer.arm(now + max(timeout, 1.0))
         else:
             self._began(submission, self.name, now)
 
     def _ending(self) -> None:
-        self._line.close()
+        self._listener.close()
 
 
 # ── at exit ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,28 +1,20 @@
-"""A call in a process that belongs to somebody else's engine: what travels there and back, and a line beside it.
+"""A call in a process that belongs to somebody else's engine: what travels there, and what comes back.
 
-    Ticket ── pickled by the engine ──► run_call ── Reply, pickled by the engine ──► back
-                                         │    ▲
-                             "it began"  ▼    │ "nobody waits for it any more"
-                                        Line         datagrams on the loopback
-
-Why a line: engines tell when a call has ended, not when it began. The stdlib's process pool calls a future running once
-it is in the pipe to the workers, dask's executor never does. But a timeout counts from the beginning, what has begun
-must not be cancelled as if it had not, and a task can look whether it is still wanted.
+    Submission ── pickled by the engine ──► run_call ── CallResult, pickled by the engine ──► back
+                                              └── "it began" (`start_signal.py`)
 
 Guarantees:
-    A call never raises in the engine: its exception comes back in the Reply, so that one which cannot be pickled or
+    A call never raises in the engine: its exception comes back in the CallResult, so that one which cannot be pickled or
     rebuilt does not break the engine, and whatever an engine raises is the engine's own error.
-    Nothing hangs without the line: where there is none (another machine, no loopback), a call has begun for us when the
-    engine says so or when it ends, and runs on unwanted. Strangers' datagrams are dropped: ours have a random key.
+    Without a start signal nothing hangs: a call has begun for us when the engine says so or when it ends, and runs on
+    unwanted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec import _forks
@@ -31,26 +23,20 @@ from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions
+from parallel_exec.backends.engine.start_signal import StartNotifier
 from parallel_exec.errors import TaskSerializationError
 
 if TYPE_CHECKING:
-    import socket
-
     from parallel_exec.task import CurrentTask
-
-_HOST = "127.0.0.1"
-_KEY = 16  # bytes; nobody guesses so many
-_CATCH_UP = b"\0" * 8  # what the Line tells itself, in the place of a serial number: there is none 0
-_PATIENCE = 1.0  # seconds; a guess: datagrams on the loopback may be dropped
 
 RETURNED, PICKLED, RAISED, UNSENDABLE, UNREADABLE = "returned", "pickled", "raised", "unsendable", "unreadable"
 
 
 class AttemptInfo(NamedTuple):
-    """What the worker is told of an attempt: the task's id, the attempt's number and timeout, and the line back.
+    """What the worker is told of an attempt: the task's id, the attempt's number and timeout, and whom to tell that it began.
 
     Attributes:
-        port: where the Line listens; 0 if there is none.
+        port: where the StartListener is; 0 if there is none.
         key: what its datagrams begin with.
     """
 
@@ -138,10 +124,10 @@ def worker_name() -> str:
 
 def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo) -> CallResult:
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
-    phone = StartNotifier(note)
+    notifier = StartNotifier(note.port, note.key, worker_name())
     start = time.monotonic()
     before = current.running, current.number
-    current.running, current.number = RunningCall(note, start, phone.is_unwanted), note.number
+    current.running, current.number = RunningCall(note, start, notifier.is_unwanted), note.number
     born = _forks.generation
     try:
         value = fn(*args, **kwargs)
@@ -155,11 +141,11 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         return CallResult(RAISED, _exceptions.describe(error), duration, worker_name())
     finally:
         current.running, current.number = before
-        phone.hang_up()
+        notifier.close()
 
 
 def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo | None) -> Any:
-    """Run a call in an interpreter of its own, and return the Reply as a plain tuple.
+    """Run a call in an interpreter of its own, and return the CallResult as a plain tuple.
 
     Interpreters pass on a tuple item by item, each in its own way, where there is one beside pickling; but not a subclass.
     `note` is None for a call that was withdrawn before it could begin.
@@ -169,133 +155,3 @@ def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 def run_nothing() -> None:
     """Stand in for a call that was withdrawn before the engine had sent it."""
-
-
-class StartNotifier:
-    """The worker's end of the line; used by the thread that runs the call."""
-
-    def __init__(self, note: AttemptInfo) -> None:
-        self._socket: socket.socket | None = None
-        self._unwanted = False
-        if not note.port:
-            return
-        import socket
-
-        from parallel_exec.backends._descriptors import datagram_socket
-
-        try:
-            self._socket = datagram_socket(socket.AF_INET)
-            self._socket.setblocking(False)
-            self._socket.connect((_HOST, note.port))
-            self._socket.send(note.key + worker_name().encode())
-        except OSError:  # no loopback here, or nobody who listens
-            self.hang_up()
-
-    def is_unwanted(self) -> bool:
-        """Return whether we were told so; costs a system call until then."""
-        if not self._unwanted and self._socket is not None:
-            with contextlib.suppress(OSError):  # not told so
-                self._unwanted = bool(self._socket.recv(1))
-        return self._unwanted
-
-    def hang_up(self) -> None:
-        """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-class StartListener:
-    """The end of the line that all calls of a back end share; opened when the first call leaves the process.
-
-    Attributes:
-        heard: whether a call has ever told that it began; written by the listening thread.
-    """
-
-    def __init__(self, began: Callable[[int, str, Any], object]) -> None:
-        """Make it; `began(serial, worker, address)` is called in a thread of its own, and must be quick."""
-        self.heard = False
-        self._began = began
-        self._token = os.urandom(_KEY)
-        self._caught_up = threading.Event()
-        self._lock = threading.Lock()  # guards the two below
-        self._socket: socket.socket | None = None
-        self._closed = False
-
-    def key(self, serial: int) -> bytes:
-        """Return what the datagrams of call `serial` begin with."""
-        return self._token + serial.to_bytes(8, "big")
-
-    def port(self) -> int:
-        """Return the port, opening the line if need be; 0 if that is not possible."""
-        with self._lock:
-            if self._socket is None and not self._closed:
-                self._open()
-            return self._socket.getsockname()[1] if self._socket is not None else 0
-
-    def _open(self) -> None:
-        import socket
-
-        from parallel_exec.backends._descriptors import datagram_socket
-
-        try:
-            listening = datagram_socket(socket.AF_INET)
-        except OSError:  # too many files are open
-            self._closed = True
-            return
-        try:
-            listening.bind((_HOST, 0))
-            thread = threading.Thread(target=self._listen, args=(listening,), name="parallel_exec-line", daemon=True)
-            thread.start()
-        except (OSError, RuntimeError):  # no loopback, no thread: we do without
-            listening.close()
-            self._closed = True
-            return
-        self._socket = listening
-
-    def _listen(self, listening: socket.socket) -> None:
-        with listening:
-            while True:
-                try:
-                    data, address = listening.recvfrom(1024)
-                except ConnectionError:  # what some platforms say when a worker that was told something had gone
-                    continue
-                except OSError:  # closed behind our back: it would say so for ever; we do without
-                    return
-                if data[:_KEY] != self._token:
-                    continue
-                if len(data) == _KEY:
-                    return
-                if data[_KEY:] == _CATCH_UP:
-                    self._caught_up.set()
-                    continue
-                self.heard = True
-                self._began(int.from_bytes(data[_KEY : _KEY + 8], "big"), data[_KEY + 8 :].decode(), address)
-
-    def catch_up(self) -> None:
-        """Wait until all that calls have told so far was passed on; a moment, as datagrams arrive in the order sent here."""
-        self._caught_up.clear()
-        with self._lock:
-            if self._socket is None:
-                return
-            try:
-                self._socket.sendto(self._token + _CATCH_UP, self._socket.getsockname())
-            except OSError:
-                return
-        self._caught_up.wait(_PATIENCE)
-
-    def tell_unwanted(self, address: Any) -> None:
-        """Tell the call that spoke from `address` that nobody waits for it."""
-        with self._lock:
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.sendto(b"x", address)
-
-    def close(self) -> None:
-        """Let the listening thread end. Idempotent."""
-        with self._lock:
-            self._closed = True
-            listening, self._socket = self._socket, None
-            if listening is not None:
-                with contextlib.suppress(OSError):
-                    listening.sendto(self._token, listening.getsockname())

@@ -91,7 +91,7 @@ class EngineBackend(Settling):
     def bind(self, source: SchedulerPort, limit: int) -> None:
         """Connect to the scheduler."""
         super().bind(source, limit)
-        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", source, self._say_farewell)
+        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", source, self._end_threads)
         self._feeder = SerialThread(f"parallel_exec-{self.name}-feeder", source, self._settler.wakeup)
         self._patience = source.timers.timer(weakly(self._lose_patience))
         source.park(self)
@@ -109,10 +109,10 @@ class EngineBackend(Settling):
                 self.source.fail_all(WorkerStartError(f"no thread can be started: {error}"))
                 return
             self._started = True
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
             self._fed.wait(GRACE)
         else:
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
 
     def _feed(self) -> None:
         source = self.source
@@ -140,7 +140,7 @@ class EngineBackend(Settling):
         return False
 
     def _lose_patience(self) -> None:
-        self._feeder.do(self._refuse_all)
+        self._feeder.call_soon(self._refuse_all)
 
     def _refuse_all(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
@@ -177,7 +177,7 @@ class EngineBackend(Settling):
         submission.inner = inner
         inner.add_done_callback(partial(self._done, submission))
         if submission.fate == WITHDRAWN or submission.unwanted:  # since when there was nothing yet to cancel
-            self._settler.do(partial(self._let_go, submission))
+            self._settler.call_soon(partial(self._let_go, submission))
 
     def _refused(self, submission: Submission, error: BaseException) -> None:
         """Fail what the engine's `submit` raised for; unless it has begun nevertheless, and will report by itself."""
@@ -190,10 +190,10 @@ class EngineBackend(Settling):
             self._release(submission)
             self.source.give_back([submission.future])
             time.sleep(BREATHER)
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
         elif submission.claim(BEGUN):
             self._refusals += 1
-            self._settler.do(partial(self._fail, submission, error, for_good=self._refusals > TRIES))
+            self._settler.call_soon(partial(self._fail, submission, error, for_good=self._refusals > TRIES))
 
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
         self._tell_sick(error)
@@ -205,7 +205,7 @@ class EngineBackend(Settling):
             self._begin(submission, self.name, now)
             if submission.number:
                 self._report(submission, Failure(submission.explain(error, had_begun=False)), now)
-        self._feeder.do(self._feed)
+        self._feeder.call_soon(self._feed)
 
     # ── the pool ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,7 +215,7 @@ class EngineBackend(Settling):
             self._feeder.wakeup()
             self._settler.wakeup()
 
-    def _say_farewell(self) -> None:
+    def _end_threads(self) -> None:
         self._feeder.wakeup()
         self._ending()
 
@@ -223,15 +223,14 @@ class EngineBackend(Settling):
         """Change the limit; running attempts are left alone."""
         self._limit = limit
         if self._started:
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
 
     def join(self) -> None:
         """Wait until all attempts have settled, and our threads have ended."""
         if not self._started:
             return
         self._settler.join()
-        while self._feeder.is_alive():
-            self._feeder.join(GRACE)
+        while not self._feeder.join(GRACE):
             if self._handing_over is not None:  # something that is settled, as all is: it is the engine that holds us
                 return
 

@@ -1,4 +1,4 @@
-"""A thread that does what it is told, in order: back ends put into its hands what may block or run user code."""
+"""A thread that does what it is given, in order: for what may block, or runs user code."""
 
 from __future__ import annotations
 
@@ -17,70 +17,73 @@ if TYPE_CHECKING:
 
 
 class SerialThread:
-    """A thread and its orders. It ends once the scheduler is drained and nothing is left to do.
+    """A thread and the callbacks it is given. It ends once the scheduler is drained and none is left.
 
     Args:
         name: the thread's.
-        source: the scheduler.
-        farewell: called last.
+        port: the scheduler.
+        at_end: called last.
     """
 
-    _source = Upward["SchedulerPort"]()
+    _port = Upward["SchedulerPort"]()
 
-    def __init__(self, name: str, source: SchedulerPort, farewell: Callable[[], object]) -> None:
+    def __init__(self, name: str, port: SchedulerPort, at_end: Callable[[], object]) -> None:
         self._name = name
-        self._source = source
-        self._farewell = weakly(farewell)
-        self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._port = port
+        self._at_end = weakly(at_end)
+        self._callbacks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None  # written by `start`
-        self._over = False  # whether nothing is done any more
+        self._has_ended = False  # whether no callback is called any more
 
     def start(self) -> None:
-        """Start it; does nothing if that was done."""
+        """Start it; does nothing if that was done.
+
+        Raises:
+            RuntimeError: no thread can be started; MemoryError likewise.
+        """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         if self._thread.ident is None:
             launch(self._thread)
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for its end, once it was started."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for its end, if it was started; returns whether it has ended."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
-    def is_alive(self) -> bool:
-        """Return whether it runs."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def do(self, order: Callable[[], object]) -> None:
-        """Have something done. Never blocks; may be called from anywhere."""
-        self._orders.put(order)
-        if self._over:  # an attempt that was abandoned has ended, say
-            self._drop_orders()
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Have it call something. Never blocks; may be called from anywhere."""
+        self._callbacks.put(callback)
+        if self._has_ended:  # the engine has ended an abandoned attempt only now, for example
+            self._drop_callbacks()
 
     def wakeup(self) -> None:
-        """Have it look whether the scheduler is drained; if the caller holds the lock, once that is let go."""
-        self.do(self._await_lock)
-
-    def _drop_orders(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._orders.get_nowait()
+        """Have it look whether the scheduler is drained; if the caller holds the lock, once that is released."""
+        self.call_soon(self._await_lock)
 
     def _await_lock(self) -> None:
-        with self._source.lock:
+        with self._port.lock:
             pass
 
-    def _work(self) -> None:
-        current.pool = self._source
+    def _run(self) -> None:
+        current.pool = self._port
         arrive()
-        while not (self._source.drained and self._orders.empty()):
-            self._carry_out(self._orders.get())
-        self._carry_out(self._farewell)
-        self._over = True  # first: who gives another order looks at this then
-        self._drop_orders()
+        while not (self._port.drained and self._callbacks.empty()):
+            _call(self._callbacks.get())
+        _call(self._at_end)
+        self._has_ended = True  # before the queue is emptied: `call_soon` looks at it after it has put something in
+        self._drop_callbacks()
 
-    def _carry_out(self, order: Callable[[], object]) -> None:
-        try:
-            order()
-        except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-            logger.exception("a callback raised")
+    def _drop_callbacks(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._callbacks.get_nowait()
+
+
+def _call(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except BaseException:  # the stdlib's futures let what is no Exception through from their callbacks
+        logger.exception("a callback raised")

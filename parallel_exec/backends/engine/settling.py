@@ -90,7 +90,7 @@ class Settling(Backend):
             submission.is_here = False
             self._stuck.discard(submission)
             if submission.is_orphan:
-                self._feeder.do(self._feed)
+                self._feeder.call_soon(self._feed)
 
     def _done(self, submission: Submission, inner: Inner) -> None:
         """Hear that the engine has done with a ticket; its callback, maybe with the scheduler's lock held."""
@@ -102,9 +102,9 @@ class Settling(Backend):
             self._stuck.discard(submission)
         if submission.place is None:
             self._submissions.pop(submission.serial, None)
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
         else:
-            self._settler.do(partial(self._ended, submission, inner))
+            self._settler.call_soon(partial(self._ended, submission, inner))
 
     def _feed(self) -> None:
         """Hand over what there is room for. Called by the feeder."""
@@ -173,7 +173,7 @@ class Settling(Backend):
         """Settle what the engine has done with, if it is not settled. The settler."""
         failed = inner.cancelled() or inner.exception() is not None
         if failed and submission.fate is None and self._await_news(submission):
-            self._settler.do(partial(self._ended, submission, inner))  # behind the news
+            self._settler.call_soon(partial(self._ended, submission, inner))  # behind the news
             return
         self._submissions.pop(submission.serial, None)
         if submission.is_here:
@@ -187,7 +187,7 @@ class Settling(Backend):
                 self._end_well(submission, reply)
         finally:  # also when a callback raises what is no Exception
             self._release(submission)
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
 
     def _end_well(self, submission: Submission, reply: CallResult) -> None:
         """Settle what the engine has run."""
@@ -220,7 +220,7 @@ class Settling(Backend):
         """Act on a place's timer. The clock thread."""
         submission = place.submission
         if submission is not None and submission.fate is None:
-            self._settler.do(partial(self._overdue, submission))
+            self._settler.call_soon(partial(self._overdue, submission))
         elif submission is not None:
             self.source.expire(place, submission.known_future)
 
@@ -232,7 +232,7 @@ class Settling(Backend):
         if submission is None or submission.fate is not None:
             return False
         if submission.withdraw() or self._recall_travelled(submission):
-            self._settler.do(partial(self._let_withdrawn_go, submission))
+            self._settler.call_soon(partial(self._let_withdrawn_go, submission))
             return True
         return False
 
@@ -254,9 +254,9 @@ class Settling(Backend):
                 return
             claimed = self.source.claim(future, number)
         if claimed:
-            self._settler.do(partial(self._abandon, submission, error, time.monotonic()))
+            self._settler.call_soon(partial(self._abandon, submission, error, time.monotonic()))
         else:
-            self._settler.do(partial(self._carry_out_verdict, submission))
+            self._settler.call_soon(partial(self._carry_out_verdict, submission))
 
     def _submission_of(self, future: AnyFuture) -> Submission | None:
         place = future.slot
@@ -270,7 +270,7 @@ class Settling(Backend):
                 log_abandoned(error, submission.future.id, submission.number, f"{submission.worker} of the executor")
             self.source.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
         self._release(submission, reusable=False)  # whoever began it may still be arming its timer
-        self._feeder.do(self._feed)
+        self._feeder.call_soon(self._feed)
         self.source.settle(submission.future, Failure(error), end)
 
     def _carry_out_verdict(self, submission: Submission) -> None:
@@ -279,7 +279,7 @@ class Settling(Backend):
         if future is not None and future.override is not None and submission.claim(BEGUN):
             self._begin(submission, self.name, time.monotonic())
             self._give_up(submission)
-            self._feeder.do(self._feed)
+            self._feeder.call_soon(self._feed)
 
     def _give_up(self, submission: Submission) -> None:
         """Have the engine let go of a ticket; if it does not, the ticket is stuck."""
@@ -293,7 +293,7 @@ class Settling(Backend):
         """Free the place of what certainly never begins, whatever the engine makes of it."""
         self._let_go(submission)
         self._release(submission)
-        self._feeder.do(self._feed)
+        self._feeder.call_soon(self._feed)
 
     def _let_go(self, submission: Submission) -> None:
         inner = submission.inner
