@@ -28,8 +28,8 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec.events import logger
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
-    from parallel_exec.future import TaskFuture
 
 GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
 PATIENCE = 1.8  # seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise
@@ -80,7 +80,7 @@ def _stop(schedulers: list[Scheduler]) -> None:
     interrupt(schedulers, lambda: [future for scheduler in schedulers for future in scheduler.in_hand()], NEVER)
 
 
-def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]], patience: float) -> None:
+def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[AnyJob]], patience: float) -> None:
     """After Ctrl-C: cancel what waits, let what runs end for a moment, then stop it; a second Ctrl-C stops it at once.
 
     Returns when that is done. Where it takes longer (as with a million tasks), it goes on beside the caller.
@@ -114,7 +114,7 @@ class _Ending:
         over: whether all is done.
     """
 
-    def __init__(self, schedulers: Sequence[Scheduler], live: Callable[[], list[TaskFuture[Any]]]) -> None:
+    def __init__(self, schedulers: Sequence[Scheduler], live: Callable[[], list[AnyJob]]) -> None:
         self.hurry = False
         self.over = False
         self._begun = False
@@ -152,7 +152,7 @@ class _Ending:
             scheduler.end_all([future for future in futures if future.owner is scheduler], lambda future: CANCELLED)
         self._wait(futures, GRACE / 2)
 
-    def _wait(self, futures: list[TaskFuture[Any]], seconds: float) -> None:
+    def _wait(self, futures: list[AnyJob], seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self.hurry and time.monotonic() < until and not all(future.done() for future in futures):
             time.sleep(_POLL)

@@ -15,6 +15,7 @@ from parallel_exec import _lifecycle
 from parallel_exec._checks import RetryOn, check_count, check_seconds
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
+from parallel_exec._core.job import Job, snapshot
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
@@ -25,7 +26,6 @@ from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
-from parallel_exec.future import TaskFuture, snapshot
 from parallel_exec.options import Options
 from parallel_exec.retry import policy_for
 from parallel_exec.stream import stream
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never, ParamSpec, Self, Unpack
 
     from parallel_exec.config import Overrides
+    from parallel_exec.future import TaskFuture
     from parallel_exec.task_queue import TaskQueue
 
     P = ParamSpec("P")
@@ -111,14 +112,14 @@ class ParallelExecutor(Executor):
                 raise not_callable("add_task", task)
             if not self._allows_lazy:
                 refuse_lazy("add_task", task)
-            future = TaskFuture(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
+            future = Job(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
         self._scheduler.add(future, self._runs, start=False)
         return future
 
-    def _future_of(self, task: Task[T]) -> TaskFuture[T]:
+    def _future_of(self, task: Task[T]) -> Job[T]:
         if type(task.execute) is LetGo:
             task.execute()  # refuses: now, and not once an attempt after the other
-        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings_of(task), snapshot(), task.execute)
+        future: Job[T] = Job(self._scheduler, self._settings_of(task), snapshot(), task.execute)
         if not is_named(task):
             name_task(task, future.number())
         future._task, future._id, future.priority = task, task.id, task.priority
@@ -258,7 +259,7 @@ class ParallelExecutor(Executor):
             raise not_callable("submit", fn)
         if not self._allows_lazy:
             refuse_lazy("submit", fn)
-        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
+        future: Job[T] = Job(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
         self._scheduler.add(future, None, start=True)
         return future
 
@@ -343,7 +344,7 @@ class ParallelExecutor(Executor):
         size = window or 4 * self._scheduler.ledger.limit
         return stream(self._start_task, iter(tasks), size, order, self._runs.opened)
 
-    def _start_task(self, task: Task[T]) -> TaskFuture[T]:
+    def _start_task(self, task: Task[T]) -> Job[T]:
         future = self._future_of(task)
         self._scheduler.add(future, None, start=True)
         return future

@@ -7,12 +7,12 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._checks import check_count, to_float
+from parallel_exec._core.job import PLACES, Job, snapshot
 from parallel_exec._core.map_chunk import MapChunk, MapResults
 from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._sync.clock import time
-from parallel_exec.future import PLACES, TaskFuture, snapshot
 from parallel_exec.stream import in_order
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.scheduler import Scheduler
     from parallel_exec.config import Settings
+    from parallel_exec.future import TaskFuture
 
     P = ParamSpec("P")
 
@@ -49,8 +50,8 @@ class Options:
             refuse_lazy("submit", fn)
         return self._start(self._id, fn, args, kwargs)
 
-    def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> TaskFuture[T]:
-        future: TaskFuture[T] = TaskFuture(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
+    def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> Job[T]:
+        future: Job[T] = Job(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
         if self._priority:
             future.priority = self._priority
         if id is not None:
@@ -83,7 +84,7 @@ class Options:
             return self._map_parts(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
 
-        def start(*args: Any) -> TaskFuture[T]:
+        def start(*args: Any) -> Job[T]:
             return self._start(None if self._id is None else f"{self._id}-{next(numbers)}", fn, args)
 
         return in_order(start, zip(*iterables), timeout, buffersize)
@@ -103,10 +104,10 @@ class Options:
             stretches.weigh(part.payload, len(columns[0]))
         return mapping
 
-    def _make_single(self, part: MapChunk, index: int) -> TaskFuture[Any]:
+    def _make_single(self, part: MapChunk, index: int) -> Job[Any]:
         """Return the future of a task that runs one item of a part."""
         context: Any = part.context
-        single: TaskFuture[Any] = TaskFuture(self._scheduler, self._settings, context, part.fn, part.arguments(index))
+        single: Job[Any] = Job(self._scheduler, self._settings, context, part.fn, part.arguments(index))
         single.priority, single._id = self._priority, part.item_id(index)
         single.queued_at = part.queued_at
         single.stands_for = part.first + index

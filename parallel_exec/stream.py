@@ -24,7 +24,7 @@ from parallel_exec._sync.lazy_condition import TICK
 from parallel_exec.task import Task, TaskResult
 
 if TYPE_CHECKING:
-    from parallel_exec.future import TaskFuture
+    from parallel_exec._core.job import Job
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ class Window(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self.futures: deque[TaskFuture[T]] = deque()
-        self.handed: TaskFuture[T] | None = None
+        self.futures: deque[Job[T]] = deque()
+        self.handed: Job[T] | None = None
 
     def finished(self) -> list[TaskResult[T]]:
         """Return the results of those that have ended, and were not cancelled. From any thread."""
@@ -62,7 +62,7 @@ class Window(Generic[T]):
 
 
 def stream(
-    start: Callable[[Task[T]], TaskFuture[T]],
+    start: Callable[[Task[T]], Job[T]],
     tasks: Iterator[Task[T]],
     size: int,
     order: str,
@@ -71,7 +71,7 @@ def stream(
     """Yield the results of tasks that are started as the window has room; `opened` is told of the window first."""
     window: Window[T] = Window()
     alive = window.futures
-    ended: queue.SimpleQueue[TaskFuture[T]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[Job[T]] = queue.SimpleQueue()
     source = _Source(tasks, start)
     opened(window)
     try:
@@ -103,7 +103,7 @@ def stream(
 class _Source(Generic[T]):
     """Reads tasks and starts them, until there are no more, or until one of the two raises."""
 
-    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Task[T]], TaskFuture[T]]) -> None:
+    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Task[T]], Job[T]]) -> None:
         self._tasks = tasks
         self._start = start
         self._over = False
@@ -118,7 +118,7 @@ class _Source(Generic[T]):
         finally:
             del self, error  # the error's traceback holds this frame
 
-    def start_next(self) -> TaskFuture[T] | None:
+    def start_next(self) -> Job[T] | None:
         """Return the next task's future, None if there is none."""
         if self._over:
             return None
@@ -132,7 +132,7 @@ class _Source(Generic[T]):
         return None
 
 
-def _next_of(ended: queue.SimpleQueue[TaskFuture[T]], alive: deque[TaskFuture[T]]) -> TaskFuture[T]:
+def _next_of(ended: queue.SimpleQueue[Job[T]], alive: deque[Job[T]]) -> Job[T]:
     with contextlib.suppress(queue.Empty):
         return ended.get_nowait()
     owner = alive[0].owner
@@ -147,11 +147,11 @@ def _next_of(ended: queue.SimpleQueue[TaskFuture[T]], alive: deque[TaskFuture[T]
 
 
 def in_order(
-    start: Callable[..., TaskFuture[T]], calls: Iterator[tuple[Any, ...]], timeout: float | None, buffersize: int | None
+    start: Callable[..., Job[T]], calls: Iterator[tuple[Any, ...]], timeout: float | None, buffersize: int | None
 ) -> Iterator[T]:
     """Return an iterator over the results of `start(*call)`, in order; the calls are started before it returns."""
     until = None if timeout is None else time.monotonic() + timeout
-    futures: deque[TaskFuture[T]] = deque()
+    futures: deque[Job[T]] = deque()
     for call in calls:
         futures.append(start(*call))
         if len(futures) == buffersize:
@@ -160,9 +160,9 @@ def in_order(
 
 
 def _results(
-    start: Callable[..., TaskFuture[T]],
+    start: Callable[..., Job[T]],
     calls: Iterator[tuple[Any, ...]],
-    futures: deque[TaskFuture[T]],
+    futures: deque[Job[T]],
     until: float | None,
     buffersize: int | None,
 ) -> Iterator[T]:
@@ -179,14 +179,14 @@ def _results(
         del start, calls, futures  # an error's traceback holds this frame
 
 
-def _turn_away(futures: deque[TaskFuture[T]]) -> None:
+def _turn_away(futures: deque[Job[T]]) -> None:
     """Cancel what is left, of which nobody wants to know."""
     for future in futures:
         future.cancel()
         future.mark_retrieved()
 
 
-def _take(futures: deque[TaskFuture[T]], until: float | None) -> T:
+def _take(futures: deque[Job[T]], until: float | None) -> T:
     """Return the result of the next future, keeping no reference to either."""
     future = futures.pop()
     try:

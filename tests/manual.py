@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from parallel_exec import Backend, TaskFuture
+from parallel_exec._core.job import Phase
 from parallel_exec._outcome import Failure, Success
-from parallel_exec.future import Phase
 
 AnyFuture = TaskFuture[Any]
 

@@ -39,6 +39,7 @@ ORDER = [
     "_sync.timers",
     "future",
     "_core",
+    "_core.job",
     "_core.batch",
     "_core.registry",
     "_core.ready_queue",
@@ -252,6 +253,7 @@ def test_the_childs_loop_needs_next_to_nothing() -> None:
     assert not ours & {
         "parallel_exec._core.scheduler",
         "parallel_exec.executor",
+        "parallel_exec._core.job",
         "parallel_exec.future",
         "parallel_exec.retry",
     }

@@ -380,7 +380,8 @@ def test_completion_shows_what_is_the_holders(lab: Any) -> None:
     """It offers nothing of what the scheduler notes of a task."""
     future = lab.executor().submit(int)
     own = ["abort", "attempts", "id", "task", "task_result"]
-    assert [name for name in dir(future) if name not in dir(Future) and name[0] != "_"] == own
+    for thing in (future, TaskFuture):  # and so does `help(TaskFuture)`
+        assert [name for name in dir(thing) if name not in dir(Future) and name[0] != "_"] == own
 
 
 def test_its_repr_is_the_standard_librarys(lab: Any) -> None:

@@ -17,8 +17,8 @@ import work
 from kinds import IN_THIS_PROCESS, over
 from tracked import Call, Fail, Tracked
 
-from parallel_exec import ParallelExecutor, Task, TaskFuture, TaskSerializationError
-from parallel_exec.future import snapshot
+from parallel_exec import ParallelExecutor, Task, TaskSerializationError
+from parallel_exec._core.job import Job, snapshot
 
 KINDS = ("thread", "process", "inline", "thread-pool", "process-pool")
 BESIDE_THE_CALLER = tuple(name for name in KINDS if name != "inline")
@@ -245,7 +245,7 @@ def test_a_result_whose_call_was_let_go_is_not_added_again(kind: Any) -> None:
         assert executor.submit(int).result() == 0
 
 
-class _SeenMeanwhile(TaskFuture[bool]):
+class _SeenMeanwhile(Job[bool]):
     """A future whose `task` another thread looks at while it lets its call go."""
 
     _made: Any = None

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parallel_exec._core.completion import CANCELLED, FORKED, AnyFuture, Completion
+from parallel_exec._core.completion import CANCELLED, FORKED, Completion
+from parallel_exec._core.job import Phase
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import ParallelExecError, QueueFullError, copy_of
 from parallel_exec.events import Dispatcher, TaskQueued
-from parallel_exec.future import Phase
 
 if TYPE_CHECKING:
     from parallel_exec._core.batch import Batches
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import Backend, Consumer
     from parallel_exec.config import Settings
 
@@ -31,13 +32,13 @@ class Admission(Completion):
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
         super().__init__(backend, limit, queue_size, events)
-        self._reserved: set[AnyFuture] = set()  # those that are being added, if there is only so much room
+        self._reserved: set[AnyJob] = set()  # those that are being added, if there is only so much room
         self._kept_open = False  # `submit` has opened the gate for good
         self._prefetches = backend.prefetches  # written once, as the next two
         self._runs_in_caller = backend.runs_in_caller
         self._pickles_calls = backend.pickles_calls
 
-    def add(self, future: AnyFuture, runs: Batches | None, *, start: bool) -> None:
+    def add(self, future: AnyJob, runs: Batches | None, *, start: bool) -> None:
         """Put a future in the queue; with `start`, open the gate. Blocks only while the queue is full and running.
 
         Raises:
@@ -69,7 +70,7 @@ class Admission(Completion):
         if self._runs_in_caller:
             self.drive()
 
-    def _arrive(self, future: AnyFuture, outcome_instead: Failure | None, idle: tuple[Consumer, ...]) -> None:
+    def _arrive(self, future: AnyJob, outcome_instead: Failure | None, idle: tuple[Consumer, ...]) -> None:
         """Do what `_enqueue` said, without the lock."""
         if outcome_instead is not None:
             future.phase = Phase.DONE
@@ -77,7 +78,7 @@ class Admission(Completion):
         if idle:
             self.ready.wake(idle)
 
-    def _let_go(self, future: AnyFuture, outcome_instead: Failure | None) -> None:
+    def _let_go(self, future: AnyJob, outcome_instead: Failure | None) -> None:
         """After a refusal, or when a signal handler raised: a future that is not in has never been, and ends as cancelled."""
         with self.lock:
             self._reserved.discard(future)
@@ -100,7 +101,7 @@ class Admission(Completion):
         else:
             self.ready.wake_one()
 
-    def _reserve(self, future: AnyFuture, runs: Batches | None, start: bool) -> None:
+    def _reserve(self, future: AnyJob, runs: Batches | None, start: bool) -> None:
         """Count a future in; from here on nobody forgets it. Called with the lock held."""
         if self._closed or self._broken is not None or self.forked:
             self._reject()
@@ -117,9 +118,7 @@ class Admission(Completion):
             future.batch = runs.current
             future.batch.join(future)
 
-    def _enqueue(
-        self, future: AnyFuture, unfit: ParallelExecError | None
-    ) -> tuple[Failure | None, tuple[Consumer, ...]]:
+    def _enqueue(self, future: AnyJob, unfit: ParallelExecError | None) -> tuple[Failure | None, tuple[Consumer, ...]]:
         """Put a reserved future in; returns how it ends instead, and whom to `wake`. Called with the lock held."""
         if self._queue_size:
             self._reserved.discard(future)
@@ -130,7 +129,7 @@ class Admission(Completion):
             self.backend.preempt((-future.priority, future.sequence))
         return None, self.ready.push(future)
 
-    def _pack(self, future: AnyFuture) -> ParallelExecError | None:
+    def _pack(self, future: AnyJob) -> ParallelExecError | None:
         """Have the back end make the call ready to travel; returns why it cannot."""
         try:
             self.backend.prepare(future)
@@ -181,7 +180,7 @@ class Admission(Completion):
                 self.ledger.waiting.pop(mine, None)
             self._check_usable()
 
-    def _must_not_wait(self, mine: AnyFuture | None) -> bool:
+    def _must_not_wait(self, mine: AnyJob | None) -> bool:
         """Return whether room can only be made by the calling thread, or by what it has interrupted."""
         if mine is not None:
             return self.ledger.would_deadlock(mine)
@@ -246,7 +245,7 @@ class Admission(Completion):
         """Wake another consumer than the one that was woken."""
         self.ready.decline()
 
-    def take(self, consumer: Consumer) -> AnyFuture | None:
+    def take(self, consumer: Consumer) -> AnyJob | None:
         """Take the first ready future."""
         future = self.ready.take(consumer)
         if self._queue_size and future is not None:
@@ -254,7 +253,7 @@ class Admission(Completion):
                 self._room.notify()
         return future
 
-    def take_some(self, consumer: Consumer, calls: int) -> list[AnyFuture]:
+    def take_some(self, consumer: Consumer, calls: int) -> list[AnyJob]:
         """Take the first ready futures, for up to so many calls."""
         futures = self.ready.take_some(consumer, calls)
         if self._queue_size:
@@ -272,7 +271,7 @@ class Admission(Completion):
         first = self.ready.heap.peek() if self.backlog() else None
         return None if first is None else first.priority
 
-    def give_back(self, futures: list[AnyFuture]) -> None:
+    def give_back(self, futures: list[AnyJob]) -> None:
         """Put back what was taken and never began."""
         if futures:
             try:
@@ -280,7 +279,7 @@ class Admission(Completion):
             finally:
                 self.ready.wake_one()
 
-    def put_back(self, futures: list[AnyFuture]) -> list[AnyFuture]:
+    def put_back(self, futures: list[AnyJob]) -> list[AnyJob]:
         """Do the first half of `give_back`."""
         with self.lock:
             overridden = [
@@ -295,7 +294,7 @@ class Admission(Completion):
         """Wake an idle consumer if there is something for it."""
         self.ready.wake_one()
 
-    def finish_overridden(self, overridden: list[AnyFuture]) -> None:
+    def finish_overridden(self, overridden: list[AnyJob]) -> None:
         """End futures that were given a verdict while a back end had them; raises what a callback of one raised, in the end."""
         raised: BaseException | None = None
         for future in overridden:

@@ -17,10 +17,8 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import TICK
 
 if TYPE_CHECKING:
-    from parallel_exec.future import TaskFuture
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.task import TaskResult
-
-    AnyFuture = TaskFuture[Any]
 
 
 class Batch:
@@ -35,8 +33,8 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self.futures: list[AnyFuture] = []
-        self.ended: list[AnyFuture] = []
+        self.futures: list[AnyJob] = []
+        self.ended: list[AnyJob] = []
         self.fail_fast = False
         self.failed = 0
         self.given_up = False
@@ -44,13 +42,13 @@ class Batch:
         self._over = threading.Event()
         self._over.set()
 
-    def join(self, future: AnyFuture) -> None:
+    def join(self, future: AnyJob) -> None:
         """Add a future."""
         self.futures.append(future)
         if self._over.is_set():
             self._over.clear()
 
-    def forget(self, future: AnyFuture) -> None:
+    def forget(self, future: AnyJob) -> None:
         """Undo `join`, for a future that was not added after all; also if only a part of `join` was done."""
         if future in self.ended:
             return
@@ -59,7 +57,7 @@ class Batch:
         if len(self.ended) == len(self.futures):
             self._over.set()
 
-    def leave(self, future: AnyFuture, success: bool) -> Sequence[AnyFuture]:
+    def leave(self, future: AnyJob, success: bool) -> Sequence[AnyJob]:
         """Note that a future has ended; returns those that must be cancelled for it.
 
         Args:
@@ -73,7 +71,7 @@ class Batch:
             self._over.set()
         return self.trip()
 
-    def trip(self) -> Sequence[AnyFuture]:
+    def trip(self) -> Sequence[AnyJob]:
         """Return those that must be cancelled, if the run fails fast and one has failed; once."""
         if not self.fail_fast or not self.failed or self._tripped:
             return ()
@@ -88,7 +86,7 @@ class Batch:
         """Return the results of those that have ended, and were not cancelled, in the order added. From any thread."""
         return [future.task_result() for future in list(self.futures) if future.done() and not future.cancelled()]
 
-    def unended(self) -> list[AnyFuture]:
+    def unended(self) -> list[AnyJob]:
         """Return the futures that have not ended."""
         return [future for future in list(self.futures) if not future.done()]
 

@@ -18,8 +18,9 @@ import itertools
 import threading
 from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Sequence
 
+from parallel_exec._core.job import PLACES, Job, Phase
 from parallel_exec._core.ready_queue import ReadyQueue
 from parallel_exec._core.registry import IN_CALLBACK, Registry
 from parallel_exec._current import current
@@ -31,12 +32,10 @@ from parallel_exec._sync.threads import is_coming_up
 from parallel_exec._sync.timers import Timers
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
-from parallel_exec.future import PLACES, Phase, TaskFuture
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import Backend, Consumer
-
-AnyFuture = TaskFuture[Any]
 
 FORKED = "this executor was made before the process forked: make a new one in the child"
 CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
@@ -73,7 +72,7 @@ class Completion:
         """Return the next place in the order in which tasks are added."""
         return next(self._sequence)
 
-    def _finish(self, future: AnyFuture, outcome: Outcome) -> None:
+    def _finish(self, future: AnyJob, outcome: Outcome) -> None:
         """End a task that is DONE, and see whether it was the last."""
         before = current.ending
         try:
@@ -89,7 +88,7 @@ class Completion:
         finally:
             current.ending = before
 
-    def _conclude(self, future: AnyFuture, outcome: Outcome) -> None:
+    def _conclude(self, future: AnyJob, outcome: Outcome) -> None:
         """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
         if future.ended_at == 0.0 or future.override is not None or not future.attempt_number:
             future.ended_at = time.monotonic()
@@ -98,7 +97,7 @@ class Completion:
         if self.events.active:
             self._tell_end(future, outcome)
 
-    def _tell_end(self, future: AnyFuture, outcome: Outcome) -> None:
+    def _tell_end(self, future: AnyJob, outcome: Outcome) -> None:
         if outcome is CANCELLED:
             self.events.emit(TaskCancelled, future.id, future.attempt_number)
             return
@@ -106,7 +105,7 @@ class Completion:
         duration = 0.0 if future.first_started_at is None else future.ended_at - future.first_started_at
         self.events.emit(TaskFinished, future.id, future.attempt_number, error is None, error, duration, future.worker)
 
-    def _settle_unwatched(self, ended: list[tuple[AnyFuture, Outcome]]) -> list[tuple[AnyFuture, Outcome]]:
+    def _settle_unwatched(self, ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
         """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.
 
         For plain futures that are DONE, and not for the main thread, as `acquire_yielding` is not.
@@ -127,11 +126,11 @@ class Completion:
             settling_lock.release()
         return watched
 
-    def _mend(self, future: AnyFuture, outcome: Outcome) -> None:
+    def _mend(self, future: AnyJob, outcome: Outcome) -> None:
         """Bring to its end what `_finish` was kept from, or from parts of it."""
         if not future.done():
             future.settle(outcome, outcome is CANCELLED)
-        rest: Sequence[AnyFuture] = ()
+        rest: Sequence[AnyJob] = ()
         consumers: tuple[Consumer, ...] = ()
         with self.lock:
             if future in self.ledger.unsettled:
@@ -143,19 +142,19 @@ class Completion:
         self._release(rest, consumers)
         self.ready.wake_one()
 
-    def _account(self, future: AnyFuture) -> tuple[Sequence[AnyFuture], tuple[Consumer, ...]]:
+    def _account(self, future: AnyJob) -> tuple[Sequence[AnyJob], tuple[Consumer, ...]]:
         """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
         run = future.batch
         failed = future._exception is not None
         success = not failed and not future.cancelled()
-        rest: Sequence[AnyFuture] = ()
+        rest: Sequence[AnyJob] = ()
         if run is not None:
             rest = run.leave(future, not failed)
             future.batch = None  # the run keeps its futures, and they do not keep it
         self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
         return rest, self._drain_if_over() if self._closed else ()
 
-    def _release(self, rest: Sequence[AnyFuture], consumers: tuple[Consumer, ...]) -> None:
+    def _release(self, rest: Sequence[AnyJob], consumers: tuple[Consumer, ...]) -> None:
         """Do what `_account` said, without the lock."""
         if rest:
             self.end_all(rest, lambda future: CANCELLED)
@@ -173,7 +172,7 @@ class Completion:
         self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
         return consumers
 
-    def end(self, future: AnyFuture, override: Failure, *, stop: bool) -> bool:
+    def end(self, future: AnyJob, override: Failure, *, stop: bool) -> bool:
         """End a task with `override` if no attempt is running; with `stop`, end a running one as well.
 
         Returns:
@@ -208,13 +207,13 @@ class Completion:
             self.backend.recheck()
         return True
 
-    def end_all(self, futures: Iterable[AnyFuture], override: Callable[[AnyFuture], Failure]) -> None:
+    def end_all(self, futures: Iterable[AnyJob], override: Callable[[AnyJob], Failure]) -> None:
         """End tasks; those first that wait, or a slot that becomes free would run one of them."""
         running = [future for future in futures if not self.end(future, override(future), stop=False)]
         for future in running:
             self.end(future, override(future), stop=True)
 
-    def _withdraw(self, future: AnyFuture) -> bool:
+    def _withdraw(self, future: AnyJob) -> bool:
         """Take a task out of wherever it waits; called with the lock held. False if an attempt is running, or it is over."""
         phase = future.phase
         if phase == Phase.QUEUED:
@@ -234,7 +233,7 @@ class Completion:
         if not was_held:
             release_leaked(self.lock)
 
-    def _withdraw_again(self, future: AnyFuture) -> None:
+    def _withdraw_again(self, future: AnyJob) -> None:
         """Take a task out of wherever `_withdraw` may have left it."""
         with self.lock:
             if self.ready.holds(future):
@@ -242,20 +241,20 @@ class Completion:
             self.ledger.backing_off.discard(future)
             future.phase = Phase.DONE
 
-    def cancel(self, future: AnyFuture) -> bool:
+    def cancel(self, future: AnyJob) -> bool:
         """Cancel a task that waits; see `TaskFuture.cancel`."""
         return self.end(future, CANCELLED, stop=False) or future.cancelled()
 
-    def abort(self, future: AnyFuture) -> bool:
+    def abort(self, future: AnyJob) -> bool:
         """Cancel a task, and stop it if it runs; see `TaskFuture.abort`."""
         return self.end(future, CANCELLED, stop=True)
 
-    def _own_attempt(self) -> AnyFuture | None:
+    def _own_attempt(self) -> AnyJob | None:
         """Return what of this executor the calling thread is running."""
         running = current.running
-        return running if isinstance(running, TaskFuture) and running.owner is self else None
+        return running if isinstance(running, Job) and running.owner is self else None
 
-    def enter_wait(self, *futures: AnyFuture) -> bool:
+    def enter_wait(self, *futures: AnyJob) -> bool:
         """Note that the calling task, if it is one of ours, waits for any of these.
 
         Raises:
@@ -276,7 +275,7 @@ class Completion:
             del self, mine, futures  # what is raised becomes the caller's error, and its traceback holds this frame
         return True
 
-    def _check_started(self, futures: Sequence[AnyFuture]) -> None:
+    def _check_started(self, futures: Sequence[AnyJob]) -> None:
         """Refuse to wait for what is only staged. Without the lock: who starts the pool at this very moment has not yet.
 
         Raises:
@@ -350,7 +349,7 @@ class Completion:
         with self.lock:
             return bool(self.ready.open and not self.ready.paused and (len(self.ready.heap) or self.ledger.backing_off))
 
-    def in_hand(self) -> list[AnyFuture]:
+    def in_hand(self) -> list[AnyJob]:
         """Return the futures that a back end has: with a running attempt, or about to have one."""
         with self.lock:
             return [future for future, _ in self.ledger.live] + self.backend.handed_out()

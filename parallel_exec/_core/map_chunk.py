@@ -22,18 +22,17 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from parallel_exec._core.completion import CANCELLED
+from parallel_exec._core.job import Job
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import TICK, Parker
-from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
     from contextvars import Context
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.config import Settings
     from parallel_exec.future import FutureOwner
-
-AnyFuture = TaskFuture[Any]
 
 _MISSING = object()  # the place of an item that has not ended
 
@@ -59,7 +58,7 @@ class MapResults:
 
     def __init__(self) -> None:
         self.places: list[Any] = []
-        self.parts: dict[AnyFuture, None] = {}  # in order
+        self.parts: dict[AnyJob, None] = {}  # in order
         self.override: Failure | None = None
         self._stretches: dict[int, list[Any]] = {}  # values in a row, by the place of the first
         self._news = Parker()
@@ -124,7 +123,7 @@ class MapResults:
             self.cancel()
             del self, places, stretch  # an error's traceback holds this frame
 
-    def leave(self, part: AnyFuture) -> None:
+    def leave(self, part: AnyJob) -> None:
         """Forget a part that has ended."""
         self.parts.pop(part, None)
 
@@ -134,7 +133,7 @@ class MapResults:
         for part in list(self.parts):
             part.cancel()
         for value in self.places:
-            if isinstance(value, TaskFuture) and value.stands_for is not None:
+            if isinstance(value, Job) and value.stands_for is not None:
                 value.cancel()
 
 
@@ -149,7 +148,7 @@ def _take(box: list[Any], until: float | None) -> Any:
         del outcome
 
 
-class MapChunk(TaskFuture[None]):
+class MapChunk(Job[None]):
     """The future of a stretch of items; seen by nobody but the scheduler, the process pool and its `MapResults`.
 
     Attributes:
@@ -173,7 +172,7 @@ class MapChunk(TaskFuture[None]):
         columns: list[list[Any]],
         mapping: MapResults,
         first: int,
-        make_single: Callable[[MapChunk, int], AnyFuture],
+        make_single: Callable[[MapChunk, int], AnyJob],
     ) -> None:
         super().__init__(owner, settings, context, fn, (columns,))
         self.columns = columns
@@ -247,14 +246,14 @@ class MapChunk(TaskFuture[None]):
             if self.mapping.places[self.first + index] is _MISSING:
                 self.isolate(index)
 
-    def _single(self, index: int) -> AnyFuture:
+    def _single(self, index: int) -> AnyJob:
         single = self.make_single(self, index)
         single.sequence = self.sequence + index - self.low
         self.mapping.put(self.first + index, single)
         single.override = self.mapping.override
         return single
 
-    def _cancel_if_closed(self, single: AnyFuture) -> None:
+    def _cancel_if_closed(self, single: AnyJob) -> None:
         """Cancel what was adopted while the iterator was being closed: who closes it sets the verdict, then looks around."""
         if self.mapping.override is not None:
             single.cancel()

@@ -15,13 +15,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec.future import Phase, TaskFuture
+from parallel_exec._core.job import Phase
 from parallel_exec.task_queue import PriorityHeap
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import Consumer
-
-AnyFuture = TaskFuture[Any]
 
 
 class ReadyQueue:
@@ -35,7 +34,7 @@ class ReadyQueue:
     """
 
     def __init__(self, lock: threading.RLock) -> None:
-        self.heap: PriorityHeap[AnyFuture] = PriorityHeap()
+        self.heap: PriorityHeap[AnyJob] = PriorityHeap()
         self._extra = 0  # calls, beyond one a future
         self.open = False
         self.paused = False
@@ -50,7 +49,7 @@ class ReadyQueue:
         """How many calls the waiting futures stand for."""
         return len(self.heap) + self._extra
 
-    def push(self, future: AnyFuture) -> tuple[Consumer, ...]:
+    def push(self, future: AnyJob) -> tuple[Consumer, ...]:
         """Put a future in, at its own place; returns whom to `wake`. Called with the lock held."""
         future.phase = Phase.QUEUED
         if future.weight != 1:
@@ -58,7 +57,7 @@ class ReadyQueue:
         self.heap.push((-future.priority, future.sequence), future)
         return self._next_idle() if self._idle or self._debts else ()
 
-    def take(self, consumer: Consumer) -> AnyFuture | None:
+    def take(self, consumer: Consumer) -> AnyJob | None:
         """Take the first future; else note the consumer as idle."""
         with self._lock:
             future, idle = self.pop(consumer)
@@ -68,9 +67,9 @@ class ReadyQueue:
             self.wake(idle)
         return future
 
-    def take_some(self, consumer: Consumer, calls: int) -> list[AnyFuture]:
+    def take_some(self, consumer: Consumer, calls: int) -> list[AnyJob]:
         """Take the first futures of one priority, for up to so many calls; notes the consumer as idle if none is left."""
-        taken: list[AnyFuture] = []
+        taken: list[AnyJob] = []
         with self._lock:
             while calls > 0:
                 if taken and (first := self.heap.peek()) is not None and first.priority != taken[0].priority:
@@ -84,7 +83,7 @@ class ReadyQueue:
                 calls -= future.weight
         return taken
 
-    def pop(self, consumer: Consumer) -> tuple[AnyFuture | None, tuple[Consumer, ...]]:
+    def pop(self, consumer: Consumer) -> tuple[AnyJob | None, tuple[Consumer, ...]]:
         """Take the first future, and return whom to `wake` then; else note the consumer as idle. Called with the lock held."""
         self._waking = False
         future = self.heap.pop() if self.open and not self.paused else None
@@ -99,19 +98,19 @@ class ReadyQueue:
             self._idle[consumer] = None
         return None, ()
 
-    def put_back(self, futures: list[AnyFuture]) -> None:
+    def put_back(self, futures: list[AnyJob]) -> None:
         """Put several futures back, at their own places; the caller must `wake_one` then. Called with the lock held."""
         for future in futures:
             future.phase = Phase.QUEUED
             self._extra += future.weight - 1
             self.heap.push((-future.priority, future.sequence), future)
 
-    def discard(self, future: AnyFuture) -> None:
+    def discard(self, future: AnyJob) -> None:
         """Take out a future that is in. Called with the lock held."""
         self._extra -= future.weight - 1
         self.heap.discard(future.sequence)
 
-    def holds(self, future: AnyFuture) -> bool:
+    def holds(self, future: AnyJob) -> bool:
         """Return whether a future is in, whatever its phase says; O(n). Called with the lock held."""
         items = self.heap.items()
         self._extra = sum(item.weight - 1 for item in items)  # which `push` and `discard` may have been kept from

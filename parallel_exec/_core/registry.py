@@ -10,13 +10,15 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from parallel_exec._core.job import Phase
 from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import ExecutorStats
-from parallel_exec.future import Phase, TaskFuture
 
-AnyFuture = TaskFuture[Any]
+if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
+
 
 IN_CALLBACK = (
     "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
@@ -39,13 +41,13 @@ class Registry:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.unsettled: set[AnyFuture] = set()
-        self.live: set[tuple[AnyFuture, int]] = set()
-        self.waiting: dict[AnyFuture, tuple[AnyFuture, ...]] = {}
-        self.backing_off: set[AnyFuture] = set()
+        self.unsettled: set[AnyJob] = set()
+        self.live: set[tuple[AnyJob, int]] = set()
+        self.waiting: dict[AnyJob, tuple[AnyJob, ...]] = {}
+        self.backing_off: set[AnyJob] = set()
         self.succeeded = self.failed = self.cancelled = self.retried = self.timed_out = 0
 
-    def ended(self, future: AnyFuture, success: bool) -> None:
+    def ended(self, future: AnyJob, success: bool) -> None:
         """Count the end of a future."""
         if success:
             self.succeeded += future.weight
@@ -55,7 +57,7 @@ class Registry:
             self.failed += future.weight
         self.unsettled.discard(future)
 
-    def would_deadlock(self, future: AnyFuture) -> bool:
+    def would_deadlock(self, future: AnyJob) -> bool:
         """Return whether nothing could run any more if this live attempt waited, too."""
         if not self._is_live(future) or len(self.live) < self.limit:
             return False
@@ -65,10 +67,10 @@ class Registry:
         )
         return others + 1 >= len(self.live)
 
-    def _is_live(self, future: AnyFuture) -> bool:
+    def _is_live(self, future: AnyJob) -> bool:
         return (future, future.attempt_number) in self.live
 
-    def start_waiting(self, future: AnyFuture, awaited: tuple[AnyFuture, ...]) -> None:
+    def start_waiting(self, future: AnyJob, awaited: tuple[AnyJob, ...]) -> None:
         """Note that a live attempt waits for another task, or for any of several.
 
         Raises:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._core.admission import Admission
+from parallel_exec._core.job import Phase
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import acquire_yielding
@@ -29,12 +30,11 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
-from parallel_exec.future import Phase
 from parallel_exec.retry import Delay, RetryPolicy
 from parallel_exec.task import Attempt
 
 if TYPE_CHECKING:
-    from parallel_exec._core.completion import AnyFuture
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import Backend, Slot, WorkerSlot
 
@@ -48,7 +48,7 @@ class Scheduler(Admission):
 
     # ── to the back end and back: what these promise is said in backends/base.py ────────────────────────────────────
 
-    def begin(self, future: AnyFuture, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+    def begin(self, future: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         """Start an attempt."""
         number = 0
         with self.lock:
@@ -62,7 +62,7 @@ class Scheduler(Admission):
             return 0
         return self._announce(future, None if over else slot, number)
 
-    def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyFuture | None) -> tuple[AnyFuture, int] | None:
+    def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
         while True:
             number = 0
@@ -86,7 +86,7 @@ class Scheduler(Admission):
                 return future, number
             ended = None
 
-    def _go_live(self, future: AnyFuture, slot: Slot, worker: str, start: float) -> int:
+    def _go_live(self, future: AnyJob, slot: Slot, worker: str, start: float) -> int:
         future.phase = Phase.LIVE
         future._state = RUNNING
         future.slot = slot
@@ -94,7 +94,7 @@ class Scheduler(Admission):
         self.ledger.live.add((future, number))
         return number
 
-    def _announce(self, future: AnyFuture, slot: Slot | None, number: int) -> int:
+    def _announce(self, future: AnyJob, slot: Slot | None, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
         settings = future.settings
         if settings.policy.asks_on_success and not self._call_before(future, number):
@@ -105,7 +105,7 @@ class Scheduler(Admission):
             self.events.emit(TaskStarted, future.id, number, future.worker)
         return number
 
-    def _call_before(self, future: AnyFuture, number: int) -> bool:
+    def _call_before(self, future: AnyJob, number: int) -> bool:
         """Call the policy's `before`; what it raises ends the task, as it does in tenacity."""
         policy = future.settings.policy
         try:
@@ -118,7 +118,7 @@ class Scheduler(Admission):
             self._end(future, failure)
         return failure is None
 
-    def claim(self, future: AnyFuture, number: int) -> bool:
+    def claim(self, future: AnyJob, number: int) -> bool:
         """Return whether the caller may settle this attempt.
 
         Without the lock: every attempt is claimed once, and a thread that is suspended while it holds a contended lock
@@ -133,14 +133,14 @@ class Scheduler(Admission):
             self.ledger.waiting.pop(future, None)
         return True
 
-    def report(self, future: AnyFuture, number: int, outcome: Outcome, end: float) -> bool:
+    def report(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
         """Claim, then settle."""
         if not self.claim(future, number):
             return False
         self.settle(future, outcome, end)
         return True
 
-    def report_ended(self, future: AnyFuture, number: int, outcome: Outcome, end: float) -> AnyFuture | None:
+    def report_ended(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
         """Do as `report`, but leave the counting to `begin_next`, if the task has ended: returns what to give it."""
         if not self.claim(future, number):
             return None
@@ -155,7 +155,7 @@ class Scheduler(Admission):
         self.settle(future, outcome, end)
         return None
 
-    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyFuture, float, Outcome, float]]) -> None:
+    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
         """Begin and report attempts of which only now anything is heard, in two turns of the lock for all of them."""
         ended, rest = [], []
         with self.lock:
@@ -189,7 +189,7 @@ class Scheduler(Admission):
             except BaseException:  # as above
                 logger.exception("a callback of task %r raised", future.id)
 
-    def _is_simple(self, future: AnyFuture, outcome: Outcome) -> bool:
+    def _is_simple(self, future: AnyJob, outcome: Outcome) -> bool:
         """Return whether an attempt that ran is the end of its task, and nobody has to be told of its start."""
         if type(outcome) is not Success or future.settings.policy.asks_on_success or self.events.active:
             return False
@@ -197,13 +197,13 @@ class Scheduler(Admission):
             return (future, future.attempt_number) in self.ledger.live
         return future.phase == Phase.HANDED_OUT and future.override is None
 
-    def account(self, ended: AnyFuture) -> None:
+    def account(self, ended: AnyJob) -> None:
         """Count what ended: for a worker that does not `begin_next` any more."""
         with self.lock:
             rest, consumers = self._account(ended)
         self._release(rest, consumers)
 
-    def settle(self, future: AnyFuture, outcome: Outcome, end: float) -> None:
+    def settle(self, future: AnyJob, outcome: Outcome, end: float) -> None:
         """Say how a claimed attempt ended, and what follows from it."""
         future.ended_at = end
         policy = future.settings.policy
@@ -230,7 +230,7 @@ class Scheduler(Admission):
         else:
             self._end(future, decision)  # type: ignore[arg-type]
 
-    def add_item(self, future: AnyFuture) -> None:
+    def add_item(self, future: AnyJob) -> None:
         """Take in a future that comes from a part, at its place. Also after shutdown: the part was added before."""
         unfit = self._pack(future)
         with self.lock:
@@ -238,18 +238,18 @@ class Scheduler(Admission):
             outcome_instead, idle = self._enqueue(future, unfit)
         self._arrive(future, outcome_instead, idle)
 
-    def add_failed_item(self, future: AnyFuture, error: BaseException, end: float) -> None:
+    def add_failed_item(self, future: AnyJob, error: BaseException, end: float) -> None:
         """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
         with self.lock:
             future.phase = Phase.SETTLING
             self.ledger.unsettled.add(future)
         self.settle(future, Failure(error), end)
 
-    def add_split(self, tail: AnyFuture) -> None:
+    def add_split(self, tail: AnyJob) -> None:
         """Count a future in that was split off another. Called with the lock held."""
         self.ledger.unsettled.add(tail)
 
-    def expire(self, slot: Slot, future: AnyFuture | None) -> None:
+    def expire(self, slot: Slot, future: AnyJob | None) -> None:
         """Stop what outran its timeout; the timer may be early, or late for another attempt."""
         with self.lock:
             if future is None or future.phase != Phase.LIVE or future.slot is not slot:
@@ -265,7 +265,7 @@ class Scheduler(Admission):
 
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _park(self, future: AnyFuture, delay: float, error: BaseException | None) -> None:
+    def _park(self, future: AnyJob, delay: float, error: BaseException | None) -> None:
         with self.lock:
             parked = (
                 future.override is None and self._final_outcome is None
@@ -304,12 +304,12 @@ class Scheduler(Admission):
         for future, number in over:
             self._due(future, number)
 
-    def _parked(self) -> list[tuple[AnyFuture, Timer]]:
+    def _parked(self) -> list[tuple[AnyJob, Timer]]:
         """Return the futures in backoff, with their timers; not those that are just coming up. Called with the lock held."""
         timers = [(future, future.backoff_timer) for future in self.ledger.backing_off]
         return [(future, timer) for future, timer in timers if timer is not None and timer.deadline != NEVER]
 
-    def _due(self, future: AnyFuture, number: int) -> None:
+    def _due(self, future: AnyJob, number: int) -> None:
         """End the backoff after attempt `number`, unless that was done already."""
         with self.lock:
             if future.phase != Phase.BACKING_OFF or future.attempt_number != number:
@@ -322,7 +322,7 @@ class Scheduler(Admission):
         if idle:
             self.ready.wake(idle)
 
-    def reject(self, future: AnyFuture, error: BaseException) -> None:
+    def reject(self, future: AnyJob, error: BaseException) -> None:
         """End a future that was taken and cannot be run."""
         with self.lock:
             if future.phase != Phase.HANDED_OUT:
@@ -330,7 +330,7 @@ class Scheduler(Admission):
             future.phase = Phase.SETTLING
         self._end(future, Failure(error))
 
-    def _end(self, future: AnyFuture, outcome: Outcome) -> None:
+    def _end(self, future: AnyJob, outcome: Outcome) -> None:
         """End a claimed future."""
         future.phase = Phase.DONE
         self._finish(future, outcome)
@@ -345,7 +345,7 @@ def _call_before(policy: RetryPolicy, state: Any, number: int) -> Failure | None
     return None
 
 
-def _count_attempt(future: AnyFuture, worker: str, start: float) -> int:
+def _count_attempt(future: AnyJob, worker: str, start: float) -> int:
     """Note that the next attempt began, and return its number. Called with the lock held."""
     future.worker = worker
     future.started_at = start

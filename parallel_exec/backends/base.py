@@ -25,11 +25,11 @@ from parallel_exec.events import logger
 if TYPE_CHECKING:
     import threading
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timers
     from parallel_exec.errors import ParallelExecError
     from parallel_exec.events import Dispatcher
-    from parallel_exec.future import TaskFuture
 
 
 def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) -> None:
@@ -109,11 +109,11 @@ class SchedulerPort(Protocol):
         """Wake another consumer: the one that was woken is not going to take."""
         ...
 
-    def take(self, consumer: Consumer) -> TaskFuture[Any] | None:
+    def take(self, consumer: Consumer) -> AnyJob | None:
         """Return the first ready future; else note the consumer as idle (unless drained) and return None."""
         ...
 
-    def take_some(self, consumer: Consumer, calls: int) -> list[TaskFuture[Any]]:
+    def take_some(self, consumer: Consumer, calls: int) -> list[AnyJob]:
         """Take the first ready futures, until they stand for so many calls; for a back end with one consumer.
 
         If there are fewer, the consumer is noted as idle.
@@ -128,7 +128,7 @@ class SchedulerPort(Protocol):
         """Return the priority of the future that would be taken next; None if there is none. Called with the lock held."""
         ...
 
-    def put_back(self, futures: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
+    def put_back(self, futures: list[AnyJob]) -> list[AnyJob]:
         """Do the first half of `give_back`, also with the lock held; returns what `finish_overridden` must be given."""
         ...
 
@@ -136,61 +136,57 @@ class SchedulerPort(Protocol):
         """Wake an idle consumer if there is something for it: what follows `put_back`."""
         ...
 
-    def finish_overridden(self, overridden: list[TaskFuture[Any]]) -> None:
+    def finish_overridden(self, overridden: list[AnyJob]) -> None:
         """End futures that were given a verdict meanwhile."""
         ...
 
-    def give_back(self, futures: list[TaskFuture[Any]]) -> None:
+    def give_back(self, futures: list[AnyJob]) -> None:
         """Put back what was taken and never began, at its old place in the queue."""
         ...
 
-    def begin(self, future: TaskFuture[Any], slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+    def begin(self, future: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         """Start an attempt at `start` (monotonic) and return its number; 0 if it must not run after all.
 
         `over`: it has ended already, which is to be reported next; its timeout needs no timer.
         """
         ...
 
-    def begin_next(
-        self, slot: WorkerSlot, worker: str, ended: TaskFuture[Any] | None
-    ) -> tuple[TaskFuture[Any], int] | None:
+    def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
         """Take and begin in one step: the first ready future and its attempt's number; None if there is none.
 
         `ended` is what `report_ended` returned last.
         """
         ...
 
-    def report_ended(
-        self, future: TaskFuture[Any], number: int, outcome: Outcome, end: float
-    ) -> TaskFuture[Any] | None:
+    def report_ended(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
         """Do as `report`; what it returns must be given to `begin_next`, or to `account`."""
         ...
 
-    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[TaskFuture[Any], float, Outcome, float]]) -> None:
+    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
         """Begin (where that was not done) and report attempts, as (future, start, outcome, end)."""
         ...
 
-    def account(self, ended: TaskFuture[Any]) -> None:
+    def account(self, ended: AnyJob) -> None:
         """Count a task that ended."""
         ...
 
-    def claim(self, future: TaskFuture[Any], number: int) -> bool:
+    def claim(self, future: AnyJob, number: int) -> bool:
         """Return whether the caller may settle this attempt: true for exactly one caller."""
         ...
 
-    def settle(self, future: TaskFuture[Any], outcome: Outcome, end: float) -> None:
+    def settle(self, future: AnyJob, outcome: Outcome, end: float) -> None:
         """Say how a claimed attempt ended, at `end` (monotonic)."""
         ...
 
-    def report(self, future: TaskFuture[Any], number: int, outcome: Outcome, end: float) -> bool:
+    def report(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
         """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
         ...
 
-    def add_split(self, tail: TaskFuture[Any]) -> None:
+    def add_split(self, tail: AnyJob) -> None:
         """Count a future in that was split off another. Called with the lock held."""
         ...
 
-    def expire(self, slot: Slot, future: TaskFuture[Any] | None) -> None:
+    def expire(self, slot: Slot, future: AnyJob | None) -> None:
         """Time is up for what runs in `slot`: the callback of the slot's timer."""
         ...
 
@@ -206,7 +202,7 @@ class SchedulerPort(Protocol):
         """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
         ...
 
-    def reject(self, future: TaskFuture[Any], error: BaseException) -> None:
+    def reject(self, future: AnyJob, error: BaseException) -> None:
         """End a future that was taken and cannot be run."""
         ...
 
@@ -249,7 +245,7 @@ class Backend(abc.ABC):
         self.source = source
         self._limit = limit
 
-    def prepare(self, future: TaskFuture[Any]) -> None:  # noqa: B027  # most need nothing
+    def prepare(self, future: AnyJob) -> None:  # noqa: B027  # most need nothing
         """Make the call ready to travel, in the thread that adds it; what it raises ends the task."""
 
     def drive(self) -> None:  # noqa: B027  # only for `runs_in_caller`
@@ -258,7 +254,7 @@ class Backend(abc.ABC):
     def recheck(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
         """Look again whether something is left to do; must not block, may be called with the lock held."""
 
-    def recall(self, future: TaskFuture[Any]) -> bool:
+    def recall(self, future: AnyJob) -> bool:
         """Take back a future that was handed out; True if it certainly never began. Called with the lock held."""
         return False
 
@@ -268,12 +264,12 @@ class Backend(abc.ABC):
     def recall_all(self) -> None:  # noqa: B027
         """Take back all that has not begun. Called with the lock held."""
 
-    def handed_out(self) -> list[TaskFuture[Any]]:
+    def handed_out(self) -> list[AnyJob]:
         """Return what was taken and is not known to have begun. Called with the lock held."""
         return []
 
     @abc.abstractmethod
-    def stop(self, future: TaskFuture[Any], number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""
 
     @abc.abstractmethod

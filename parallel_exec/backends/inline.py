@@ -14,7 +14,7 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
@@ -29,9 +29,7 @@ from parallel_exec.errors import TaskTimeoutError
 if TYPE_CHECKING:
     from typing_extensions import Never
 
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
+    from parallel_exec._core.job import AnyJob
 
 
 class _NoTimer:
@@ -114,7 +112,7 @@ class InlineBackend(Backend):
             self._sleep(seconds)
         self.source.skip_to(due)
 
-    def _attempt(self, future: AnyFuture) -> None:
+    def _attempt(self, future: AnyJob) -> None:
         source = self.source
         context = future.context
         number = source.begin(future, self, threading.current_thread().name, time.monotonic())
@@ -135,7 +133,7 @@ class InlineBackend(Backend):
             # to lead to all that the caller has, the future among it.
             raise KeyboardInterrupt(*outcome.error.args) from outcome.error
 
-    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
         self.source.report(future, number, Failure(error), time.monotonic())
 

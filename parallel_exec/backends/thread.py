@@ -41,10 +41,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.config import Settings
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
 
 _backends = itertools.count()
 
@@ -66,8 +64,8 @@ class _Worker:
     def __init__(self, name: str, source: SchedulerPort) -> None:
         self.name = name
         self.source = source
-        self.future: AnyFuture | None = None
-        self.ended: AnyFuture | None = None
+        self.future: AnyJob | None = None
+        self.ended: AnyJob | None = None
         self.abandoned = False
         self.timer = source.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
@@ -331,7 +329,7 @@ class ThreadBackend(Backend):
         finally:
             del self, worker, source, future, outcome  # an error's traceback leads to this frame
 
-    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
         source = self.source
         with source.lock:
@@ -344,9 +342,7 @@ class ThreadBackend(Backend):
         duty = partial(self._settle_abandoned, worker, future, number, error, time.monotonic())
         self._spawn(duty)
 
-    def _settle_abandoned(
-        self, worker: _Worker, future: AnyFuture, number: int, error: BaseException, end: float
-    ) -> None:
+    def _settle_abandoned(self, worker: _Worker, future: AnyJob, number: int, error: BaseException, end: float) -> None:
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, future.id, number, f"thread {worker.name}")
         self.source.events.emit(WorkerDied, worker.name, f"abandoned: {error}")

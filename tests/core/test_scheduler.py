@@ -12,8 +12,8 @@ import work
 from manual import ManualBackend
 
 from parallel_exec import ParallelExecError, TaskTimeoutError
+from parallel_exec._core.job import Phase
 from parallel_exec._outcome import Failure, Success
-from parallel_exec.future import Phase
 
 NEVER = 600.0
 

@@ -40,11 +40,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.submission import Submission
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
 
 FAREWELL = 5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
 
@@ -91,7 +89,7 @@ class DaskBackend(EngineBackend):
         self._loop = self._client.loop.asyncio_loop
         self._client.subscribe_topic(self._topic, self._hear)
 
-    def prepare(self, future: AnyFuture) -> None:
+    def prepare(self, future: AnyJob) -> None:
         """Pickle the call.
 
         Raises:

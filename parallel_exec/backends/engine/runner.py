@@ -43,11 +43,9 @@ from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
 
 TRIES = 100  # refusals in a row; a guess: any sensible retry policy has had its say by then
 PATIENCE = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
@@ -157,7 +155,7 @@ class EngineBackend(Settling):
 
     # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _hand_over(self, future: AnyFuture) -> None:
+    def _hand_over(self, future: AnyJob) -> None:
         place = self._free.pop() if self._free else EngineSlot(self.source.timers.timer, self._due)
         submission = Submission(self, future, place, next(self._serials))
         self._active.add(submission)

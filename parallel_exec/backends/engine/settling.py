@@ -17,7 +17,7 @@ import abc
 import threading
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
@@ -27,11 +27,10 @@ from parallel_exec.backends.engine.submission import BEGUN, WITHDRAWN, EngineSlo
 from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.serial_thread import SerialThread
-    from parallel_exec.future import TaskFuture
 
-    AnyFuture = TaskFuture[Any]
     Inner = Future[Optional[CallResult]]
 
 
@@ -226,7 +225,7 @@ class Settling(Backend):
 
     # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def recall(self, future: AnyFuture) -> bool:
+    def recall(self, future: AnyJob) -> bool:
         """Take a future back if it certainly has not begun. Called with the lock held."""
         submission = self._submission_of(future)
         if submission is None or submission.fate is not None:
@@ -241,12 +240,12 @@ class Settling(Backend):
         futures = self.handed_out()
         self.source.give_back([future for future in futures if future.override is None and self.recall(future)])
 
-    def handed_out(self) -> list[AnyFuture]:
+    def handed_out(self) -> list[AnyJob]:
         """Return what has not begun. Called with the lock held."""
         futures = [submission.known_future for submission in list(self._active) if submission.fate is None]
         return [future for future in futures if future is not None]
 
-    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Have the settler cancel the attempt in the engine, or else abandon it."""
         with self.source.lock:
             submission = self._submission_of(future)
@@ -258,7 +257,7 @@ class Settling(Backend):
         else:
             self._settler.call_soon(partial(self._carry_out_verdict, submission))
 
-    def _submission_of(self, future: AnyFuture) -> Submission | None:
+    def _submission_of(self, future: AnyJob) -> Submission | None:
         place = future.slot
         submission = place.submission if place is not None else None
         return submission if submission is not None and submission.known_future is future else None

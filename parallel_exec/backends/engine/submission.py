@@ -25,8 +25,8 @@ from parallel_exec.task import describe
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._outcome import Outcome
-    from parallel_exec.future import TaskFuture
 
 BEGUN, WITHDRAWN = "begun", "withdrawn"
 
@@ -84,7 +84,7 @@ class Submission:
         number, start, worker: of the attempt, once it has begun; the number is 0 until then.
     """
 
-    def __init__(self, desk: SubmissionOwner, future: TaskFuture[Any], place: EngineSlot, serial: int) -> None:
+    def __init__(self, desk: SubmissionOwner, future: AnyJob, place: EngineSlot, serial: int) -> None:
         self._desk = desk
         self._future = weakref.ref(future)
         self.place: EngineSlot | None = place
@@ -104,7 +104,7 @@ class Submission:
         place.submission = self
 
     @property
-    def future(self) -> TaskFuture[Any]:
+    def future(self) -> AnyJob:
         """The task's future, while that has not ended.
 
         Raises:
@@ -116,7 +116,7 @@ class Submission:
         return future
 
     @property
-    def known_future(self) -> TaskFuture[Any] | None:
+    def known_future(self) -> AnyJob | None:
         """The task's future; None if that has ended, and is gone."""
         return self._future()
 

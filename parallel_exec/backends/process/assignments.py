@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._core.job import Phase
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.future import Phase
 
 if TYPE_CHECKING:
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
+    from parallel_exec._core.job import AnyJob
 
 
 class Assignments:
@@ -32,21 +30,21 @@ class Assignments:
             then is too late in line: that costs a needless look, no more.)
     """
 
-    def __init__(self, lock: Any, wakeup: Callable[[], None], add_split: Callable[[AnyFuture], None]) -> None:
+    def __init__(self, lock: Any, wakeup: Callable[[], None], add_split: Callable[[AnyJob], None]) -> None:
         self.handles: list[WorkerHandle] = []
         self.worst: tuple[int, int] | None = None
         self._lock = lock
         self._wakeup = wakeup
         self._came_apart = add_split
         self.done: list[MapChunk] = []
-        self._returned: dict[AnyFuture, None] = {}  # a set that keeps its order
+        self._returned: dict[AnyJob, None] = {}  # a set that keeps its order
         self._serial = 1
 
     def serial(self) -> int:
         """Return the serial number of the next call that is handed out."""
         return self._serial
 
-    def hand_out(self, handle: WorkerHandle, futures: list[AnyFuture]) -> None:
+    def hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:
         """Send futures to a worker."""
         last = futures[-1]
         key = (-last.priority, last.sequence + last.weight - 1)
@@ -61,7 +59,7 @@ class Assignments:
             if self.worst is None or key > self.worst:
                 self.worst = key
 
-    def returned(self) -> list[AnyFuture]:
+    def returned(self) -> list[AnyJob]:
         """Return what was taken back since the last call, for the scheduler."""
         if not self._returned:
             return []
@@ -109,7 +107,7 @@ class Assignments:
                     self.done.append(future)
             del handle.assigned[serial]
 
-    def recall(self, future: AnyFuture) -> bool:
+    def recall(self, future: AnyJob) -> bool:
         """Take a future back if it has not begun. Called with the lock held."""
         if future not in self._returned and isinstance(future.slot, WorkerHandle):
             self.take_back(future.slot)
@@ -118,12 +116,12 @@ class Assignments:
         del self._returned[future]
         return True
 
-    def handed_out(self) -> list[AnyFuture]:
+    def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
         waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
         return [*waiting, *self._returned]
 
-    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Kill the worker that runs a future; the rest is up to the I/O thread, once the worker is dead."""
         with self._lock:
             handle = future.slot

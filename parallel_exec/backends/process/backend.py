@@ -36,9 +36,7 @@ from parallel_exec.errors import start_error
 if TYPE_CHECKING:
     from typing_extensions import Never
 
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
+    from parallel_exec._core.job import AnyJob
 
 
 class ProcessBackend(Backend):
@@ -108,7 +106,7 @@ class ProcessBackend(Backend):
         assert self._io is not None, "bind() comes first"
         return self._io
 
-    def prepare(self, future: AnyFuture) -> None:
+    def prepare(self, future: AnyJob) -> None:
         """Pickle the call."""
         future.payload = pack(future, self._pickler, has_main=self._forks)
 
@@ -120,15 +118,15 @@ class ProcessBackend(Backend):
         """Take back everything that has not begun. Called with the lock held."""
         self.io.assignments.take_back_all()
 
-    def recall(self, future: AnyFuture) -> bool:
+    def recall(self, future: AnyJob) -> bool:
         """Take a future back if it has not begun. Called with the lock held."""
         return self.io.assignments.recall(future)
 
-    def handed_out(self) -> list[AnyFuture]:
+    def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
         return self.io.assignments.handed_out()
 
-    def stop(self, future: AnyFuture, number: int, error: BaseException) -> None:
+    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
         self.io.assignments.stop(future, number, error)
 

@@ -25,14 +25,12 @@ from parallel_exec.backends.process.prefetch import AHEAD, fitting
 from parallel_exec.backends.process.supervisor import STOP_GRACE, Supervisor
 from parallel_exec.errors import start_error
 from parallel_exec.events import logger
-from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher
     from parallel_exec.backends.process.worker_handle import WorkerHandle
-
-AnyFuture = TaskFuture[Any]
 
 
 class _LastingError(Exception):
@@ -198,7 +196,7 @@ class IoLoop(Supervisor):
         self._finish_overridden()
         self._start_workers()
 
-    def _take(self, count: int) -> list[AnyFuture]:
+    def _take(self, count: int) -> list[AnyJob]:
         """Take up to `count` calls; a part that has more is split, and the rest stays in the queue. Called with the lock held."""
         if count <= 0 or self._listed:
             return []
@@ -220,7 +218,7 @@ class IoLoop(Supervisor):
             self._put_back([tail])
         return futures
 
-    def _hand_out(self, handle: WorkerHandle, futures: list[AnyFuture]) -> None:
+    def _hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:
         self.assignments.hand_out(handle, futures)
         if self._max_tasks is not None and handle.sent >= self._max_tasks:
             handle.tell_to_end()

@@ -27,9 +27,9 @@ from parallel_exec.errors import (
 )
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.process.segments import Received, Segment
-    from parallel_exec.future import TaskFuture
 
 
 # `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.
@@ -39,7 +39,7 @@ _MUST_FIND = (
 )
 
 
-def pack(future: TaskFuture[Any], pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
+def pack(future: AnyJob, pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
     """Pickle the call of a future; `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.process.worker_handle import WorkerHandle
-    from parallel_exec.future import TaskFuture
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
 AHEAD_TINY = 0.010  # the same for tiny tasks: who adds them or takes results may hold the interpreter for 5 ms
@@ -57,7 +57,7 @@ class Prefetch:
         return self._average is None or tasks * self._average > AHEAD / 2
 
 
-def fitting(futures: Sequence[TaskFuture[Any]]) -> int:
+def fitting(futures: Sequence[AnyJob]) -> int:
     """Return how many of these, from the first on and at least one, may travel in one batch."""
     size = segments = 0
     for place, future in enumerate(futures):

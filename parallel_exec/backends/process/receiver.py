@@ -15,6 +15,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
+from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
@@ -25,15 +26,13 @@ from parallel_exec.backends.process.payload import outcome_of, values_of
 from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.events import WorkerStarted, logger
-from parallel_exec.future import Phase, TaskFuture
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments
     from parallel_exec.backends.process.launcher import Launcher
     from parallel_exec.backends.process.payload import Named
-
-AnyFuture = TaskFuture[Any]
 
 
 class Receiver:
@@ -65,7 +64,7 @@ class Receiver:
         self.heard += len(frames)
         plain = []
         for frame in frames:
-            if frame.kind == wire.OK and type(handle.assigned.get(frame.serial)) is TaskFuture:
+            if frame.kind == wire.OK and type(handle.assigned.get(frame.serial)) is Job:
                 plain.append(frame)
                 continue
             if frame.segments and plain:  # descriptors are matched to frames by their order
@@ -115,7 +114,7 @@ class Receiver:
             self._prefetch.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
             self._source.report_ran(handle, handle.name, ran)
 
-    def _forget(self, handle: WorkerHandle, serial: int) -> AnyFuture | None:
+    def _forget(self, handle: WorkerHandle, serial: int) -> AnyJob | None:
         """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
         _spare(handle, (serial,))
         return handle.assigned.pop(serial, None)
@@ -165,7 +164,7 @@ class Receiver:
         part.returned(first + position, values[position:])
         self._count_down(part, len(serials) - known)
 
-    def _hear_retried(self, handle: WorkerHandle, future: AnyFuture, frame: wire.Frame) -> None:
+    def _hear_retried(self, handle: WorkerHandle, future: AnyJob, frame: wire.Frame) -> None:
         """Hear of an item that had failed, and has returned now."""
         values, failures = values_of(frame, lambda _: future)
         outcome = failures[0] if failures else Success(values[0])
@@ -237,7 +236,7 @@ class Receiver:
         return True
 
     def interrupted(
-        self, handle: WorkerHandle, running: wire.Running, interrupted: AnyFuture, exitcode: int | None
+        self, handle: WorkerHandle, running: wire.Running, interrupted: AnyJob, exitcode: int | None
     ) -> None:
         """Settle what a worker was running, or loading, when it died."""
         number = self._begin(handle, interrupted, running.since, over=True)
@@ -256,7 +255,7 @@ class Receiver:
             finally:
                 self.close_part(interrupted)
 
-    def _begin(self, handle: WorkerHandle, future: AnyFuture, start: float, over: bool = False) -> int:
+    def _begin(self, handle: WorkerHandle, future: AnyJob, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
         if future.phase == Phase.HANDED_OUT:
             return self._source.begin(future, handle, handle.name, start, over=over)
@@ -275,7 +274,7 @@ class _Item(NamedTuple):
     id: str
 
 
-def _named(future: AnyFuture, serial: int) -> Named:
+def _named(future: AnyJob, serial: int) -> Named:
     """Return what a worker has under a serial number: a task, or an item of a part."""
     return _Item(future.item_id(future.index_of(serial))) if type(future) is MapChunk else future
 

@@ -32,13 +32,11 @@ from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 from parallel_exec.events import WorkerDied, logger
-from parallel_exec.future import TaskFuture
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher
-
-AnyFuture = TaskFuture[Any]
 
 STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _START_AGAIN = 5.0  # seconds until further workers are tried again, if they could not be started; a guess
@@ -73,7 +71,7 @@ class Supervisor(abc.ABC):
         self._start_again: float | None = None  # when further workers are tried again; None: any time
         self._pauses = False  # whether that is so also for a pool without workers
         self._gave_back = False
-        self._overridden: list[AnyFuture] = []  # put back, and cancelled meanwhile
+        self._overridden: list[AnyJob] = []  # put back, and cancelled meanwhile
         self._started_workers: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
         self._has_given_up = False  # guarded by the scheduler's lock
         self._launching = 0  # workers whose processes are being made
@@ -390,7 +388,7 @@ class Supervisor(abc.ABC):
         handles = self.assignments.handles
         return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
 
-    def _put_back(self, futures: list[AnyFuture]) -> None:
+    def _put_back(self, futures: list[AnyJob]) -> None:
         """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
         if futures:
             self._gave_back = True
@@ -407,5 +405,5 @@ class Supervisor(abc.ABC):
                 self._source.wake_one()
 
     @abc.abstractmethod
-    def _take(self, calls: int) -> list[AnyFuture]:
+    def _take(self, calls: int) -> list[AnyJob]:
         """Take up to so many calls from the scheduler."""

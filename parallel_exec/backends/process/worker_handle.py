@@ -25,10 +25,8 @@ from parallel_exec.backends.process.child.main import WorkerConfig
 from parallel_exec.backends.process.spawn import make_semaphore
 
 if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.process.payload import Initializer
-    from parallel_exec.future import TaskFuture
-
-    AnyFuture = TaskFuture[Any]
 
 POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
@@ -62,7 +60,7 @@ class WorkerHandle:
         self.process: Any = None
         self.pid = 0
         self.ready = self.closing = self.draining = False
-        self.assigned: dict[int, AnyFuture] = {}
+        self.assigned: dict[int, AnyJob] = {}
         self.pending_kill: tuple[int, BaseException] | None = None
         self.sent = 0
         self.poll_at: float | None = None
@@ -132,7 +130,7 @@ class WorkerHandle:
 
     # ── down ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def hand_out(self, serial: int, futures: list[AnyFuture]) -> int:
+    def hand_out(self, serial: int, futures: list[AnyJob]) -> int:
         """Send a batch, its calls numbered from `serial`; returns the next number.
 
         What the pipe does not take at once waits in a buffer. Each item of a part is a call of its own.
@@ -166,7 +164,7 @@ class WorkerHandle:
             self.poll_at = time.monotonic() + POLL_AFTER
         return stop
 
-    def _assign(self, serial: int, futures: list[AnyFuture]) -> None:
+    def _assign(self, serial: int, futures: list[AnyJob]) -> None:
         for future in futures:
             future.slot = self
             if type(future) is MapChunk:
@@ -177,7 +175,7 @@ class WorkerHandle:
                 self.assigned[serial] = future
             serial += future.weight
 
-    def _encode(self, serial: int, future: AnyFuture) -> tuple[bytes, bytes, bytes]:
+    def _encode(self, serial: int, future: AnyJob) -> tuple[bytes, bytes, bytes]:
         payload = future.payload
         known: Any = future.name()
         low = high = number = 0

@@ -1,0 +1,298 @@
+"""`Job`: one task from the moment it is added: its future, and the scheduler's record of it.
+
+One object serves as both, because a million of them may be queued.
+
+Guarantees:
+    Once its task has succeeded a job lets the call go, so that a list of results keeps no arguments; a `Task` that is
+    the user's own is remembered weakly. One that failed keeps its call, so that it can be added again.
+    An ended job leads neither to its batch nor to itself: it is freed with the last reference.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextvars import Context, copy_context
+from functools import partial
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from weakref import ref
+
+from parallel_exec import _forks
+from parallel_exec._current import call_name, has_own_name, id_of
+from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.lazy_condition import acquire_yielding, lock, main
+from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
+from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
+
+if TYPE_CHECKING:
+    from parallel_exec.config import Settings
+
+T = TypeVar("T")
+
+PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
+_EMPTY = Context()
+
+
+def snapshot() -> Context:
+    """Return a copy of the calling thread's context for a job: attempts run in copies of this one again.
+
+    All whose context is empty share one: a million jobs are that much less for the garbage collector to look at.
+    """
+    return copy_context() or _EMPTY
+
+
+class Phase:
+    """Where a task is. Written by the scheduler alone, under its lock."""
+
+    NEW = 0  # not in the queue yet
+    QUEUED = 1  # in the queue
+    HANDED_OUT = 2  # a back end has it, and no attempt has started
+    LIVE = 3  # an attempt is running
+    SETTLING = 4  # an attempt has ended, and one thread has claimed the right to say what follows
+    BACKING_OFF = 5  # parked until the next attempt
+    DONE = 6  # the outcome is decided
+
+
+def _name_source(fn: Any) -> Any:
+    """Return what `call_name` finds the name of a callable in, if that is a function which keeps nothing; else the name."""
+    while type(fn) is partial:
+        fn = fn.func
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    return fn if type(fn) is FunctionType and fn.__closure__ is None else call_name(fn)
+
+
+# What its holder is offered for completion; the rest is the scheduler's.
+_OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
+
+
+class Job(TaskFuture[T]):
+    """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's."""
+
+    # Defaults live on the class, so that an instance holds only what differs from them.
+
+    # The scheduler's record, written under its lock.
+    phase = Phase.NEW
+    sequence = 0  # its place in the order added; 0: it has none yet
+    attempt_number = 0  # of the current or last attempt
+    slot: Any = None  # where the back end runs it
+    backoff_timer: Any = None  # while backing off
+    bad_starts = 0  # workers that died with it in hand and nothing begun; the process pool's
+    override: Failure | None = None  # how it must end instead of another attempt
+
+    # Written by the one thread that starts, or has claimed, the attempt.
+    past: tuple[Attempt, ...] = ()
+    first_started_at: float | None = None
+    started_at = 0.0
+    ended_at = 0.0
+    worker = ""
+    retry_state: Any = None
+    _quiet = False  # whether nobody is going to look at an error, and need not
+
+    # Written once before the task is queued.
+    weight = 1  # how many calls it stands for
+    stands_for: int | None = None  # the place of the item of a `map` that it runs again
+    stretch: tuple[int, int, int, str] | None = None  # where it is in the payload: low, high, first, map's name
+    queued_at = 0.0
+    payload: Any = None  # what the back end made of the call
+    batch: Any = None  # the run that collects it
+    priority = 0
+    _id: str | None = (
+        None  # None, as long as nobody has asked for the one that is made of the function's name and the number
+    )
+    _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
+
+    def __init__(
+        self,
+        owner: FutureOwner,
+        settings: Settings,
+        context: Context,
+        fn: Callable[..., T],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self.owner = owner
+        self.settings = settings
+        self.context: Context | None = context
+        self.fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
+        self.args: Any = args  # None once the call was let go
+        self.kwargs = kwargs
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
+
+    @property
+    def id(self) -> str:
+        if self._id is None:
+            name = self.fn if type(self.fn) is str else call_name(self.fn)
+            self._id = id_of(name, self.number())  # the same, should another thread be here
+        return self._id
+
+    def name(self) -> str | int:
+        """Return the id, or the task's number, if a worker process can make the id of that and the function it is given."""
+        return self.number() if self._id is None and has_own_name(self.fn) else self.id
+
+    def number(self) -> int:
+        """Return the task's number in the order added, from 1; it takes its place now, should it have none."""
+        if not self.sequence:
+            self.__dict__.setdefault("sequence", self.owner.next_sequence())  # unless another thread was first
+        return self.sequence >> PLACES
+
+    @property
+    def task(self) -> Task[T]:
+        return self._known_task() or self._make_task()
+
+    def _known_task(self) -> Task[T] | None:
+        task = self._task
+        return task() if isinstance(task, ref) else task
+
+    def _make_task(self) -> Task[T]:
+        fn, kwargs, args = self.fn, self.kwargs, self.args  # `_args` last, as they are the first to be let go
+        if args is None:
+            fn = LetGo(self.id)
+        elif args or kwargs:
+            fn = partial(fn, *args, **(kwargs or {}))
+        made: Task[T] = checked_task(fn, self.id, self.priority, self.settings.own)
+        with lock:
+            known = self._known_task()  # another thread may have been first
+            if known is not None:
+                return known
+            self._task = made
+        if self.args is None:  # or `let_call_go` came before it could see what we made
+            self._task = ref(made)
+        return made
+
+    def mark_retrieved(self) -> None:
+        """Do not log a failure that nobody looks at: whoever started the task has turned away from it."""
+        self._quiet = True
+        self._retrieved()
+
+    def task_result(self) -> TaskResult[T]:
+        if self._state is FINISHED and self._exception is None:
+            outcome: Outcome = Success(self._result)
+        else:
+            self._retrieved()
+            outcome = self._failure()
+        first, end = self.first_started_at, self.ended_at
+        if first is None:
+            return result_of(self, outcome, end - self.queued_at, 0.0)
+        return result_of(self, outcome, first - self.queued_at, end - first)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        past = self.past
+        if self._state is FINISHED and self._exception is None and len(past) < self.attempt_number:
+            past += (Attempt(self.attempt_number, self.started_at, self.ended_at - self.started_at, None, self.worker),)
+        return past
+
+    def _failure(self) -> Failure:
+        if self._state == CANCELLED_AND_NOTIFIED:
+            return Failure(CancelledError(f"task {self.id!r} was cancelled"))
+        if self._exception is None:
+            raise InvalidStateError(f"task {self.id!r} has not ended: wait for it with result() or execute_all()")
+        return Failure(self._exception)
+
+    def view(self, number: int) -> CurrentTask:
+        """Return what `current_task()` shows in attempt `number`."""
+        timeout = self.settings.timeout
+        deadline = None if timeout is None else self.started_at + timeout
+
+        weakly_self = ref(self)  # the frames of a task that fails may have the view, and the future keeps its error
+
+        def is_cancelled() -> bool:
+            future = weakly_self()
+            if future is None or future.phase != Phase.LIVE:
+                return True
+            return future.attempt_number != number or future.override is not None
+
+        return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
+
+    def settle(self, outcome: Outcome, cancelled: bool) -> None:
+        """Set the result, wake who waits and call the callbacks; for the scheduler, once."""
+        if type(outcome) is Success:
+            self.let_call_go()
+        else:
+            self._let_run_go()
+        if type(outcome) is Failure and not cancelled and not self._quiet:
+            self._unretrieved = Unretrieved(self.id, outcome.error)
+        if not self._store_unwatched(outcome, cancelled):
+            try:
+                with self._condition:
+                    try:
+                        self._store(outcome, cancelled)
+                        self._tell_waiters()
+                    finally:  # also if a signal handler raises
+                        if self._state in FINAL:
+                            self._condition.notify_all()
+            finally:
+                if self._state in FINAL:
+                    self._call_back()
+
+    def _call_back(self) -> None:
+        """Call the callbacks, and let them go: they may lead back to this future."""
+        born = _forks.generation
+        try:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        except BaseException as error:
+            _forks.end_copy(born, error)
+            raise
+        finally:
+            self.__dict__.pop("_done_callbacks", None)
+        _forks.end_copy(born)
+
+    def let_call_go(self) -> None:
+        """Keep nothing but the outcome: the task has succeeded. Runs finalizers; for the scheduler."""
+        self._let_run_go()
+        self.args = None  # first: see `_make_task`
+        if self.kwargs is not None:
+            self.kwargs = None
+        if type(self.fn) is not FunctionType or self.fn.__closure__ is not None:
+            self.fn = None if self._id is not None else _name_source(self.fn)
+        task = self._task  # read once: `_make_task` may put a reference in its place
+        if type(task) is Task:  # one of a class of the user's may carry what only it knows
+            self._task = ref(task)
+
+    def _let_run_go(self) -> None:
+        """Drop what is only needed to run the task."""
+        self.context = self.slot = None
+        if self.payload is not None or self.retry_state is not None or self.backoff_timer is not None:
+            self.payload = self.retry_state = self.backoff_timer = None
+
+    def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
+        """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""
+        if threading.get_ident() == main.ident:
+            with lock:
+                if not self._watched:
+                    self._store(outcome, cancelled)
+                return not self._watched
+        acquire_yielding(lock)
+        try:
+            if not self._watched:
+                self._store(outcome, cancelled)
+            return not self._watched
+        finally:
+            lock.release()
+
+    def _store(self, outcome: Outcome, cancelled: bool) -> None:
+        if cancelled:
+            self._state = CANCELLED_AND_NOTIFIED
+            return
+        if type(outcome) is Success:
+            self._result = outcome.value
+        else:
+            self._exception = outcome[0]
+        self._state = FINISHED  # last: who sees it may read the result without a lock
+
+    def _tell_waiters(self) -> None:
+        for waiter in self._waiters:
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif self._exception is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
+
+
+Job.__name__ = Job.__qualname__ = "TaskFuture"  # as its repr says it
+AnyJob = Job[Any]
