@@ -45,7 +45,7 @@ def is_found_anew() -> bool:
             places.insert(0, os.getcwd())
         found = PathFinder.find_spec("parallel_exec", places)
         folders = (found and found.submodule_search_locations) or []
-        here = os.path.dirname(os.path.dirname(__file__))
+        here = os.path.dirname(str(sys.modules["parallel_exec"].__file__))
         return not sys.flags.no_site and any(os.path.samefile(folder, here) for folder in folders)
     except OSError:  # the current folder is gone, say
         return False

@@ -84,7 +84,7 @@ def test_standard_streams_that_are_closed(tmp_path: Path, method: str, closed: t
 
 
 def _environment() -> dict[str, str]:
-    root = Path(segments.__file__).parent.parent.parent
+    root = Path(segments.__file__).parents[3]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
 
 

@@ -64,13 +64,13 @@ def test_another_version_in_the_current_folder(tmp_path: Path) -> None:
     other = tmp_path / "parallel_exec"
     other.mkdir()
     (other / "__init__.py").write_text("raise SystemExit('the wrong version')")
-    done = run(tmp_path, prepare="from parallel_exec.backends import _warm; print(preload.is_found_anew())")
+    done = run(tmp_path, prepare="from parallel_exec.backends.process import preload; print(preload.is_found_anew())")
     assert (done.stdout, done.stderr) == ("False\nFalse\n", "")
 
 
 def test_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the current folder or on PYTHONPATH, if nothing else of the name comes before; and not if there is none at all."""
-    home = Path(preload.__file__).parents[2]
+    home = Path(preload.__file__).parents[3]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(home))
     assert preload.is_found_anew()
