@@ -31,7 +31,7 @@ from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, dismiss, dumps, kill_on_worker, run_on_worker
-from parallel_exec.backends.engine.remote_call import RAISED, AttemptInfo, CallResult
+from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, failed
 from parallel_exec.backends.engine.runner import EngineBackend
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
@@ -131,9 +131,8 @@ class DaskBackend(EngineBackend):
             if reply.kind != CRASHED:
                 return reply
             if deaths > allowed:
-                pid, exitcode = reply.value
-                error = WorkerCrashedError(pid, exitcode, order.note.id)
-                return reply._replace(kind=RAISED, value=_exceptions.describe(error))
+                pid, exitcode = reply.payload
+                return failed(WorkerCrashedError(pid, exitcode, order.note.id), reply.duration, reply.worker)
         return None
 
     async def _run(self, order: RemoteJob, key: str, priority: int) -> CallResult:

@@ -27,30 +27,21 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import CancelledError
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
-from parallel_exec import _forks
 from parallel_exec._current import current
-from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._sync.clock import time
-from parallel_exec.backends import _exceptions, _reducers
+from parallel_exec.backends import _reducers
 from parallel_exec.backends._descriptors import fill_standard, pipe
+from parallel_exec.backends._outcomes import KINDS, Encoder, encode_unreadable
+from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends._platform import die_with_parent, kill_group
-from parallel_exec.backends.engine.remote_call import (
-    PICKLED,
-    RAISED,
-    UNREADABLE,
-    UNSENDABLE,
-    AttemptInfo,
-    CallResult,
-    RunningCall,
-    worker_name,
-)
+from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, RunningCall, failed, worker_name
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 
 IDLE = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
 STARTS = 3  # children that may die before they take a job; a guess
-CRASHED = "crashed"  # a Reply's kind; its value is pid and exit code
+CRASHED = len(KINDS)  # a `CallResult`'s kind, beside those of outcomes; its payload is pid and exit code
 
 _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from parallel_exec.backends.engine.dask_worker import serve; serve()"
 
@@ -81,9 +72,7 @@ def run_on_worker(order: RemoteJob) -> CallResult:
         if order.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
             crew.dismiss()
             _crews.pop(order.topic, None)
-            return CallResult(
-                RAISED, _exceptions.describe(CancelledError("its executor has ended")), 0.0, worker_name()
-            )
+            return failed(CancelledError("its executor has ended"), 0.0)
         child = crew.take(order.serial)
         try:
             reply = child.run(order)
@@ -96,7 +85,7 @@ def run_on_worker(order: RemoteJob) -> CallResult:
         (crew.drop if child.is_lost else crew.keep)(order.serial, child)
         return reply
     error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
-    return CallResult(RAISED, _exceptions.describe(error), 0.0, worker_name())
+    return failed(error, 0.0)
 
 
 def kill_on_worker(topic: str, serial: int) -> None:
@@ -223,7 +212,7 @@ class _ChildProcess:
             return CallResult(CRASHED, value, time.monotonic() - start, worker_name())
         self.kill()
         error = TaskTimeoutError(note.id, note.timeout, note.number)
-        return CallResult(RAISED, _exceptions.describe(error), time.monotonic() - start, worker_name())
+        return failed(error, time.monotonic() - start)
 
     def has_ended(self) -> bool:
         """Return whether it has ended by itself."""
@@ -282,33 +271,13 @@ def _run(note: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
     current.running, current.number = RunningCall(note, start), note.number
     try:
-        kind, value = _call(payload)
-    finally:
-        current.running = None
-    return CallResult(kind, value, time.monotonic() - start, worker_name())
-
-
-def _call(payload: bytes) -> tuple[str, Any]:
-    fn: Callable[..., Any]
-    try:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:
-        return UNREADABLE, _exceptions.describe(error)
-    born = _forks.generation
-    try:
-        value = fn(*args, **kwargs)
-    except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
-        _forks.end_child(born, error)
-        return RAISED, _exceptions.describe(error)
-    _forks.end_child(born)
-    try:
-        return PICKLED, dumps(value)
-    except BaseException as error:
-        if type(value) in LAZY:  # which never pickle
-            return RAISED, _exceptions.describe(lazy_result(value))
-        from parallel_exec.backends._culprit import unsendable  # only a failure needs it
-
-        return UNSENDABLE, unsendable(value, error)
+        kind, pickled = encode_unreadable(error)
+    else:
+        kind, pickled = _ENCODER.run(fn, args, kwargs)
+    current.running = None
+    return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
 
 
 def dumps(value: Any) -> bytes:
@@ -324,3 +293,10 @@ def dumps(value: Any) -> bytes:
     import cloudpickle  # dask needs it, too
 
     return _reducers.dumps(value, kind=cloudpickle.Pickler)
+
+
+def _dumps_result(value: Any) -> Pickled:
+    return Pickled(dumps(value), None)
+
+
+_ENCODER = Encoder(_dumps_result, carries=False)

@@ -13,23 +13,19 @@ Guarantees:
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from parallel_exec import _forks
 from parallel_exec._current import current
-from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec.backends import _exceptions
+from parallel_exec.backends._outcomes import Encoder, Named, decode
 from parallel_exec.backends.engine.start_signal import StartNotifier
-from parallel_exec.errors import TaskSerializationError
 
 if TYPE_CHECKING:
+    from parallel_exec._outcome import Outcome
     from parallel_exec.task import CurrentTask
 
-RETURNED, PICKLED, RAISED, UNSENDABLE, UNREADABLE = "returned", "pickled", "raised", "unsendable", "unreadable"
+_ENCODER = Encoder(None, carries=False)  # the engine pickles what a call returns
 
 
 class AttemptInfo(NamedTuple):
@@ -51,43 +47,19 @@ class CallResult(NamedTuple):
     """How a call ended.
 
     Attributes:
-        kind: RETURNED, PICKLED, RAISED, UNSENDABLE or UNREADABLE.
-        value: what it returned, as it is or pickled; or what was made of an exception.
+        kind, payload: the outcome, as `_outcomes.py` has it.
         duration: seconds it took, measured where it ran.
         worker: which process that was.
     """
 
-    kind: str
-    value: Any
+    kind: int
+    payload: Any
     duration: float
     worker: str
 
-    def outcome(self, task_id: str) -> Outcome:
+    def outcome(self, task: Named) -> Outcome:
         """Return what it says of the task."""
-        if self.kind == RETURNED:
-            return Success(self.value)
-        if self.kind == PICKLED:
-            return _unpickle(self.value, task_id)
-        if self.kind == UNSENDABLE:
-            what, why = self.value
-            return Failure(TaskSerializationError(f"{what} of task {task_id!r}", "from the worker", why))
-        return Failure(_rebuild(self.value, None if self.kind == RAISED else task_id))
-
-
-def _unpickle(value: bytes, task_id: str) -> Outcome:
-    try:
-        return Success(pickle.loads(value))
-    except BaseException as error:
-        why = f"it cannot be rebuilt here: {error!r}"
-        failed = TaskSerializationError(f"the result of task {task_id!r}", "from the worker", why)
-        failed.__cause__ = error
-        return Failure(failed)
-
-
-def _rebuild(data: bytes, unreadable: str | None) -> BaseException:
-    """Return an exception that `_exceptions.describe` described; `unreadable`: the task whose call could not be unpickled."""
-    described = _exceptions.read(data)
-    return _exceptions.rebuild(described) if unreadable is None else _exceptions.unreadable(described, unreadable)
+        return decode(self.kind, self.payload, task)
 
 
 class RunningCall:
@@ -128,20 +100,18 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     start = time.monotonic()
     before = current.running, current.number
     current.running, current.number = RunningCall(note, start, notifier.is_unwanted), note.number
-    born = _forks.generation
     try:
-        value = fn(*args, **kwargs)
-        _forks.end_child(born)
-        if type(value) in LAZY:  # which the engine could not send
-            return CallResult(RAISED, _exceptions.describe(lazy_result(value)), time.monotonic() - start, worker_name())
-        return CallResult(RETURNED, value, time.monotonic() - start, worker_name())
-    except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
-        _forks.end_child(born, error)
-        duration = time.monotonic() - start
-        return CallResult(RAISED, _exceptions.describe(error), duration, worker_name())
+        kind, pickled = _ENCODER.run(fn, args, kwargs)
+        return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
     finally:
         current.running, current.number = before
         notifier.close()
+
+
+def failed(error: BaseException, duration: float, worker: str = "") -> CallResult:
+    """Return the result of a call that ended with an error of ours, in this process or another worker."""
+    kind, pickled = _ENCODER.encode_error(error)
+    return CallResult(kind, pickled.data, duration, worker or worker_name())
 
 
 def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo | None) -> Any:

@@ -195,7 +195,7 @@ class Settling(Backend):
             self._begin(submission, reply.worker, time.monotonic() - reply.duration)
         future = submission.known_future
         if submission.number and future is not None:
-            self._report(submission, reply.outcome(future.id), submission.start + reply.duration)
+            self._report(submission, reply.outcome(future), submission.start + reply.duration)
 
     def _end_badly(self, submission: Submission, error: BaseException) -> None:
         """Settle what the engine failed."""

@@ -12,31 +12,23 @@ import io
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends._culprit import find_culprit, parts_of
+from parallel_exec.backends._outcomes import RETURNED, Named, decode
 from parallel_exec.backends.process import wire
-from parallel_exec.errors import (
-    ParallelExecError,
-    RemoteTaskError,
-    TaskSerializationError,
-    WorkerStartError,
-    start_error,
-)
+from parallel_exec.errors import ParallelExecError, TaskSerializationError, WorkerStartError, start_error
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
-    from parallel_exec.backends.process.segments import Received, Segment
+    from parallel_exec.backends.process.segments import Segment
 
 
 # `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.
 _GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
-_MUST_FIND = (
-    "A worker imports what a call is made of: it must find there what is found here, by sys.path and PYTHONPATH"
-)
 
 
 def pack(future: AnyJob, pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
@@ -165,41 +157,6 @@ def why_not_importable() -> str:
     )
 
 
-class Named(Protocol):
-    """Something with an id: a task's future, or an item."""
-
-    @property
-    def id(self) -> str:
-        """The id."""
-        ...
-
-
-def outcome_of(frame: wire.Frame, receive: Callable[[int], Received], task: Named) -> Outcome:
-    """Return what a frame says of its task; `receive` is called if descriptors go with it."""
-    received = None
-    try:
-        if frame.kind == wire.OK and not frame.segments:  # most are
-            return Success(pickle.loads(frame.payload))
-        if frame.segments:
-            received = receive(frame.segments)
-        if frame.kind == wire.OK:
-            return Success(_pickling.loads(frame.payload, received))
-        if frame.kind == wire.UNSENDABLE:
-            what, why = pickle.loads(frame.payload)
-            return Failure(TaskSerializationError(f"{what} of task {task.id!r}", "from the worker", why))
-        with _reducers.deliver(received.others if received is not None else ()):
-            return Failure(_rebuild(frame, task.id))
-    except BaseException as error:
-        failed = TaskSerializationError(
-            f"the result of task {task.id!r}", "from the worker", f"it cannot be rebuilt here: {error!r}"
-        )
-        failed.__cause__ = _exceptions.detached(error)
-        return Failure(failed)
-    finally:
-        if received is not None:
-            received.close()
-
-
 def values_of(frame: wire.Frame, named: Callable[[int], Named]) -> tuple[list[Any], dict[int, Failure]]:
     """Return what items in a row returned; in the places of those that cannot be rebuilt is None, and why in the second.
 
@@ -212,24 +169,8 @@ def values_of(frame: wire.Frame, named: Callable[[int], Named]) -> tuple[list[An
     values: list[Any] = []
     failures: dict[int, Failure] = {}
     for place, pickled in enumerate(wire.pickles(frame.payload)):
-        outcome = outcome_of(frame._replace(kind=wire.OK, segments=0, payload=pickled), _receive_none, named(place))
+        outcome = decode(RETURNED, pickled, named(place))
         values.append(outcome.value if type(outcome) is Success else None)
         if type(outcome) is Failure:
             failures[place] = outcome
     return values, failures
-
-
-def _receive_none(luggage: int) -> Received:
-    raise EOFError("no descriptors go with items in a row")
-
-
-def _rebuild(frame: wire.Frame, task_id: str) -> BaseException:
-    """Return the exception that a worker described."""
-    described = _exceptions.read(frame.payload)
-    error = _exceptions.rebuild(described)
-    if frame.kind == wire.ERROR:
-        return error
-    if isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError):
-        return error
-    hint = _MUST_FIND if isinstance(error, (ImportError, AttributeError)) else ""
-    return _exceptions.unreadable(described, task_id, hint)

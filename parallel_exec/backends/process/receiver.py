@@ -21,8 +21,9 @@ from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward
+from parallel_exec.backends._outcomes import RETURNED, UNREADABLE, Named, decode
 from parallel_exec.backends.process import log_relay, wire
-from parallel_exec.backends.process.payload import outcome_of, values_of
+from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.events import WorkerStarted, logger
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments
     from parallel_exec.backends.process.launcher import Launcher
-    from parallel_exec.backends.process.payload import Named
 
 
 class Receiver:
@@ -64,7 +64,7 @@ class Receiver:
         self.heard += len(frames)
         plain = []
         for frame in frames:
-            if frame.kind == wire.OK and type(handle.assigned.get(frame.serial)) is Job:
+            if frame.kind == RETURNED and type(handle.assigned.get(frame.serial)) is Job:
                 plain.append(frame)
                 continue
             if frame.segments and plain:  # descriptors are matched to frames by their order
@@ -106,7 +106,7 @@ class Receiver:
             forget = handle.assigned.pop
             futures = [forget(serial, None) for serial in serials]
         ran = [
-            (future, frame.start, outcome_of(frame, handle.receive, future), frame.end)
+            (future, frame.start, decode(frame.kind, frame.payload, future, frame.segments, handle.receive), frame.end)
             for future, frame in zip(futures, frames)
             if future is not None  # else it was heard of before
         ]
@@ -126,10 +126,11 @@ class Receiver:
             return  # from the journal and through the pipe
         self._prefetch.observe(frame.end - frame.start)
         number = self._begin(handle, future, frame.start, over=True)
-        if type(future) is MapChunk and frame.kind == wire.UNREADABLE:
+        if type(future) is MapChunk and frame.kind == UNREADABLE:
             self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
             return
-        outcome = outcome_of(frame, handle.receive, _named(future, frame.serial))
+        what = _named(future, frame.serial)
+        outcome = decode(frame.kind, frame.payload, what, frame.segments, handle.receive)
         if type(future) is MapChunk:
             self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
         elif number:

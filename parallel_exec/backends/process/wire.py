@@ -25,10 +25,12 @@ import os
 import struct
 from typing import Any, Iterator, Literal, NamedTuple
 
-# Kinds of frames, worker to parent.
-READY, START_FAILED, OK, ERROR, UNSENDABLE, UNREADABLE, DROPPED, LOG = range(8)
+from parallel_exec.backends._outcomes import KINDS
+
+# Kinds of frames, worker to parent: those of a task's outcome (`_outcomes.KINDS`), and
+READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)
 # The same, of items in a row that returned: one pickle for all their values, or one each, or numbers as they are.
-MANY, EACH, INTS, FLOATS = ROWS = range(8, 12)
+MANY, EACH, INTS, FLOATS = ROWS = range(LOG + 1, LOG + 5)
 
 FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, luggage (of a row: items)
 LENGTH = struct.Struct("<I")  # before each pickle of a row

@@ -364,4 +364,4 @@ def test_an_attempt_that_comes_after_the_end(client: Any) -> None:
     client.run(dismiss, topic)
     order = RemoteJob(topic, 1, AttemptInfo("late", 1, None), payload)
     reply = client.submit(run_on_worker, order, pure=False).result()
-    assert type(reply.outcome("late").error) is CancelledError
+    assert type(reply.outcome(order.note).error) is CancelledError

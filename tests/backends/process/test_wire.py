@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from parallel_exec.backends._outcomes import RAISED, RETURNED
 from parallel_exec.backends.process import segments, wire
 from parallel_exec.backends.process.payload import values_of
 
@@ -33,7 +34,7 @@ def both() -> Iterator[tuple[wire.Journal, wire.Journal]]:
 
 def frame(serial: int, payload: bytes = b"value") -> bytes:
     """Return a frame's bytes."""
-    return wire.encode(wire.OK, serial, 1.5, 2.5, 0, payload)
+    return wire.encode(RETURNED, serial, 1.5, 2.5, 0, payload)
 
 
 def serials(frames: Any) -> list[int]:
@@ -46,8 +47,8 @@ def serials(frames: Any) -> list[int]:
 
 def test_a_frame_comes_out_as_it_went_in() -> None:
     """Decoding undoes encoding."""
-    data = wire.encode(wire.ERROR, 7, 1.25, 2.5, 1, b"abc")
-    assert list(wire.decode(data, len(data))) == [(wire.Frame(wire.ERROR, 7, 1.25, 2.5, 1, b"abc"), len(data))]
+    data = wire.encode(RAISED, 7, 1.25, 2.5, 1, b"abc")
+    assert list(wire.decode(data, len(data))) == [(wire.Frame(RAISED, 7, 1.25, 2.5, 1, b"abc"), len(data))]
 
 
 def test_a_torn_frame_is_not_there() -> None:
@@ -115,7 +116,7 @@ def test_the_parent_sees_what_has_ended(both: Any) -> None:
         writer.finished(frame(serial))
     writer.started(4, 2.0)
     assert serials(reader.frames()) == [1, 2, 3]
-    assert reader.frames()[0] == wire.Frame(wire.OK, 1, 1.5, 2.5, 0, b"value")
+    assert reader.frames()[0] == wire.Frame(RETURNED, 1, 1.5, 2.5, 0, b"value")
     assert reader.running() == (4, 2.0, False)
 
 
@@ -220,7 +221,7 @@ def test_a_reader_never_sees_a_torn_header() -> None:
 def _fill_and_send(journal: wire.Journal) -> None:
     """Note frames that say their own number, and forget them after every few."""
     for serial in itertools.count(1):
-        journal.finished(wire.encode(wire.OK, serial, float(serial), 0.0, 0, serial.to_bytes(8, "little") * 5))
+        journal.finished(wire.encode(RETURNED, serial, float(serial), 0.0, 0, serial.to_bytes(8, "little") * 5))
         if not serial % 7:
             journal.sent()
 

@@ -5,7 +5,7 @@
                              ▼
                           DROPPED ──► result pipe
 
-`reader.py` is what it reads, `writer.py` what it writes, `call.py` runs a call, `map_runner.py` those of a `map`. It
+`reader.py` is what it reads, `writer.py` what it writes, `map_runner.py` runs the items of a `map`. It
 imports the standard library and the few modules beside it, so that it starts fast.
 
 Guarantees:
@@ -29,12 +29,12 @@ from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._descriptors import fill_standard
+from parallel_exec.backends._outcomes import encode_unreadable
 from parallel_exec.backends._platform import be_main_thread, die_with_parent, hear, lead_group, limit_memory, say_limit
 from parallel_exec.backends.process import segments, wire
-from parallel_exec.backends.process.child.call import Unreadable, call, describe
-from parallel_exec.backends.process.child.map_runner import ItemRunner
+from parallel_exec.backends.process.child.map_runner import ItemRunner, Unreadable
 from parallel_exec.backends.process.child.reader import WorkerTask, read_batch
-from parallel_exec.backends.process.child.writer import Outbox
+from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends.process.log_relay import send_records
 
@@ -143,7 +143,7 @@ class Worker:
         try:
             fn, ((columns,), _) = self.load(task.payload, received)
         except BaseException as error:
-            fn, columns = Unreadable(describe(error, bare=True)), []
+            fn, columns = Unreadable(error), []
         return self._items.run(task, fn, columns)
 
     def _run(self, task: WorkerTask, received: segments.Received | None) -> None:
@@ -152,12 +152,12 @@ class Worker:
         try:
             fn, (args, kwargs) = self.load(task.payload, received)
         except BaseException as error:
-            kind, pickled = wire.UNREADABLE, describe(error, bare=True)
+            kind, pickled = encode_unreadable(error)
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
             current.running, current.number = task._replace(start=start, fn=fn), task.attempt
-            kind, pickled = call(fn, args, kwargs)
+            kind, pickled = ENCODER.run(fn, args, kwargs)
             del fn, args, kwargs
         current.running = None
         self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)

@@ -21,9 +21,9 @@ from parallel_exec import _forks
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
+from parallel_exec.backends._outcomes import RETURNED, encode_unreadable
 from parallel_exec.backends.process import wire
-from parallel_exec.backends.process.child.call import Unreadable, describe, pickle_value
-from parallel_exec.backends.process.child.writer import FLUSH_EVERY
+from parallel_exec.backends.process.child.writer import ENCODER, FLUSH_EVERY
 
 if TYPE_CHECKING:
     from parallel_exec.backends.process.child.reader import WorkerTask
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _TINY = 64  # bytes of a pickled value whose packer is at hand
-_NOTHING = (wire.OK, _pickling.Pickled(b"", None))
+_NOTHING = (RETURNED, _pickling.Pickled(b"", None))
 _MISFIT = object()  # what no row of numbers takes
 _LAST_CELL = wire.JOURNAL_SIZE // wire.CELL
 _END, _START, _RUNNING = wire.END, wire.START, wire.RUNNING
@@ -50,9 +50,16 @@ class _Odd(NamedTuple):
     """How an item ended that has no place in a row."""
 
     kind: int
+    pickled: _pickling.Pickled
     start: float
     end: float
-    pickled: _pickling.Pickled
+
+
+class Unreadable:
+    """Stands in for the function of a part that could not be unpickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.encoded = encode_unreadable(error)
 
 
 class ItemRunner:
@@ -79,7 +86,7 @@ class ItemRunner:
         while True:
             if type(fn) is Unreadable:
                 now = time.monotonic()
-                odd: _Odd | None = _Odd(wire.UNREADABLE, now, now, fn.pickled)
+                odd: _Odd | None = _Odd(*fn.encoded, now, now)
             else:
                 run_row = self._run_pickles if self._kind == wire.EACH else self._run_numbers
                 low = task.low + serial - task.serial
@@ -116,8 +123,8 @@ class ItemRunner:
             try:
                 cells[cell] = value if type(value) is wanted else _MISFIT
             except (TypeError, ValueError):  # of another type, or of more than 8 bytes
-                kind, pickled = pickle_value(value)
-                odd, self._kind = _Odd(kind, start, end, pickled), wire.EACH
+                kind, pickled = ENCODER.encode_value(value)
+                odd, self._kind = _Odd(kind, pickled, start, end), wire.EACH
                 break
             cell += 1
             words[_END] = cell * wire.CELL
@@ -177,21 +184,21 @@ class ItemRunner:
 
     def _pickle(self, value: Any) -> bytes:
         """Pickle a value; b"" if that failed, or if descriptors go with it: `_misfit` knows then."""
-        self._unfit = pickle_value(value)
+        self._unfit = ENCODER.encode_value(value)
         kind, pickled = self._unfit
-        return pickled.data if kind == wire.OK and not pickled.has_descriptors() else b""
+        return pickled.data if kind == RETURNED and not pickled.has_descriptors() else b""
 
     def _misfit(self, data: bytes, start: float, end: float) -> _Odd:
         """Return the end of an item with a value that is too large for the row, or could not be pickled."""
-        kind, pickled = (wire.OK, _pickling.Pickled(data, None)) if data else self._unfit
+        kind, pickled = (RETURNED, _pickling.Pickled(data, None)) if data else self._unfit
         self._unfit = _NOTHING  # its descriptors are open as long as it is there
-        return _Odd(kind, start, end, pickled)
+        return _Odd(kind, pickled, start, end)
 
 
 def _raised(error: BaseException, start: float, end: float, born: int) -> _Odd:
     """Return the end of an item that raised, if that was in this process."""
     _forks.end_child(born, error)
-    return _Odd(wire.ERROR, start, end, describe(error))
+    return _Odd(*ENCODER.encode_error(error), start, end)
 
 
 def _kind_for(types: set[type]) -> int:

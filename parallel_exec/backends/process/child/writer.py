@@ -13,13 +13,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._sync.clock import time
+from parallel_exec.backends import _pickling
+from parallel_exec.backends._outcomes import Encoder
 from parallel_exec.backends.process import segments, wire
 
 if TYPE_CHECKING:
     import socket
 
-    from parallel_exec.backends._pickling import Pickled
 
+ENCODER = Encoder(_pickling.dumps, carries=True)
 FLUSH_EVERY = 0.001  # seconds between two system calls for results, at most
 
 
@@ -60,7 +62,7 @@ class Outbox:
                 finally:
                     self._writing = False
 
-    def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: Pickled) -> None:
+    def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled) -> None:
         """Say how a task ended; there must be no open row."""
         luggage = pickled.luggage()
         if luggage:
