@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-import kinds
+import backend_kinds
 import leaks
 import pytest
 from work import Latch, Log
@@ -25,9 +25,9 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="module")
-def kind(request: pytest.FixtureRequest) -> Iterator[kinds.Kind]:
-    """The back end under test: threads, unless the test is marked with `kinds.over`."""
-    with kinds.open_kind(getattr(request, "param", "thread")) as kind:
+def kind(request: pytest.FixtureRequest) -> Iterator[backend_kinds.Kind]:
+    """The back end under test: threads, unless the test is marked with `backend_kinds.over`."""
+    with backend_kinds.open_kind(getattr(request, "param", "thread")) as kind:
         yield kind
 
 
@@ -62,7 +62,7 @@ class _Broken(logging.Handler):
 class Lab:
     """Makes executors on the back end under test, latches, logs and threads; ends them all, in the right order."""
 
-    def __init__(self, kind: kinds.Kind, folder: Path) -> None:
+    def __init__(self, kind: backend_kinds.Kind, folder: Path) -> None:
         self.kind = kind
         self._folder = folder
         self._gates: list[Any] = []
@@ -110,7 +110,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(kind: kinds.Kind, tmp_path: Path) -> Iterator[Lab]:
+def lab(kind: backend_kinds.Kind, tmp_path: Path) -> Iterator[Lab]:
     """A laboratory on the back end under test."""
     lab = Lab(kind, tmp_path)
     yield lab

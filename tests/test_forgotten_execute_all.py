@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 import script
-from kinds import CONCURRENT, OWN, over
+from backend_kinds import CONCURRENT, OWN, over
 
 from parallel_exec import ParallelExecError, ParallelExecutor, Task
 

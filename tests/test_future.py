@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import work
-from manual import ManualBackend
+from manual_backend import ManualBackend
 
 from parallel_exec import Task, TaskFuture
 from parallel_exec._sync.lazy_condition import Parker

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import work
-from kinds import ALL, over
+from backend_kinds import ALL, over
 
 from parallel_exec import Task, TaskFuture, current_task
 from parallel_exec._current import call_name

@@ -8,7 +8,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator
 
 import pytest
-from kinds import ALL, over
+from backend_kinds import ALL, over
 
 from parallel_exec import ParallelExecutor, Task, ThreadBackend
 from parallel_exec.futures import ThreadPoolExecutor

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, Iterator
 
 import pytest
+import reference_scenarios
 import script
 import tracked
-import uses
 import work
-from kinds import IN_THIS_PROCESS, over
+from backend_kinds import IN_THIS_PROCESS, over
 from tracked import Call, Fail, Tracked
 
 from parallel_exec import ParallelExecutor, Task, TaskSerializationError
@@ -41,7 +41,7 @@ def _make(kind: Any, **settings: Any) -> ParallelExecutor:
 # ── the last reference ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _nothing_is_left(kind: Any, use: uses.Use) -> None:
+def _nothing_is_left(kind: Any, use: reference_scenarios.Use) -> None:
     gc.collect()  # what a test before this one left
     assert tracked.nothing_alive()
     use(partial(_make, kind))
@@ -50,29 +50,29 @@ def _nothing_is_left(kind: Any, use: uses.Use) -> None:
 
 
 @over(KINDS)
-@pytest.mark.parametrize("use", uses.EVERYWHERE, ids=lambda use: use.__name__)
-def test_nothing_is_left(kind: Any, use: uses.Use) -> None:
+@pytest.mark.parametrize("use", reference_scenarios.EVERYWHERE, ids=lambda use: use.__name__)
+def test_nothing_is_left(kind: Any, use: reference_scenarios.Use) -> None:
     """An executor that was used and dropped leaves nothing alive, and nothing for the collector."""
     _nothing_is_left(kind, use)
 
 
 @over(BESIDE_THE_CALLER)
-@pytest.mark.parametrize("use", uses.BESIDE_THE_CALLER, ids=lambda use: use.__name__)
-def test_nothing_is_left_beside_the_caller(kind: Any, use: uses.Use) -> None:
+@pytest.mark.parametrize("use", reference_scenarios.BESIDE_THE_CALLER, ids=lambda use: use.__name__)
+def test_nothing_is_left_beside_the_caller(kind: Any, use: reference_scenarios.Use) -> None:
     """Nor does one whose tasks run while the caller goes on."""
     _nothing_is_left(kind, use)
 
 
 @over(("thread",))
-@pytest.mark.parametrize("use", uses.IN_THREADS, ids=lambda use: use.__name__)
-def test_nothing_is_left_of_threads(kind: Any, use: uses.Use) -> None:
+@pytest.mark.parametrize("use", reference_scenarios.IN_THREADS, ids=lambda use: use.__name__)
+def test_nothing_is_left_of_threads(kind: Any, use: reference_scenarios.Use) -> None:
     """Nor does one of threads."""
     _nothing_is_left(kind, use)
 
 
 @over(("process", "fork"))
-@pytest.mark.parametrize("use", uses.IN_PROCESSES, ids=lambda use: use.__name__)
-def test_nothing_is_left_of_processes(kind: Any, use: uses.Use) -> None:
+@pytest.mark.parametrize("use", reference_scenarios.IN_PROCESSES, ids=lambda use: use.__name__)
+def test_nothing_is_left_of_processes(kind: Any, use: reference_scenarios.Use) -> None:
     """Nor does one of processes."""
     _nothing_is_left(kind, use)
 
@@ -157,7 +157,7 @@ def test_a_pickling_error_says_where_it_came_from() -> None:
 
 def test_the_same_broken_pool_is_met_with_another_error_each_time() -> None:
     """An executor that cannot start workers does not raise the error that it keeps, which would gather tracebacks."""
-    executor = uses.broken_threads()
+    executor = reference_scenarios.broken_threads()
     met = []
     for _ in range(2):
         with pytest.raises(RuntimeError, match="initializer") as info:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from parallel_exec import current_task
 
 PATIENCE = 30.0  # seconds after which whoever waits in vain gives up
+FOREVER = 600.0  # seconds; longer than any test's limit
 POLL = 0.002
 
 
@@ -185,7 +187,7 @@ def die(status: int = 3) -> NoReturn:
 def kill_self(number: int = signal.SIGKILL) -> None:
     """End this process by a signal."""
     os.kill(os.getpid(), number)
-    time.sleep(PATIENCE)
+    time.sleep(FOREVER)
 
 
 def describe_current() -> dict[str, Any]:
@@ -228,11 +230,16 @@ def most_at_once(log: Log) -> int:
     return most
 
 
-def note_pid(log: Log, seconds: float) -> str:
-    """Say which process runs this, and take a moment."""
+def note_pid(log: Log, seconds: float = 0.0) -> int:
+    """Write the process id to a file, take a moment, and return the id."""
     log.write(os.getpid())
     time.sleep(seconds)
-    return "done"
+    return os.getpid()
+
+
+def square(number: int) -> int:
+    """Return the square of a number."""
+    return number * number
 
 
 def call(function: Any) -> object:
@@ -246,6 +253,162 @@ def say_after(seconds: float, words: str) -> None:
     os.write(1, f"{words}\n".encode())
 
 
+def pid(*_: object) -> int:
+    """Return the worker's process id."""
+    return os.getpid()
+
+
+def own_id() -> str:
+    """Return the task's id."""
+    return current_task().id
+
+
+def thread_names() -> list[str]:
+    """Return the names of all threads here but this one."""
+    return [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+
+
+def describe_thread() -> tuple[str, bool, bool, list[str]]:
+    """Return this thread's name, whether it is the main one and whether a thread of its own is a daemon; and all others."""
+    this = threading.current_thread()
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # an error but in the main thread
+    signal.signal(signal.SIGUSR2, handler)
+    return this.name, this is threading.main_thread(), threading.Thread().daemon, thread_names()
+
+
+def note_later(log: Log, seconds: float) -> bool:
+    """Leave a thread that writes a line later; returns whether it is a daemon."""
+
+    def note() -> None:
+        time.sleep(seconds)
+        log.write("later")
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    return thread.daemon
+
+
+def same(value: Any) -> Any:
+    """Return the argument."""
+    return value
+
+
+def nap(seconds: float) -> int:
+    """Take so many seconds, then return the process id."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def begin(started: Latch, seconds: float = FOREVER) -> None:
+    """Say that it started, and sleep."""
+    started.set()
+    time.sleep(seconds)
+
+
+def hang_in_c(started: Latch | None = None) -> None:
+    """Hang in a C call that holds the interpreter's lock, with every signal blocked that can be."""
+    import ctypes
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if started is not None:
+        started.set()
+    ctypes.PyDLL(None).sleep(int(FOREVER))
+
+
+def note_then_hang_if(log: Log, number: int, hangs: int) -> int:
+    """Write the number to a file; one of all the numbers hangs then."""
+    log.write(number)
+    if number == hangs:
+        hang_in_c()
+    return number
+
+
+def note_and_nap(log: Log, number: int, seconds: float) -> int:
+    """Write the number to a file, take so many seconds, and return it."""
+    log.write(number)
+    if seconds:
+        time.sleep(seconds)
+    return number
+
+
+def start_child(pids: Log, started: Latch, hang: bool) -> None:
+    """Start a subprocess, note its id and ours, and hang: asleep, or in a C call that holds the interpreter's lock."""
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER})"])
+    pids.write(child.pid)
+    pids.write(os.getpid())
+    if hang:
+        hang_in_c(started)
+    begin(started)
+
+
+def fail_then_note(calls: Log, log: Log, line: str) -> None:
+    """Fail the first time, and write a line the second time."""
+    calls.write("call")
+    if len(calls.lines()) == 1:
+        raise OSError("not yet")
+    log.write(line)
+
+
+class SlowToRebuild:
+    """Takes its time to be unpickled: until a gate opens."""
+
+    def __init__(self, started: Latch, gate: Latch) -> None:
+        self.latches = started, gate
+
+    def __reduce__(self) -> Any:
+        return hold, self.latches
+
+
+def meet_by_pid(latches: list[Latch], mine: int) -> int:
+    """Return the process id when all have come here."""
+    latches[mine].set()
+    for latch in latches:
+        latch.wait()
+    return os.getpid()
+
+
+def segfault() -> None:
+    """Read what is not there."""
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def die_once(log: Log, number: int = signal.SIGKILL) -> int:
+    """End this process by a signal the first time, and return the number of the call the second time."""
+    log.write("call")
+    calls = len(log.lines())
+    if calls == 1:
+        kill_self(number)
+    return calls
+
+
+def leave_thread() -> int:
+    """Leave a thread behind that never ends, and that Python would wait for."""
+    threading.Thread(target=threading.Event().wait).start()
+    return os.getpid()
+
+
+def fork_and_wait(status: int) -> int:
+    """Fork a child that exits at once; return its status."""
+    child = os.fork()
+    if not child:
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def use_multiprocessing(method: str) -> int:
+    """Have a process of multiprocessing's own compute something."""
+    import multiprocessing
+
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.apply(square, (3,))
+
+
+# ── initializers, and tasks that look at what they did ──────────────────────────────────────────────────────────────
+
+_kept: list[Any] = []
+BORROWED: list[Any] = []  # a pool of the parent's, in a forked worker
 _state = {"value": "uninitialized"}
 
 
@@ -308,3 +471,95 @@ def wait_then_group(latch: str) -> tuple[int, list[int]]:
     while os.path.exists(latch):
         time.sleep(POLL)
     return group()
+
+
+def refuse_memory() -> None:
+    """Have no shared memory from here on: an initializer."""
+    import errno
+
+    from parallel_exec.backends.process import segments
+
+    def refuse(size: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, "no space left, for this test")
+
+    segments.create = refuse
+
+
+def remember(value: object) -> None:
+    """Keep something in this module."""
+    _kept.append(value)
+
+
+def remembered() -> Any:
+    """Return what was kept last."""
+    return _kept[-1]
+
+
+def fail_first(log: Log, failures: int) -> None:
+    """Fail in so many processes."""
+    log.write(os.getpid())
+    if len(log.lines()) <= failures:
+        raise OSError("not yet")
+
+
+def fail_after_first(log: Log) -> None:
+    """Fail in every process but the first."""
+    log.write(os.getpid())
+    if len(log.lines()) > 1:
+        raise OSError("no more")
+
+
+def wait_unless_first(log: Log, gate: Latch) -> None:
+    """Wait in every process but the first."""
+    log.write(os.getpid())
+    if log.lines()[0] != str(os.getpid()):
+        gate.wait()
+
+
+def fail_until_fourth(log: Log) -> int:
+    """Fail three times, noting in which process, then return the number of the call."""
+    log.write(os.getpid())
+    calls = len(log.lines())
+    if calls < 4:
+        raise OSError("not yet")
+    return calls
+
+
+def use_pool(count: int) -> list[int]:
+    """Use a process pool of our own."""
+    from parallel_exec import ParallelExecutor
+
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        return list(executor.map(square, range(count)))
+
+
+def report_pool(pipe: Any) -> None:
+    """Send what `use_pool` returns or raises."""
+    try:
+        pipe.send(str(use_pool(3)))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+    pipe.close()
+
+
+def report_submit(executor: Any, pipe: Any) -> None:
+    """Send what a task of this executor returns or raises."""
+    try:
+        pipe.send(executor.submit(pid).result(9))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+    pipe.close()
+
+
+def take_memory(size: int) -> None:
+    """Take memory, and say nothing about it."""
+    bytearray(size)
+
+
+def try_borrowed() -> str:
+    """Use the parent's pool, and return how that is refused."""
+    try:
+        BORROWED[0].submit(int)
+    except Exception as error:
+        return str(error)
+    return "it took a task"

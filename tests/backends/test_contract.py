@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import work
-from kinds import ALL, CONCURRENT, EVERY_START_METHOD, SPAWN_AND_FORK, over
+from backend_kinds import ALL, CONCURRENT, EVERY_START_METHOD, SPAWN_AND_FORK, over
 
 from parallel_exec import Task
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 import work
-from kinds import ALL, CONCURRENT, SPAWN_AND_FORK, over
+from backend_kinds import ALL, CONCURRENT, SPAWN_AND_FORK, over
 
 from parallel_exec import Task
 from parallel_exec.events import Event, TaskEvent

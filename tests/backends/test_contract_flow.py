@@ -10,7 +10,7 @@ from typing import Any, Iterator
 
 import pytest
 import work
-from kinds import ALL, CONCURRENT, OWN, SPAWN_AND_FORK, over
+from backend_kinds import ALL, CONCURRENT, OWN, SPAWN_AND_FORK, over
 
 from parallel_exec import QueueFullError, Task
 

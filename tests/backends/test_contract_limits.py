@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import work
-from kinds import ALL, CONCURRENT, OWN, PROCESSES, SPAWN_AND_FORK, THREADS, over
+from backend_kinds import ALL, CONCURRENT, OWN, PROCESSES, SPAWN_AND_FORK, THREADS, over
 
 from parallel_exec import DeadlineExceededError, Task, TaskTimeoutError
 

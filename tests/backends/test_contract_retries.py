@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tenacity
 import work
-from kinds import ALL, CONCURRENT, EVERY_START_METHOD, IN_THIS_PROCESS, SPAWN_AND_FORK, over
+from backend_kinds import ALL, CONCURRENT, EVERY_START_METHOD, IN_THIS_PROCESS, SPAWN_AND_FORK, over
 
 from parallel_exec import Task, current_task
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import work
-from kinds import over
+from backend_kinds import over
 
 from parallel_exec import DeadlineExceededError, InlineBackend, ParallelExecError, Task, TaskTimeoutError, current_task
 

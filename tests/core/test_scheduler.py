@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import work
-from manual import ManualBackend
+from manual_backend import ManualBackend
 
 from parallel_exec import ParallelExecError, TaskTimeoutError
 from parallel_exec._core.job import Phase

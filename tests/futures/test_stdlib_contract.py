@@ -19,11 +19,11 @@ from concurrent import futures
 from functools import partial
 from typing import Any
 
-import pickles
+import crashing_pickles
 import pytest
 import script
 import work
-from kinds import over
+from backend_kinds import over
 
 from parallel_exec import ParallelExecutor, ProcessBackend, ThreadBackend
 
@@ -100,7 +100,7 @@ def test_shutdown_race_issue12456(executor: ParallelExecutor) -> None:
 @BOTH
 def test_no_stale_references(executor: ParallelExecutor) -> None:
     """The executor does not hang on to what a task needed once the task is done."""
-    thing = pickles.Thing()
+    thing = crashing_pickles.Thing()
     gone = threading.Event()
     watch = weakref.ref(thing, lambda _: gone.set())
     executor.submit(thing.my_method)
@@ -111,7 +111,7 @@ def test_no_stale_references(executor: ParallelExecutor) -> None:
 @BOTH
 def test_free_reference(executor: ParallelExecutor) -> None:
     """The iterator of `map` keeps no reference to the results it has given out."""
-    for thing in executor.map(pickles.make_thing, range(10)):
+    for thing in executor.map(crashing_pickles.make_thing, range(10)):
         alive = weakref.ref(thing)
         del thing
         gc.collect()
@@ -212,7 +212,7 @@ def test_traceback(executor: ParallelExecutor) -> None:
 def test_ressources_gced_in_workers(executor: ParallelExecutor, lab: Any) -> None:
     """A worker drops a task's arguments when the task is done."""
     latch = lab.latch()
-    executor.submit(id, pickles.SaysGoodbye(latch)).result()
+    executor.submit(id, crashing_pickles.SaysGoodbye(latch)).result()
     latch.wait()
 
 

@@ -11,10 +11,10 @@ from functools import partial
 from pickle import PicklingError
 from typing import Any
 
-import pickles
+import crashing_pickles
 import pytest
 import work
-from kinds import over
+from backend_kinds import over
 
 from parallel_exec import ParallelExecutor, WorkerCrashedError
 
@@ -38,18 +38,18 @@ def executor(lab: Any) -> ParallelExecutor:
 @pytest.mark.parametrize(
     ("call", "errors"),
     [
-        (partial(id, pickles.ErrorAtPickle()), ("TaskSerializationError", PicklingError)),
-        (partial(id, pickles.ExitAtUnpickle()), ("TaskSerializationError", SystemExit, WorkerCrashedError)),
-        (partial(id, pickles.ErrorAtUnpickle()), ("TaskSerializationError",)),
-        (partial(id, pickles.CrashAtUnpickle()), (WorkerCrashedError,)),
-        (pickles.crash, (WorkerCrashedError,)),
+        (partial(id, crashing_pickles.ErrorAtPickle()), ("TaskSerializationError", PicklingError)),
+        (partial(id, crashing_pickles.ExitAtUnpickle()), ("TaskSerializationError", SystemExit, WorkerCrashedError)),
+        (partial(id, crashing_pickles.ErrorAtUnpickle()), ("TaskSerializationError",)),
+        (partial(id, crashing_pickles.CrashAtUnpickle()), (WorkerCrashedError,)),
+        (crashing_pickles.crash, (WorkerCrashedError,)),
         (partial(work.exit_with, 1), (SystemExit,)),
         (partial(work.fail, RuntimeError()), (RuntimeError,)),
-        (pickles.CrashAtPickle, (WorkerCrashedError,)),
-        (pickles.ExitAtPickle, ("TaskSerializationError", SystemExit)),
-        (pickles.ErrorAtPickle, ("TaskSerializationError",)),
-        (pickles.ErrorAtUnpickle, ("TaskSerializationError",)),
-        (pickles.ExitAtUnpickle, ("TaskSerializationError", SystemExit)),
+        (crashing_pickles.CrashAtPickle, (WorkerCrashedError,)),
+        (crashing_pickles.ExitAtPickle, ("TaskSerializationError", SystemExit)),
+        (crashing_pickles.ErrorAtPickle, ("TaskSerializationError",)),
+        (crashing_pickles.ErrorAtUnpickle, ("TaskSerializationError",)),
+        (crashing_pickles.ExitAtUnpickle, ("TaskSerializationError", SystemExit)),
     ],
     ids=[
         "error_at_task_pickle",
@@ -78,7 +78,7 @@ def test_what_goes_wrong_fails_its_own_task_only(lab: Any, call: Any, errors: tu
 def test_shutdown_deadlock(lab: Any) -> None:
     """A worker that crashes after `shutdown` was called keeps nobody waiting."""
     executor = lab.executor(max_concurrency=2, retry_count=0)
-    future = executor.submit(pickles.crash)
+    future = executor.submit(crashing_pickles.crash)
     executor.shutdown(wait=True)
     assert isinstance(future.exception(), WorkerCrashedError)
 
@@ -87,7 +87,7 @@ def test_shutdown_deadlock(lab: Any) -> None:
 def test_crash_big_data(lab: Any) -> None:
     """Workers that crash while large arguments are on their way cause errors and no deadlock."""
     executor = lab.executor(max_concurrency=2, retry_count=0)
-    results = executor.map(pickles.crash, ["a" * 4_000_000] * 10)
+    results = executor.map(crashing_pickles.crash, ["a" * 4_000_000] * 10)
     with pytest.raises(WorkerCrashedError):
         list(results)
     executor.shutdown(wait=True)

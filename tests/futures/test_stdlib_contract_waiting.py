@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import work
-from kinds import over
+from backend_kinds import over
 
 if TYPE_CHECKING:
     from parallel_exec import ParallelExecutor

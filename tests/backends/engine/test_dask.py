@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Iterator
 
-import forking
+import forking_tasks
 import psutil
 import pytest
 import work
@@ -200,8 +200,8 @@ def test_what_cannot_travel(client: Any, lab: Any) -> None:
 def test_a_task_that_forks(client: Any, lab: Any, tmp_path: Path) -> None:
     """The child that comes back from the call ends as a process does."""
     executor = lab.executor(backend=client, retry_count=0)
-    for how, status in ((int, 0), (forking.fail, 1)):
-        assert executor.submit(forking.come_back, str(tmp_path / "children"), how).result() == status
+    for how, status in ((int, 0), (forking_tasks.fail, 1)):
+        assert executor.submit(forking_tasks.come_back, str(tmp_path / "children"), how).result() == status
     assert len((tmp_path / "children").read_text().split()) == 2
 
 

@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from typing import Any, Iterator, NoReturn
 
-import kinds
+import backend_kinds
 import pytest
 import script
 import work
@@ -45,7 +45,7 @@ def watch(started: work.Latch, told: work.Latch) -> None:
 @pytest.fixture
 def interpreters() -> Iterator[Any]:
     """A pool of one interpreter."""
-    with kinds.interpreter_pool(1) as pool:
+    with backend_kinds.interpreter_pool(1) as pool:
         yield pool
 
 

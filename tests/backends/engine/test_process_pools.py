@@ -15,7 +15,7 @@ from typing import Any, Iterator, NoReturn
 import pytest
 import script
 import work
-from kinds import over
+from backend_kinds import over
 
 from parallel_exec import ExecutorBackend, RemoteTaskError, TaskSerializationError, current_task
 from parallel_exec.events import Event, WorkerDied

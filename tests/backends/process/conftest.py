@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import processes
 import pytest
+import work
 
 from parallel_exec import ParallelExecutor
 from parallel_exec.backends import _pickling
 from parallel_exec.backends.process import segments
 from parallel_exec.backends.process.backend import ProcessBackend
-
-from . import work
 
 
 class Bench:
@@ -62,8 +62,8 @@ def _ends(executor: ParallelExecutor) -> bool:
     thread.join(0.5)
     until = time.monotonic() + 8.0
     while thread.is_alive() and time.monotonic() < until:
-        for pid in work.workers(executor, ready=False):
-            work.kill(pid)
+        for pid in processes.workers(executor, ready=False):
+            processes.kill(pid)
         thread.join(0.1)
     return not thread.is_alive()
 

@@ -8,19 +8,19 @@ import signal
 from concurrent.futures import BrokenExecutor, wait
 from typing import Any
 
+import processes
 import pytest
+import work
 
 from parallel_exec import Task, WorkerCrashedError
 
-from . import work
-
 KINDS = {
     "segfault": (work.segfault, (), -signal.SIGSEGV),
-    "os._exit": (work.exit_hard, (7,), 7),
-    "os._exit(0)": (work.exit_hard, (0,), 0),
+    "os._exit": (work.die, (7,), 7),
+    "os._exit(0)": (work.die, (0,), 0),
     "os.abort": (os.abort, (), -signal.SIGABRT),
-    "SIGTERM": (work.die_by, (signal.SIGTERM,), -signal.SIGTERM),
-    "SIGKILL": (work.die_by, (signal.SIGKILL,), -signal.SIGKILL),
+    "SIGTERM": (work.kill_self, (signal.SIGTERM,), -signal.SIGTERM),
+    "SIGKILL": (work.kill_self, (signal.SIGKILL,), -signal.SIGKILL),
 }
 
 
@@ -38,7 +38,7 @@ def test_a_crash_fails_the_task_with_how_its_worker_died(pool: Any, way: str) ->
 
 def test_a_crash_is_a_broken_executor_and_pickles(pool: Any) -> None:
     """Code that expects the stdlib's error catches ours; it survives a pickle with its facts."""
-    error = pool().submit(work.exit_hard, 3).exception(8)
+    error = pool().submit(work.die, 3).exception(8)
     assert isinstance(error, BrokenExecutor)
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
@@ -71,7 +71,7 @@ def lambda_free(function: Any, *args: Any) -> Task[Any]:
 def test_a_crash_that_repeats_uses_up_the_retries(pool: Any) -> None:
     """After the last attempt the crash is the task's error."""
     executor = pool(retry_count=2)
-    executor.add_task(lambda_free(work.exit_hard, 9))
+    executor.add_task(lambda_free(work.die, 9))
     (result,) = executor.execute_all()
     assert isinstance(result.error, WorkerCrashedError)
     assert [attempt.error.exitcode for attempt in result.attempts] == [9, 9, 9]
@@ -83,8 +83,8 @@ def test_a_kill_from_outside_hits_the_running_task(pool: Any, latch: Any) -> Non
     executor = pool()
     future = executor.submit(work.begin, latch)
     latch.wait()
-    (worker,) = work.workers(executor)
-    work.kill(worker)
+    (worker,) = processes.workers(executor)
+    processes.kill(worker)
     error = future.exception(8)
     assert isinstance(error, WorkerCrashedError)
     assert (error.pid, error.exitcode) == (worker, -signal.SIGKILL)
@@ -95,9 +95,9 @@ def test_a_stopped_worker_that_is_killed_counts_as_crashed(pool: Any, latch: Any
     executor = pool()
     future = executor.submit(work.begin, latch)
     latch.wait()
-    (worker,) = work.workers(executor)
-    work.kill(worker, signal.SIGSTOP)
-    work.kill(worker)
+    (worker,) = processes.workers(executor)
+    processes.kill(worker, signal.SIGSTOP)
+    processes.kill(worker)
     assert isinstance(future.exception(8), WorkerCrashedError)
 
 
@@ -120,7 +120,7 @@ def test_what_was_sent_ahead_is_not_charged(pool: Any, bench: Any) -> None:
     log = bench.log()
     executor.pause()
     futures = [executor.submit(work.note, log, number) for number in range(50)]
-    futures[25:25] = [executor.options(priority=-1).submit(work.exit_hard, 4)]
+    futures[25:25] = [executor.options(priority=-1).submit(work.die, 4)]
     futures += [executor.options(priority=-2).submit(work.note, log, number) for number in range(50, 100)]
     executor.resume()
     wait(futures, timeout=8)
@@ -138,7 +138,7 @@ def test_what_was_finished_before_a_crash_stays_finished(pool: Any, log: Any) ->
     for round in range(20):
         executor.pause()
         futures = [executor.submit(work.note, log, f"{round}-{number}") for number in range(40)]
-        last = executor.submit(work.exit_hard, 1)
+        last = executor.submit(work.die, 1)
         executor.resume()
         assert isinstance(last.exception(8), WorkerCrashedError)
         assert [future.result(8) for future in futures] == [f"{round}-{number}" for number in range(40)]
@@ -152,9 +152,9 @@ def test_the_subprocesses_of_a_task_die_with_its_worker(pool: Any, bench: Any) -
     future = executor.submit(work.start_child, pids, started, False)
     started.wait()
     child, worker = map(int, pids.lines())
-    work.kill(worker)
+    processes.kill(worker)
     assert isinstance(future.exception(8), WorkerCrashedError)
-    work.until(lambda: not work.is_alive(child), 8)
+    work.until(lambda: not processes.is_alive(child), 8)
 
 
 def test_an_idle_worker_that_dies_costs_nothing(pool: Any) -> None:
@@ -162,7 +162,7 @@ def test_an_idle_worker_that_dies_costs_nothing(pool: Any) -> None:
     executor = pool()
     for _ in range(5):
         worker = executor.submit(work.pid).result(8)
-        work.kill(worker)
+        processes.kill(worker)
         result = executor.submit(work.pid)
         assert result.result(8) != worker
         assert len(result.task_result().attempts) == 1
@@ -176,6 +176,6 @@ def test_the_end_of_the_fork_server_is_survived(pool: Any) -> None:
     first = executor.submit(work.pid).result()
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
     assert executor.submit(work.pid).result(8) == first
-    work.kill(first)
-    work.until(lambda: not work.is_alive(first))
+    processes.kill(first)
+    work.until(lambda: not processes.is_alive(first))
     assert executor.submit(work.pid).result(8) != first

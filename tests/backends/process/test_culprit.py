@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any, Iterator
 
 import pytest
+import work
 
 from parallel_exec import ProcessBackend, TaskSerializationError
 from parallel_exec._current import type_name
 from parallel_exec.backends._culprit import find_culprit, parts_of, unsendable
 
-from . import odd, work
+from . import unpicklable
 
 
 @dataclass
@@ -174,17 +175,20 @@ def test_an_initializer_that_cannot_travel() -> None:
 
 def test_a_result_that_cannot_travel(pool: Any) -> None:
     """The way to what is wrong in a result is told by the worker."""
-    error = pool().submit(odd.make_locked_list).exception(8)
+    error = pool().submit(unpicklable.make_locked_list).exception(8)
     assert error.what.startswith("the result, of type builtins.list, of task ")
-    assert "cannot be sent from the worker: [1] (process.odd.Locked) → attribute 'lock' (_thread.lock): " in str(error)
+    assert (
+        "cannot be sent from the worker: [1] (process.unpicklable.Locked) → attribute 'lock' (_thread.lock): "
+        in str(error)
+    )
     assert str(error).endswith("Return plain data, or write the rest to a file and return its path")
 
 
 APART = [
-    (partial(odd.make_nonsense, None), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
-    (partial(odd.make_nonsense, (len, 5)), "[0] (process.odd.ReducesToNonsense): PicklingError: "),
-    (odd.make_dead_proxy, f"[0] ({type_name(weakref.ProxyType)}): ReferenceError: weakly-referenced object "),
-    (odd.make_failing_list, "[0] (process.odd.FailsToIterate): ConnectionError: the database is gone"),
+    (partial(unpicklable.make_nonsense, None), "[0] (process.unpicklable.ReducesToNonsense): PicklingError: "),
+    (partial(unpicklable.make_nonsense, (len, 5)), "[0] (process.unpicklable.ReducesToNonsense): PicklingError: "),
+    (unpicklable.make_dead_proxy, f"[0] ({type_name(weakref.ProxyType)}): ReferenceError: weakly-referenced object "),
+    (unpicklable.make_failing_list, "[0] (process.unpicklable.FailsToIterate): ConnectionError: the database is gone"),
 ]
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 import script
+import work
 
 from parallel_exec.backends import _descriptors
 from parallel_exec.backends.process import segments, supervisor
-
-from . import work
 
 METHODS = ("forkserver", "spawn", "fork")
 CLOSED = [numbers for count in (1, 2, 3) for numbers in itertools.combinations(range(3), count)]

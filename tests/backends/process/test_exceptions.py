@@ -16,15 +16,15 @@ import tenacity
 from parallel_exec import RemoteTaskError
 from parallel_exec.backends import _exceptions
 
-from . import odd
+from . import unpicklable
 
 
 def test_an_exceptions_own_chain_is_whole(pool: Any) -> None:
     """Its cause, its context, theirs, and its notes are as they were; the worker's traceback is the last cause."""
-    error = pool().submit(odd.raise_with_all).exception(8)
-    assert type(error) is odd.PickyError
+    error = pool().submit(unpicklable.raise_with_all).exception(8)
+    assert type(error) is unpicklable.PickyError
     assert error.__notes__ == ["a note"]
-    assert isinstance(error.__cause__, odd.LockedError)
+    assert isinstance(error.__cause__, unpicklable.LockedError)
     assert isinstance(error.__context__, ValueError)
     assert (str(error.__context__), error.__context__.__suppress_context__) == ("the context", True)
     assert isinstance(error.__cause__.__context__, KeyError)
@@ -43,15 +43,15 @@ def test_another_way_that_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_exception_without_a_cause_of_its_own(pool: Any) -> None:
     """The worker's traceback is its cause, whether it was raised from None or while another was handled."""
-    error = pool().submit(odd.raise_picky).exception(8)
+    error = pool().submit(unpicklable.raise_picky).exception(8)
     assert "raise PickyError" in str(error.__cause__)
     assert error.__context__ is None
-    error = pool().submit(odd.raise_while_handling).exception(8)
+    error = pool().submit(unpicklable.raise_while_handling).exception(8)
     assert type(error.__context__) is KeyError
     assert "During handling" in str(error.__cause__)
 
 
-@pytest.mark.parametrize("function", [odd.raise_in_circles, partial(odd.raise_long_chain, 500)])
+@pytest.mark.parametrize("function", [unpicklable.raise_in_circles, partial(unpicklable.raise_long_chain, 500)])
 def test_a_chain_without_end(pool: Any, function: Any) -> None:
     """Nothing loops or recurses for ever."""
     assert type(pool().submit(function).exception(8)) is ValueError
@@ -60,10 +60,10 @@ def test_a_chain_without_end(pool: Any, function: Any) -> None:
 @pytest.mark.parametrize(
     ("function", "wanted", "args", "facts"),
     [
-        (partial(odd.raise_frozen, 5), odd.FrozenError, (5,), {"code": 5}),
-        (odd.raise_read_only, odd.ReadOnlyError, ("read-only",), {"code": 7}),
-        (odd.raise_picky, odd.PickyError, ("file.txt:7 is wrong",), {"line": 7}),
-        (odd.raise_path, odd.PathError, (2, "not there"), {"errno": 2, "filename": "/nowhere"}),
+        (partial(unpicklable.raise_frozen, 5), unpicklable.FrozenError, (5,), {"code": 5}),
+        (unpicklable.raise_read_only, unpicklable.ReadOnlyError, ("read-only",), {"code": 7}),
+        (unpicklable.raise_picky, unpicklable.PickyError, ("file.txt:7 is wrong",), {"line": 7}),
+        (unpicklable.raise_path, unpicklable.PathError, (2, "not there"), {"errno": 2, "filename": "/nowhere"}),
     ],
     ids=["frozen", "read-only", "odd constructor", "OSError"],
 )
@@ -83,48 +83,50 @@ def test_an_exception_is_rebuilt_without_its_constructor(
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no exception groups")
 def test_an_exception_group(pool: Any) -> None:
     """Its members come each as they can, with their causes."""
-    error = pool().submit(odd.raise_group).exception(8)
+    error = pool().submit(unpicklable.raise_group).exception(8)
     assert type(error).__name__ == "ExceptionGroup"
     member, inner = error.exceptions
     assert type(member) is ValueError
     assert type(member.__cause__) is KeyError
     locked, picky = inner.exceptions
-    assert isinstance(locked, odd.LockedError)
+    assert isinstance(locked, unpicklable.LockedError)
     assert isinstance(locked, RemoteTaskError)
-    assert type(picky) is odd.PickyError
+    assert type(picky) is unpicklable.PickyError
     assert "in raise_group" in str(error.__cause__)
 
 
 def test_a_stand_in_is_caught_as_what_it_stands_for(pool: Any) -> None:
     """`except` finds it by its class and its bases, it has what could be sent of the attributes, and it pickles."""
     with pytest.raises(KeyError) as caught:
-        pool().submit(odd.raise_stubborn).result(8)
+        pool().submit(unpicklable.raise_stubborn).result(8)
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
-        assert isinstance(error, odd.StubbornError)
+        assert isinstance(error, unpicklable.StubbornError)
         assert isinstance(error, RemoteTaskError)
         assert error.status == 503
         assert "raise StubbornError" in error.worker_traceback
-        assert str(error).startswith("process.odd.StubbornError: locked by <unlocked")
+        assert str(error).startswith("process.unpicklable.StubbornError: locked by <unlocked")
         assert "cannot be pickled" in error.reason
         assert len({error, error}) == 1
 
 
 def test_a_class_that_nobody_may_derive_from(pool: Any) -> None:
     """Then a stand-in is that and no more."""
-    error = pool().submit(odd.raise_selective).exception(8)
+    error = pool().submit(unpicklable.raise_selective).exception(8)
     assert type(error) is RemoteTaskError
-    assert (error.type_name, error.status) == ("process.odd.SelectiveError", 503)  # type: ignore[attr-defined]
+    assert (error.type_name, error.status) == ("process.unpicklable.SelectiveError", 503)  # type: ignore[attr-defined]
 
 
 def test_an_exit_that_cannot_be_rebuilt(pool: Any) -> None:
     """It is an exit still, and not retried."""
-    future = pool(retry_count=2, retry=tenacity.Retrying(retry=tenacity.retry_always)).submit(odd.raise_exit)
+    future = pool(retry_count=2, retry=tenacity.Retrying(retry=tenacity.retry_always)).submit(unpicklable.raise_exit)
     assert isinstance(future.exception(8), SystemExit)
     assert len(future.task_result().attempts) == 1
 
 
-@pytest.mark.parametrize("function", [odd.raise_locked, odd.raise_picky, odd.raise_only_here])
-@pytest.mark.parametrize("wanted", [odd.LockedError, odd.PickyError, odd.OnlyHereError, Exception, OSError])
+@pytest.mark.parametrize("function", [unpicklable.raise_locked, unpicklable.raise_picky, unpicklable.raise_only_here])
+@pytest.mark.parametrize(
+    "wanted", [unpicklable.LockedError, unpicklable.PickyError, unpicklable.OnlyHereError, Exception, OSError]
+)
 def test_retry_on_and_tenacity_agree(pool: Any, function: Any, wanted: type[Exception]) -> None:
     """Whether an error is worth another attempt does not depend on who is asked."""
     retry = tenacity.Retrying(

@@ -15,12 +15,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import SemLock
 from typing import Any, Iterator
 
+import processes
 import pytest
+import work
 
 from parallel_exec import ParallelExecutor, WorkerCrashedError, WorkerStartError
 from parallel_exec.backends.process import spawn, supervisor
 
-from . import light, work
+from . import stdlib_only_tasks
 
 
 @pytest.mark.parametrize("spare", range(0, 36, 3))
@@ -28,7 +30,7 @@ def test_no_descriptors_for_the_first_worker(pool: Any, spare: int) -> None:
     """However few descriptors are left: the task runs, or there is one clear error; no hang, and nothing leaks."""
     pool().submit(work.pid).result(8)  # multiprocessing's own services are there
     executor = pool(2)
-    with work.few_descriptors(spare):
+    with processes.few_descriptors(spare):
         error = executor.submit(work.same, 1).exception(9)
     assert error is None or isinstance(error, WorkerStartError)
 
@@ -38,8 +40,10 @@ def test_no_descriptors_for_another_worker(pool: Any, bench: Any, spare: int) ->
     """A pool that has a worker goes on with what it has."""
     executor = pool(3)
     executor.submit(work.pid).result(8)
-    with work.few_descriptors(spare):
-        futures = [executor.submit(light.note_and_nap, bench.log().path, number, 0.005) for number in range(60)]
+    with processes.few_descriptors(spare):
+        futures = [
+            executor.submit(stdlib_only_tasks.note_and_nap, bench.log().path, number, 0.005) for number in range(60)
+        ]
         wait(futures, timeout=9)
         assert [future.exception(0) for future in futures] == [None] * 60
 
@@ -99,7 +103,7 @@ def test_a_pool_that_cannot_have_another_worker(pool: Any, bench: Any, caplog: A
         gate.set()
         (worker,) = {future.result(8) for future in futures}
     assert first.result(8) == "held"
-    assert work.workers(executor) == [worker]
+    assert processes.workers(executor) == [worker]
     assert len(tried) in {3, 4}  # the fourth was under way when the third failed
 
 
@@ -133,7 +137,7 @@ def test_no_descriptor_for_a_large_result(pool: Any) -> None:
     """A result whose segment cannot be received fails its task, no other."""
     executor = pool()
     executor.submit(work.pid).result(8)
-    with work.few_descriptors(0):
+    with processes.few_descriptors(0):
         large = executor.submit(bytearray, 3 << 20)
         small = [executor.submit(work.same, number) for number in range(50)]
         assert [future.result(8) for future in small] == list(range(50))
@@ -169,12 +173,12 @@ def test_callbacks_that_raise_when_a_worker_dies(pool: Any) -> None:
     executor = pool(1)
     for _ in range(3):
         executor.pause()
-        future = executor.submit(work.exit_hard, 1)
+        future = executor.submit(work.die, 1)
         future.add_done_callback(fail)
         executor.resume()
         assert type(future.exception(8)) is WorkerCrashedError
     assert executor.submit(work.same, 1).result(8) == 1
-    assert len(work.handles(executor)) == 1
+    assert len(processes.handles(executor)) == 1
 
 
 def test_a_callback_may_submit(pool: Any) -> None:
@@ -212,9 +216,7 @@ def test_a_hook_that_raises(pool: Any) -> None:
         raise ValueError
 
     executor = pool(2, on_event=fail)
-    futures = [
-        executor.submit(work.exit_hard, 1) if number % 5 == 0 else executor.submit(work.pid) for number in range(20)
-    ]
+    futures = [executor.submit(work.die, 1) if number % 5 == 0 else executor.submit(work.pid) for number in range(20)]
     assert not wait(futures, timeout=8).not_done
 
 
@@ -228,7 +230,7 @@ def test_a_collected_executor_ends_its_workers(pool: Any) -> None:
     gc.collect()
     assert gone() is None
     assert last.result(8)
-    work.until(lambda: not work.is_alive(worker), 8)
+    work.until(lambda: not processes.is_alive(worker), 8)
 
 
 @pytest.mark.parametrize("switch", [1e-6, 0.005])
@@ -301,8 +303,8 @@ def test_a_signal_to_a_worker(pool: Any, bench: Any) -> None:
         work.hold, started, bench.latch()
     )  # one long sleep may miss a signal that comes just before
     started.wait()
-    (worker,) = work.workers(executor)
-    work.kill(worker, signal.SIGINT)
+    (worker,) = processes.workers(executor)
+    processes.kill(worker, signal.SIGINT)
     assert type(future.exception(8)) is KeyboardInterrupt
     assert executor.submit(work.pid).result(8) == worker
 

@@ -8,12 +8,12 @@ from multiprocessing import spawn as mp_spawn
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import script
+import work
 
 from parallel_exec.backends.process import spawn
-
-from . import work
 
 METHODS = ("forkserver", "spawn", "fork")
 FORK = {"mp_context": "fork"}
@@ -59,7 +59,7 @@ def test_a_task_that_starts_processes(tmp_path: Path, outer: str, inner: str) ->
         "    with ParallelExecutor(max_concurrency=2, backend=backend, retry_count=0, timeout=12) as executor:\n"
         "        print(*{future.result(14) for future in [executor.submit(ask, sys.argv[2]) for _ in range(3)]})\n"
     )
-    with work.script(str(program), outer, inner, env=work.environment()) as process:
+    with processes.python(str(program), outer, inner, env=processes.environment()) as process:
         out, _ = process.communicate(timeout=40)
     expected = "__main__" if outer == inner == "fork" else "__mp_main__"
     assert out.strip() == f"({expected!r}, 0)"
@@ -129,8 +129,8 @@ def test_a_frozen_application_without_freeze_support(tmp_path: Path, method: str
     wrapper = tmp_path / "app.py.sh"
     wrapper.write_text(f'#!/bin/sh\nexec {script.sys.executable} {program} "$@"\n')
     wrapper.chmod(0o755)
-    environment = {**work.environment(), "METHOD": method}
-    with work.script(str(program), env=environment) as process:
+    environment = {**processes.environment(), "METHOD": method}
+    with processes.python(str(program), env=environment) as process:
         out, err = process.communicate(timeout=60)
     assert out.split() == ["SAID", said]
     assert (tmp_path / "app.py.starts").stat().st_size <= most

@@ -15,11 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, Callable
 
+import processes
 import pytest
+import work
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError, WorkerStartError
 
-from . import light, work
+from . import stdlib_only_tasks
 
 TIMES = float(os.environ.get("PARALLEL_EXEC_KILLS", "1"))
 SETTLED_WITHIN = 2.0  # seconds after a kill, that we promise
@@ -37,14 +39,14 @@ def test_kill_roulette(pool: Any, log: Any) -> None:
     dice = random.Random(1)
 
     def kill_one() -> None:
-        pids = work.workers(executor)
-        if len(killed) < 60 * TIMES and pids and work.kill(victim := dice.choice(pids)):
+        pids = processes.workers(executor)
+        if len(killed) < 60 * TIMES and pids and processes.kill(victim := dice.choice(pids)):
             killed.append(victim)
 
     count = int(2000 * max(1.0, TIMES))
     for number in range(count):
-        executor.add_task(_call(light.note_and_nap, log.path, number, 0.004 if number % 3 else 0.0))
-    with work.Every(0.1, kill_one):
+        executor.add_task(_call(stdlib_only_tasks.note_and_nap, log.path, number, 0.004 if number % 3 else 0.0))
+    with processes.Every(0.1, kill_one):
         results = executor.execute_all()
     assert [result.unwrap() for result in results] == list(range(count))
     failed = [attempt.error for result in results for attempt in result.attempts if attempt.error is not None]
@@ -58,7 +60,7 @@ def test_kill_roulette(pool: Any, log: Any) -> None:
     assert len(lines) - count <= len(failed), "a task ran again that was not charged"
     futures = [executor.submit(time.sleep, 0.05) for _ in range(64)]
     wait(futures, timeout=8)
-    assert len(work.handles(executor)) == 8
+    assert len(processes.handles(executor)) == 8
 
 
 def _call(function: Any, *args: Any) -> Callable[[], Any]:
@@ -92,7 +94,7 @@ class Killer:
 
     def kill_all(self, executor: Any, ready: bool = True) -> int:
         """Kill every worker there is."""
-        killed = sum(work.kill(pid) for pid in work.workers(executor, ready))
+        killed = sum(processes.kill(pid) for pid in processes.workers(executor, ready))
         self.kills += killed
         return killed
 
@@ -209,7 +211,7 @@ def _belongings() -> dict[str, int]:
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
-        "processes": len(work.descendants(os.getpid())),
+        "processes": len(processes.descendants(os.getpid())),
         "semaphores": sum("sem.mp-" in line for line in maps),
         "segments": sum("memfd:parallel_exec" in line for line in maps),
     }
@@ -226,7 +228,7 @@ def test_nothing_leaks_over_many_kills(pool: Any, timeout: float | None) -> None
     def settle() -> None:
         futures = [executor.submit(time.sleep, 0.02) for _ in range(20)]
         wait(futures, timeout=8)
-        work.until(lambda: len(work.workers(executor)) == 2, 8)
+        work.until(lambda: len(processes.workers(executor)) == 2, 8)
 
     settle()
     before = _belongings()
@@ -295,4 +297,4 @@ def test_a_timeout_takes_the_subprocesses_along(pool: Any, bench: Any) -> None:
     pids, started = bench.log(), bench.latch()
     error = executor.submit(work.start_child, pids, started, True).exception(8)
     assert type(error) is TaskTimeoutError
-    work.until(lambda: not any(map(work.is_alive, map(int, pids.lines()))), STALL)
+    work.until(lambda: not any(map(processes.is_alive, map(int, pids.lines()))), STALL)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+import work
 
 from parallel_exec import TaskTimeoutError
 
-from . import chatter, odd, work
+from . import logging_tasks, unpicklable
 
 
 class Collector(logging.Handler):
@@ -47,27 +48,29 @@ def heard() -> Iterator[Collector]:
 def test_a_record_arrives_with_its_process_and_task(pool: Any, heard: Collector) -> None:
     """It tells the worker's process id and name, the task's id, the place in the code and the arguments filled in."""
     executor = pool()
-    worker = executor.options(id="t7").submit(chatter.say, "chatter.sub", logging.WARNING, "one %s", "two").result(8)
+    worker = (
+        executor.options(id="t7").submit(logging_tasks.say, "chatter.sub", logging.WARNING, "one %s", "two").result(8)
+    )
     (record,) = heard.records
     assert (record.name, record.levelname, record.getMessage()) == ("chatter.sub", "WARNING", "one two")
     assert (record.process, record.task_id) == (worker, "t7")  # type: ignore[attr-defined]
     assert worker != os.getpid()
     assert record.processName.startswith("parallel_exec-worker")  # type: ignore[union-attr]
-    assert (record.filename, record.funcName) == ("chatter.py", "say")
+    assert (record.filename, record.funcName) == ("logging_tasks.py", "say")
 
 
 def test_records_arrive_before_the_result(pool: Any, heard: Collector) -> None:
     """Who has the result has heard all that the task said, in its order."""
     executor = pool()
     for round in range(5):
-        executor.submit(chatter.count, 50).result(8)
+        executor.submit(logging_tasks.count, 50).result(8)
         assert heard.messages() == [f"number {number}" for number in range(50)] * (round + 1)
 
 
 def test_records_of_items_of_a_map(pool: Any, heard: Collector) -> None:
     """The items of a `map` each say which one they are."""
     executor = pool()
-    list(executor.map(chatter.say_number, range(30)))
+    list(executor.map(logging_tasks.say_number, range(30)))
     assert heard.messages() == [f"item {number}" for number in range(30)]
     assert len({record.task_id for record in heard.records}) == 30  # type: ignore[attr-defined]
 
@@ -76,16 +79,21 @@ def test_levels_are_filtered_in_the_worker(pool: Any, heard: Collector) -> None:
     """What the parent's levels hide is not even made: `isEnabledFor` says no there."""
     logging.getLogger("chatter.quiet").setLevel(logging.ERROR)
     try:
-        enabled = pool().submit(chatter.enabled, ["chatter", "chatter.quiet"]).result(8)
+        enabled = pool().submit(logging_tasks.enabled, ["chatter", "chatter.quiet"]).result(8)
     finally:
         logging.getLogger("chatter.quiet").setLevel(logging.NOTSET)
     assert enabled == {"chatter": "INFO", "chatter.quiet": "ERROR"}
-    assert heard.messages() == ["INFO of chatter", "WARNING of chatter", "ERROR of chatter", "ERROR of chatter.quiet"]
+    assert heard.messages() == [
+        "INFO of chatter",
+        "WARNING of chatter",
+        "ERROR of chatter",
+        "ERROR of chatter.quiet",
+    ]
 
 
 def test_an_exception_in_a_record(pool: Any, heard: Collector) -> None:
     """It is there for handlers that look at it, and a formatter shows its traceback once."""
-    pool().submit(chatter.complain).result(8)
+    pool().submit(logging_tasks.complain).result(8)
     (record,) = heard.records
     assert record.getMessage() == "it went wrong"
     assert record.exc_info is not None
@@ -98,17 +106,17 @@ def test_an_exception_in_a_record(pool: Any, heard: Collector) -> None:
 
 def test_an_exception_that_cannot_travel_in_a_record(pool: Any, heard: Collector) -> None:
     """Its stand-in does, and the traceback is that of the worker."""
-    pool().submit(chatter.complain_of_locked).result(8)
+    pool().submit(logging_tasks.complain_of_locked).result(8)
     (record,) = heard.records
     assert record.exc_info is not None
-    assert isinstance(record.exc_info[1], odd.LockedError)
+    assert isinstance(record.exc_info[1], unpicklable.LockedError)
     assert "raise LockedError" in logging.Formatter().format(record)
 
 
 def test_what_cannot_be_pickled_in_a_record(pool: Any, heard: Collector) -> None:
     """Its `repr` arrives in its place, and all else as it was: that costs neither task nor worker nor record."""
     executor = pool()
-    worker = executor.submit(chatter.say_with_lock).result(8)
+    worker = executor.submit(logging_tasks.say_with_lock).result(8)
     assert executor.submit(work.pid).result(8) == worker
     assert heard.messages() == ["locked", "after"]
     facts = vars(heard.records[0])
@@ -119,7 +127,7 @@ def test_what_cannot_be_pickled_in_a_record(pool: Any, heard: Collector) -> None
 def test_what_cannot_be_rebuilt_here_in_a_record(pool: Any, heard: Collector) -> None:
     """Nor does what unpickles in the worker only, or does harm when it is unpickled."""
     executor = pool()
-    futures = [executor.submit(chatter.say_with_trap) for _ in range(3)]
+    futures = [executor.submit(logging_tasks.say_with_trap) for _ in range(3)]
     futures += [executor.submit(work.same, 5) for _ in range(20)]
     assert [future.result(8) for future in futures[3:]] == [5] * 20
     assert all(future.result(8) for future in futures[:3])
@@ -131,27 +139,27 @@ def test_what_cannot_be_rebuilt_here_in_a_record(pool: Any, heard: Collector) ->
 
 def test_a_record_that_cannot_be_formatted(pool: Any, heard: Collector) -> None:
     """Its message and its arguments arrive all the same."""
-    pool().submit(chatter.say, "chatter", logging.WARNING, "%d of %s", "one").result(8)
+    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "%d of %s", "one").result(8)
     (message,) = heard.messages()
     assert message.startswith("'%d of %s' with ('one',) (which is not to be formatted: TypeError: ")
 
 
 def test_what_changes_after_it_was_logged(pool: Any, heard: Collector) -> None:
     """A record tells of the moment in which it was made."""
-    pool().submit(chatter.say_and_change).result(8)
+    pool().submit(logging_tasks.say_and_change).result(8)
     assert heard.messages() == ["it is [1]"]
     assert vars(heard.records[0])["thing"] == [1]
 
 
 def test_a_record_within_a_record(pool: Any, heard: Collector) -> None:
     """What a record carries may log when it is pickled or shown."""
-    pool().submit(chatter.say_within).result(8)
+    pool().submit(logging_tasks.say_within).result(8)
     assert sorted(set(heard.messages())) == ["outer", "pickled", "shown"]
 
 
 def test_an_extra_named_as_ours(pool: Any, heard: Collector) -> None:
     """A `task_id` of the task's own is kept."""
-    pool().submit(chatter.say_with_own_id).result(8)
+    pool().submit(logging_tasks.say_with_own_id).result(8)
     assert vars(heard.records[0])["task_id"] == "mine"
 
 
@@ -166,7 +174,7 @@ def test_a_record_factory_that_fails(pool: Any, heard: Collector, monkeypatch: p
 
     logging.setLogRecordFactory(make)
     try:
-        executor.submit(chatter.say_number, 5).result(8)
+        executor.submit(logging_tasks.say_number, 5).result(8)
     finally:
         logging.setLogRecordFactory(original)
     assert heard.messages() == ["item 5"]
@@ -181,7 +189,7 @@ def test_a_handler_that_raises(pool: Any, heard: Collector, monkeypatch: pytest.
 
     monkeypatch.setattr(heard, "emit", fail)
     executor = pool()
-    futures = [executor.submit(chatter.say_number, number) for number in range(50)]
+    futures = [executor.submit(logging_tasks.say_number, number) for number in range(50)]
     assert [future.result(8) for future in futures] == list(range(50))
 
 
@@ -189,16 +197,16 @@ def test_a_chatty_task_is_stopped_in_time(pool: Any, heard: Collector) -> None:
     """A task that logs without end is still found to outrun its timeout."""
     executor = pool(timeout=0.5)
     executor.options(timeout=30).submit(work.pid).result(8)
-    assert type(executor.submit(chatter.talk_for_ever).exception(8)) is TaskTimeoutError
+    assert type(executor.submit(logging_tasks.talk_for_ever).exception(8)) is TaskTimeoutError
 
 
 def test_records_of_other_threads(pool: Any, heard: Collector) -> None:
     """A thread that a task has started may log, too, at the same time as the task."""
-    pool().submit(chatter.say_from_threads, 4, 100).result(8)
+    pool().submit(logging_tasks.say_from_threads, 4, 100).result(8)
     assert len(heard.records) == 400
 
 
-@pytest.mark.parametrize("task", [chatter.say_after_fork, chatter.say_in_process])
+@pytest.mark.parametrize("task", [logging_tasks.say_after_fork, logging_tasks.say_in_process])
 def test_what_a_process_logs_that_a_task_forks(pool: Any, heard: Collector, tmp_path: Path, task: Any) -> None:
     """It has a copy of the worker's pipe, and does not write to it: nothing comes twice, or torn. It has standard error."""
     assert pool().submit(task, str(tmp_path / "stderr")).result(8)
@@ -209,7 +217,7 @@ def test_what_a_process_logs_that_a_task_forks(pool: Any, heard: Collector, tmp_
 
 def test_records_of_an_initializer(pool: Any, heard: Collector) -> None:
     """It may log; it has no task."""
-    executor = pool(backend={"initializer": chatter.say, "initargs": ("chatter", logging.WARNING, "starting")})
+    executor = pool(backend={"initializer": logging_tasks.say, "initargs": ("chatter", logging.WARNING, "starting")})
     executor.submit(work.pid).result(8)
     assert heard.messages() == ["starting"]
     assert heard.records[0].task_id is None  # type: ignore[attr-defined]
@@ -217,17 +225,19 @@ def test_records_of_an_initializer(pool: Any, heard: Collector) -> None:
 
 def test_a_forked_worker_logs_once(pool: Any, heard: Collector) -> None:
     """A worker that was forked has copies of our handlers, and of our loggers that do not propagate: none is used there."""
-    worker = pool(backend={"mp_context": "fork"}).submit(chatter.say, "chatter", logging.WARNING, "once").result(8)
+    worker = (
+        pool(backend={"mp_context": "fork"}).submit(logging_tasks.say, "chatter", logging.WARNING, "once").result(8)
+    )
     assert [(record.process, record.getMessage()) for record in heard.records] == [(worker, "once")]
 
 
 def test_the_last_words_of_a_worker(pool: Any, heard: Collector) -> None:
     """What a task has logged before its worker died is heard."""
-    assert pool().submit(chatter.say_and_die).exception(8) is not None
+    assert pool().submit(logging_tasks.say_and_die).exception(8) is not None
     assert heard.messages() == ["good bye"]
 
 
 def test_a_large_record(pool: Any, heard: Collector) -> None:
     """A message of a megabyte arrives whole."""
-    pool().submit(chatter.say, "chatter", logging.WARNING, "x" * (1 << 20)).result(8)
+    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "x" * (1 << 20)).result(8)
     assert heard.messages() == ["x" * (1 << 20)]

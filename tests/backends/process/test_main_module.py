@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
-
-from . import work
+import work
 
 STARTS = "import os, sys\nprint('start of the program', flush=True)\n"
 
@@ -90,7 +90,7 @@ class Programs:
             capture_output=True,
             text=True,
             cwd=self.folder,
-            env=work.environment(*self._path),
+            env=processes.environment(*self._path),
             timeout=20,
             check=False,
         )
@@ -145,7 +145,7 @@ def test_a_package_run_by_name(programs: Programs) -> None:
     """`python -m package` runs `package.__main__`, which multiprocessing never imports in a child: cloudpickle it is."""
     programs.write("", "package/__init__.py")
     programs.write(FUNCTIONS + guarded(BODY), "package/__main__.py")
-    if work.has_cloudpickle():
+    if processes.has_cloudpickle():
         assert programs.run("-m", "package") == WORKED
     programs.without_cloudpickle()
     programs.write(FUNCTIONS + guarded(ERRORS), "package/__main__.py")
@@ -225,7 +225,7 @@ except Exception as error:
     print(type(error).__name__, str(error), flush=True)
 """
     path = programs.write(STARTS + FUNCTIONS + body)
-    if work.has_cloudpickle():
+    if processes.has_cloudpickle():
         assert programs.run(path) == ["start of the program", "yes"]
     programs.without_cloudpickle()
     start, line = programs.run(path)
@@ -336,17 +336,17 @@ if __name__ == "__main__":
     program = programs.write(text)
 
     def interrupt() -> float:
-        with work.script(program, start_new_session=True) as process:
+        with processes.python(program, start_new_session=True) as process:
             assert process.stdout.readline() == "None\n"
-            work.until(lambda: len(work.descendants(process.pid)) >= 3)
-            pids = work.descendants(process.pid)
+            work.until(lambda: len(processes.descendants(process.pid)) >= 3)
+            pids = processes.descendants(process.pid)
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
             start = time.monotonic()
             _, errors = process.communicate(timeout=20)
             took = time.monotonic() - start
             assert "KeyboardInterrupt" in errors.splitlines()
             assert errors.count("Traceback") == 1
-            work.until(lambda: not any(map(work.is_alive, pids)), 8)
+            work.until(lambda: not any(map(processes.is_alive, pids)), 8)
             return took
 
     assert any(interrupt() < 3 for _ in range(3))  # a machine may stall
@@ -370,12 +370,12 @@ if __name__ == "__main__":
     executor.submit(time.sleep, 600)
     executor.submit(time.sleep, 600).result()
 """
-    settings = {"start_new_session": True, "env": work.environment(tmp_path)}
-    with work.script(programs.write(text), **settings) as process:
+    settings = {"start_new_session": True, "env": processes.environment(tmp_path)}
+    with processes.python(programs.write(text), **settings) as process:
         work.until((tmp_path / "born").exists)
-        pids = work.descendants(process.pid)
+        pids = processes.descendants(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert "KeyboardInterrupt" in errors.splitlines()
         assert errors.count("Traceback") == 1
-        work.until(lambda: not any(map(work.is_alive, pids)))
+        work.until(lambda: not any(map(processes.is_alive, pids)))

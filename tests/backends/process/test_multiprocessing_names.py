@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-
-from . import work
 
 NAMES = ("_make_name", "_preload_modules", "_forkserver_alive_fd", "_forkserver_pid", "_children", "_inheriting")
 
@@ -45,7 +44,7 @@ def test_workers_start_without_the_private_names(tmp_path: Path, method: str) ->
     assert renamed == set(NAMES)
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = work.environment()
+    environment = processes.environment()
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
     command = [sys.executable, "-W", "error", str(program), method]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=False)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-
-from . import work
+import work
 
 METHODS = ("forkserver", "spawn", "fork")
 GONE_WITHIN = (
@@ -22,7 +22,7 @@ import sys, time, warnings
 from pathlib import Path
 from parallel_exec import ParallelExecutor
 from parallel_exec.backends.process.backend import ProcessBackend
-from process import work
+import work
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # of fork, that this process has threads
@@ -30,7 +30,7 @@ if __name__ == "__main__":
     executor = ParallelExecutor(max_concurrency=count, backend=ProcessBackend(mp_context=method), timeout=None)
     pids, started = work.Log(folder / "pids"), [work.Latch(folder / f"started-{n}") for n in range(count)]
     if task == "idle":
-        meet = [executor.submit(work.meet, started, n) for n in range(count)]
+        meet = [executor.submit(work.meet_by_pid, started, n) for n in range(count)]
         for future in meet:
             pids.write(future.result())
     else:
@@ -52,16 +52,16 @@ def program(tmp_path: Path) -> Path:
 
 def _kill_parent(program: Path, *args: str) -> list[int]:
     """Run the program, SIGKILL it once all its workers are at work, and return whom it leaves 2 s later."""
-    with work.script(str(program), *args, str(program.parent)) as process:
+    with processes.python(str(program), *args, str(program.parent)) as process:
         assert process.stdout.readline() == "ready\n", process.communicate()[1]
         pids = [int(line) for line in work.Log(program.parent / "pids").lines()]
-        pids += work.descendants(process.pid)
+        pids += processes.descendants(process.pid)
         process.kill()
         process.wait()
         try:
-            work.until(lambda: not any(map(work.is_alive, pids)), GONE_WITHIN)
+            work.until(lambda: not any(map(processes.is_alive, pids)), GONE_WITHIN)
         except AssertionError:
-            return [pid for pid in pids if work.is_alive(pid) and not work.kill(pid)] or pids
+            return [pid for pid in pids if processes.is_alive(pid) and not processes.kill(pid)] or pids
     return []
 
 
@@ -129,16 +129,16 @@ def test_a_parent_that_dies_while_workers_start(tmp_path: Path) -> None:
         "time.sleep(600)\n"
     )
     for round in range(8):
-        with work.script("-c", code) as process:
+        with processes.python("-c", code) as process:
             assert process.stdout.readline() == "submitted\n"
             seen: set[int] = set()
             until = work.time.monotonic() + round * 0.06
             while work.time.monotonic() < until:
-                seen.update(work.descendants(process.pid))
-            seen.update(work.descendants(process.pid))
+                seen.update(processes.descendants(process.pid))
+            seen.update(processes.descendants(process.pid))
             process.kill()
             process.wait()
-            work.until(lambda seen=seen: not any(map(work.is_alive, seen)), GONE_WITHIN)
+            work.until(lambda seen=seen: not any(map(processes.is_alive, seen)), GONE_WITHIN)
     work.until(lambda: not _new_names(before), 8)
 
 
@@ -160,7 +160,7 @@ def register_late(name, kind):
 resource_tracker.register = register_late
 ParallelExecutor(max_concurrency=1, backend="process").submit(int).result()
 """
-    with work.script("-c", code) as process:
+    with processes.python("-c", code) as process:
         place = Path("/dev/shm", f"sem.{process.stdout.readline().strip()}")
         assert place.exists()
         process.kill()
@@ -177,10 +177,15 @@ def test_a_python_that_ends_without_shutdown_leaves_nobody(tmp_path: Path) -> No
         "print(executor.submit(os.getpid).result(), flush=True)\n"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=work.environment(), timeout=9, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=processes.environment(),
+        timeout=9,
+        check=False,
     )
     assert (process.returncode, process.stderr) == (0, "")
-    assert not work.is_alive(int(process.stdout))
+    assert not processes.is_alive(int(process.stdout))
 
 
 def test_os_exit_of_the_parent_leaves_nobody(tmp_path: Path) -> None:
@@ -193,10 +198,10 @@ def test_os_exit_of_the_parent_leaves_nobody(tmp_path: Path) -> None:
         "executor.submit(time.sleep, 600)\n"
         "os._exit(5)\n"
     )
-    with work.script("-c", code) as process:
+    with processes.python("-c", code) as process:
         worker = int(process.stdout.readline())
         assert process.wait(9) == 5
-        work.until(lambda: not work.is_alive(worker), GONE_WITHIN)
+        work.until(lambda: not processes.is_alive(worker), GONE_WITHIN)
 
 
 def test_a_child_that_the_parent_forks_keeps_no_worker_alive(tmp_path: Path) -> None:
@@ -212,12 +217,12 @@ def test_a_child_that_the_parent_forks_keeps_no_worker_alive(tmp_path: Path) -> 
         "    print(worker, child, flush=True)\n"
         "time.sleep(600)\n"
     )
-    with work.script("-c", code) as process:
+    with processes.python("-c", code) as process:
         worker, child = map(int, process.stdout.readline().split())
         try:
             process.kill()
             process.wait()
-            work.until(lambda: not work.is_alive(worker), GONE_WITHIN)
-            assert work.is_alive(child)
+            work.until(lambda: not processes.is_alive(worker), GONE_WITHIN)
+            assert processes.is_alive(child)
         finally:
-            work.kill(child)
+            processes.kill(child)

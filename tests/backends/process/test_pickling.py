@@ -6,12 +6,13 @@ import pickle
 from typing import Any, Callable
 
 import pytest
+import work
 
 from parallel_exec.backends import _reducers
 from parallel_exec.backends._pickling import CallPickler
 from parallel_exec.backends.process import segments
 
-from . import odd, work
+from . import unpicklable
 
 SHARED = ["shared"]
 
@@ -70,7 +71,7 @@ def test_what_cannot_be_pickled_still_cannot() -> None:
     pickler = CallPickler()
     for _ in range(2):
         with pytest.raises(TypeError, match="cannot pickle"):
-            pickler.dumps(work.same, (odd.Locked(),), {})
+            pickler.dumps(work.same, (unpicklable.Locked(),), {})
         assert there_and_back(pickler, work.same, 1) == (work.same, ((1,), {}))
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parallel_exec.backends.process import preload
+import processes
 
-from . import work
+from parallel_exec.backends.process import preload
 
 if TYPE_CHECKING:
     import pytest
@@ -41,7 +41,7 @@ def run(folder: Path, *flags: str, prepare: str = "pass") -> subprocess.Complete
     program.write_text(PROGRAM.replace("PREPARE", prepare))
     command = [sys.executable, *flags, str(program)]
     return subprocess.run(
-        command, cwd=folder, env=work.environment(), capture_output=True, text=True, timeout=30, check=False
+        command, cwd=folder, env=processes.environment(), capture_output=True, text=True, timeout=30, check=False
     )
 
 

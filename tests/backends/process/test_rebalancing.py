@@ -8,11 +8,13 @@ import time
 from concurrent.futures import CancelledError, wait
 from typing import Any
 
+import processes
 import pytest
+import work
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError
 
-from . import light, work
+from . import stdlib_only_tasks
 
 
 def warm(executor: Any, count: int = 300) -> None:
@@ -22,7 +24,7 @@ def warm(executor: Any, count: int = 300) -> None:
 
 def sent_ahead(executor: Any) -> int:
     """Return how many tasks are with workers."""
-    return sum(len(handle.assigned) for handle in work.handles(executor))
+    return sum(len(handle.assigned) for handle in processes.handles(executor))
 
 
 # ── behind a slow task ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +189,7 @@ def test_pause_takes_back_what_was_sent_ahead(pool: Any, bench: Any) -> None:
     executor.pause()
     running = len(log.lines()) + 1
     executor.submit(work.same, 1)  # something for the I/O thread to think about
-    settled = work.settled(lambda: len(log.lines()), 0.1)
+    settled = processes.settled(lambda: len(log.lines()), 0.1)
     assert settled <= running
     work.until(lambda: sent_ahead(executor) <= 1)
     executor.resume()
@@ -199,7 +201,7 @@ def test_pause_and_resume_in_quick_succession(pool: Any, log: Any) -> None:
     """Nothing is lost or run twice, however often what was sent ahead is taken back."""
     executor = pool(2)
     warm(executor)
-    futures = [executor.submit(light.note_and_nap, log.path, number, 0.0005) for number in range(1000)]
+    futures = [executor.submit(stdlib_only_tasks.note_and_nap, log.path, number, 0.0005) for number in range(1000)]
     while not all(future.done() for future in futures[:900]):
         executor.pause()
         executor.resume()
@@ -212,7 +214,7 @@ def test_growing_while_running(pool: Any, bench: Any) -> None:
     """After `resize` to more, more tasks run at once."""
     executor = pool(1)
     latches = [bench.latch() for _ in range(3)]
-    futures = [executor.submit(work.meet, latches, mine) for mine in range(3)]
+    futures = [executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)]
     latches[0].wait()
     executor.resize(3)
     assert len({future.result(8) for future in futures}) == 3
@@ -222,7 +224,7 @@ def test_shrinking_while_running(pool: Any, bench: Any) -> None:
     """After `resize` to less, what runs goes on, and no more than that many are started."""
     executor = pool(3)
     latches = [bench.latch() for _ in range(3)]
-    wait([executor.submit(work.meet, latches, mine) for mine in range(3)], timeout=8)
+    wait([executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)], timeout=8)
     started = [bench.latch() for _ in range(3)]
     gate = bench.latch()
     running = [executor.submit(work.hold, latch, gate) for latch in started]
@@ -232,7 +234,7 @@ def test_shrinking_while_running(pool: Any, bench: Any) -> None:
     assert not any(future.done() for future in running)
     gate.set()
     wait(running, timeout=8)
-    work.until(lambda: len(work.handles(executor)) == 1, 8)
+    work.until(lambda: len(processes.handles(executor)) == 1, 8)
     spans = bench.log()
     wait([executor.submit(work.span, spans, 0.002) for _ in range(20)], timeout=8)
     assert work.most_at_once(spans) == 1
@@ -242,7 +244,7 @@ def test_shrinking_takes_back_what_was_sent_ahead(pool: Any, log: Any) -> None:
     """Workers that must go give back what they have not begun; nothing is lost, nothing runs twice."""
     executor = pool(4)
     warm(executor)
-    futures = [executor.submit(light.note_and_nap, log.path, number, 0.001) for number in range(600)]
+    futures = [executor.submit(stdlib_only_tasks.note_and_nap, log.path, number, 0.001) for number in range(600)]
     for size in (1, 4, 2, 3, 1, 4):
         executor.resize(size)
         time.sleep(0.02)
@@ -292,7 +294,7 @@ def test_never_more_at_once_than_the_limit(pool: Any, log: Any) -> None:
         if number % 30 == 7:
             futures.append(executor.options(timeout=0.3).submit(work.hang_in_c))
         elif number % 30 == 20:
-            futures.append(executor.submit(work.exit_hard, 1))
+            futures.append(executor.submit(work.die, 1))
         else:
             futures.append(executor.submit(work.span, log, 0.003))
     wait(futures, timeout=9)
@@ -331,7 +333,9 @@ def test_exactly_once_whatever_is_taken_back(pool: Any, log: Any, seed: int) -> 
         for number in range(1500):
             rank = dice.choice([0, 0, 0, 1, 2])
             nap = dice.choice([0.0, 0.0, 0.0005, 0.003])
-            futures.append(executor.options(priority=rank).submit(light.note_and_nap, log.path, number, nap))
+            futures.append(
+                executor.options(priority=rank).submit(stdlib_only_tasks.note_and_nap, log.path, number, nap)
+            )
             if not number % 100:
                 time.sleep(0.005)
         left = wait(futures, timeout=8).not_done

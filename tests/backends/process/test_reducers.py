@@ -16,11 +16,12 @@ from typing import Any, Iterator
 
 import pytest
 import script
+import work
 
 from parallel_exec import TaskSerializationError
 from parallel_exec.backends import _reducers
 
-from . import connected, work
+from . import connection_tasks
 
 SHARED = multiprocessing.sharedctypes.RawValue("i", 1)  # here, as the file that it lies in stays open
 every_method = pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
@@ -47,7 +48,7 @@ def test_a_connection_is_an_argument(pool: Any, pipe: Any, method: str) -> None:
     executor = pool(backend={"mp_context": method})
     with open(os.devnull, "rb") as mine:
         for number in range(12):
-            assert executor.submit(connected.say, writing, number).result(8) == number
+            assert executor.submit(connection_tasks.say, writing, number).result(8) == number
             assert _heard(reading) == number
         assert executor.submit(os.listdir, "/proc/self/fd").result(8)
         mine.read(1)
@@ -58,8 +59,8 @@ def test_wherever_it_is(pool: Any, pipe: Any) -> None:
     pytest.importorskip("cloudpickle")
     reading, writing = pipe
     executor = pool()
-    executor.submit(connected.say_in, {"here": [writing]}, "in", also=writing).result(8)
-    executor.submit(partial(connected.say, writing), "partial").result(8)
+    executor.submit(connection_tasks.say_in, {"here": [writing]}, "in", also=writing).result(8)
+    executor.submit(partial(connection_tasks.say, writing), "partial").result(8)
     executor.submit(lambda: writing.send("closure")).result(8)
     executor.submit(lambda connection: connection.send("lambda"), writing).result(8)
     assert [_heard(reading) for _ in range(5)] == ["in", "in", "partial", "closure", "lambda"]
@@ -70,7 +71,7 @@ def test_two_tasks_with_the_same(pool: Any, pipe: Any) -> None:
     reading, writing = pipe
     executor = pool(2)
     executor.pause()
-    futures = [executor.submit(connected.say, writing, number) for number in range(40)]
+    futures = [executor.submit(connection_tasks.say, writing, number) for number in range(40)]
     writing.close()
     executor.resume()
     assert [future.result(8) for future in futures] == list(range(40))
@@ -83,9 +84,9 @@ def test_items_of_a_map(pool: Any, pipe: Any) -> None:
     """They may be connections, or be told by one; parts that are split included."""
     reading, writing = pipe
     with pool(2) as executor:
-        workers = list(executor.map(connected.say_item, [writing] * 50))
+        workers = list(executor.map(connection_tasks.say_item, [writing] * 50))
         assert [_heard(reading) for _ in workers] == ["item"] * 50
-        list(executor.map(partial(connected.say, writing), range(50)))
+        list(executor.map(partial(connection_tasks.say, writing), range(50)))
         assert sorted(_heard(reading) for _ in workers) == list(range(50))
 
 
@@ -95,17 +96,17 @@ def test_sockets_both_ways(pool: Any, method: str) -> None:
     executor = pool(backend={"mp_context": method})
     mine, theirs = socket.socketpair()
     with mine, theirs:
-        assert executor.submit(connected.send_to, theirs, b"hello").result(8) == 5
+        assert executor.submit(connection_tasks.send_to, theirs, b"hello").result(8) == 5
         assert mine.recv(10) == b"hello"
         many = [theirs.dup() for _ in range(260)]
-        assert executor.submit(connected.send_to_all, many).result(8) == 260
+        assert executor.submit(connection_tasks.send_to_all, many).result(8) == 260
         assert len(mine.recv(1000)) == 260
         for each in many:
             each.close()
-    for number, made in enumerate(executor.submit(connected.make_sockets, 30).result(8)):
+    for number, made in enumerate(executor.submit(connection_tasks.make_sockets, 30).result(8)):
         with made:
             assert made.recv(10) == b"%d" % number
-    (several,) = executor.map(connected.make_sockets, [3])
+    (several,) = executor.map(connection_tasks.make_sockets, [3])
     assert [made.recv(10) for made in several] == [b"0", b"1", b"2"]
     for made in several:
         made.close()
@@ -114,8 +115,8 @@ def test_sockets_both_ways(pool: Any, method: str) -> None:
 def test_connections_as_results(pool: Any) -> None:
     """Of tasks and of items."""
     executor = pool()
-    results = [executor.submit(connected.make_pipe, number) for number in range(20)]
-    readings = [future.result(8) for future in results] + list(executor.map(connected.make_pipe, range(20)))
+    results = [executor.submit(connection_tasks.make_pipe, number) for number in range(20)]
+    readings = [future.result(8) for future in results] + list(executor.map(connection_tasks.make_pipe, range(20)))
     del results
     for number, reading in enumerate(readings):
         with reading:
@@ -124,8 +125,8 @@ def test_connections_as_results(pool: Any) -> None:
 
 def test_an_exception_with_a_connection(pool: Any) -> None:
     """It arrives whole."""
-    error = pool().submit(connected.raise_pipe, "inside").exception(8)
-    assert type(error) is connected.PipeError
+    error = pool().submit(connection_tasks.raise_pipe, "inside").exception(8)
+    assert type(error) is connection_tasks.PipeError
     with error.reading as reading:
         assert _heard(reading) == "inside"
 
@@ -134,10 +135,15 @@ def test_an_exception_with_a_connection(pool: Any) -> None:
 def test_initargs(pool: Any, pipe: Any, method: str) -> None:
     """Each worker has a copy, one that replaces another as well."""
     reading, writing = pipe
-    backend = {"mp_context": method, "initializer": connected.keep, "initargs": (writing,), "max_tasks_per_child": 1}
+    backend = {
+        "mp_context": method,
+        "initializer": connection_tasks.keep,
+        "initargs": (writing,),
+        "max_tasks_per_child": 1,
+    }
     executor = pool(backend=backend)
     writing.close()
-    workers = {executor.submit(connected.say_over_kept, number).result(8) for number in range(3)}
+    workers = {executor.submit(connection_tasks.say_over_kept, number).result(8) for number in range(3)}
     assert len(workers) == 3
     assert [_heard(reading) for _ in workers] == [0, 1, 2]
 
@@ -145,7 +151,7 @@ def test_initargs(pool: Any, pipe: Any, method: str) -> None:
 def test_a_retry_has_it_too(pool: Any, pipe: Any, log: Any) -> None:
     """The same bytes are sent again, and what goes with them."""
     reading, writing = pipe
-    assert pool(retry_count=2).submit(connected.fail_at_first, writing, log).result(8) == 3
+    assert pool(retry_count=2).submit(connection_tasks.fail_at_first, writing, log).result(8) == 3
     assert _heard(reading) == 3
 
 
@@ -153,8 +159,8 @@ def test_a_worker_that_dies_with_them(pool: Any, pipe: Any, bench: Any) -> None:
     """What was sent to a worker and not begun goes to the next one, with all that belongs to it."""
     reading, writing = pipe
     executor = pool(retry_count=1)
-    first = executor.submit(connected.die_at_first, writing, bench.log())
-    rest = [executor.submit(connected.say, writing, number) for number in range(20)]
+    first = executor.submit(connection_tasks.die_at_first, writing, bench.log())
+    rest = [executor.submit(connection_tasks.say, writing, number) for number in range(20)]
     assert first.result(8) == 2
     assert [future.result(8) for future in rest] == list(range(20))
     assert sorted(map(str, (_heard(reading) for _ in range(21)))) == sorted([*map(str, range(20)), "alive"])
@@ -165,7 +171,7 @@ def test_what_is_never_sent_is_closed(pool: Any, pipe: Any, latch: Any) -> None:
     reading, writing = pipe
     executor = pool()
     blocking = executor.submit(latch.wait)
-    waiting = [executor.submit(connected.say, writing, number) for number in range(20)]
+    waiting = [executor.submit(connection_tasks.say, writing, number) for number in range(20)]
     assert all(future.cancel() for future in waiting)
     blocking.abort()
     del waiting, blocking
@@ -181,7 +187,7 @@ def test_beside_large_buffers(pool: Any, pipe: Any) -> None:
     reading, writing = pipe
     executor = pool()
     for _ in range(3):
-        assert executor.submit(connected.total, writing, numpy.ones(1 << 18)).result(8) == 1 << 18
+        assert executor.submit(connection_tasks.total, writing, numpy.ones(1 << 18)).result(8) == 1 << 18
         assert _heard(reading) == 1 << 18
 
 
@@ -191,15 +197,15 @@ def test_a_type_that_is_registered(pool: Any) -> None:
     executor.submit(work.pid).result(8)
     read_end, write_end = os.pipe()
     os.write(write_end, b"registered")
-    ForkingPickler.register(connected.Reading, connected.reduce_reading)
+    ForkingPickler.register(connection_tasks.Reading, connection_tasks.reduce_reading)
     try:
-        assert executor.submit(connected.read, connected.Reading(read_end), 10).result(8) == b"registered"
+        assert executor.submit(connection_tasks.read, connection_tasks.Reading(read_end), 10).result(8) == b"registered"
     finally:
-        del ForkingPickler._extra_reducers[connected.Reading]  # type: ignore[attr-defined]
+        del ForkingPickler._extra_reducers[connection_tasks.Reading]  # type: ignore[attr-defined]
         os.close(read_end)
         os.close(write_end)
     with pytest.raises(TypeError, match="register me"):
-        _reducers.dumps(connected.Reading(0))
+        _reducers.dumps(connection_tasks.Reading(0))
 
 
 @pytest.mark.parametrize("name", ["Lock", "Semaphore", "Queue", "Value", "RawArray"])
@@ -227,7 +233,7 @@ def test_numbers_of_c_that_nobody_shares(pool: Any) -> None:
 def test_a_closed_connection_is_named(pool: Any, pipe: Any) -> None:
     """One that is closed before it is pickled cannot travel."""
     pipe[1].close()
-    error = pool().submit(connected.say, pipe[1], 1).exception(8)
+    error = pool().submit(connection_tasks.say, pipe[1], 1).exception(8)
     assert type(error) is TaskSerializationError
     assert "argument 0" in error.what
     assert "handle is closed" in str(error)
@@ -254,7 +260,7 @@ def test_pickling_from_many_threads(pool: Any, pipe: Any) -> None:
     errors: list[Any] = []
 
     def submit(number: int) -> None:
-        futures = [executor.submit(connected.say, writing, (number, each)) for each in range(20)]
+        futures = [executor.submit(connection_tasks.say, writing, (number, each)) for each in range(20)]
         errors.extend(future.exception(20) for future in futures)
 
     threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
@@ -272,11 +278,11 @@ def test_no_descriptor_is_left_in_a_worker(pool: Any, pipe: Any) -> None:
     reading, writing = pipe
     executor = pool()
     count = partial(os.listdir, "/proc/self/fd")
-    executor.submit(connected.say, writing, 0).result(8)
+    executor.submit(connection_tasks.say, writing, 0).result(8)
     before = len(executor.submit(count).result(8))
     for number in range(10):
-        executor.submit(connected.say, writing, number).result(8)
-        executor.submit(connected.make_pipe, number).result(8).close()
+        executor.submit(connection_tasks.say, writing, number).result(8)
+        executor.submit(connection_tasks.make_pipe, number).result(8).close()
     assert len(executor.submit(count).result(8)) == before
     assert Path("/proc/self/fd").exists()
     assert reading.poll()

@@ -13,16 +13,18 @@ import time
 from concurrent.futures import wait
 from typing import Any
 
+import processes
 import pytest
 import tenacity
-from manual import ManualBackend
+import work
+from manual_backend import ManualBackend
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError
 from parallel_exec._core.completion import Completion
 from parallel_exec.backends.process import segments, wire, worker_handle
 from parallel_exec.backends.process.child.writer import Outbox
 
-from . import light, work
+from . import stdlib_only_tasks
 
 # ── in the worker ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,7 +223,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     list(executor.map(work.nap, [0.0003] * 60))
     assignments = executor._scheduler.backend.io.assignments
     dropped: Any = executor.map(work.nap, [0.0003] * 2000)
-    kept = executor.map(light.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
+    kept = executor.map(stdlib_only_tasks.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
     next(dropped)
     held = [dropped]
     del dropped
@@ -317,8 +319,10 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     """A worker that dies between two items of a part was not killed by loading it, whatever happened to those before."""
     executor = pool(1, retry_count=3)
     assert list(executor.map(work.same, range(3000))) == list(range(3000))
-    handle = work.handles(executor)[0]
-    results = executor.map(light.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400)
+    handle = processes.handles(executor)[0]
+    results = executor.map(
+        stdlib_only_tasks.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400
+    )
     assert next(results) == 0
     part = next(iter(handle.assigned.values()))
     part.bad_starts = 2
@@ -420,6 +424,6 @@ def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempt
 
 def test_a_crash_is_still_a_crash(pool: Any) -> None:
     """An item that ends its worker is charged with that."""
-    results = pool(1).map(work.exit_hard, [3])
+    results = pool(1).map(work.die, [3])
     with pytest.raises(WorkerCrashedError):
         next(results)

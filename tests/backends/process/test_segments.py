@@ -7,11 +7,13 @@ from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+import work
 
 from parallel_exec import TaskSerializationError, TaskTimeoutError, WorkerCrashedError
 
-from . import arrays, work
+from . import array_tasks
 
 numpy = pytest.importorskip("numpy")
 
@@ -46,7 +48,7 @@ def test_an_array_comes_back_intact(pool: Any, size: int) -> None:
 def test_arrays_are_writable_on_both_sides(pool: Any, size: int) -> None:
     """A task may change its argument in place, and the caller the result."""
     array = numpy.zeros(size)
-    result = pool().submit(arrays.add_in_place, array, 1).result(8)
+    result = pool().submit(array_tasks.add_in_place, array, 1).result(8)
     result += 1
     assert (result == 2).all()
     assert (array == 0).all()
@@ -55,14 +57,14 @@ def test_arrays_are_writable_on_both_sides(pool: Any, size: int) -> None:
 def test_a_retry_sees_the_original(pool: Any, log: Any) -> None:
     """What an attempt changes in its argument, the next attempt does not see."""
     executor = pool(retry_count=2)
-    assert executor.submit(arrays.spoil_then_sum, numpy.ones(LARGE), log).result(8) == LARGE
+    assert executor.submit(array_tasks.spoil_then_sum, numpy.ones(LARGE), log).result(8) == LARGE
     assert log.lines() == [str(float(LARGE))] * 3
 
 
 def test_a_retry_in_another_worker_sees_the_original(pool: Any, log: Any) -> None:
     """Also when the first worker died of it."""
     executor = pool(retry_count=1)
-    assert executor.submit(arrays.spoil_and_die_once, numpy.ones(LARGE), log).result(8) == LARGE
+    assert executor.submit(array_tasks.spoil_and_die_once, numpy.ones(LARGE), log).result(8) == LARGE
 
 
 def test_arguments_are_a_snapshot(pool: Any) -> None:
@@ -70,7 +72,7 @@ def test_arguments_are_a_snapshot(pool: Any) -> None:
     executor = pool()
     executor.pause()
     array = numpy.ones(LARGE)
-    future = executor.submit(arrays.total, array)
+    future = executor.submit(array_tasks.total, array)
     array[:] = 5
     executor.resume()
     assert future.result(8) == LARGE
@@ -108,7 +110,7 @@ def test_arrays_of_many_tasks_are_not_mixed_up(pool: Any) -> None:
     for number in range(120):
         size = LARGE if number % 3 else SMALL
         futures.append(executor.submit(work.same, numpy.full(size, number)))
-        futures.append(executor.submit(arrays.make, number, SMALL if number % 2 else LARGE))
+        futures.append(executor.submit(array_tasks.make, number, SMALL if number % 2 else LARGE))
         futures.append(executor.submit(work.same, number))
     results = [future.result(9) for future in futures]
     assert [float(numpy.min(result)) for result in results] == [float(number // 3) for number in range(360)]
@@ -119,7 +121,7 @@ def test_arrays_of_mapped_items_are_not_mixed_up(pool: Any) -> None:
     """The same for `map`, beside plain tasks."""
     executor = pool(2)
     items = [numpy.full(LARGE if number % 3 else SMALL, number) for number in range(60)]
-    plain = [executor.submit(arrays.make, number, LARGE) for number in range(30)]
+    plain = [executor.submit(array_tasks.make, number, LARGE) for number in range(30)]
     mapped = list(executor.map(work.same, items))
     assert all((one == other).all() for one, other in zip(mapped, items))
     assert [float(future.result(8)[-1]) for future in plain] == list(range(30))
@@ -148,9 +150,9 @@ def test_more_arrays_than_descriptors(pool: Any, bench: Any) -> None:
     started, gate = bench.latch(), bench.latch()
     executor.submit(work.hold, started, gate)
     started.wait()
-    with work.few_descriptors(100):
+    with processes.few_descriptors(100):
         array = numpy.ones(1 << 17)
-        futures = [executor.submit(arrays.total, array) for _ in range(150)]
+        futures = [executor.submit(array_tasks.total, array) for _ in range(150)]
         Path(os.devnull).read_bytes()  # others still can open a file
         gate.set()
         assert [future.result(8) for future in futures] == [1 << 17] * 150
@@ -160,8 +162,8 @@ def test_more_results_than_descriptors(pool: Any) -> None:
     """Large results that are kept do not use up this process's descriptors, however few it has."""
     executor = pool(1)
     executor.submit(work.pid).result(8)
-    with work.few_descriptors(30):
-        results = [executor.submit(arrays.make, number, 1 << 17).result(8) for number in range(100)]
+    with processes.few_descriptors(30):
+        results = [executor.submit(array_tasks.make, number, 1 << 17).result(8) for number in range(100)]
         Path(os.devnull).read_bytes()  # others still can open a file
     assert [float(result[-1]) for result in results] == list(range(100))
 
@@ -173,7 +175,7 @@ def test_many_arrays_behind_a_hung_task(pool: Any, bench: Any) -> None:
     started, gate = bench.latch(), bench.latch()
     stuck = executor.options(timeout=1.0).submit(work.hold, started, gate)
     array = numpy.ones(1 << 17)
-    futures = [executor.submit(arrays.total, array) for _ in range(300)]
+    futures = [executor.submit(array_tasks.total, array) for _ in range(300)]
     assert type(stuck.exception(8)) is TaskTimeoutError
     assert {future.result(20) for future in futures} == {1 << 17}
 
@@ -187,8 +189,8 @@ def test_no_segment_is_left_after_results_are_dropped(pool: Any) -> None:
     worker = executor.submit(work.pid).result(8)
     before = segments(os.getpid()), segments(worker)
     for number in range(20):
-        executor.submit(arrays.make, number, LARGE).result(8)
-        executor.submit(arrays.total, numpy.ones(LARGE)).result(8)
+        executor.submit(array_tasks.make, number, LARGE).result(8)
+        executor.submit(array_tasks.total, numpy.ones(LARGE)).result(8)
     work.until(lambda: (segments(os.getpid()), segments(worker)) == before, 5)
 
 
@@ -199,8 +201,8 @@ def test_no_segment_is_left_after_kills(pool: Any) -> None:
     for _ in range(10):
         futures = [executor.submit(work.same, numpy.ones(LARGE)) for _ in range(8)]
         wait(futures[:1], timeout=8)
-        for pid in work.workers(executor):
-            work.kill(pid)
+        for pid in processes.workers(executor):
+            processes.kill(pid)
         wait(futures, timeout=8)
         assert {type(future.exception(0)) for future in futures} <= {type(None), WorkerCrashedError}
     del futures
@@ -213,7 +215,7 @@ def test_cancelled_arrays_are_freed(pool: Any) -> None:
     executor = pool(1)
     executor.pause()
     before = segments(os.getpid())
-    futures = [executor.submit(arrays.total, numpy.ones(LARGE)) for _ in range(10)]
+    futures = [executor.submit(array_tasks.total, numpy.ones(LARGE)) for _ in range(10)]
     for future in futures:
         assert future.cancel()
     work.until(lambda: segments(os.getpid()) == before, 5)
@@ -236,7 +238,7 @@ def test_a_worker_falls_back_to_the_pipe(pool: Any) -> None:
     """So does a worker for its results."""
     executor = pool(1, backend={"initializer": work.refuse_memory})
     for number in range(3):
-        result = executor.submit(arrays.make, number, LARGE).result(8)
+        result = executor.submit(array_tasks.make, number, LARGE).result(8)
         result += 1
         assert (result == number + 1).all()
 
@@ -258,7 +260,7 @@ def test_a_task_that_wants_too_much_gets_memory_error(pool: Any) -> None:
     """Its neighbours, and its worker, do not notice."""
     executor = pool(1, backend={"memory_limit": LIMIT})
     worker = executor.submit(work.pid).result(8)
-    futures = [executor.submit(arrays.allocate, size << 20) for size in (10, 2000, 10, 1000, 10)]
+    futures = [executor.submit(array_tasks.allocate, size << 20) for size in (10, 2000, 10, 1000, 10)]
     assert [type(future.exception(8)) for future in futures] == [type(None), MemoryError] * 2 + [type(None)]
     assert executor.submit(work.pid).result(8) == worker
     why = "it takes more than memory_limit=419430400 bytes allow a worker: raise ProcessBackend(memory_limit=...)"
@@ -270,13 +272,13 @@ def test_a_memory_error_of_the_users_own(pool: Any) -> None:
     """What a task says itself stays as it is, with a limit and without; and without one there is nothing to name."""
     for settings in ({"memory_limit": LIMIT}, {}):
         executor = pool(1, backend=settings)
-        assert str(executor.submit(work.fail_with, MemoryError("mine")).exception(8)) == "mine"
-    assert str(executor.submit(work.fail_with, MemoryError()).exception(8)) == ""
+        assert str(executor.submit(work.fail, MemoryError("mine")).exception(8)) == "mine"
+    assert str(executor.submit(work.fail, MemoryError()).exception(8)) == ""
 
 
 def test_an_array_that_is_too_much(pool: Any) -> None:
     """NumPy's own memory error is an ordinary one."""
-    error = pool(backend={"memory_limit": LIMIT}).submit(arrays.make, 1, 1 << 28).exception(8)
+    error = pool(backend={"memory_limit": LIMIT}).submit(array_tasks.make, 1, 1 << 28).exception(8)
     assert isinstance(error, MemoryError)
 
 

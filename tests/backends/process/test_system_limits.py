@@ -12,14 +12,14 @@ from multiprocessing import spawn as mp_spawn
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import script
+import work
 
 from parallel_exec import WorkerStartError
 from parallel_exec.backends.process import segments, spawn
 from parallel_exec.backends.process.io_loop import IoLoop
-
-from . import work
 
 # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +203,7 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     entered, gate = bench.latch(), bench.latch()
     running = executor.submit(work.hold, entered, gate)
     entered.wait()
-    workers = work.workers(executor)
+    workers = processes.workers(executor)
     done = executor.submit(work.same, 7)
     assert done.result(8) == 7
 
@@ -217,7 +217,7 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
         assert isinstance(error, BrokenProcessPool)
         assert "ValueError: it lasts" in str(error)
     executor.shutdown()
-    work.until(lambda: not any(map(work.is_alive, workers)), 8)
+    work.until(lambda: not any(map(processes.is_alive, workers)), 8)
     assert len(caplog.records) <= 3
 
 

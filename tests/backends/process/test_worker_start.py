@@ -11,7 +11,9 @@ from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import processes
 import pytest
+import work
 
 from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartError
 from parallel_exec.backends.process import io_loop
@@ -19,7 +21,7 @@ from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.io_loop import IoLoop
 
-from . import odd, work
+from . import unpicklable
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -30,10 +32,10 @@ def test_no_worker_before_the_first_task(pool: Any) -> None:
     """An executor that is only made starts nothing: no process, no thread."""
     threads = threading.active_count()
     executor = pool(4)
-    assert work.handles(executor) == []
+    assert processes.handles(executor) == []
     assert threading.active_count() == threads
     executor.add_task(work.pid)
-    assert work.handles(executor) == []
+    assert processes.handles(executor) == []
 
 
 def test_one_worker_for_one_task_at_a_time(pool: Any) -> None:
@@ -47,7 +49,7 @@ def test_as_many_workers_as_tasks_up_to_the_limit(pool: Any, bench: Any) -> None
     """Tasks that run at once each have a worker."""
     executor = pool(3)
     latches = [bench.latch() for _ in range(3)]
-    futures = [executor.submit(work.meet, latches, mine) for mine in range(3)]
+    futures = [executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)]
     assert len({future.result(8) for future in futures}) == 3
     wait([executor.submit(work.nap, 0.01) for _ in range(30)])
     assert executor.stats().workers == 3
@@ -71,7 +73,7 @@ def test_the_initializer_runs_once_in_each_worker(pool: Any, bench: Any) -> None
     log = bench.log()
     executor = pool(2, backend={"initializer": work.note_pid, "initargs": (log,)})
     latches = [bench.latch(), bench.latch()]
-    pids = {executor.submit(work.meet, latches, mine) for mine in range(2)}
+    pids = {executor.submit(work.meet_by_pid, latches, mine) for mine in range(2)}
     wait([executor.submit(work.pid) for _ in range(20)])
     assert sorted(map(int, log.lines())) == sorted(future.result() for future in pids)
 
@@ -84,7 +86,7 @@ def test_what_the_initializer_sets_is_there(pool: Any) -> None:
 
 def test_a_failing_initializer_is_one_clear_error(pool: Any) -> None:
     """All that waits fails with the traceback of the worker, within seconds, and new tasks are refused with the same."""
-    executor = pool(2, retry_count=2, backend={"initializer": odd.raise_picky})
+    executor = pool(2, retry_count=2, backend={"initializer": unpicklable.raise_picky})
     futures = [executor.submit(work.same, number) for number in range(20)]
     errors = [future.exception(8) for future in futures]
     assert all(isinstance(error, WorkerStartError) and isinstance(error, BrokenProcessPool) for error in errors)
@@ -96,7 +98,7 @@ def test_a_failing_initializer_is_one_clear_error(pool: Any) -> None:
 
 def test_an_initializer_that_exits(pool: Any) -> None:
     """sys.exit() or os._exit() in the initializer is no hang either."""
-    for function in (odd._exit, os.abort):
+    for function in (unpicklable._exit, os.abort):
         executor = pool(backend={"initializer": function})
         assert isinstance(executor.submit(work.same, 1).exception(8), WorkerStartError)
 
@@ -122,14 +124,14 @@ def test_a_hanging_initializer_ends_at_the_startup_timeout(pool: Any) -> None:
 def test_an_initializer_that_cannot_be_pickled(bench: Any) -> None:
     """It is refused at once, by name, when the back end is made."""
     with pytest.raises(TaskSerializationError, match="initargs"):
-        ProcessBackend(initializer=print, initargs=(odd.Locked(),))
+        ProcessBackend(initializer=print, initargs=(unpicklable.Locked(),))
     with pytest.raises(TaskSerializationError, match="initializer"):
-        ProcessBackend(initializer=odd.Locked().method)
+        ProcessBackend(initializer=unpicklable.Locked().method)
 
 
 def test_an_initializer_that_the_worker_cannot_rebuild(pool: Any) -> None:
     """What unpickles here only is a failed start, with the worker's traceback."""
-    executor = pool(backend={"initializer": work.same, "initargs": (odd.OnlyHere(os.getpid()),)})
+    executor = pool(backend={"initializer": work.same, "initargs": (unpicklable.OnlyHere(os.getpid()),)})
     error = executor.submit(work.same, 1).exception(8)
     assert isinstance(error, WorkerStartError)
     assert "LookupError" in str(error)
@@ -347,7 +349,7 @@ def test_a_retired_worker_that_does_not_end_is_killed(pool: Any) -> None:
     executor = pool(backend={"max_tasks_per_child": 1})
     first = executor.submit(work.leave_thread).result(8)
     assert executor.submit(work.pid).result(8) != first
-    work.until(lambda: not work.is_alive(first), 8)
+    work.until(lambda: not processes.is_alive(first), 8)
 
 
 def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,4 +375,4 @@ def test_shutdown_does_not_wait_for_what_tasks_left_behind(pool: Any) -> None:
     start = time.monotonic()
     executor.shutdown()
     assert time.monotonic() - start < 5
-    assert not work.is_alive(worker)
+    assert not processes.is_alive(worker)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy
-
-from . import work
+import work
 
 
 def total(array: Any) -> float:

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import odd
+from . import unpicklable
 
 logger = logging.getLogger("chatter")
 
@@ -54,14 +54,14 @@ def complain() -> None:
 def complain_of_locked() -> None:
     """Log an exception that cannot be pickled."""
     try:
-        odd.raise_locked()
-    except odd.LockedError:
+        unpicklable.raise_locked()
+    except unpicklable.LockedError:
         logger.exception("it went wrong")
 
 
 def say_with_lock() -> int:
     """Log what cannot be pickled."""
-    extra = {"thing": odd.Locked(), "number": 5, "numbers": [1, 2], "silent": odd.FailsRepr()}
+    extra = {"thing": unpicklable.Locked(), "number": 5, "numbers": [1, 2], "silent": unpicklable.FailsRepr()}
     logger.warning("locked", extra=extra)
     logger.warning("after")
     return os.getpid()
@@ -69,7 +69,7 @@ def say_with_lock() -> int:
 
 def say_with_trap() -> int:
     """Log what can be rebuilt in this process only."""
-    logger.warning("trap", extra={"thing": odd.OnlyHere(os.getpid()), "exit": odd.ExitsWhenRebuilt()})
+    logger.warning("trap", extra={"thing": unpicklable.OnlyHere(os.getpid()), "exit": unpicklable.ExitsWhenRebuilt()})
     logger.warning("after")
     return os.getpid()
 
