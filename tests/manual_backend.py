@@ -9,6 +9,7 @@ from typing import Any
 from parallel_exec import Backend, TaskFuture
 from parallel_exec._core.job import Phase
 from parallel_exec._outcome import Failure, Success
+from parallel_exec.backends.base import Runner, SchedulerPort
 
 AnyFuture = TaskFuture[Any]
 
@@ -24,6 +25,16 @@ class FakeTimer:
 
 
 class ManualBackend(Backend):
+    """Its runner is the executor's `_scheduler.runner`."""
+
+    name = "manual"
+
+    def make_runner(self, port: SchedulerPort, limit: int) -> ManualRunner:
+        """Return a new runner."""
+        return ManualRunner(port, limit)
+
+
+class ManualRunner(Runner):
     """Runs nothing.
 
     Attributes:
@@ -33,20 +44,15 @@ class ManualBackend(Backend):
         out: what was taken and has not begun.
     """
 
-    name = "manual"
-
-    def __init__(self) -> None:
+    def __init__(self, port: SchedulerPort, limit: int) -> None:
+        super().__init__(port, limit)
         self.timer = FakeTimer()
         self.woken = 0
         self.stopped: list[tuple[AnyFuture, int, BaseException]] = []
         self.recalled = True
         self.out: list[AnyFuture] = []
         self.limit = 0
-
-    def bind(self, source: Any, limit: int) -> None:
-        """Connect, and be idle."""
-        super().bind(source, limit)
-        source.park(self)
+        port.park(self)
 
     def wake(self) -> None:
         """Count it."""
@@ -54,7 +60,7 @@ class ManualBackend(Backend):
 
     def take(self) -> AnyFuture | None:
         """Take the first ready future."""
-        future = self.source.take(self)
+        future = self.port.take(self)
         if future is not None:
             self.out.append(future)
         return future
@@ -62,7 +68,7 @@ class ManualBackend(Backend):
     def begin(self, future: AnyFuture) -> int:
         """Begin an attempt now."""
         self.out.remove(future)
-        return self.source.begin(future, self, "hand", time.monotonic())
+        return self.port.begin(future, self, "hand", time.monotonic())
 
     def start(self) -> AnyFuture:
         """Take and begin."""
@@ -73,17 +79,17 @@ class ManualBackend(Backend):
 
     def succeed(self, future: AnyFuture, value: object = None) -> bool:
         """Report a success."""
-        return self.source.report(future, future.attempt_number, Success(value), time.monotonic())
+        return self.port.report(future, future.attempt_number, Success(value), time.monotonic())
 
     def fail(self, future: AnyFuture, error: BaseException) -> bool:
         """Report a failure."""
-        return self.source.report(future, future.attempt_number, Failure(error), time.monotonic())
+        return self.port.report(future, future.attempt_number, Failure(error), time.monotonic())
 
     def give_up(self) -> None:
         """End what is left."""
-        self.source.give_back([future for future in self.out if future.phase == Phase.HANDED_OUT])
+        self.port.give_back([future for future in self.out if future.phase == Phase.HANDED_OUT])
         self.out = []
-        scheduler: Any = self.source
+        scheduler: Any = self.port
         for future, _ in list(scheduler.ledger.live):
             self.fail(future, CancelledError())
 

@@ -81,6 +81,7 @@ ORDER = [
     "backends.process.receiver",
     "backends.process.supervisor",
     "backends.process.io_loop",
+    "backends.process.pool",
     "backends.process.backend",
     "backends.engine.serial_thread",
     "backends.engine.submission",

@@ -16,28 +16,28 @@ from typing import Any
 
 import pytest
 import work
-from manual_backend import ManualBackend
+from manual_backend import ManualBackend, ManualRunner
 
 from parallel_exec import Task, TaskFuture
 from parallel_exec._sync.lazy_condition import Parker
 
 
 @pytest.fixture
-def hand(lab: Any) -> ManualBackend:
-    """A back end that the test drives."""
-    return ManualBackend()
+def executor(lab: Any) -> Any:
+    """An executor that the test drives."""
+    executor = lab.executor(backend=ManualBackend(), max_concurrency=5, retry_count=0)
+    yield executor
+    executor.shutdown(wait=False, cancel_futures=True)
+    executor._scheduler.runner.give_up()
 
 
 @pytest.fixture
-def executor(lab: Any, hand: ManualBackend) -> Any:
-    """An executor on it."""
-    executor = lab.executor(backend=hand, max_concurrency=5, retry_count=0)
-    yield executor
-    executor.shutdown(wait=False, cancel_futures=True)
-    hand.give_up()
+def hand(executor: Any) -> ManualRunner:
+    """By what the test drives it."""
+    return executor._scheduler.runner  # type: ignore[no-any-return]
 
 
-def _settled(executor: Any, hand: ManualBackend, how: str) -> TaskFuture[Any]:
+def _settled(executor: Any, hand: ManualRunner, how: str) -> TaskFuture[Any]:
     """Return a future that ended like this."""
     future: TaskFuture[Any] = executor.submit(int)
     if how == "cancelled":
@@ -93,7 +93,7 @@ def test_waiting_has_a_limit(executor: Any, method: str) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_waiter_is_woken(executor: Any, hand: ManualBackend, how: str) -> None:
+def test_a_waiter_is_woken(executor: Any, hand: ManualRunner, how: str) -> None:
     """Who waits in `result` before the end learns of it, however the task ends."""
     future = executor.submit(int)
     seen: list[Any] = []
@@ -132,7 +132,7 @@ def test_no_waiter_is_missed(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_wait_knows_what_has_ended(executor: Any, hand: ManualBackend, how: str) -> None:
+def test_wait_knows_what_has_ended(executor: Any, hand: ManualRunner, how: str) -> None:
     """The stdlib's `wait` sees a future that had ended before anybody looked, beside one that has not."""
     ended = _settled(executor, hand, how)
     pending = executor.submit(int)
@@ -170,7 +170,7 @@ def test_two_waiters_on_mixed_futures_do_not_lock_each_other_out(lab: Any) -> No
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_callbacks_are_called_once(executor: Any, hand: ManualBackend, how: str, when: str) -> None:
+def test_callbacks_are_called_once(executor: Any, hand: ManualRunner, how: str, when: str) -> None:
     """A callback is called once with the future, whether it was added before or after the end."""
     called: list[Any] = []
     if when == "after":
@@ -189,7 +189,7 @@ def test_callbacks_are_called_once(executor: Any, hand: ManualBackend, how: str,
     assert called == [future]
 
 
-def test_callbacks_come_in_order_though_one_raises(executor: Any, hand: ManualBackend) -> None:
+def test_callbacks_come_in_order_though_one_raises(executor: Any, hand: ManualRunner) -> None:
     """Callbacks are called in the order added, and one that raises does not keep the others from it."""
     called: list[int] = []
     future = executor.submit(int)
@@ -244,12 +244,12 @@ def test_no_callback_is_missed_or_called_twice(lab: Any) -> None:
         ("cancelled", "state=cancelled"),
     ],
 )
-def test_how_it_shows(executor: Any, hand: ManualBackend, how: str, state: str) -> None:
+def test_how_it_shows(executor: Any, hand: ManualRunner, how: str, state: str) -> None:
     """The stdlib's `repr` works."""
     assert state in repr(_settled(executor, hand, how))
 
 
-def test_pending_shows_as_pending(executor: Any, hand: ManualBackend) -> None:
+def test_pending_shows_as_pending(executor: Any, hand: ManualRunner) -> None:
     """Before the end the `repr` tells pending from running."""
     future = executor.submit(int)
     assert "state=pending" in repr(future)
@@ -257,7 +257,7 @@ def test_pending_shows_as_pending(executor: Any, hand: ManualBackend) -> None:
     assert "state=running" in repr(future)
 
 
-def test_task_result_of_a_cancelled_task(executor: Any, hand: ManualBackend) -> None:
+def test_task_result_of_a_cancelled_task(executor: Any, hand: ManualRunner) -> None:
     """A cancelled task has a result: no success, a `CancelledError` that names it, no attempts."""
     result = _settled(executor, hand, "cancelled").task_result()
     assert not result.success
@@ -275,7 +275,7 @@ def test_task_result_before_the_end(executor: Any) -> None:
 # ── what nobody looked at, and what nobody keeps ────────────────────────────────────────────────────────────────────
 
 
-def _forget(executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture, look: Any) -> None:
+def _forget(executor: Any, hand: ManualRunner, caplog: pytest.LogCaptureFixture, look: Any) -> None:
     gc.collect()  # not what other tests have left
     caplog.clear()
     future = executor.options(id="forgotten").submit(int)
@@ -284,7 +284,7 @@ def _forget(executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture
 
 
 def test_a_failure_nobody_looked_at_is_logged(
-    executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture
+    executor: Any, hand: ManualRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When a failed future is collected unseen, the log has the task's id and the error with its traceback."""
     _forget(executor, hand, caplog, lambda future: None)
@@ -311,7 +311,7 @@ def _ask(future: TaskFuture[Any]) -> None:
     ids=["result", "exception", "exception with a limit", "task_result"],
 )
 def test_a_failure_somebody_looked_at_is_not_logged(
-    executor: Any, hand: ManualBackend, caplog: pytest.LogCaptureFixture, look: Any
+    executor: Any, hand: ManualRunner, caplog: pytest.LogCaptureFixture, look: Any
 ) -> None:
     """Whoever has asked how the task ended need not read it in the log."""
     _forget(executor, hand, caplog, look)

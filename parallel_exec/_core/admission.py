@@ -126,13 +126,13 @@ class Admission(Completion):
         if outcome_instead is not None:
             return outcome_instead, ()
         if self._prefetches:
-            self.backend.preempt((-future.priority, future.sequence))
+            self.runner.preempt((-future.priority, future.sequence))
         return None, self.ready.push(future)
 
     def _pack(self, future: AnyJob) -> ParallelExecError | None:
         """Have the back end make the call ready to travel; returns why it cannot."""
         try:
-            self.backend.prepare(future)
+            future.payload = self.backend.prepare(future)
         except ParallelExecError as error:
             return error.with_traceback(None)  # which holds this frame, and the future is to keep the error
         return None
@@ -203,7 +203,7 @@ class Admission(Completion):
         with self.lock:
             self.check_open("pause")
             self.ready.paused = True
-            self.backend.recall_all()
+            self.runner.recall_all()
 
     def resume(self) -> None:
         """Undo `pause`."""
@@ -218,13 +218,13 @@ class Admission(Completion):
         with self.lock:
             self.check_open("resize")
             self.ledger.limit = 1 if self.backend.runs_in_caller else limit
-        self.backend.resize(limit)
+        self.runner.resize(limit)
         self.ready.wake_one()
 
     def drive(self) -> None:
         """Lend the calling thread to the back end, if it is of that kind and may start something."""
         if self.backend.runs_in_caller and self.ready.open and not self.ready.paused:
-            self.backend.drive()
+            self.runner.drive()
 
     # ── out, to the back end: what these promise is said in backends/base.py ────────────────────────────────────
 

@@ -18,7 +18,7 @@ import itertools
 import threading
 from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
-from typing import TYPE_CHECKING, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
 from parallel_exec._core.job import PLACES, Job, Phase
 from parallel_exec._core.ready_queue import ReadyQueue
@@ -35,7 +35,7 @@ from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskF
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
-    from parallel_exec.backends.base import Backend, Consumer
+    from parallel_exec.backends.base import Backend, Consumer, Runner
 
 FORKED = "this executor was made before the process forked: make a new one in the child"
 CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
@@ -48,6 +48,8 @@ class Completion:
         lock: re-entrant, as signal handlers and finalizers may cancel and shut down.
         forked: whether this is the copy in a forked child.
     """
+
+    runner: Runner
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
         self.lock = threading.RLock()
@@ -168,7 +170,7 @@ class Completion:
         consumers = self.ready.end()  # first: who is nudged looks at it
         self._over.notify_all()
         self.timers.stop()
-        self.backend.recheck()
+        self.runner.recheck()
         self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
         return consumers
 
@@ -202,9 +204,9 @@ class Completion:
             raise
         if not waits:
             error = CancelledError() if override is CANCELLED else override.error
-            self.backend.stop(future, future.attempt_number, error)
+            self.runner.stop(future, future.attempt_number, error)
         elif self.backend.runs_in_caller:
-            self.backend.recheck()
+            self.runner.recheck()
         return True
 
     def end_all(self, futures: Iterable[AnyJob], override: Callable[[AnyJob], Failure]) -> None:
@@ -226,7 +228,7 @@ class Completion:
             if future.backoff_timer is not None:
                 future.backoff_timer.cancel()
             return True
-        return phase == Phase.HANDED_OUT and self.backend.recall(future)
+        return phase == Phase.HANDED_OUT and self.runner.recall(future)
 
     def _release_leaked(self, was_held: bool) -> None:
         """Release the lock if an exception has left it taken that was not held when the call began; see `release_leaked`."""
@@ -265,7 +267,7 @@ class Completion:
         self._check_started(futures)
         mine = self._own_attempt()
         if mine is None:
-            if current.pool is self and (self.backend.has_one_servant or self.ledger.limit == 1):
+            if current.pool is self and (self.backend.reports_in_one_thread or self.ledger.limit == 1):
                 raise ParallelExecError(IN_CALLBACK)
             return False
         try:
@@ -317,7 +319,7 @@ class Completion:
     def end_waiting(self, override: Failure) -> None:
         """End all tasks that no attempt is running of."""
         with self.lock:
-            futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.backend.handed_out()
+            futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.runner.handed_out()
         for future in futures:
             self.end(future, override, stop=False)
 
@@ -352,7 +354,7 @@ class Completion:
     def in_hand(self) -> list[AnyJob]:
         """Return the futures that a back end has: with a running attempt, or about to have one."""
         with self.lock:
-            return [future for future, _ in self.ledger.live] + self.backend.handed_out()
+            return [future for future, _ in self.ledger.live] + self.runner.handed_out()
 
     def is_called_from_within(self) -> bool:
         """Return whether the calling thread works for this pool just now: in a task, a callback, a hook."""
@@ -374,12 +376,12 @@ class Completion:
         if self.forked or self.must_not_block():
             return
         if self.backend.runs_in_caller:
-            self.backend.drive()
+            self.runner.drive()
         else:
             with self._over:
                 while not self.ready.ended:  # there may be no worker yet: another thread is about to wake the back end
                     self._over.wait(TICK)
-        self.backend.join()
+        self.runner.join()
         self.timers.join()
 
     def after_fork(self) -> bool:
@@ -390,17 +392,20 @@ class Completion:
         """
         unused = self.lock.acquire(blocking=False) and not self.ready.open and not self.ledger.unsettled
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]
-        if unused and self.backend.renew():
+        if unused and self.backend.works_after_fork():
+            self.ready.after_fork(self.lock)
+            port: Any = self  # the scheduler
+            self.runner = self.backend.start(port, self.ledger.limit)
             return True
         self.forked = True
         self.lock = threading.RLock()
         self._room = threading.Condition(self.lock)
         self._over = threading.Condition(self.lock)
         self.ready.after_fork(self.lock)
-        self.backend.after_fork()
+        self.runner.after_fork()
         return False
 
     def stats(self) -> ExecutorStats:
         """Return a snapshot of the counts."""
         with self.lock:
-            return self.ledger.stats(self.ready.calls, self.backend.workers(), self.backend.abandoned())
+            return self.ledger.stats(self.ready.calls, self.runner.workers(), self.runner.abandoned())

@@ -44,7 +44,7 @@ class Scheduler(Admission):
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
         super().__init__(backend, limit, queue_size, events)
-        backend.bind(self, limit)
+        self.runner = backend.start(self, limit)
 
     # ── to the back end and back: what these promise is said in backends/base.py ────────────────────────────────────
 
@@ -261,7 +261,7 @@ class Scheduler(Admission):
             if time.monotonic() < future.started_at + timeout:
                 slot.timer.arm(future.started_at + timeout)
                 return
-        self.backend.stop(future, number, TaskTimeoutError(future.id, timeout, number))
+        self.runner.stop(future, number, TaskTimeoutError(future.id, timeout, number))
 
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -317,7 +317,7 @@ class Scheduler(Admission):
             self.ledger.backing_off.discard(future)
             future.backoff_timer = None
             if self._prefetches:
-                self.backend.preempt((-future.priority, future.sequence))
+                self.runner.preempt((-future.priority, future.sequence))
             idle = self.ready.push(future)
         if idle:
             self.ready.wake(idle)

@@ -1,20 +1,24 @@
 """The seam between the scheduler and what runs attempts.
 
+    Backend ── start ──► Runner        the user's settings ──► what runs the attempts of one executor
+
                  take(consumer) ──► future | None        None: the consumer is noted as idle
-    Backend ◄──► begin(future, slot, worker)             an attempt starts to run: the timeout's clock starts
+    Runner ◄───► begin(future, slot, worker)             an attempt starts to run: the timeout's clock starts
                  report(future, number, outcome, ...)    it ended
 
 Work is pulled, never pushed. A *consumer* is anything that takes: a worker thread, the thread that feeds processes. One
 that found nothing is idle, and `wake` is called on it, once, when there may be something.
 
-Guarantees of a back end:
+Guarantees of a runner:
     It takes only what it can start soon, and reports each attempt it began exactly once; what it took and never began it
     either begins or gives back. `stop` and `wake` never block and run no user code.
+    It opens no file and starts no thread before there is work: one that was not used leaves nothing in a forked child.
 """
 
 from __future__ import annotations
 
 import abc
+import weakref
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -212,43 +216,68 @@ class SchedulerPort(Protocol):
 
 
 class Backend(abc.ABC):
-    """Runs attempts. An instance serves one executor.
+    """What the user chose to run attempts with, and its settings. An instance serves one executor.
 
     Attributes:
         name: what the user calls it.
-        can_kill: whether `stop` really ends an attempt.
-        sends_ahead: whether it takes more than it can begin at once, and so must be told what outranks that.
-        takes_parts: whether it runs `MapChunk`s, stretches of the items of a `map`.
-        packs: whether `prepare` does anything.
-        drives_caller: whether the caller's own thread must run the work, by `drive`.
-        source: the scheduler, which keeps its back end; set by `bind`.
-        has_one_servant: whether there is one thread that all outcomes come through: if that waits for one, it waits for ever.
+        prefetches: whether its runner takes more than it can begin at once, and so must be told what comes before that.
+        pickles_calls: whether `prepare` does anything.
+        runs_chunks: whether its runner runs `MapChunk`s, stretches of the items of a `map`.
+        runs_in_caller: whether the caller's own thread must run the work, by `Runner.drive`.
+        reports_in_one_thread: whether one thread reports all outcomes: if that waits for one, it waits for ever.
     """
 
     name = "?"
-    can_kill = False
     prefetches = False
     pickles_calls = False
     runs_chunks = False
     runs_in_caller = False
-    has_one_servant = False
-    source = Upward[SchedulerPort]()
+    reports_in_one_thread = False
+    _served: weakref.ref[SchedulerPort] | None = None
 
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler, before anything else; `limit` is the most attempts at once.
+    def start(self, port: SchedulerPort, limit: int) -> Runner:
+        """Return the runner of an executor, which is being made, or was not used before the process forked.
+
+        Args:
+            port: the executor's scheduler.
+            limit: the most attempts at once.
 
         Raises:
             RuntimeError: it serves another executor already.
         """
-        if "source" in self.__dict__:
+        if self._served is not None and self._served() is not port:
             raise RuntimeError(f"this {type(self).__name__} serves another executor already: make a new one for each")
-        self.source = source
+        runner = self.make_runner(port, limit)
+        self._served = weakref.ref(port)
+        return runner
+
+    @abc.abstractmethod
+    def make_runner(self, port: SchedulerPort, limit: int) -> Runner:
+        """Return a new runner; called by `start`."""
+
+    def prepare(self, future: AnyJob) -> Any:
+        """Return the call, ready to travel; called in the thread that adds it, and what it raises ends the task."""
+        return None
+
+    def works_after_fork(self) -> bool:
+        """Return whether `start` may be called in a child that `os.fork` made, where no thread of the parent's came along."""
+        return True
+
+
+class Runner(abc.ABC):
+    """Runs the attempts of one executor.
+
+    Attributes:
+        port: the scheduler, which keeps its runner.
+    """
+
+    port = Upward[SchedulerPort]()
+
+    def __init__(self, port: SchedulerPort, limit: int) -> None:
+        self.port = port
         self._limit = limit
 
-    def prepare(self, future: AnyJob) -> None:  # noqa: B027  # most need nothing
-        """Make the call ready to travel, in the thread that adds it; what it raises ends the task."""
-
-    def drive(self) -> None:  # noqa: B027  # only for `runs_in_caller`
+    def drive(self) -> None:  # noqa: B027  # only for a back end that `runs_in_caller`
         """Run what is ready, in the calling thread, until nothing is left."""
 
     def recheck(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
@@ -287,10 +316,6 @@ class Backend(abc.ABC):
     def abandoned(self) -> int:
         """Return how many threads run an attempt that nobody waits for."""
         return 0
-
-    def renew(self) -> bool:
-        """Become the own back end of a child that `os.fork` made, while it was not used yet; False if it cannot."""
-        return False
 
     def after_fork(self) -> None:  # noqa: B027
         """Drop what belongs to the parent; called in a child that `os.fork` made."""

@@ -22,7 +22,7 @@ from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
-from parallel_exec.backends.base import Backend, SchedulerPort
+from parallel_exec.backends.base import Backend, Runner, SchedulerPort
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
 
@@ -62,15 +62,27 @@ class InlineBackend(Backend):
                     "InlineBackend(sleep=lambda seconds: None) waits for nothing"
                 )
             refuse_lazy("sleep", sleep)
+        self._sleep = sleep
+
+    def make_runner(self, port: SchedulerPort, limit: int) -> InlineRunner:
+        """Return a new runner."""
+        return InlineRunner(port, limit, self._sleep)
+
+
+class InlineRunner(Runner):
+    """Runs attempts in the calling thread: the one consumer, and its own slot.
+
+    Attributes:
+        timer: the slot's.
+    """
+
+    def __init__(self, port: SchedulerPort, limit: int, sleep: Callable[[float], object] | None) -> None:
+        super().__init__(port, limit)
         self._sleep = sleep  # written once
         self.timer = _NoTimer()
         self._news = threading.Event()
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
-
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler."""
-        super().bind(source, limit)
-        source.park(self)
+        port.park(self)
 
     def wake(self) -> None:
         """Tell the driver, if it waits."""
@@ -82,40 +94,38 @@ class InlineBackend(Backend):
 
     def drive(self) -> None:
         """Run all there is, and wait out the backoffs; returns at once inside a task, whose driver will come to it."""
-        if getattr(current.running, "_owner", None) is self.source:
-            return
         # Once more after each turn: what another thread added while we had it, but did not look any more, is ours.
-        while self.source.pending() and self._turn.acquire(blocking=False):
+        while self.port.pending() and self._turn.acquire(blocking=False):
             try:
                 self._run_all()
             finally:
                 self._turn.release()
 
     def _run_all(self) -> None:
-        while self.source.pending():
+        while self.port.pending():
             self._news.clear()
-            self.source.unpark(self)
-            future = self.source.take(self)
+            self.port.unpark(self)
+            future = self.port.take(self)
             if future is not None:
                 self._attempt(future)
-            elif self.source.pending():
+            elif self.port.pending():
                 self._wait()
 
     def _wait(self) -> None:
         """Wait for the next backoff to be over, or for news, or have the user's `sleep` do so."""
-        due = None if self._sleep is None else self.source.next_due()
+        due = None if self._sleep is None else self.port.next_due()
         if self._sleep is None or due is None:
             self._news.wait()
             return
         seconds = due - time.monotonic()
         if seconds > 0:
             self._sleep(seconds)
-        self.source.skip_to(due)
+        self.port.skip_to(due)
 
     def _attempt(self, future: AnyJob) -> None:
-        source = self.source
+        port = self.port
         context = future.context
-        number = source.begin(future, self, threading.current_thread().name, time.monotonic())
+        number = port.begin(future, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
@@ -126,7 +136,7 @@ class InlineBackend(Backend):
         timeout = future.settings.timeout
         if timeout is not None and end - future.started_at > timeout:
             outcome = Failure(TaskTimeoutError(future.id, timeout, number))
-        source.report(future, number, outcome, end)
+        port.report(future, number, outcome, end)
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
             future.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
@@ -135,17 +145,13 @@ class InlineBackend(Backend):
 
     def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
-        self.source.report(future, number, Failure(error), time.monotonic())
+        self.port.report(future, number, Failure(error), time.monotonic())
 
     def resize(self, limit: int) -> None:
         """Do nothing: there is one calling thread."""
 
     def join(self) -> None:
         """Return: there are no workers."""
-
-    def renew(self) -> bool:
-        """Return True: there is nothing here that belongs to a process."""
-        return True
 
     def workers(self) -> int:
         """Return 0: there are no workers."""

@@ -32,7 +32,7 @@ from parallel_exec._sync.lazy_condition import Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
-from parallel_exec.backends.base import Backend, Consumer, SchedulerPort, log_abandoned
+from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 
@@ -55,19 +55,19 @@ class _Worker:
         future: what it runs; written by its own thread.
         ended: what it ran last, if that is still to be counted; its own thread's.
         starter: the thread that starts it.
-        source: the scheduler.
-        abandoned: whether another thread has its slot now; guarded by the source's lock.
+        port: the scheduler.
+        abandoned: whether another thread has its slot now; guarded by the scheduler's lock.
     """
 
-    source = Upward[SchedulerPort]()
+    port = Upward[SchedulerPort]()
 
-    def __init__(self, name: str, source: SchedulerPort) -> None:
+    def __init__(self, name: str, port: SchedulerPort) -> None:
         self.name = name
-        self.source = source
+        self.port = port
         self.future: AnyJob | None = None
         self.ended: AnyJob | None = None
         self.abandoned = False
-        self.timer = source.timers.timer(weakly(self._time_is_up))
+        self.timer = port.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
         self.parker = Parker()
@@ -76,7 +76,7 @@ class _Worker:
         self.parker.unpark()
 
     def _time_is_up(self) -> None:
-        self.source.expire(self, self.future)
+        self.port.expire(self, self.future)
 
 
 class _Spawner:
@@ -156,34 +156,52 @@ class ThreadBackend(Backend):
         self._initargs = initargs
         self._prefix = thread_name_prefix or f"parallel_exec-{next(_backends)}"
         self._max_abandoned = check_count("max_abandoned", max_abandoned, 0)
+
+    def make_runner(self, port: SchedulerPort, limit: int) -> ThreadRunner:
+        """Return a new runner."""
+        return ThreadRunner(port, limit, self._initializer, self._initargs, self._prefix, self._max_abandoned)
+
+
+class ThreadRunner(Runner):
+    """Runs attempts in threads. What has no note is guarded by the scheduler's lock."""
+
+    def __init__(
+        self,
+        port: SchedulerPort,
+        limit: int,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        prefix: str,
+        max_abandoned: int,
+    ) -> None:
+        super().__init__(port, limit)
+        self._initializer = initializer  # written once, as the next four
+        self._initargs = initargs
+        self._prefix = prefix
+        self._max_abandoned = max_abandoned
         self._names = itertools.count()
-        # Guarded by the source's lock:
         self._workers: set[_Worker] = set()
         self._stuck: set[_Worker] = set()
         self._leaving: list[threading.Thread] = []  # at the very end of their bodies
+        self._gone = threading.Condition(port.lock)
         self._spawner = _Spawner(self._spawn)
         self._refuser: Consumer = _Spawner(self._refuse_all)
-
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler."""
-        super().bind(source, limit)
-        self._gone = threading.Condition(source.lock)
-        source.park(self._spawner)
+        port.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
 
     def _spawn(self, duty: Callable[[], object] | None = None) -> None:
         """Start a worker, which first does its duty. Without room for one the duty is done here."""
-        source = self.source
-        worker = _Worker(f"{self._prefix}_{next(self._names)}", source)
+        port = self.port
+        worker = _Worker(f"{self._prefix}_{next(self._names)}", port)
         thread = threading.Thread(target=self._serve, args=(worker, duty), name=worker.name, daemon=True)
         try:
-            with source.lock:
-                room = len(self._workers) < self._room() and (duty is not None or not source.drained)
+            with port.lock:
+                room = len(self._workers) < self._room() and (duty is not None or not port.drained)
                 if room:
                     self._workers.add(worker)
             if room:
-                source.timers.start()
+                port.timers.start()
                 launch(thread)
         except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
             self._start_failed(worker, duty, error)
@@ -196,7 +214,7 @@ class ThreadBackend(Backend):
         try:
             if not room:
                 _do(duty)
-                source.decline()
+                port.decline()
         finally:
             self._offer()
 
@@ -206,25 +224,25 @@ class ThreadBackend(Backend):
 
     def _offer(self) -> None:
         """Be woken when there is work and room for a worker, or no hope of one. Called without the lock held."""
-        source = self.source
-        source.unpark(self._spawner)
-        source.unpark(self._refuser)
+        port = self.port
+        port.unpark(self._spawner)
+        port.unpark(self._refuser)
         if len(self._workers) < self._room():
-            source.park(self._spawner, last=True)
+            port.park(self._spawner, last=True)
         elif not self._workers:
-            source.park(self._refuser)
+            port.park(self._refuser)
 
     def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
         _do(duty)
         if self._workers:
-            self.source.decline()
+            self.port.decline()
         else:
-            self.source.fail_all(start_error("thread", f"no thread can be started: {error}"))
+            self.port.fail_all(start_error("thread", f"no thread can be started: {error}"))
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forget a worker, and tell who waits for the last to go."""
-        with self.source.lock:
+        with self.port.lock:
             self._workers.discard(worker)
             self._stuck.discard(worker)
             self._gone.notify_all()
@@ -232,41 +250,41 @@ class ThreadBackend(Backend):
     def _refuse_all(self) -> None:
         """End what waits, for as long as there is no slot, and none in sight."""
         while self._room() <= 0:
-            future = self.source.take(self._refuser)
+            future = self.port.take(self._refuser)
             if future is None:
                 return
-            self.source.reject(future, CapacityExhaustedError(len(self._stuck)))
+            self.port.reject(future, CapacityExhaustedError(len(self._stuck)))
         self._offer()
-        self.source.decline()
+        self.port.decline()
 
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
-        current.pool = self.source
+        current.pool = self.port
         arrive()
         worker.thread = threading.current_thread()
-        source: SchedulerPort | None = None
+        port: SchedulerPort | None = None
         try:
             _do(duty)
             del duty
             if self._initialize():
-                source = self.source
-                source.events.emit(WorkerStarted, worker.name)
-                while not worker.abandoned and (number := self._next(worker, source)):
-                    self._attempt(worker, number, source)
+                port = self.port
+                port.events.emit(WorkerStarted, worker.name)
+                while not worker.abandoned and (number := self._next(worker, port)):
+                    self._attempt(worker, number, port)
         finally:
             self._leave(worker)
-            source = None
+            port = None
             del self, worker  # the errors of all attempts lead to this frame
 
     def _leave(self, worker: _Worker) -> None:
         if worker.ended is not None:
-            self.source.account(worker.ended)
-        with self.source.lock:
+            self.port.account(worker.ended)
+        with self.port.lock:
             if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
                 self._leaving = [thread for thread in self._leaving if thread.is_alive()]
                 self._leaving.append(threading.current_thread())
             self._dismiss(worker)
-        if not self.source.drained:
+        if not self.port.drained:
             self._offer()
 
     def _initialize(self) -> bool:
@@ -281,18 +299,18 @@ class ThreadBackend(Backend):
             why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
             failed = start_error("thread", why)
             failed.__cause__ = error
-            self.source.fail_all(failed)
+            self.port.fail_all(failed)
             return False
         return True
 
-    def _next(self, worker: _Worker, source: SchedulerPort) -> int:
+    def _next(self, worker: _Worker, port: SchedulerPort) -> int:
         """Begin the next attempt, parked until there is one; 0 when it is time to end."""
         while True:
             if len(self._workers) > self._limit and self._is_surplus(worker):
-                source.decline()
+                port.decline()
                 return 0
             ended, worker.ended = worker.ended, None
-            begun = source.begin_next(worker, worker.name, ended)
+            begun = port.begin_next(worker, worker.name, ended)
             del ended  # a parked thread must keep nothing alive
             if begun is not None:
                 worker.future, number = begun
@@ -300,7 +318,7 @@ class ThreadBackend(Backend):
                 if worker.timer.deadline == NEVER and timeout is not None:  # it has rung before it could know for whom
                     worker.timer.arm(worker.future.started_at + timeout)
                 return number
-            if source.drained:
+            if port.drained:
                 return 0
             worker.parker.wait()
 
@@ -308,7 +326,7 @@ class ThreadBackend(Backend):
         """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
         if len(self._workers) <= self._room():
             return False
-        with self.source.lock:
+        with self.port.lock:
             if len(self._workers) <= self._room():
                 return False
             self._workers.discard(worker)
@@ -316,25 +334,25 @@ class ThreadBackend(Backend):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _attempt(self, worker: _Worker, number: int, source: SchedulerPort) -> None:
+    def _attempt(self, worker: _Worker, number: int, port: SchedulerPort) -> None:
         future: Any = worker.future
         current.running, current.number = future, number
         outcome = call(future.settings, future.context, future.fn, future.args, future.kwargs)
         current.running = worker.future = None
         worker.timer.deadline = NEVER
         try:
-            worker.ended = source.report_ended(future, number, outcome, time.monotonic())
+            worker.ended = port.report_ended(future, number, outcome, time.monotonic())
         except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
             logger.exception("a callback of task %r raised", future.id)
         finally:
-            del self, worker, source, future, outcome  # an error's traceback leads to this frame
+            del self, worker, port, future, outcome  # an error's traceback leads to this frame
 
     def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
-        source = self.source
-        with source.lock:
+        port = self.port
+        with port.lock:
             worker = future.slot
-            if not source.claim(future, number):
+            if not port.claim(future, number):
                 return
             worker.abandoned = True
             self._workers.discard(worker)
@@ -345,15 +363,15 @@ class ThreadBackend(Backend):
     def _settle_abandoned(self, worker: _Worker, future: AnyJob, number: int, error: BaseException, end: float) -> None:
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, future.id, number, f"thread {worker.name}")
-        self.source.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
-        self.source.settle(future, Failure(error), end)
+        self.port.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
+        self.port.settle(future, Failure(error), end)
 
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
-        with self.source.lock:
+        with self.port.lock:
             self._limit = limit
             surplus = len(self._workers) - self._room()
-            parked = [worker for worker in self._workers if surplus > 0 and self.source.unpark(worker)]
+            parked = [worker for worker in self._workers if surplus > 0 and self.port.unpark(worker)]
         for worker in parked:
             worker.wake()
         self._offer()
@@ -367,10 +385,6 @@ class ThreadBackend(Backend):
             leaving = self._leaving
         for thread in leaving:
             thread.join()
-
-    def renew(self) -> bool:
-        """Return True: there are no threads yet."""
-        return True
 
     def workers(self) -> int:
         """Return how many workers there are."""

@@ -48,8 +48,8 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         context = spawn.get_context(mp_context)
         if max_tasks_per_child is not None:
             _check_max_tasks(max_tasks_per_child, context)
-        self._backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child)
-        Pool.__init__(self, operator.index(max_workers), self._backend)
+        backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child)
+        Pool.__init__(self, operator.index(max_workers), backend)
 
     def terminate_workers(self) -> None:
         """End the pool now: cancel what waits, and send each worker SIGTERM. Does not wait.
@@ -57,7 +57,8 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         What runs ends with `BrokenProcessPool`, unless it handles the signal and returns.
         """
         self.shutdown(wait=False, cancel_futures=True)
-        self._backend.terminate()
+        pool: Any = self._scheduler.runner  # a `ProcessPool`
+        pool.terminate()
 
     def kill_workers(self) -> None:
         """End the pool now: cancel what waits, and kill each worker with what it started. Does not wait.

@@ -199,16 +199,16 @@ def test_shutdown_from_the_callback_of_a_task_that_the_caller_cancels(lab: Any) 
 def _before_the_first_wake(executor: Any, interlude: Callable[[], object]) -> Iterator[None]:
     """Have something happen when a task is in and the workers have not been told."""
     ready = executor._scheduler.ready
-    rouse = ready.rouse
+    wake = ready.wake
 
     def late(consumers: Any) -> None:
-        ready.rouse = rouse
+        ready.wake = wake
         interlude()
-        rouse(consumers)
+        wake(consumers)
 
-    ready.rouse = late
+    ready.wake = late
     yield
-    assert ready.rouse is rouse
+    assert ready.wake is wake
 
 
 @over(CONCURRENT)

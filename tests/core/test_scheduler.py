@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import work
-from manual_backend import ManualBackend
+from manual_backend import ManualBackend, ManualRunner
 
 from parallel_exec import ParallelExecError, TaskTimeoutError
 from parallel_exec._core.job import Phase
@@ -19,24 +19,24 @@ NEVER = 600.0
 
 
 @pytest.fixture
-def hand(lab: Any) -> ManualBackend:
-    """A back end that the test drives."""
-    return ManualBackend()
+def executor(lab: Any) -> Any:
+    """An executor that the test drives."""
+    executor = lab.executor(backend=ManualBackend(), max_concurrency=2, retry_count=2, backoff=0.0)
+    yield executor
+    executor.shutdown(wait=False, cancel_futures=True)
+    executor._scheduler.runner.give_up()
 
 
 @pytest.fixture
-def executor(lab: Any, hand: ManualBackend) -> Any:
-    """An executor on it."""
-    executor = lab.executor(backend=hand, max_concurrency=2, retry_count=2, backoff=0.0)
-    yield executor
-    executor.shutdown(wait=False, cancel_futures=True)
-    hand.give_up()
+def hand(executor: Any) -> ManualRunner:
+    """By what the test drives it."""
+    return executor._scheduler.runner  # type: ignore[no-any-return]
 
 
 # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_states_of_a_task_that_succeeds(executor: Any, hand: ManualBackend) -> None:
+def test_states_of_a_task_that_succeeds(executor: Any, hand: ManualRunner) -> None:
     """Queued and taken it is pending, then running, then finished."""
     future = executor.submit(int)
     assert not future.running()
@@ -49,7 +49,7 @@ def test_states_of_a_task_that_succeeds(executor: Any, hand: ManualBackend) -> N
     assert future.result() == 5
 
 
-def test_an_attempt_is_settled_by_one_caller(executor: Any, hand: ManualBackend) -> None:
+def test_an_attempt_is_settled_by_one_caller(executor: Any, hand: ManualRunner) -> None:
     """Of several who report the same attempt, the first counts, and the others are told."""
     executor.submit(int)
     future = hand.start()
@@ -59,19 +59,19 @@ def test_an_attempt_is_settled_by_one_caller(executor: Any, hand: ManualBackend)
     assert future.result() == "first"
 
 
-def test_a_report_on_an_earlier_attempt_is_dropped(executor: Any, hand: ManualBackend) -> None:
+def test_a_report_on_an_earlier_attempt_is_dropped(executor: Any, hand: ManualRunner) -> None:
     """A late report of the first attempt does not settle the second."""
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())
     work.until(lambda: future.phase == Phase.QUEUED)
     hand.start()
-    assert not hand.source.report(future, 1, Success("late"), time.monotonic())
+    assert not hand.port.report(future, 1, Success("late"), time.monotonic())
     hand.succeed(future, "on time")
     assert future.result() == "on time"
 
 
-def test_claim_is_had_once_by_many_threads(executor: Any, hand: ManualBackend) -> None:
+def test_claim_is_had_once_by_many_threads(executor: Any, hand: ManualRunner) -> None:
     """However many threads claim the same attempt at once, one gets it."""
     for _ in range(50):
         executor.submit(int)
@@ -81,7 +81,7 @@ def test_claim_is_had_once_by_many_threads(executor: Any, hand: ManualBackend) -
 
         def claim(future: Any = future, barrier: Any = barrier, got: list[bool] = got) -> None:
             barrier.wait()
-            got.append(hand.source.claim(future, 1))
+            got.append(hand.port.claim(future, 1))
 
         threads = [threading.Thread(target=claim) for _ in range(4)]
         for thread in threads:
@@ -89,10 +89,10 @@ def test_claim_is_had_once_by_many_threads(executor: Any, hand: ManualBackend) -
         for thread in threads:
             thread.join()
         assert sorted(got) == [False, False, False, True]
-        hand.source.settle(future, Success(None), time.monotonic())
+        hand.port.settle(future, Success(None), time.monotonic())
 
 
-def test_a_retried_task_keeps_its_place(executor: Any, hand: ManualBackend) -> None:
+def test_a_retried_task_keeps_its_place(executor: Any, hand: ManualRunner) -> None:
     """A task that comes back from its backoff goes before those that came after it."""
     first, second, third = (executor.submit(int) for _ in range(3))
     assert hand.start() is first
@@ -101,17 +101,17 @@ def test_a_retried_task_keeps_its_place(executor: Any, hand: ManualBackend) -> N
     assert [hand.take(), hand.take(), hand.take()] == [first, second, third]
 
 
-def test_what_is_given_back_keeps_its_place(executor: Any, hand: ManualBackend) -> None:
+def test_what_is_given_back_keeps_its_place(executor: Any, hand: ManualRunner) -> None:
     """What was taken and never began goes back to where it was, and is charged no attempt."""
     futures = [executor.submit(int) for _ in range(4)]
     taken = [hand.take() for _ in range(3)]
     hand.out.clear()
-    hand.source.give_back([taken[2], taken[0], taken[1]])
+    hand.port.give_back([taken[2], taken[0], taken[1]])
     assert [hand.take() for _ in range(4)] == futures
     assert hand.begin(futures[0]) == 1
 
 
-def test_the_timeout_is_armed_when_the_attempt_begins(executor: Any, hand: ManualBackend) -> None:
+def test_the_timeout_is_armed_when_the_attempt_begins(executor: Any, hand: ManualRunner) -> None:
     """The slot's timer is due one timeout after the start."""
     future = executor.options(timeout=7.0).submit(int)
     hand.take()
@@ -120,43 +120,43 @@ def test_the_timeout_is_armed_when_the_attempt_begins(executor: Any, hand: Manua
     assert hand.timer.armed == pytest.approx(future.started_at + 7.0)
 
 
-def test_a_timer_that_is_early_is_armed_again(executor: Any, hand: ManualBackend) -> None:
+def test_a_timer_that_is_early_is_armed_again(executor: Any, hand: ManualRunner) -> None:
     """When the timer of an earlier attempt goes off, the one that runs now keeps its full time."""
     executor.options(timeout=7.0).submit(int)
     future = hand.start()
     hand.timer.armed = None
-    hand.source.expire(hand, future)
+    hand.port.expire(hand, future)
     assert hand.stopped == []
     assert hand.timer.armed == pytest.approx(future.started_at + 7.0)
 
 
-def test_an_expired_attempt_is_stopped(executor: Any, hand: ManualBackend) -> None:
+def test_an_expired_attempt_is_stopped(executor: Any, hand: ManualRunner) -> None:
     """Past its time the attempt is stopped with a `TaskTimeoutError` of its number."""
     executor.options(timeout=7.0).submit(int)
     future = hand.start()
     future.started_at -= 8.0
-    hand.source.expire(hand, future)
+    hand.port.expire(hand, future)
     ((stopped, number, error),) = hand.stopped
     assert (stopped, number) == (future, 1)
     assert isinstance(error, TaskTimeoutError)
 
 
-def test_a_timer_without_an_attempt_does_nothing(executor: Any, hand: ManualBackend) -> None:
+def test_a_timer_without_an_attempt_does_nothing(executor: Any, hand: ManualRunner) -> None:
     """A timer that goes off between two attempts, or for another slot, stops nothing."""
-    hand.source.expire(hand, None)
+    hand.port.expire(hand, None)
     executor.options(timeout=7.0).submit(int)
     future = hand.start()
     future.started_at -= 8.0
-    hand.source.expire(ManualBackend(), future)
+    hand.port.expire(ManualRunner(hand.port, 1), future)
     hand.succeed(future)
-    hand.source.expire(hand, future)
+    hand.port.expire(hand, future)
     assert hand.stopped == []
 
 
 # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cancelling_what_can_be_recalled(executor: Any, hand: ManualBackend) -> None:
+def test_cancelling_what_can_be_recalled(executor: Any, hand: ManualRunner) -> None:
     """A task that was handed out and can be taken back is cancelled."""
     future = executor.submit(int)
     hand.take()
@@ -164,7 +164,7 @@ def test_cancelling_what_can_be_recalled(executor: Any, hand: ManualBackend) -> 
     assert future.cancelled()
 
 
-def test_cancelling_what_cannot_be_recalled(executor: Any, hand: ManualBackend) -> None:
+def test_cancelling_what_cannot_be_recalled(executor: Any, hand: ManualRunner) -> None:
     """A task that was handed out and may have begun is not cancelled, and runs."""
     hand.recalled = False
     future = executor.submit(int)
@@ -173,7 +173,7 @@ def test_cancelling_what_cannot_be_recalled(executor: Any, hand: ManualBackend) 
     assert hand.begin(future) == 1
 
 
-def test_aborting_what_was_handed_out(executor: Any, hand: ManualBackend) -> None:
+def test_aborting_what_was_handed_out(executor: Any, hand: ManualRunner) -> None:
     """A task that is aborted between being taken and beginning never begins."""
     hand.recalled = False
     future = executor.submit(int)
@@ -184,18 +184,18 @@ def test_aborting_what_was_handed_out(executor: Any, hand: ManualBackend) -> Non
     assert future.task_result().attempts == ()
 
 
-def test_aborting_what_is_given_back(executor: Any, hand: ManualBackend) -> None:
+def test_aborting_what_is_given_back(executor: Any, hand: ManualRunner) -> None:
     """A task that is aborted while it is handed out, and given back then, ends there."""
     hand.recalled = False
     future = executor.submit(int)
     hand.take()
     assert future.abort()
-    hand.source.give_back([future])
+    hand.port.give_back([future])
     assert future.cancelled()
     assert executor.stats().queued == 0
 
 
-def test_an_aborted_attempt_is_not_retried(executor: Any, hand: ManualBackend) -> None:
+def test_an_aborted_attempt_is_not_retried(executor: Any, hand: ManualRunner) -> None:
     """The failure of an attempt that was stopped ends the task as cancelled."""
     executor.submit(int)
     future = hand.start()
@@ -207,7 +207,7 @@ def test_an_aborted_attempt_is_not_retried(executor: Any, hand: ManualBackend) -
     assert len(future.task_result().attempts) == 1
 
 
-def test_an_attempt_that_finishes_before_it_is_stopped(executor: Any, hand: ManualBackend) -> None:
+def test_an_attempt_that_finishes_before_it_is_stopped(executor: Any, hand: ManualRunner) -> None:
     """An abort that comes too late to stop the attempt does not undo its success."""
     executor.submit(int)
     future = hand.start()
@@ -216,32 +216,33 @@ def test_an_attempt_that_finishes_before_it_is_stopped(executor: Any, hand: Manu
     assert future.result() == "done"
 
 
-def test_a_verdict_during_settling_ends_the_backoff(executor: Any, hand: ManualBackend) -> None:
+def test_a_verdict_during_settling_ends_the_backoff(executor: Any, hand: ManualRunner) -> None:
     """A task that is aborted between the end of an attempt and its backoff has no further attempt."""
     executor.submit(int)
     future = hand.start()
-    assert hand.source.claim(future, 1)
+    assert hand.port.claim(future, 1)
     assert future.abort()
-    hand.source.settle(future, Failure(OSError()), time.monotonic())
+    hand.port.settle(future, Failure(OSError()), time.monotonic())
     assert future.cancelled()
 
 
-def test_a_refused_task_fails(executor: Any, hand: ManualBackend) -> None:
+def test_a_refused_task_fails(executor: Any, hand: ManualRunner) -> None:
     """A task that the back end cannot run ends with the reason, without an attempt."""
     future = executor.submit(int)
     hand.take()
-    hand.source.reject(future, ParallelExecError("no way"))
+    hand.port.reject(future, ParallelExecError("no way"))
     assert str(future.exception()) == "no way"
     assert future.task_result().attempts == ()
 
 
-def test_break_down_ends_what_waits(lab: Any, hand: ManualBackend) -> None:
+def test_break_down_ends_what_waits(lab: Any) -> None:
     """When nothing can run any more, tasks that are queued or back off end with the reason, and new ones are refused."""
-    executor = lab.executor(backend=hand, backoff=NEVER, max_backoff=NEVER)
+    executor = lab.executor(backend=ManualBackend(), backoff=NEVER, max_backoff=NEVER)
+    hand = executor._scheduler.runner
     backing_off = executor.submit(int)
     hand.fail(hand.start(), OSError())
     queued = executor.submit(int)
-    hand.source.fail_all(ParallelExecError("broken"))
+    hand.port.fail_all(ParallelExecError("broken"))
     assert [str(future.exception()) for future in (backing_off, queued)] == ["broken", "broken"]
     with pytest.raises(ParallelExecError, match="broken"):
         executor.submit(int)
@@ -259,9 +260,10 @@ def _others_can_use(executor: Any) -> bool:
 
 
 @pytest.mark.parametrize("how", ["succeed", "fail", "cancel", "reject", "fail_all", "shutdown"])
-def test_callbacks_run_without_our_lock(lab: Any, hand: ManualBackend, how: str) -> None:
+def test_callbacks_run_without_our_lock(lab: Any, how: str) -> None:
     """However a task ends, its callbacks run while another thread can use the executor."""
-    executor = lab.executor(backend=hand, retry_count=0)
+    executor = lab.executor(backend=ManualBackend(), retry_count=0)
+    hand = executor._scheduler.runner
     future = executor.submit(int)
     seen: list[bool] = []
     future.add_done_callback(lambda _: seen.append(_others_can_use(executor)))
@@ -270,21 +272,22 @@ def test_callbacks_run_without_our_lock(lab: Any, hand: ManualBackend, how: str)
         hand.succeed(future) if how == "succeed" else hand.fail(future, OSError())
     elif how == "reject":
         hand.take()
-        hand.source.reject(future, OSError())
+        hand.port.reject(future, OSError())
     elif how == "cancel":
         future.cancel()
     elif how == "fail_all":
-        hand.source.fail_all(ParallelExecError("broken"))
+        hand.port.fail_all(ParallelExecError("broken"))
     else:
         executor.shutdown(wait=False, cancel_futures=True)
     future.exception() if not future.cancelled() else None
     assert seen == [True]
 
 
-def test_hooks_run_without_our_lock(lab: Any, hand: ManualBackend) -> None:
+def test_hooks_run_without_our_lock(lab: Any) -> None:
     """Every event is told while another thread can use the executor."""
     seen: list[bool] = []
-    executor = lab.executor(backend=hand, on_event=lambda _: seen.append(_others_can_use(executor)))
+    executor = lab.executor(backend=ManualBackend(), on_event=lambda _: seen.append(_others_can_use(executor)))
+    hand = executor._scheduler.runner
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())

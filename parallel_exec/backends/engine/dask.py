@@ -30,9 +30,10 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
+from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, failed
-from parallel_exec.backends.engine.runner import EngineBackend
+from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 FAREWELL = 5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
 
 
-class DaskBackend(EngineBackend):
+class DaskBackend(Backend):
     """Runs attempts on a dask cluster.
 
     Args:
@@ -60,8 +61,8 @@ class DaskBackend(EngineBackend):
     """
 
     name = "dask"
-    can_kill = True
     pickles_calls = True
+    reports_in_one_thread = True
 
     def __init__(self, client: Any, **_misspelt: Never) -> None:
         if _misspelt:
@@ -71,38 +72,49 @@ class DaskBackend(EngineBackend):
             raise TypeError(f"DaskBackend takes a distributed.Client or a scheduler's address, not {client!r}")
         if isinstance(client, distributed.Client) and client.asynchronous:
             raise TypeError("DaskBackend takes a client whose loop has a thread of its own, not an asynchronous one")
-        super().__init__()
-        self._client: Any = client
-        self._topic = f"parallel_exec-{uuid.uuid4().hex}"
-        self.has_ending = isinstance(client, str)
-        self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
+        self._client = client
 
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler, and to dask's.
+    def make_runner(self, port: SchedulerPort, limit: int) -> DaskRunner:
+        """Return a new runner, connected to dask's scheduler.
 
         Raises:
             OSError: there is no scheduler at the address.
         """
-        if self.has_ending and isinstance(self._client, str):
-            self._client = _import_distributed().Client(self._client, set_as_default=False)
-        super().bind(source, limit)
-        self._loop = self._client.loop.asyncio_loop
-        self._client.subscribe_topic(self._topic, self._hear)
+        return DaskRunner(port, limit, self._client)
 
-    def prepare(self, future: AnyJob) -> None:
-        """Pickle the call.
+    def works_after_fork(self) -> bool:
+        """Return False: the client's loop did not come along."""
+        return False
+
+    def prepare(self, future: AnyJob) -> bytes:
+        """Return the call, pickled.
 
         Raises:
             TaskSerializationError: a part of it cannot be pickled.
         """
         call = (future.fn, future.args, future.kwargs or {})
         try:
-            future.payload = dumps(call)
+            return dumps(call)
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
             raise TaskSerializationError(
                 f"{what} of task {future.id!r}", "to the worker", why, hint
             ) from _exceptions.detached(error)
+
+
+class DaskRunner(EngineRunner):
+    """Runs attempts on a dask cluster."""
+
+    name = "dask"
+
+    def __init__(self, port: SchedulerPort, limit: int, client: Any) -> None:
+        self.has_ending = isinstance(client, str)
+        self._client = _import_distributed().Client(client, set_as_default=False) if self.has_ending else client
+        super().__init__(port, limit)
+        self._topic = f"parallel_exec-{uuid.uuid4().hex}"
+        self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
+        self._loop = self._client.loop.asyncio_loop
+        self._client.subscribe_topic(self._topic, self._hear)
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,6 +132,9 @@ class DaskBackend(EngineBackend):
         except BaseException:
             seeing.close()
             raise
+
+    def _stops(self, submission: Submission) -> bool:
+        return True
 
     async def _see_through(self, order: RemoteJob, key: str, priority: int) -> CallResult | None:
         """Have an attempt run, and run again if its process dies. In the client's loop."""

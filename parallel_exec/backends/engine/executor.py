@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
+from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.remote_call import (
     AttemptInfo,
     CallResult,
@@ -42,7 +43,7 @@ from parallel_exec.backends.engine.remote_call import (
     run_nothing,
     run_shared,
 )
-from parallel_exec.backends.engine.runner import EngineBackend
+from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.backends.engine.start_signal import StartListener
 from parallel_exec.backends.engine.submission import WITHDRAWN
 from parallel_exec.backends.process.fork_warning import no_fork_warning
@@ -58,11 +59,11 @@ SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told
 
 # Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
 # interpreter's exit is the process's.
-_backends: list[weakref.ref[ExecutorBackend]] = []
+_runners: list[weakref.ref[ExecutorRunner]] = []
 _hooked: set[type] = set()
 
 
-class ExecutorBackend(EngineBackend):
+class ExecutorBackend(Backend):
     """Runs attempts in an executor that somebody else made and will close.
 
     At most `max_concurrency` attempts are in it at a time, and no more than it has workers, if it says how many.
@@ -75,6 +76,7 @@ class ExecutorBackend(EngineBackend):
     """
 
     name = "executor"
+    reports_in_one_thread = True
 
     def __init__(self, executor: Executor, **_misspelt: Never) -> None:
         if _misspelt:
@@ -83,8 +85,27 @@ class ExecutorBackend(EngineBackend):
         if not isinstance(taker, Executor):
             hint = ": make an instance of it" if isinstance(executor, type) else ""
             raise TypeError(f"ExecutorBackend takes a concurrent.futures.Executor, not {executor!r}{hint}")
-        super().__init__()
         self._executor = executor
+
+    def make_runner(self, port: SchedulerPort, limit: int) -> ExecutorRunner:
+        """Return a new runner."""
+        return ExecutorRunner(port, limit, self._executor)
+
+    def works_after_fork(self) -> bool:
+        """Return whether the executor was not used yet: its workers did not come along."""
+        # Private names, but those by which the stdlib's pools know of theirs.
+        return not (getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None))
+
+
+class ExecutorRunner(EngineRunner):
+    """Runs attempts in an executor."""
+
+    name = "executor"
+
+    def __init__(self, port: SchedulerPort, limit: int, executor: Executor) -> None:
+        super().__init__(port, limit)
+        self._executor = executor
+        taker: Any = executor
         # One of ours must not retry by itself, or the attempts would not be counted, and has its own idea of a timeout.
         # (Known by what it offers: the module of ParallelExecutor comes after this one.)
         if hasattr(executor, "execute_all") and hasattr(executor, "options"):
@@ -98,18 +119,7 @@ class ExecutorBackend(EngineBackend):
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the line's thread.
         self._tells_running = False
-
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler."""
-        super().bind(source, limit)
         _watch(self)
-
-    def renew(self) -> bool:
-        """Return whether neither of the two was used yet: the executor's workers did not come along."""
-        # Private names, but those by which the stdlib's pools know of theirs.
-        return not self._started and not (
-            getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None)
-        )
 
     def _submit(self, submission: Submission) -> Future[CallResult | None]:
         future = submission.future
@@ -196,14 +206,14 @@ class ExecutorBackend(EngineBackend):
 # ── at exit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _watch(backend: ExecutorBackend) -> None:
+def _watch(runner: ExecutorRunner) -> None:
     """See that our pending work is finished at interpreter exit while the executor still takes it.
 
     Hooks are called last in, first out, and an executor's module has its own since it was imported: so ours is put in
     again for each new type of executor that is seen.
     """
-    _backends[:] = [*(other for other in _backends if other() is not None), weakref.ref(backend)]
-    kind = type(backend._executor)
+    _runners[:] = [*(other for other in _runners if other() is not None), weakref.ref(runner)]
+    kind = type(runner._executor)
     if kind not in _hooked:
         _hooked.add(kind)
         getattr(threading, "_register_atexit", atexit.register)(_at_exit)
@@ -211,11 +221,11 @@ def _watch(backend: ExecutorBackend) -> None:
 
 def _at_exit() -> None:
     # One that was made later may use an earlier one as its engine, not the other way round.
-    for reference in reversed(_backends):
-        backend = reference()
-        if backend is not None:
-            backend.exiting = True
+    for reference in reversed(_runners):
+        runner = reference()
+        if runner is not None:
+            runner.exiting = True
             with contextlib.suppress(ReferenceError):  # its executor is gone, and it is kept by somebody else
-                scheduler: Any = backend.source
+                scheduler: Any = runner.port
                 scheduler.shutdown(cancel=False, at_exit=True)
                 scheduler.join()

@@ -53,14 +53,13 @@ GRACE = 0.1  # seconds that we give the engine's `submit` to return; a guess: if
 BREATHER = 0.01  # seconds until something is handed over again that the engine refused at interpreter exit
 
 
-class EngineBackend(Settling):
+class EngineRunner(Settling):
     """Keeps a bounded number of attempts in an engine; what kind of engine, subclasses know."""
 
-    has_one_servant = True
     has_ending = False  # whether `_ending` must be called even if nothing was ever taken
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, port: SchedulerPort, limit: int) -> None:
+        super().__init__(port, limit)
         self._started = False  # written by `wake`, which nobody calls twice at a time
         self._serials = itertools.count(1)
         self.exiting = False  # whether the interpreter has come to its end; written once
@@ -68,6 +67,10 @@ class EngineBackend(Settling):
         # The feeder's own:
         self._refusals = 0
         self._handing_over: Submission | None = None
+        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", port, self._end_threads)
+        self._feeder = SerialThread(f"parallel_exec-{self.name}-feeder", port, self._settler.wakeup)
+        self._patience = port.timers.timer(weakly(self._lose_patience))
+        port.park(self)
 
     @abc.abstractmethod
     def _submit(self, submission: Submission) -> Future[CallResult | None]:
@@ -86,25 +89,17 @@ class EngineBackend(Settling):
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler."""
-        super().bind(source, limit)
-        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", source, self._end_threads)
-        self._feeder = SerialThread(f"parallel_exec-{self.name}-feeder", source, self._settler.wakeup)
-        self._patience = source.timers.timer(weakly(self._lose_patience))
-        source.park(self)
-
     def wake(self) -> None:
         """Have the feeder take; starts our threads the first time."""
         if not self._started:
-            if self.source.drained and not self.has_ending:
+            if self.port.drained and not self.has_ending:
                 return
             try:
-                self.source.timers.start()
+                self.port.timers.start()
                 self._feeder.start()
                 self._settler.start()
             except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
-                self.source.fail_all(WorkerStartError(f"no thread can be started: {error}"))
+                self.port.fail_all(WorkerStartError(f"no thread can be started: {error}"))
                 return
             self._started = True
             self._feeder.call_soon(self._feed)
@@ -113,17 +108,17 @@ class EngineBackend(Settling):
             self._feeder.call_soon(self._feed)
 
     def _feed(self) -> None:
-        source = self.source
-        source.unpark(self)
+        port = self.port
+        port.unpark(self)
         while self._has_room():
-            future = source.take(self)
+            future = port.take(self)
             if future is None:
                 break
             self._hand_over(future)
             del future  # an error of the engine's leads to this frame
             self._fed.set()
         else:
-            source.decline()
+            port.decline()
         self._fed.set()
 
     def _has_room(self) -> bool:
@@ -143,10 +138,10 @@ class EngineBackend(Settling):
     def _refuse_all(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
         while self._is_lost():
-            future = self.source.take(self)
+            future = self.port.take(self)
             if future is None:
                 return
-            self.source.reject(future, CapacityExhaustedError(len(self._stuck)))
+            self.port.reject(future, CapacityExhaustedError(len(self._stuck)))
         self._feed()
 
     def _is_lost(self) -> bool:
@@ -156,11 +151,11 @@ class EngineBackend(Settling):
     # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hand_over(self, future: AnyJob) -> None:
-        place = self._free.pop() if self._free else EngineSlot(self.source.timers.timer, self._due)
+        place = self._free.pop() if self._free else EngineSlot(self.port.timers.timer, self._due)
         submission = Submission(self, future, place, next(self._serials))
         self._active.add(submission)
         self._inside.add(submission)
-        with self.source.lock:
+        with self.port.lock:
             future.slot = place  # from here on it can be recalled
         self._handing_over = submission
         try:
@@ -186,7 +181,7 @@ class EngineBackend(Settling):
         elif self.exiting and self._refusals < TRIES and submission.withdraw():
             self._refusals += 1
             self._release(submission)
-            self.source.give_back([submission.future])
+            self.port.give_back([submission.future])
             time.sleep(BREATHER)
             self._feeder.call_soon(self._feed)
         elif submission.claim(BEGUN):
@@ -197,7 +192,7 @@ class EngineBackend(Settling):
         self._tell_sick(error)
         if for_good:
             self._release(submission)
-            self.source.reject(submission.future, error)
+            self.port.reject(submission.future, error)
         else:
             now = time.monotonic()
             self._begin(submission, self.name, now)

@@ -22,25 +22,29 @@ from typing import TYPE_CHECKING, Optional
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
 from parallel_exec._sync.clock import time
-from parallel_exec.backends.base import Backend, log_abandoned
+from parallel_exec.backends.base import Runner, log_abandoned
 from parallel_exec.backends.engine.submission import BEGUN, WITHDRAWN, EngineSlot, Submission
 from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.serial_thread import SerialThread
 
     Inner = Future[Optional[CallResult]]
 
 
-class Settling(Backend):
+class Settling(Runner):
     """The state of the attempts in an engine. What has no note is changed by any thread, in single atomic calls."""
 
     _feeder: SerialThread  # both written once, by the first `wake`
     _settler: SerialThread
 
-    def __init__(self) -> None:
+    name = "?"  # the back end's
+
+    def __init__(self, port: SchedulerPort, limit: int) -> None:
+        super().__init__(port, limit)
         self.fates = threading.RLock()  # guards what tickets say it guards
         self._active: set[Submission] = set()  # hold a place: handed over, or live
         self._inside: set[Submission] = set()  # the engine has not done with them
@@ -55,7 +59,7 @@ class Settling(Backend):
 
     def _stops(self, submission: Submission) -> bool:
         """Return whether the engine ends a call that it is told to cancel, or says itself that it does not."""
-        return self.can_kill
+        return False
 
     def _recall_travelled(self, submission: Submission) -> bool:
         """Take back what was sent and has not begun, if that is certain. Called with the scheduler's lock held."""
@@ -76,7 +80,7 @@ class Settling(Backend):
     def run_here(self, submission: Submission) -> None:
         """Run an attempt in the calling thread."""
         before = current.running, current.number, current.pool
-        current.pool = self.source
+        current.pool = self.port
         future = submission.future
         try:
             self._begin(submission, threading.current_thread().name, time.monotonic())
@@ -115,7 +119,7 @@ class Settling(Backend):
         """Begin an attempt that the caller has claimed."""
         assert submission.place is not None, "it holds its place until it is settled"
         submission.worker, submission.start = worker, start
-        submission.number = self.source.begin(submission.future, submission.place, worker, start)
+        submission.number = self.port.begin(submission.future, submission.place, worker, start)
         if not submission.number:  # it has ended already, by a verdict or by a hook of the policy's
             self._release(submission)
 
@@ -124,7 +128,7 @@ class Settling(Backend):
         future = submission.known_future
         try:
             if future is not None:
-                self.source.report(future, submission.number, outcome, end)
+                self.port.report(future, submission.number, outcome, end)
         finally:
             self._release(submission)
 
@@ -154,7 +158,7 @@ class Settling(Backend):
     def _restart_clock(self, submission: Submission, worker: str, start: float) -> None:
         """Let the timeout count anew: the engine has lost the worker, and begun the attempt again on another."""
         future = submission.known_future
-        with self.source.lock:
+        with self.port.lock:
             place = submission.place
             if (
                 place is None
@@ -213,7 +217,7 @@ class Settling(Backend):
         if not self._sick:
             self._sick = True
             logger.warning("%s: the engine failed: %s: %s", self.name, type(error).__name__, error)
-            self.source.events.emit(WorkerDied, self.name, f"{type(error).__name__}: {error}")
+            self.port.events.emit(WorkerDied, self.name, f"{type(error).__name__}: {error}")
 
     def _due(self, place: EngineSlot) -> None:
         """Act on a place's timer. The clock thread."""
@@ -221,7 +225,7 @@ class Settling(Backend):
         if submission is not None and submission.fate is None:
             self._settler.call_soon(partial(self._overdue, submission))
         elif submission is not None:
-            self.source.expire(place, submission.known_future)
+            self.port.expire(place, submission.known_future)
 
     # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +242,7 @@ class Settling(Backend):
     def recall_all(self) -> None:
         """Take back what has not begun. Called with the lock held."""
         futures = self.handed_out()
-        self.source.give_back([future for future in futures if future.override is None and self.recall(future)])
+        self.port.give_back([future for future in futures if future.override is None and self.recall(future)])
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not begun. Called with the lock held."""
@@ -247,11 +251,11 @@ class Settling(Backend):
 
     def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Have the settler cancel the attempt in the engine, or else abandon it."""
-        with self.source.lock:
+        with self.port.lock:
             submission = self._submission_of(future)
             if submission is None:
                 return
-            claimed = self.source.claim(future, number)
+            claimed = self.port.claim(future, number)
         if claimed:
             self._settler.call_soon(partial(self._abandon, submission, error, time.monotonic()))
         else:
@@ -267,10 +271,10 @@ class Settling(Backend):
         if submission in self._stuck:
             if not self._stops(submission):
                 log_abandoned(error, submission.future.id, submission.number, f"{submission.worker} of the executor")
-            self.source.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
+            self.port.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
         self._release(submission, reusable=False)  # whoever began it may still be arming its timer
         self._feeder.call_soon(self._feed)
-        self.source.settle(submission.future, Failure(error), end)
+        self.port.settle(submission.future, Failure(error), end)
 
     def _carry_out_verdict(self, submission: Submission) -> None:
         """End what was aborted while the engine had it and it was not known to have begun: `begin` does so."""

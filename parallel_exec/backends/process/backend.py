@@ -26,17 +26,19 @@ from typing import TYPE_CHECKING, Any, Callable
 from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends import _pickling
-from parallel_exec.backends.base import Backend, SchedulerPort
+from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import spawn
-from parallel_exec.backends.process.io_loop import IoLoop
 from parallel_exec.backends.process.launcher import Launcher
 from parallel_exec.backends.process.payload import pack, pack_initializer
+from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.errors import start_error
 
 if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends._pickling import Pickled
+    from parallel_exec.backends.base import SchedulerPort
 
 
 class ProcessBackend(Backend):
@@ -52,11 +54,10 @@ class ProcessBackend(Backend):
     """
 
     name = "process"
-    can_kill = True
     prefetches = True
     pickles_calls = True
     runs_chunks = True
-    has_one_servant = True
+    reports_in_one_thread = True
 
     def __init__(
         self,
@@ -73,21 +74,20 @@ class ProcessBackend(Backend):
         if os.name != "posix":
             raise NotImplementedError('backend="process" needs POSIX: use ExecutorBackend(ProcessPoolExecutor()) here')
         check_initializer(initializer, initargs)
-        self._context = spawn.get_context(mp_context)
-        self._forks = spawn.forks(self._context)
-        self._initializer = (
-            None if initializer is None else pack_initializer(initializer, initargs, has_main=self._forks)
-        )
+        context = spawn.get_context(mp_context)
+        self._forks = spawn.forks(context)
+        packed = None if initializer is None else pack_initializer(initializer, initargs, has_main=self._forks)
         self._max_tasks = (
             None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
         )
-        self._memory_limit = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
-        self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
+        memory = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
+        # Here and not in the pool, as an unused one is followed by another in a forked child; it lets go of what goes to
+        # workers with their start once the pool has ended, which is before this does.
+        self._launcher = Launcher(context, packed, memory, check_seconds("startup_timeout", startup_timeout))
         self._pickler = _pickling.CallPickler()
-        self._io: IoLoop | None = None  # written once, by `bind`
 
-    def bind(self, source: SchedulerPort, limit: int) -> None:
-        """Connect to the scheduler.
+    def make_runner(self, port: SchedulerPort, limit: int) -> ProcessPool:
+        """Return a new pool, which starts no process yet.
 
         Raises:
             WorkerStartError: no process can be started from here.
@@ -95,68 +95,8 @@ class ProcessBackend(Backend):
         reason = spawn.forbidden()
         if reason is not None:
             raise start_error("process", reason)
-        super().bind(source, limit)
-        launcher = Launcher(self._context, self._initializer, self._memory_limit, self._startup_timeout)
-        self._initializer = None  # it is the pool's now, which ends before this does
-        self._io = IoLoop(source, limit, launcher, self._max_tasks)
+        return ProcessPool(port, limit, self._launcher, self._max_tasks)
 
-    @property
-    def io(self) -> IoLoop:
-        """The thread that serves the workers."""
-        assert self._io is not None, "bind() comes first"
-        return self._io
-
-    def prepare(self, future: AnyJob) -> None:
-        """Pickle the call."""
-        future.payload = pack(future, self._pickler, has_main=self._forks)
-
-    def preempt(self, key: tuple[int, int]) -> None:
-        """Take back what comes after `key`. Called with the lock held."""
-        self.io.assignments.preempt(key)
-
-    def recall_all(self) -> None:
-        """Take back everything that has not begun. Called with the lock held."""
-        self.io.assignments.take_back_all()
-
-    def recall(self, future: AnyJob) -> bool:
-        """Take a future back if it has not begun. Called with the lock held."""
-        return self.io.assignments.recall(future)
-
-    def handed_out(self) -> list[AnyJob]:
-        """Return what has not been begun. Called with the lock held."""
-        return self.io.assignments.handed_out()
-
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
-        """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
-        self.io.assignments.stop(future, number, error)
-
-    def terminate(self) -> None:
-        """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
-        with self.source.lock:
-            for handle in self.io.assignments.handles:
-                if handle.ready:
-                    handle.terminate()
-
-    def recheck(self) -> None:
-        """Have the I/O thread look whether it is time to end."""
-        self.io.recheck()
-
-    def resize(self, limit: int) -> None:
-        """Change the limit; workers beyond it end when they are free."""
-        self.io.resize(limit)
-
-    def join(self) -> None:
-        """Wait until all workers have ended."""
-        self.io.join()
-
-    def workers(self) -> int:
-        """Return how many workers there are."""
-        return sum(handle.ready for handle in self.io.assignments.handles)
-
-    def renew(self) -> bool:
-        """Do nothing: what was not used has opened nothing."""
-        return True
-
-    def after_fork(self) -> None:
-        """Close the copies of the workers' pipes, in a forked child."""
-        self.io.after_fork()
+    def prepare(self, future: AnyJob) -> Pickled:
+        """Return the call, pickled."""
+        return pack(future, self._pickler, has_main=self._forks)
