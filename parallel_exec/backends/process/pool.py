@@ -1,71 +1,495 @@
-"""The worker processes of one executor, as its scheduler sees them."""
+"""The process pool of one executor: takes tasks from the scheduler, hands them out to workers, and takes them back.
+
+    a turn of the I/O thread:  journals that are due ──► workers that were started ──► what was taken back ──► scheduler
+                               take ──► hand out ──► start workers for what is left ──► sleep until something is due
+
+Guarantees:
+    What other threads take back is given to the scheduler by the I/O thread, as that may run user code.
+    No future is in nobody's hands while the scheduler's lock is free: taking and handing out are one turn of the lock.
+    After a worker's death its pipe is read, then its journal; only then is anything called lost.
+    Nothing here waits: pipes are non-blocking.
+
+Everything is the I/O thread's own but `wake` and what is said to be called with the lock held. The race between `wake` (any
+thread: resets `_parked`, then wakes the loop) and `_take` (sets `_parked`, then looks into the queue) is harmless: what
+came before the look is taken, and what comes after it has the loop take another turn.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import itertools
+import selectors
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec.backends.base import Runner, SchedulerPort
-from parallel_exec.backends.process.io_loop import IoLoop
+from parallel_exec._core.map_chunk import MapChunk
+from parallel_exec._current import current
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.threads import arrive
+from parallel_exec._sync.timers import NEVER
+from parallel_exec._sync.weak import weakly
+from parallel_exec.backends.base import Runner
+from parallel_exec.backends.process.assignments import Assignments
+from parallel_exec.backends.process.io_loop import ENDED, IoLoop
+from parallel_exec.backends.process.prefetch import AHEAD, Prefetch, fitting
+from parallel_exec.backends.process.receiver import Receiver
+from parallel_exec.backends.process.supervisor import Supervisor
+from parallel_exec.backends.process.wire import Running
+from parallel_exec.backends.process.worker_handle import POLL_AFTER
+from parallel_exec.errors import TaskTimeoutError, start_error
+from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher
+    from parallel_exec.backends.process.worker_handle import WorkerHandle
+
+STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 
 
 class ProcessPool(Runner):
-    """Runs attempts in worker processes.
+    """Runs one executor's attempts in worker processes; its thread is started by the first `wake`.
 
     Attributes:
-        io: the thread that serves the workers.
+        assignments: the workers, and which task is where.
     """
 
     def __init__(self, port: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None) -> None:
         super().__init__(port, limit)
-        self.io = IoLoop(port, limit, launcher, max_tasks)
+        self._lock = port.lock
+        self._max_tasks = max_tasks
+        self._launcher = launcher
+        self._io = IoLoop(port.lock, weakly(self._break))
+        self.assignments = Assignments(port.lock, self._io.wakeup, weakly(port.add_split))
+        events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))
+        self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
+        self._prefetch = Prefetch()
+        callbacks = (self._supervisor.note_ready, weakly(self._somebody_is_free))
+        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, *callbacks)
+        self._parked = True  # whether the scheduler has us as idle
+        self._gave_back = False
+        self._overridden: list[AnyJob] = []  # put back, and cancelled meanwhile
+        self._due: float | None = None  # when the next turn has something to do even if nothing is heard
+        self._stop_deadline: float | None = None  # until when workers have time to end
+        self._has_given_up = False  # guarded by the lock
+        port.park(self)
+
+    # ── from other threads ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """Have the I/O thread come and take; it is started by the first call."""
+        self._parked = False
+        if self._io.thread is None:
+            try:
+                self._start()
+            except (OSError, RuntimeError, MemoryError) as error:  # no file can be opened, or no thread started
+                self.port.fail_all(start_error("process", f"no worker process can be started: {error}"))
+        self._io.wakeup()
+
+    def _start(self) -> None:
+        if self.port.drained:  # nobody ever needed it
+            return
+        with self._lock:
+            if self._io.thread is None:
+                self.port.timers.start()
+                self._io.start(self._serve)
 
     def preempt(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
-        self.io.assignments.preempt(key)
+        self.assignments.preempt(key)
 
     def recall_all(self) -> None:
         """Take back everything that has not begun. Called with the lock held."""
-        self.io.assignments.take_back_all()
+        self.assignments.take_back_all()
 
     def recall(self, future: AnyJob) -> bool:
         """Take a future back if it has not begun. Called with the lock held."""
-        return self.io.assignments.recall(future)
+        return self.assignments.recall(future)
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
-        return self.io.assignments.handed_out()
+        return self.assignments.handed_out()
 
     def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
-        self.io.assignments.stop(future, number, error)
+        self.assignments.stop(future, number, error)
 
     def terminate(self) -> None:
         """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
-        with self.port.lock:
-            for handle in self.io.assignments.handles:
+        with self._lock:
+            for handle in self.assignments.handles:
                 if handle.ready:
                     handle.terminate()
 
-    def recheck(self) -> None:
-        """Have the I/O thread look whether it is time to end."""
-        self.io.recheck()
-
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
-        self.io.resize(limit)
+        self._limit = limit
+        self._io.wakeup()
+
+    def recheck(self) -> None:
+        """Have the I/O thread look whether it is time to end."""
+        self._io.wakeup()
 
     def join(self) -> None:
         """Wait until all workers have ended."""
-        self.io.join()
+        if self._io.thread is None:
+            self._launcher.close()
+        else:
+            self._io.join()
 
     def workers(self) -> int:
         """Return how many workers there are."""
-        return sum(handle.ready for handle in self.io.assignments.handles)
+        return sum(handle.ready for handle in self.assignments.handles)
 
     def after_fork(self) -> None:
-        """Close the copies of the workers' pipes, in a forked child."""
-        self.io.after_fork()
+        """Close the copies of what belongs to the parent, in a forked child."""
+        for handle in self.assignments.handles:
+            handle.close_files()
+        self.assignments.handles = []
+        self._io.close()
+
+    # ── the I/O thread ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _serve(self) -> None:
+        current.pool = self.port  # keeps it, and so this
+        arrive()
+        try:
+            error = self._io.run(self._turn, self._progress)
+            if error is None:
+                self._io.close()
+            else:
+                self._break(error)
+                del error  # its traceback leads here
+        finally:
+            self._launcher.close()
+
+    def _turn(self) -> float | None:
+        """Do all that there is to do; returns for how many seconds there will be no more unless something is heard."""
+        port, now = self.port, time.monotonic()
+        if self._due is not None and now >= self._due:
+            self._poll_journals(now)
+        self._supervisor.register_started()
+        if not port.drained:
+            self._pump(port)
+        elif self._dismiss(now):
+            return ENDED
+        return self._nap()
+
+    def _progress(self) -> tuple[int, ...]:
+        """Return numbers one of which changes whenever the pool has got anywhere."""
+        assignments = self.assignments
+        backlog, launching = self.port.backlog(), self._supervisor.launching
+        return backlog, len(assignments.handles), assignments.serial(), self._receiver.heard, launching
+
+    def _nap(self) -> float | None:
+        now = time.monotonic()
+        due = self._supervisor.start_again if self._stop_deadline is None else self._stop_deadline
+        for handle in self.assignments.handles:
+            if handle.closing and not handle.assigned and handle.leave_by is None:  # wherever its last was heard of
+                handle.poll_at = handle.leave_by = now + STOP_GRACE
+            poll_at = handle.poll_at
+            if poll_at is not None and (due is None or poll_at < due):
+                due = poll_at
+        self._due = due
+        return None if due is None else max(0.0, due - now)
+
+    def _pump(self, port: SchedulerPort) -> None:
+        """Give work to whoever wants it, start workers for what is left, and share out what lies with one."""
+        ready: list[WorkerHandle] = []
+        idle = 0
+        for handle in self.assignments.handles:
+            if handle.ready and not handle.closing:
+                ready.append(handle)
+                idle += not handle.assigned
+        if idle and len(ready) > 1:
+            self._rebalance(port, ready)  # first: what comes back is ahead of what waits in the queue
+        self._requeue_returned(port)
+        while len(ready) > self._limit:
+            self._retire(ready.pop())
+        if not self._parked:
+            self._feed(port, ready)
+        if self._gave_back:
+            self._finish_overridden()
+        if len(self.assignments.handles) < self._limit:
+            self._start_workers(port)
+
+    def _feed(self, port: SchedulerPort, ready: list[WorkerHandle]) -> None:
+        """Hand out to each worker what it wants, as long as there is something; who has least comes first."""
+        if len(ready) > 1:
+            ready.sort(key=lambda handle: len(handle.assigned))
+        for handle in ready:
+            with self._lock:
+                count = self._prefetch.want(handle, port.backlog(), len(ready), self._max_tasks)
+                if count > 0:
+                    if self._higher_priority_is_prefetched(port):
+                        break
+                    futures = self._take(port, count)
+                    if futures:
+                        self._hand_out(handle, futures)
+            if self._parked:  # the queue is empty
+                break
+
+    def _requeue_returned(self, port: SchedulerPort) -> None:
+        """Give the scheduler what was taken back, and report the chunks that have ended by that."""
+        with self._lock:  # nothing is in nobody's hands in between
+            self._put_back(port, self.assignments.returned())
+        self._finish_overridden()
+        while self.assignments.done:
+            self._receiver.close_part(self.assignments.done.pop())
+
+    def _take(self, port: SchedulerPort, count: int) -> list[AnyJob]:
+        """Take up to `count` calls; of a chunk that has more the rest stays in the queue. Called with the lock held."""
+        self._parked = True  # first: the wake-up may come before we are back
+        futures = port.take_some(self, count)
+        calls = 0
+        for future in futures:
+            calls += future.weight
+        fits = fitting(futures) if len(futures) > 1 else 1
+        if fits < len(futures):
+            self._put_back(port, futures[fits:])
+        if calls >= count or port.backlog():
+            self._parked = False
+        if fits < len(futures):
+            return futures[:fits]
+        if calls <= count:
+            return futures
+        last: Any = futures[-1]
+        if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
+            tail = last.split(last.high - (calls - count))
+            port.add_split(tail)
+            self._put_back(port, [tail])
+        return futures
+
+    def _hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:
+        self.assignments.hand_out(handle, futures)
+        if self._max_tasks is not None and handle.sent >= self._max_tasks:
+            handle.tell_to_end()
+        self._watch_writing(handle)
+
+    def _higher_priority_is_prefetched(self, port: SchedulerPort) -> bool:
+        """Return whether a worker has yet to begin what has a higher priority than what is first in the queue.
+
+        Then nothing of lower priority may begin elsewhere. It is a matter of moments: what a worker was sent are tiny
+        tasks, or else it is found to be stuck and they are taken back. Called with the lock held.
+        """
+        priority = port.first_priority()
+        for handle in self.assignments.handles:
+            if len(handle.assigned) > 1 and priority is not None:
+                second = next(itertools.islice(handle.assigned.values(), 1, None))
+                if second.priority > priority:
+                    return True
+        return False
+
+    def _rebalance(self, port: SchedulerPort, ready: list[WorkerHandle]) -> None:
+        """Take back half of what waits behind a running task while another worker is idle, and all of it if it is stuck."""
+        with self._lock:
+            nothing_else = not port.backlog()
+            for handle in ready:
+                waiting = len(handle.assigned) - 1
+                running = handle.running()
+                stuck = waiting > 0 and running.serial > 0 and time.monotonic() - running.since > AHEAD / 2
+                if (
+                    not handle.draining
+                    and waiting > 0
+                    and (stuck or (nothing_else and self._prefetch.long_enough(waiting)))
+                ):
+                    self.assignments.take_back(handle, None if stuck else (waiting + 1) // 2)
+
+    def _start_workers(self, port: SchedulerPort) -> None:
+        """Start a worker for each task that none is free for, and hear of the next task if there is room for more."""
+        if not self._parked and not port.backlog():
+            with self._lock:
+                self._put_back(port, self._take(port, 1))  # to be listed as idle: the next task is to be heard of
+            self._finish_overridden()
+        missing = port.backlog()
+        if missing:
+            handles = self.assignments.handles
+            for handle in handles:
+                # Who has nothing to do takes what has come since it was asked.
+                if not handle.ready or not (handle.assigned or handle.closing or handle.draining):
+                    missing -= 1
+            if missing > 0:
+                self._supervisor.start(min(missing, self._limit - len(handles)))
+
+    def _somebody_is_free(self) -> bool:
+        """Return whether a task that waits behind another would be begun elsewhere at once."""
+        handles = self.assignments.handles
+        return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
+
+    def _put_back(self, port: SchedulerPort, futures: list[AnyJob]) -> None:
+        """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
+        if futures:
+            self._gave_back = True
+            self._overridden += port.put_back(futures)
+
+    def _finish_overridden(self) -> None:
+        """Do what `_put_back` must not, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
+        if self._gave_back:
+            self._gave_back = False
+            overridden, self._overridden = self._overridden, []
+            try:
+                self.port.finish_overridden(overridden)
+            finally:
+                self.port.wake_one()
+
+    # ── its files ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_started(self, handle: WorkerHandle) -> None:
+        self._io.watch(handle.results, partial(self._listen, handle))
+
+    def _listen(self, handle: WorkerHandle) -> None:
+        frames, eof = handle.read()
+        if eof:
+            self._io.unwatch(handle.results)  # its death is told otherwise
+        self._receiver.frames(handle, frames)
+        now = time.monotonic()
+        if not handle.assigned:
+            handle.poll_at = handle.leave_by = now + STOP_GRACE if handle.closing else None
+        elif handle.poll_at is None or any(frame.serial for frame in frames):
+            handle.poll_at = now + POLL_AFTER
+
+    def _poll_journals(self, now: float) -> None:
+        for handle in list(self.assignments.handles):
+            if handle.leave_by is not None and handle.leave_by <= now:
+                handle.kill()  # its last task left something behind that does not end
+                handle.poll_at, handle.leave_by = None, NEVER
+            elif handle.poll_at is not None and handle.poll_at <= now:
+                self._receiver.poll_journal(handle, now)
+
+    def _watch_writing(self, handle: WorkerHandle) -> None:
+        """Have what waits, if anything does, written when the pipe takes more."""
+        if handle.has_more():
+            self._io.watch(handle.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
+
+    def _flush(self, handle: WorkerHandle) -> None:
+        handle.flush()
+        if not handle.has_more():
+            self._io.unwatch(handle.tasks)
+
+    # ── time is up ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_timeout(self, handle: WorkerHandle) -> None:
+        """Stop what a worker runs, if it outran its timeout. Called by the clock."""
+        running = handle.running()
+        future = handle.assigned.get(running.serial)
+        if type(future) is MapChunk:
+            self._stop_late_item(handle, future, running)
+        else:
+            self.port.expire(handle, future)
+
+    def _stop_late_item(self, handle: WorkerHandle, chunk: MapChunk, running: Running) -> None:
+        """Stop an item that outran its timeout, or a chunk that cannot be loaded in time; else look again later."""
+        timeout, now = chunk.settings.timeout, time.monotonic()
+        if timeout is None:
+            return
+        due = running.since + ((self._launcher.startup_timeout or NEVER) if running.loading else timeout)
+        if now < due:
+            handle.timer.arm(now + POLL_AFTER if running.loading else due)
+        else:
+            item = chunk.item_id(chunk.index_of(running.serial))
+            self.assignments.stop_item(handle, running.serial, TaskTimeoutError(item, timeout, 1))
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _retire(self, handle: WorkerHandle) -> None:
+        with self._lock:
+            self.assignments.take_back(handle)
+        handle.tell_to_end()
+        self._watch_writing(handle)
+
+    def _dismiss(self, now: float) -> bool:
+        """Let all workers end, those that take too long by force; returns whether all have."""
+        if self._stop_deadline is None:
+            self._stop_deadline = now + STOP_GRACE
+        for handle in self.assignments.handles:
+            if now >= self._stop_deadline or not handle.ready:
+                handle.kill()
+            elif not handle.closing:
+                self._retire(handle)
+        return not self.assignments.handles
+
+    def _on_death(self, handle: WorkerHandle) -> None:
+        """Settle what a dead worker leaves: what it had finished, what it was running, what it had not begun."""
+        if handle.process is not None:
+            self._listen(handle)
+            self._receiver.frames(handle, handle.unread())
+        handle.timer.cancel()
+        exitcode = handle.exitcode()
+        with self._lock:
+            self.assignments.handles.remove(handle)
+            running = handle.running()
+            if not running.serial and handle.ready and not handle.killed and not handle.closing:
+                running = Running(self._poison_job(handle), time.monotonic(), True)
+            interrupted = handle.assigned.get(running.serial)
+            if type(interrupted) is MapChunk and running.loading:  # nothing of it has begun
+                handle.forget(interrupted)
+            elif interrupted is not None:
+                del handle.assigned[running.serial]
+            self.assignments.reclaim(handle, list(handle.assigned))
+        self._supervisor.reap(handle, exitcode)
+        if interrupted is not None:
+            self._receiver.interrupted(handle, running, interrupted, exitcode)
+
+    def _poison_job(self, handle: WorkerHandle) -> int:
+        """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
+        serial = next(iter(handle.assigned), 0)
+        future = handle.assigned.get(serial)
+        if future is None or (
+            type(future) is MapChunk and future.serial != serial
+        ):  # of that chunk something has ended
+            return 0
+        future.bad_starts += 1
+        return serial if future.bad_starts >= 3 else 0
+
+    # ── when it breaks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _break(self, error: BaseException) -> None:
+        """End all tasks with an error, and kill the workers: the I/O thread cannot serve them any more."""
+        why = f"the process pool has broken: {type(error).__name__}: {error}"
+        logger.critical(why, exc_info=error)
+        failure = start_error("process", why)
+        failure.__cause__ = error
+        with self._lock:
+            if self._has_given_up:
+                return
+            self._has_given_up = True
+            self._supervisor.give_up(failure)
+        closed = isinstance(error, OSError) and error.errno == errno.EBADF  # the numbers may be others' files by now
+        _guarded(partial(self.port.fail_all, failure))
+        while self._supervisor.launching:  # whoever starts one says so in any case
+            self._supervisor.await_started()
+        for handle in list(self.assignments.handles):
+            _guarded(partial(self._drop, handle, failure))
+            if not closed:
+                _guarded(handle.exitcode)
+                _guarded(handle.close)
+        with self._lock:
+            self._put_back(self.port, self.assignments.returned())
+        _guarded(self._finish_overridden)
+        if closed:
+            self._io.forget()
+        else:
+            self._io.close()
+
+    def _drop(self, handle: WorkerHandle, failure: BaseException) -> None:
+        """Kill a worker and end its tasks; what its journal says of them counts."""
+        handle.kill()
+        handle.timer.disarm()
+        self._receiver.frames(handle, handle.unread())
+        with self._lock:
+            self.assignments.handles.remove(handle)
+            running = handle.running()
+            interrupted = handle.assigned.pop(running.serial, None)
+            handle.pending_kill = (running.serial, failure)
+            self.assignments.reclaim(handle, list(handle.assigned))
+        if interrupted is not None:
+            self._receiver.interrupted(handle, running, interrupted, None)
+
+
+def _guarded(act: Callable[[], object]) -> None:
+    """Do one thing of several, of which the others must be done, too."""
+    try:
+        act()
+    except BaseException:  # of a user's callback, which may raise what is no Exception
+        logger.exception("raised while a process pool broke")

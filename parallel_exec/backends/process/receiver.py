@@ -26,7 +26,7 @@ from parallel_exec.backends.process import log_relay, wire
 from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
-from parallel_exec.events import WorkerStarted, logger
+from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -50,12 +50,14 @@ class Receiver:
         assignments: Assignments,
         pace: Prefetch,
         launcher: Launcher,
+        on_ready: Callable[[WorkerHandle], object],
         somebody_is_free: Callable[[], bool],
     ) -> None:
         self._source = source
         self._crew = assignments
         self._prefetch = pace
         self._launcher = launcher
+        self._on_ready = on_ready
         self._somebody_is_free = somebody_is_free
         self.heard = 0
 
@@ -87,10 +89,7 @@ class Receiver:
         elif frame.serial:
             self._hear_outcome(handle, frame)
         elif frame.kind == wire.READY:
-            handle.ready = True
-            handle.timer.disarm()
-            self._launcher.succeeded()
-            self._source.events.emit(WorkerStarted, handle.name)
+            self._on_ready(handle)
         elif frame.kind == wire.DROPPED:
             handle.dropped()
         elif frame.kind == wire.START_FAILED:

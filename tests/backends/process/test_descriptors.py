@@ -18,7 +18,7 @@ import script
 import work
 
 from parallel_exec.backends import _descriptors
-from parallel_exec.backends.process import segments, supervisor
+from parallel_exec.backends.process import io_loop, segments
 
 METHODS = ("forkserver", "spawn", "fork")
 CLOSED = [numbers for count in (1, 2, 3) for numbers in itertools.combinations(range(3), count)]
@@ -232,7 +232,7 @@ def test_no_file_to_be_had_at_the_first_use(pool: Any, monkeypatch: pytest.Monke
     def refuse() -> tuple[int, int]:
         raise OSError(errno.EMFILE, "too many open files, for this test")
 
-    monkeypatch.setattr(supervisor, "pipe", refuse)
+    monkeypatch.setattr(io_loop, "pipe", refuse)
     executor = pool(2)
     assert "for this test" in str(executor.submit(work.pid).exception(8))
     executor.shutdown()

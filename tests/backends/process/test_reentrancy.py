@@ -188,7 +188,7 @@ def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     """It times out, and an item of a map does so alone."""
     executor = pool(2, timeout=0.3)
     executor.options(timeout=30).submit(work.same, 1).result(30)
-    executor._scheduler.runner.io._launcher.startup_timeout = 1.5  # which is the limit for loading as well
+    executor._scheduler.runner._launcher.startup_timeout = 1.5  # which is the limit for loading as well
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
@@ -205,7 +205,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     executor = pool(1, timeout=0.3)
     for _ in range(20):
         executor.options(timeout=30).submit(work.nap, 0.004).result(8)
-    assignments = executor._scheduler.runner.io.assignments
+    assignments = executor._scheduler.runner.assignments
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
@@ -221,7 +221,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     """A map that is collected while a batch is being made up takes back nothing of it."""
     executor = pool(1)
     list(executor.map(work.nap, [0.0003] * 60))
-    assignments = executor._scheduler.runner.io.assignments
+    assignments = executor._scheduler.runner.assignments
     dropped: Any = executor.map(work.nap, [0.0003] * 2000)
     kept = executor.map(stdlib_only_tasks.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
     next(dropped)
@@ -255,7 +255,7 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
     end_waiting = Completion.end_waiting
 
     def slowly(self: Any, verdict: Any) -> None:
-        scheduler.runner.io._wakeup()
+        scheduler.runner.recheck()
         scheduler.ready.wake_one()
         time.sleep(0.2)
         end_waiting(self, verdict)

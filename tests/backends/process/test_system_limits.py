@@ -19,7 +19,7 @@ import work
 
 from parallel_exec import WorkerStartError
 from parallel_exec.backends.process import segments, spawn
-from parallel_exec.backends.process.io_loop import IoLoop
+from parallel_exec.backends.process.pool import ProcessPool
 
 # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,10 +207,10 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     done = executor.submit(work.same, 7)
     assert done.result(8) == 7
 
-    def fail(self: Any) -> None:
+    def fail(self: Any, *_: Any) -> None:
         raise ValueError("it lasts")
 
-    monkeypatch.setattr(IoLoop, where, fail)
+    monkeypatch.setattr(ProcessPool, where, fail)
     waiting = executor.submit(work.pid)
     for future in (running, waiting):
         error = future.exception(8)
@@ -225,16 +225,16 @@ def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog
     """What is raised now and then is logged, and the pool goes on."""
     executor = pool(2)
     assert executor.submit(work.same, 1).result(8) == 1
-    peek = IoLoop._poll_journals
+    nap = ProcessPool._nap
     turns: list[int] = []
 
-    def fail_each_second_time(self: Any) -> None:
+    def fail_each_second_time(self: Any) -> Any:
         turns.append(1)
         if len(turns) % 2:
             raise ValueError("it passes")
-        peek(self)
+        return nap(self)
 
-    monkeypatch.setattr(IoLoop, "_poll_journals", fail_each_second_time)
+    monkeypatch.setattr(ProcessPool, "_nap", fail_each_second_time)
     futures = [executor.submit(work.same, number) for number in range(20)]
     assert [future.result(8) for future in futures] == list(range(20))
     assert "it passes" in caplog.text

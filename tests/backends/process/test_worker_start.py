@@ -16,10 +16,10 @@ import pytest
 import work
 
 from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartError
-from parallel_exec.backends.process import io_loop
+from parallel_exec.backends.process import pool as pool_module
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.backends.process.fork_warning import no_fork_warning
-from parallel_exec.backends.process.io_loop import IoLoop
+from parallel_exec.backends.process.pool import ProcessPool
 
 from . import unpicklable
 
@@ -156,7 +156,7 @@ def test_a_retry_after_the_break_down_does_not_hang(pool: Any, bench: Any) -> No
 
 def test_shutdown_does_not_wait_for_a_start(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing left to do, workers that are still starting are not waited for, nor given time to end."""
-    monkeypatch.setattr(io_loop, "STOP_GRACE", 60.0)
+    monkeypatch.setattr(pool_module, "STOP_GRACE", 60.0)
     entered = bench.latch()
     executor = pool(2, backend={"initializer": work.begin, "initargs": (entered,)})
     future = executor.submit(work.same, 1)
@@ -354,7 +354,7 @@ def test_a_retired_worker_that_does_not_end_is_killed(pool: Any) -> None:
 
 def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same when its last frame was found by a look into the pipe, not by the selector: the race, made certain."""
-    listen = IoLoop._listen
+    listen = ProcessPool._listen
 
     def look(self: Any, handle: Any) -> None:
         if handle.ready:
@@ -362,7 +362,7 @@ def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch
         else:
             listen(self, handle)
 
-    monkeypatch.setattr(IoLoop, "_listen", look)
+    monkeypatch.setattr(ProcessPool, "_listen", look)
     executor = pool(backend={"max_tasks_per_child": 1})
     first = executor.submit(work.leave_thread).result(8)
     assert executor.submit(work.pid).result(8) != first
