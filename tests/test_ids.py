@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,14 @@ def test_a_task_knows_the_id_that_its_future_has(lab: Lab, fn: Any, name: str) -
     futures = [executor.submit(fn) for _ in range(3)]
     assert [future.result() for future in futures] == [f"{name}-{number}" for number in (1, 2, 3)]
     assert [future.task.id for future in futures] == [f"{name}-{number}" for number in (1, 2, 3)]
+
+
+@over(ALL)
+def test_the_id_of_a_builtin_that_somebody_waited_for(lab: Lab) -> None:
+    """It is made of the function's name also once the call was let go."""
+    future = lab.executor().submit(math.sqrt, 4.0)
+    assert future.result() == 2.0
+    assert future.id == "sqrt-1"
 
 
 def test_numbers_go_by_the_order_added(lab: Lab) -> None:

@@ -19,6 +19,7 @@ from tracked import Call, Fail, Tracked
 
 from parallel_exec import ParallelExecutor, Task, TaskSerializationError
 from parallel_exec._core.job import Job, snapshot
+from parallel_exec._outcome import Success
 
 KINDS = ("thread", "process", "inline", "thread-pool", "process-pool")
 BESIDE_THE_CALLER = tuple(name for name in KINDS if name != "inline")
@@ -268,7 +269,7 @@ def test_a_task_seen_while_the_call_is_let_go() -> None:
         future = _SeenMeanwhile(executor._scheduler, executor._settings, snapshot(), bool)
         task = Task(bool, id="a")
         future._task = task
-        future.let_call_go()
+        future.let_go(Success(None))
         assert future.task is task
 
 

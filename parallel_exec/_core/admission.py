@@ -73,7 +73,7 @@ class Admission(Completion):
     def _arrive(self, future: AnyJob, outcome_instead: Failure | None, idle: tuple[Consumer, ...]) -> None:
         """Do what `_enqueue` said, without the lock."""
         if outcome_instead is not None:
-            future.phase = Phase.DONE
+            future.decide()
             self._finish(future, outcome_instead)
         if idle:
             self.ready.wake(idle)
@@ -92,10 +92,8 @@ class Admission(Completion):
             )
             counted = future in self.ledger.unsettled
             if is_out:
-                future.phase = Phase.DONE
-                if future.batch is not None:
-                    future.batch.forget(future)
-                    future.batch = None
+                future.decide()
+                future.forget_batch()
         if is_out and counted:
             self._mend(future, outcome_instead or CANCELLED)
         else:
@@ -109,14 +107,10 @@ class Admission(Completion):
             self.ready.open = self._kept_open = True
         if self._queue_size:
             self._await_room()
-        future.sequence = future.sequence or next(self._sequence)
-        future.queued_at = time.monotonic()
         if self._queue_size:
             self._reserved.add(future)
         self.ledger.unsettled.add(future)
-        if runs is not None:
-            future.batch = runs.current
-            future.batch.join(future)
+        future.added(self._sequence, time.monotonic(), None if runs is None else runs.current)
 
     def _enqueue(self, future: AnyJob, unfit: ParallelExecError | None) -> tuple[Failure | None, tuple[Consumer, ...]]:
         """Put a reserved future in; returns how it ends instead, and whom to `wake`. Called with the lock held."""
@@ -132,7 +126,7 @@ class Admission(Completion):
     def _pack(self, future: AnyJob) -> ParallelExecError | None:
         """Have the back end make the call ready to travel; returns why it cannot."""
         try:
-            future.payload = self.backend.prepare(future)
+            future.packed(self.backend.prepare(future))
         except ParallelExecError as error:
             return error.with_traceback(None)  # which holds this frame, and the future is to keep the error
         return None
@@ -286,7 +280,7 @@ class Admission(Completion):
                 future for future in futures if future.override is not None or self._final_outcome is not None
             ]
             for future in overridden:
-                future.phase = Phase.DONE
+                future.decide()
             self.ready.put_back([future for future in futures if future.phase != Phase.DONE])
         return overridden
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import CancelledError
-from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
 from parallel_exec._core.job import PLACES, Job, Phase
@@ -25,8 +24,7 @@ from parallel_exec._core.ready_queue import ReadyQueue
 from parallel_exec._core.registry import IN_CALLBACK, Registry
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
-from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK, acquire_yielding, release_leaked
+from parallel_exec._sync.lazy_condition import TICK, release_leaked
 from parallel_exec._sync.lazy_condition import lock as settling_lock
 from parallel_exec._sync.threads import is_coming_up
 from parallel_exec._sync.timers import Timers
@@ -92,10 +90,7 @@ class Completion:
 
     def _conclude(self, future: AnyJob, outcome: Outcome) -> None:
         """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
-        if future.ended_at == 0.0 or future.override is not None or not future.attempt_number:
-            future.ended_at = time.monotonic()
-        cancelled = outcome is CANCELLED
-        future.settle(outcome, cancelled)
+        future.settle(outcome, outcome is CANCELLED)
         if self.events.active:
             self._tell_end(future, outcome)
 
@@ -107,27 +102,6 @@ class Completion:
         duration = 0.0 if future.first_started_at is None else future.ended_at - future.first_started_at
         self.events.emit(TaskFinished, future.id, future.attempt_number, error is None, error, duration, future.worker)
 
-    def _settle_unwatched(self, ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
-        """Settle, in one turn of the lock, those futures that nobody waits for yet; returns the others.
-
-        For plain futures that are DONE, and not for the main thread, as `acquire_yielding` is not.
-        """
-        for future, _ in ended:
-            future.let_call_go()  # not under the lock: finalizers may run
-        watched = []
-        acquire_yielding(settling_lock)
-        try:
-            for each in ended:
-                future = each[0]
-                if future._watched:
-                    watched.append(each)
-                else:
-                    future._result = each[1][0]
-                    future._state = FINISHED  # last: who sees it may read the result without a lock
-        finally:
-            settling_lock.release()
-        return watched
-
     def _mend(self, future: AnyJob, outcome: Outcome) -> None:
         """Bring to its end what `_finish` was kept from, or from parts of it."""
         if not future.done():
@@ -136,24 +110,16 @@ class Completion:
         consumers: tuple[Consumer, ...] = ()
         with self.lock:
             if future in self.ledger.unsettled:
-                if future.batch is not None and future in future.batch.ended:
-                    future.batch = None
-                rest, consumers = self._account(future)
+                rest, consumers = self._account(future, again=True)
             else:
                 consumers = self._drain_if_over()
         self._release(rest, consumers)
         self.ready.wake_one()
 
-    def _account(self, future: AnyJob) -> tuple[Sequence[AnyJob], tuple[Consumer, ...]]:
+    def _account(self, future: AnyJob, *, again: bool = False) -> tuple[Sequence[AnyJob], tuple[Consumer, ...]]:
         """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
-        run = future.batch
-        failed = future._exception is not None
-        success = not failed and not future.cancelled()
-        rest: Sequence[AnyJob] = ()
-        if run is not None:
-            rest = run.leave(future, not failed)
-            future.batch = None  # the run keeps its futures, and they do not keep it
-        self.ledger.ended(future, success)  # last: until then it can be seen that this is still to be done
+        rest: Sequence[AnyJob] = future.leave_batch(again=again) if future.batch is not None else ()
+        self.ledger.ended(future)  # last: until then it can be seen that this is still to be done
         return rest, self._drain_if_over() if self._closed else ()
 
     def _release(self, rest: Sequence[AnyJob], consumers: tuple[Consumer, ...]) -> None:
@@ -189,11 +155,12 @@ class Completion:
                 waits = self._withdraw(future)
                 phase = future.phase
                 if waits:
-                    mine, future.phase = True, Phase.DONE
+                    mine = True
+                    future.decide()
                 elif phase == Phase.DONE or not stop:
                     return False
-                elif future.override is None:
-                    future.override = override
+                else:
+                    future.override_with(override)
             if waits:
                 self._finish(future, override)
         except BaseException:
@@ -241,7 +208,7 @@ class Completion:
             if self.ready.holds(future):
                 self.ready.discard(future)
             self.ledger.backing_off.discard(future)
-            future.phase = Phase.DONE
+            future.decide()
 
     def cancel(self, future: AnyJob) -> bool:
         """Cancel a task that waits; see `TaskFuture.cancel`."""

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
 from functools import partial
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
 from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import acquire_yielding, lock, main
 from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
 
 if TYPE_CHECKING:
+    from parallel_exec._core.batch import Batch
+    from parallel_exec._sync.timers import Timer
     from parallel_exec.config import Settings
 
 T = TypeVar("T")
@@ -57,6 +60,8 @@ class Phase:
 
 def _name_source(fn: Any) -> Any:
     """Return what `call_name` finds the name of a callable in, if that is a function which keeps nothing; else the name."""
+    if type(fn) is str:  # it was asked before
+        return fn
     while type(fn) is partial:
         fn = fn.func
     if type(fn) is MethodType:
@@ -97,11 +102,9 @@ class Job(TaskFuture[T]):
     stretch: tuple[int, int, int, str] | None = None  # where it is in the payload: low, high, first, map's name
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
-    batch: Any = None  # the run that collects it
+    batch: Batch | None = None  # what collects it
     priority = 0
-    _id: str | None = (
-        None  # None, as long as nobody has asked for the one that is made of the function's name and the number
-    )
+    _id: str | None = None  # None, until somebody asks for the one that is made of the function's name and the number
     _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
 
     def __init__(
@@ -149,7 +152,7 @@ class Job(TaskFuture[T]):
         return task() if isinstance(task, ref) else task
 
     def _make_task(self) -> Task[T]:
-        fn, kwargs, args = self.fn, self.kwargs, self.args  # `_args` last, as they are the first to be let go
+        fn, kwargs, args = self.fn, self.kwargs, self.args  # `args` last, as they are the first to be let go
         if args is None:
             fn = LetGo(self.id)
         elif args or kwargs:
@@ -160,7 +163,7 @@ class Job(TaskFuture[T]):
             if known is not None:
                 return known
             self._task = made
-        if self.args is None:  # or `let_call_go` came before it could see what we made
+        if self.args is None:  # or `let_go` came before it could see what we made
             self._task = ref(made)
         return made
 
@@ -193,44 +196,164 @@ class Job(TaskFuture[T]):
             raise InvalidStateError(f"task {self.id!r} has not ended: wait for it with result() or execute_all()")
         return Failure(self._exception)
 
+    def succeeded(self) -> bool:
+        """Return whether it has ended, and well."""
+        return self._state is FINISHED and self._exception is None
+
     def view(self, number: int) -> CurrentTask:
         """Return what `current_task()` shows in attempt `number`."""
         timeout = self.settings.timeout
         deadline = None if timeout is None else self.started_at + timeout
 
-        weakly_self = ref(self)  # the frames of a task that fails may have the view, and the future keeps its error
+        weakly_self = ref(self)  # the frames of a task that fails may have the view, and the job keeps its error
 
         def is_cancelled() -> bool:
-            future = weakly_self()
-            if future is None or future.phase != Phase.LIVE:
+            job = weakly_self()
+            if job is None or job.phase != Phase.LIVE:
                 return True
-            return future.attempt_number != number or future.override is not None
+            return job.attempt_number != number or job.override is not None
 
         return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
 
+    # ── its way through the executor: called with the scheduler's lock held, but where it says something else ───────
+
+    def added(self, numbers: Iterator[int], at: float, batch: Batch | None) -> None:
+        """Take the next place in the order, unless it has one, and join a batch, if one is to collect it."""
+        if not self.sequence:
+            self.sequence = next(numbers)
+        self.queued_at = at
+        if batch is not None:
+            self.batch = batch
+            batch.join(self)
+
+    def packed(self, payload: Any) -> None:
+        """Keep what the back end made of the call, to be sent with each attempt. Before it is queued, without the lock."""
+        self.payload = payload
+
+    def queued(self) -> None:
+        """It waits in the queue."""
+        self.phase = Phase.QUEUED
+
+    def handed_out(self) -> None:
+        """A back end has taken it."""
+        self.phase = Phase.HANDED_OUT
+
+    def placed(self, slot: Any) -> None:
+        """The back end has found a slot for it."""
+        self.slot = slot
+
+    def begin(self, slot: Any, worker: str, at: float) -> int:
+        """An attempt began; returns its number."""
+        self.phase = Phase.LIVE
+        self._state = RUNNING
+        self.slot = slot
+        self.worker = worker
+        self.started_at = at
+        self.attempt_number = number = self.attempt_number + 1
+        if number == 1:
+            self.first_started_at = at
+        return number
+
+    def restart_clock(self, worker: str, at: float) -> None:
+        """The attempt begins again, on another worker: its time counts anew."""
+        self.worker = worker
+        self.started_at = at
+
+    def claimed(self) -> None:
+        """The attempt has ended, or is refused: one thread has the right to say what follows. By that thread, lock or no."""
+        self.phase = Phase.SETTLING
+
+    def judged_by(self, retry_state: Any) -> None:
+        """Keep what the retry policy remembers of the attempts. By the thread that starts the first, without the lock."""
+        self.retry_state = retry_state
+
+    def end_attempt(self, error: BaseException | None, at: float) -> None:
+        """Note how the attempt ended. By the thread that has claimed it, without the lock."""
+        self.ended_at = at
+        self.past += (Attempt(self.attempt_number, self.started_at, at - self.started_at, error, self.worker),)
+
+    def back_off(self, timer: Timer) -> None:
+        """Wait for the next attempt, which is due when the timer is."""
+        self.phase = Phase.BACKING_OFF
+        self._state = PENDING
+        self.slot = None
+        self.backoff_timer = timer
+
+    def backoff_over(self) -> None:
+        """The next attempt is due."""
+        self.backoff_timer = None
+
+    def override_with(self, outcome: Failure) -> None:
+        """Let it end like this instead of by another attempt; the first such word counts."""
+        if self.override is None:
+            self.override = outcome
+
+    def decide(self, at: float | None = None) -> None:
+        """The outcome is decided: who calls this `settle`s it. `at`: when the attempt ended that decided it.
+
+        With the lock held, or by the thread that has claimed the attempt.
+        """
+        if at is not None:
+            self.ended_at = at
+        self.phase = Phase.DONE
+
+    def leave_batch(self, *, again: bool = False) -> Sequence[AnyJob]:
+        """Tell its batch, if it has one, that it has ended; returns what must be cancelled for it. `again`: it may know."""
+        batch = self.batch
+        if batch is None:
+            return ()
+        rest = () if again and self in batch.ended else batch.leave(self, self._exception is None)
+        self.batch = None  # the batch keeps its jobs, and they do not keep it
+        return rest
+
+    def forget_batch(self) -> None:
+        """Undo what `added` did, for a job that is not in after all; also if it did only a part."""
+        if self.batch is not None:
+            self.batch.forget(self)
+            self.batch = None
+
+    # ── its end: without the scheduler's lock ───────────────────────────────────────────────────────────────────────
+
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
-        """Set the result, wake who waits and call the callbacks; for the scheduler, once."""
-        if type(outcome) is Success:
-            self.let_call_go()
-        else:
-            self._let_run_go()
+        """Set the result, wake who waits and call the callbacks; once it is decided, by who decided it. Runs users' code."""
+        if self.override is not None or not self.attempt_number or self.ended_at == 0.0:
+            self.ended_at = time.monotonic()
+        self.let_go(outcome)
         if type(outcome) is Failure and not cancelled and not self._quiet:
             self._unretrieved = Unretrieved(self.id, outcome.error)
-        if not self._store_unwatched(outcome, cancelled):
+        if threading.get_ident() == main.ident:
+            with lock:
+                watched = self._watched
+                if not watched:
+                    self._store(outcome, cancelled)
+        else:
+            acquire_yielding(lock)
             try:
-                with self._condition:
-                    try:
-                        self._store(outcome, cancelled)
-                        self._tell_waiters()
-                    finally:  # also if a signal handler raises
-                        if self._state in FINAL:
-                            self._condition.notify_all()
+                watched = self._watched
+                if not watched:
+                    self._store(outcome, cancelled)
             finally:
-                if self._state in FINAL:
-                    self._call_back()
+                lock.release()
+        if watched:
+            self._settle_watched(outcome, cancelled)
+
+    def _settle_watched(self, outcome: Outcome, cancelled: bool) -> None:
+        """Settle under the condition that somebody has asked for."""
+        try:
+            with self._condition:
+                try:
+                    self._store(outcome, cancelled)
+                    if "_waiters" in self.__dict__:
+                        self._tell_waiters()
+                finally:  # also if a signal handler raises
+                    if self._state in FINAL:
+                        self._condition.notify_all()
+        finally:
+            if self._state in FINAL and "_done_callbacks" in self.__dict__:
+                self._call_back()
 
     def _call_back(self) -> None:
-        """Call the callbacks, and let them go: they may lead back to this future."""
+        """Call the callbacks, and let them go: they may lead back to this job."""
         born = _forks.generation
         try:
             self._invoke_callbacks()  # type: ignore[attr-defined]
@@ -241,45 +364,30 @@ class Job(TaskFuture[T]):
             self.__dict__.pop("_done_callbacks", None)
         _forks.end_copy(born)
 
-    def let_call_go(self) -> None:
-        """Keep nothing but the outcome: the task has succeeded. Runs finalizers; for the scheduler."""
-        self._let_run_go()
+    def let_go(self, outcome: Outcome) -> None:
+        """Drop what is only needed to run the task and, if that has succeeded, its call. Runs finalizers. May be repeated."""
+        self.context = self.slot = None
+        if self.payload is not None or self.retry_state is not None or self.backoff_timer is not None:
+            self.payload = self.retry_state = self.backoff_timer = None
+        if type(outcome) is not Success:
+            return
         self.args = None  # first: see `_make_task`
         if self.kwargs is not None:
             self.kwargs = None
-        if type(self.fn) is not FunctionType or self.fn.__closure__ is not None:
-            self.fn = None if self._id is not None else _name_source(self.fn)
+        fn = self.fn
+        if type(fn) is not FunctionType or fn.__closure__ is not None:
+            self.fn = None if self._id is not None else _name_source(fn)
         task = self._task  # read once: `_make_task` may put a reference in its place
         if type(task) is Task:  # one of a class of the user's may carry what only it knows
             self._task = ref(task)
 
-    def _let_run_go(self) -> None:
-        """Drop what is only needed to run the task."""
-        self.context = self.slot = None
-        if self.payload is not None or self.retry_state is not None or self.backoff_timer is not None:
-            self.payload = self.retry_state = self.backoff_timer = None
-
-    def _store_unwatched(self, outcome: Outcome, cancelled: bool) -> bool:
-        """Store the outcome unless somebody may be waiting for it; returns whether it was stored."""
-        if threading.get_ident() == main.ident:
-            with lock:
-                if not self._watched:
-                    self._store(outcome, cancelled)
-                return not self._watched
-        acquire_yielding(lock)
-        try:
-            if not self._watched:
-                self._store(outcome, cancelled)
-            return not self._watched
-        finally:
-            lock.release()
-
     def _store(self, outcome: Outcome, cancelled: bool) -> None:
+        """Store the outcome: under the lock of unwatched futures, or under the condition."""
         if cancelled:
             self._state = CANCELLED_AND_NOTIFIED
             return
         if type(outcome) is Success:
-            self._result = outcome.value
+            self._result = outcome[0]
         else:
             self._exception = outcome[0]
         self._state = FINISHED  # last: who sees it may read the result without a lock
@@ -296,3 +404,24 @@ class Job(TaskFuture[T]):
 
 Job.__name__ = Job.__qualname__ = "TaskFuture"  # as its repr says it
 AnyJob = Job[Any]
+
+
+def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
+    """Settle, in one turn of the lock, those jobs for which nobody waits; returns the others, which need `settle`.
+
+    For jobs that have succeeded, and not for the main thread, as `acquire_yielding` is not.
+    """
+    for job, outcome in ended:
+        job.let_go(outcome)  # not under the lock: finalizers may run
+    watched = []
+    acquire_yielding(lock)
+    try:
+        for each in ended:
+            job, outcome = each
+            if job._watched:
+                watched.append(each)
+            else:
+                job._store(outcome, False)
+    finally:
+        lock.release()
+    return watched

@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec._core.job import Phase
 from parallel_exec.task_queue import PriorityHeap
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class ReadyQueue:
 
     def push(self, future: AnyJob) -> tuple[Consumer, ...]:
         """Put a future in, at its own place; returns whom to `wake`. Called with the lock held."""
-        future.phase = Phase.QUEUED
+        future.queued()
         if future.weight != 1:
             self._extra += future.weight - 1
         self.heap.push((-future.priority, future.sequence), future)
@@ -62,7 +61,7 @@ class ReadyQueue:
         with self._lock:
             future, idle = self.pop(consumer)
             if future is not None:
-                future.phase = Phase.HANDED_OUT
+                future.handed_out()
         if idle:
             self.wake(idle)
         return future
@@ -78,7 +77,7 @@ class ReadyQueue:
                 if future is None:
                     break
                 assert not idle, "who takes some is the only consumer"
-                future.phase = Phase.HANDED_OUT
+                future.handed_out()
                 taken.append(future)
                 calls -= future.weight
         return taken
@@ -101,7 +100,7 @@ class ReadyQueue:
     def put_back(self, futures: list[AnyJob]) -> None:
         """Put several futures back, at their own places; the caller must `wake_one` then. Called with the lock held."""
         for future in futures:
-            future.phase = Phase.QUEUED
+            future.queued()
             self._extra += future.weight - 1
             self.heap.push((-future.priority, future.sequence), future)
 

@@ -47,9 +47,9 @@ class Registry:
         self.backing_off: set[AnyJob] = set()
         self.succeeded = self.failed = self.cancelled = self.retried = self.timed_out = 0
 
-    def ended(self, future: AnyJob, success: bool) -> None:
+    def ended(self, future: AnyJob) -> None:
         """Count the end of a future."""
-        if success:
+        if future.succeeded():
             self.succeeded += future.weight
         elif future.cancelled():
             self.cancelled += future.weight

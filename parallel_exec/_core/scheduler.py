@@ -17,12 +17,11 @@ Guarantees:
 
 from __future__ import annotations
 
-from concurrent.futures._base import PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._core.admission import Admission
-from parallel_exec._core.job import Phase
+from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import acquire_yielding
@@ -31,7 +30,6 @@ from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
 from parallel_exec.retry import Delay, RetryPolicy
-from parallel_exec.task import Attempt
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -54,9 +52,10 @@ class Scheduler(Admission):
         with self.lock:
             override = future.override
             if override is None:
-                number = self._go_live(future, slot, worker, start)
+                number = future.begin(slot, worker, start)
+                self.ledger.live.add((future, number))
             else:
-                future.phase = Phase.DONE
+                future.decide()
         if override is not None:
             self._finish(future, override)
             return 0
@@ -71,7 +70,8 @@ class Scheduler(Admission):
                 rest, consumers = self._account(ended) if ended is not None else ((), ())
                 future, idle = self.ready.pop(slot)
                 if future is not None:
-                    number = self._go_live(future, slot, worker, time.monotonic())
+                    number = future.begin(slot, worker, time.monotonic())
+                    self.ledger.live.add((future, number))
                     if self._queue_size:
                         self._room.notify()
             finally:
@@ -85,14 +85,6 @@ class Scheduler(Admission):
             if self._announce(future, slot, number):
                 return future, number
             ended = None
-
-    def _go_live(self, future: AnyJob, slot: Slot, worker: str, start: float) -> int:
-        future.phase = Phase.LIVE
-        future._state = RUNNING
-        future.slot = slot
-        number = _count_attempt(future, worker, start)
-        self.ledger.live.add((future, number))
-        return number
 
     def _announce(self, future: AnyJob, slot: Slot | None, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
@@ -110,7 +102,7 @@ class Scheduler(Admission):
         policy = future.settings.policy
         try:
             if number == 1:
-                future.retry_state = policy.begin(future.fn, future.args, future.kwargs or {})
+                future.judged_by(policy.begin(future.fn, future.args, future.kwargs or {}))
             failure = apart(_call_before, policy, future.retry_state, number)
         except BaseException as error:
             failure = Failure(error)
@@ -128,7 +120,7 @@ class Scheduler(Admission):
             self.ledger.live.remove((future, number))
         except KeyError:
             return False
-        future.phase = Phase.SETTLING
+        future.claimed()
         if self.ledger.waiting:
             self.ledger.waiting.pop(future, None)
         return True
@@ -145,8 +137,7 @@ class Scheduler(Admission):
         if not self.claim(future, number):
             return None
         if type(outcome) is Success and not future.settings.policy.asks_on_success:
-            future.ended_at = end
-            future.phase = Phase.DONE
+            future.decide(end)
             try:
                 self._conclude(future, outcome)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
@@ -163,15 +154,14 @@ class Scheduler(Admission):
                 future, start, outcome, end = attempt
                 if self._is_simple(future, outcome):
                     if future.phase == Phase.HANDED_OUT:
-                        _count_attempt(future, worker, start)
+                        future.begin(slot, worker, start)
                     else:
                         self.ledger.live.discard((future, future.attempt_number))
-                    future.ended_at = end
-                    future.phase = Phase.DONE
+                    future.decide(end)
                     ended.append((future, outcome))
                 else:
                     rest.append(attempt)
-        for future, outcome in self._settle_unwatched(ended):
+        for future, outcome in settle_unwatched(ended):
             try:
                 future.settle(outcome, False)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
@@ -205,19 +195,17 @@ class Scheduler(Admission):
 
     def settle(self, future: AnyJob, outcome: Outcome, end: float) -> None:
         """Say how a claimed attempt ended, and what follows from it."""
-        future.ended_at = end
         policy = future.settings.policy
         if type(outcome) is Success and not policy.asks_on_success:
-            self._end(future, outcome)
+            future.decide(end)
+            self._finish(future, outcome)
             return
         error = outcome.error if type(outcome) is Failure else None
+        future.end_attempt(error, end)
         if type(error) is TaskTimeoutError and error.task_id == future.id:
             with self.lock:
                 self.ledger.timed_out += 1
             self.events.emit(TaskTimedOut, future.id, future.attempt_number)
-        future.past += (
-            Attempt(future.attempt_number, future.started_at, end - future.started_at, error, future.worker),
-        )
         if future.override is not None and error is not None:
             self._end(future, future.override)
             return
@@ -241,7 +229,7 @@ class Scheduler(Admission):
     def add_failed_item(self, future: AnyJob, error: BaseException, end: float) -> None:
         """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
         with self.lock:
-            future.phase = Phase.SETTLING
+            future.claimed()
             self.ledger.unsettled.add(future)
         self.settle(future, Failure(error), end)
 
@@ -271,12 +259,9 @@ class Scheduler(Admission):
                 future.override is None and self._final_outcome is None
             )  # what is broken or cancelled retries nothing
             if parked:
-                future.phase = Phase.BACKING_OFF
-                future._state = PENDING
-                future.slot = None
+                future.back_off(self.timers.timer(partial(self._due, future, future.attempt_number)))
                 self.ledger.retried += 1
                 self.ledger.backing_off.add(future)
-                future.backoff_timer = self.timers.timer(partial(self._due, future, future.attempt_number))
         if not parked:
             self._end(future, future.override or self._final_outcome)  # type: ignore[arg-type]
             return
@@ -315,7 +300,7 @@ class Scheduler(Admission):
             if future.phase != Phase.BACKING_OFF or future.attempt_number != number:
                 return
             self.ledger.backing_off.discard(future)
-            future.backoff_timer = None
+            future.backoff_over()
             if self._prefetches:
                 self.runner.preempt((-future.priority, future.sequence))
             idle = self.ready.push(future)
@@ -327,12 +312,12 @@ class Scheduler(Admission):
         with self.lock:
             if future.phase != Phase.HANDED_OUT:
                 return
-            future.phase = Phase.SETTLING
+            future.claimed()
         self._end(future, Failure(error))
 
     def _end(self, future: AnyJob, outcome: Outcome) -> None:
         """End a claimed future."""
-        future.phase = Phase.DONE
+        future.decide()
         self._finish(future, outcome)
 
 
@@ -343,14 +328,3 @@ def _call_before(policy: RetryPolicy, state: Any, number: int) -> Failure | None
     except BaseException as error:
         return Failure(error)
     return None
-
-
-def _count_attempt(future: AnyJob, worker: str, start: float) -> int:
-    """Note that the next attempt began, and return its number. Called with the lock held."""
-    future.worker = worker
-    future.started_at = start
-    number = future.attempt_number + 1
-    future.attempt_number = number
-    if number == 1:
-        future.first_started_at = start
-    return number

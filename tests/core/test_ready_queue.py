@@ -22,14 +22,19 @@ class Consumer:
 
 
 class Item:
-    """As much of a future as the queue looks at."""
+    """As much of a job as the queue looks at."""
 
-    phase = None
     weight = 1
 
     def __init__(self, sequence: int, priority: int = 0) -> None:
         self.sequence = sequence
         self.priority = priority
+
+    def queued(self) -> None:
+        """Note nothing."""
+
+    def handed_out(self) -> None:
+        """Note nothing."""
 
 
 @pytest.fixture

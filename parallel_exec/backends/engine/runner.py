@@ -156,7 +156,7 @@ class EngineRunner(Settling):
         self._active.add(submission)
         self._inside.add(submission)
         with self.port.lock:
-            future.slot = place  # from here on it can be recalled
+            future.placed(place)  # from here on it can be recalled
         self._handing_over = submission
         try:
             inner = self._submit(submission)

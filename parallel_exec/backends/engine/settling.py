@@ -167,8 +167,8 @@ class Settling(Runner):
                 or future.attempt_number != submission.number
             ):
                 return
-            submission.start = future.started_at = start
-            submission.worker = future.worker = worker
+            future.restart_clock(worker, start)
+            submission.start, submission.worker = start, worker
             if future.settings.timeout is not None:
                 place.timer.arm(start + future.settings.timeout)
 

@@ -166,7 +166,7 @@ class WorkerHandle:
 
     def _assign(self, serial: int, futures: list[AnyJob]) -> None:
         for future in futures:
-            future.slot = self
+            future.placed(self)
             if type(future) is MapChunk:
                 future.left = future.weight
                 self.assigned.update(dict.fromkeys(range(serial, serial + future.weight), future))
