@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST = 256  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
+_MOST = 1024  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
 _FIRST = 4  # of them, before it is known how much they weigh
 _BYTES = 1 << 13  # that they should come to, as each piece that a worker is given carries all of these; a guess
 
