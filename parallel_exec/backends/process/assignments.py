@@ -67,11 +67,6 @@ class Assignments:
             returned, self._returned = list(self._returned), {}
         return returned
 
-    def preempt(self, key: tuple[int, int]) -> None:
-        """Take back what comes after `key`. Called with the lock held."""
-        if self.worst is not None and key < self.worst:
-            self.take_back_all()
-
     def take_back_all(self) -> None:
         """Take back everything that has not begun. Called with the lock held."""
         for handle in self.handles:

@@ -17,7 +17,6 @@ came before the look is taken, and what comes after it has the loop take another
 from __future__ import annotations
 
 import errno
-import itertools
 import selectors
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
@@ -31,7 +30,7 @@ from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Runner
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.io_loop import ENDED, IoLoop
-from parallel_exec.backends.process.prefetch import AHEAD, Prefetch, fitting
+from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
 from parallel_exec.backends.process.wire import Running
@@ -64,9 +63,8 @@ class ProcessPool(Runner):
         self.assignments = Assignments(port.lock, self._io.wakeup, weakly(port.add_split))
         events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))
         self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
-        self._prefetch = Prefetch()
-        callbacks = (self._supervisor.note_ready, weakly(self._somebody_is_free))
-        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, *callbacks)
+        self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
+        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._supervisor.note_ready)
         self._parked = True  # whether the scheduler has us as idle
         self._gave_back = False
         self._overridden: list[AnyJob] = []  # put back, and cancelled meanwhile
@@ -97,7 +95,7 @@ class ProcessPool(Runner):
 
     def preempt(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
-        self.assignments.preempt(key)
+        self._prefetch.preempt(key)
 
     def recall_all(self) -> None:
         """Take back everything that has not begun. Called with the lock held."""
@@ -203,7 +201,8 @@ class ProcessPool(Runner):
                 ready.append(handle)
                 idle += not handle.assigned
         if idle and len(ready) > 1:
-            self._rebalance(port, ready)  # first: what comes back is ahead of what waits in the queue
+            with self._lock:  # first: what comes back is ahead of what waits in the queue
+                self._prefetch.rebalance(nothing_else=not port.backlog())
         self._requeue_returned(port)
         while len(ready) > self._limit:
             self._retire(ready.pop())
@@ -222,7 +221,7 @@ class ProcessPool(Runner):
             with self._lock:
                 count = self._prefetch.want(handle, port.backlog(), len(ready), self._max_tasks)
                 if count > 0:
-                    if self._higher_priority_is_prefetched(port):
+                    if self._prefetch.must_wait(port):
                         break
                     futures = self._take(port, count)
                     if futures:
@@ -267,35 +266,6 @@ class ProcessPool(Runner):
             handle.tell_to_end()
         self._watch_writing(handle)
 
-    def _higher_priority_is_prefetched(self, port: SchedulerPort) -> bool:
-        """Return whether a worker has yet to begin what has a higher priority than what is first in the queue.
-
-        Then nothing of lower priority may begin elsewhere. It is a matter of moments: what a worker was sent are tiny
-        tasks, or else it is found to be stuck and they are taken back. Called with the lock held.
-        """
-        priority = port.first_priority()
-        for handle in self.assignments.handles:
-            if len(handle.assigned) > 1 and priority is not None:
-                second = next(itertools.islice(handle.assigned.values(), 1, None))
-                if second.priority > priority:
-                    return True
-        return False
-
-    def _rebalance(self, port: SchedulerPort, ready: list[WorkerHandle]) -> None:
-        """Take back half of what waits behind a running task while another worker is idle, and all of it if it is stuck."""
-        with self._lock:
-            nothing_else = not port.backlog()
-            for handle in ready:
-                waiting = len(handle.assigned) - 1
-                running = handle.running()
-                stuck = waiting > 0 and running.serial > 0 and time.monotonic() - running.since > AHEAD / 2
-                if (
-                    not handle.draining
-                    and waiting > 0
-                    and (stuck or (nothing_else and self._prefetch.long_enough(waiting)))
-                ):
-                    self.assignments.take_back(handle, None if stuck else (waiting + 1) // 2)
-
     def _start_workers(self, port: SchedulerPort) -> None:
         """Start a worker for each task that none is free for, and hear of the next task if there is room for more."""
         if not self._parked and not port.backlog():
@@ -312,10 +282,9 @@ class ProcessPool(Runner):
             if missing > 0:
                 self._supervisor.start(min(missing, self._limit - len(handles)))
 
-    def _somebody_is_free(self) -> bool:
-        """Return whether a task that waits behind another would be begun elsewhere at once."""
-        handles = self.assignments.handles
-        return len(handles) < self._limit or any(handle.ready and not handle.assigned for handle in handles)
+    def _can_grow(self) -> bool:
+        """Return whether another worker may be started."""
+        return len(self.assignments.handles) < self._limit
 
     def _put_back(self, port: SchedulerPort, futures: list[AnyJob]) -> None:
         """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""

@@ -1,29 +1,58 @@
-"""How much to send ahead: enough that no worker waits for the parent, no more than can be taken back without loss."""
+"""How much is sent ahead to a worker, and what is taken back from it before it has begun.
+
+Enough is sent ahead that no worker waits for the parent, and no more than can be taken back without loss. What has not begun
+is taken back because
+    - something of higher priority has become ready (`preempt`),
+    - it waits behind a call that runs for long, and could be begun elsewhere (`rebalance`, `relieve`),
+    - another worker has nothing to do, and nothing else is there to be done (`rebalance`),
+    - its worker ends or is to be killed, or it is cancelled (by whoever does that, without a decision of this module's).
+
+Only the I/O thread calls what is here, but for `preempt`; the scheduler's lock guards what is taken back.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+import itertools
+from typing import TYPE_CHECKING, Callable, Sequence
+
+from parallel_exec._sync.clock import time
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.assignments import Assignments
     from parallel_exec.backends.process.worker_handle import WorkerHandle
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
 AHEAD_TINY = 0.010  # the same for tiny tasks: who adds them or takes results may hold the interpreter for 5 ms
 OVERHEAD = 15e-6  # seconds that a worker spends on a task beside the call itself; measured on one machine
-ITEM_OVERHEAD = 1e-6  # the same for an item of a part
+ITEM_OVERHEAD = 1e-6  # the same for an item of a chunk
 LONG = 0.020  # seconds; from here on a round trip is below 1 %, and nothing is sent ahead
 TINY = 25e-6  # seconds, overhead included; what takes less is tiny
+STUCK = AHEAD / 2  # seconds that a call runs until what waits behind it is stuck
 MOST = 8192  # calls sent ahead to one worker
 MOST_LARGE = 32  # the same while descriptors go with some: a socket holds some 270 messages with them
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
 
 
 class Prefetch:
-    """What the I/O thread knows of how long tasks take; its own."""
+    """Decides what is where, from how long calls take.
 
-    def __init__(self) -> None:
+    Attributes:
+        depth: how many calls a worker should have, the running one included.
+    """
+
+    def __init__(self, assignments: Assignments, can_grow: Callable[[], bool]) -> None:
+        """Know nothing yet of how long calls take: as long as that is so, a worker gets one.
+
+        Args:
+            assignments: the workers, and what is where.
+            can_grow: returns whether another worker may be started.
+        """
+        self.depth = 1
         self._average: float | None = None
+        self._assignments = assignments
+        self._can_grow = can_grow
 
     def observe(self, duration: float, overhead: float = OVERHEAD, count: int = 1) -> None:
         """Note how many seconds a call took, or `count` calls on average.
@@ -32,29 +61,85 @@ class Prefetch:
         """
         seen = min(duration, LONG * 1.5) + overhead
         share = 1 / 8 if count == 1 else 1 - (7 / 8) ** count
-        self._average = seen if self._average is None else self._average + (seen - self._average) * share
+        average = seen if self._average is None else self._average + (seen - self._average) * share
+        self._average = average
+        ahead = AHEAD_TINY if average < TINY else AHEAD
+        self.depth = 1 if average >= LONG else max(2, min(MOST, int(ahead / average)))
 
-    def depth(self) -> int:
-        """Return how many calls a worker should have, the running one included."""
-        if self._average is None or self._average >= LONG:
-            return 1
-        ahead = AHEAD_TINY if self._average < TINY else AHEAD
-        return max(2, min(MOST, int(ahead / self._average)))
+    # ── what is sent ahead ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def want(self, handle: WorkerHandle, backlog: int, assignments: int, most_per_child: int | None) -> int:
+    def want(self, handle: WorkerHandle, backlog: int, workers: int, most_per_child: int | None) -> int:
         """Return how many calls a worker should be given now."""
         if not handle.ready or handle.closing or handle.draining or handle.pending_kill:
             return 0
-        depth = min(self.depth(), MOST_LARGE) if handle.large else self.depth()
+        depth = min(self.depth, MOST_LARGE) if handle.large else self.depth
         has = len(handle.assigned)
         if has * 2 > depth:
             return 0
-        count = min(depth - has, max(1, -(-backlog // assignments)))
+        count = min(depth - has, max(1, -(-backlog // workers)))
         return count if most_per_child is None else min(count, most_per_child - handle.sent)
 
-    def long_enough(self, tasks: int) -> bool:
-        """Return whether it pays to share out so many tasks that are on their way to one worker."""
-        return self._average is None or tasks * self._average > AHEAD / 2
+    def must_wait(self, port: SchedulerPort) -> bool:
+        """Return whether a worker has yet to begin what has a higher priority than what is first in the queue.
+
+        Then nothing of lower priority may begin elsewhere. It is a matter of moments: what a worker was sent are tiny
+        tasks, or else it is found to be stuck and they are taken back. Called with the lock held.
+        """
+        for handle in self._assignments.handles:
+            if len(handle.assigned) > 1:
+                priority = port.first_priority()
+                second = next(itertools.islice(handle.assigned.values(), 1, None))
+                if priority is not None and second.priority > priority:
+                    return True
+        return False
+
+    # ── what is taken back ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def preempt(self, key: tuple[int, int]) -> None:
+        """Take back what comes after `key`. Called with the lock held."""
+        worst = self._assignments.worst
+        if worst is not None and key < worst:
+            self._assignments.take_back_all()
+
+    def rebalance(self, *, nothing_else: bool) -> None:
+        """Take back what others may begin at once, as some worker has nothing to do. Called with the lock held.
+
+        Args:
+            nothing_else: whether nothing is in the queue.
+        """
+        now = time.monotonic()
+        for handle in self._assignments.handles:
+            waiting = len(handle.assigned) - 1
+            if waiting > 0 and handle.ready and not handle.closing:
+                running = handle.running()
+                if running.serial and now - running.since > STUCK:
+                    self._assignments.take_back(handle)
+                elif nothing_else and not handle.draining and self._pays(waiting):
+                    self._assignments.take_back(handle, (waiting + 1) // 2)
+
+    def _pays(self, waiting: int) -> bool:
+        """Return whether it pays to share out so many calls that are on their way to one worker."""
+        return self._average is None or waiting * self._average > STUCK
+
+    def relieve(self, handle: WorkerHandle, ran: float) -> bool:
+        """Take back what waits behind a call if that is stuck, and may be begun elsewhere. Called with the lock held.
+
+        Args:
+            handle: the worker.
+            ran: for how many seconds the call has been running.
+
+        Returns:
+            Whether it is stuck.
+        """
+        if ran < STUCK:
+            return False
+        if (
+            self.depth > 2
+            or self._can_grow()
+            or any(each.ready and not each.assigned for each in self._assignments.handles)
+        ):
+            self._assignments.take_back(handle)
+        return True
 
 
 def fitting(futures: Sequence[AnyJob]) -> int:

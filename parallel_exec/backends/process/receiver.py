@@ -24,7 +24,7 @@ from parallel_exec._sync.weak import Upward
 from parallel_exec.backends._outcomes import RETURNED, UNREADABLE, Named, decode
 from parallel_exec.backends.process import log_relay, wire
 from parallel_exec.backends.process.payload import values_of
-from parallel_exec.backends.process.prefetch import AHEAD, ITEM_OVERHEAD, Prefetch
+from parallel_exec.backends.process.prefetch import ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 from parallel_exec.events import logger
 
@@ -51,14 +51,12 @@ class Receiver:
         pace: Prefetch,
         launcher: Launcher,
         on_ready: Callable[[WorkerHandle], object],
-        somebody_is_free: Callable[[], bool],
     ) -> None:
         self._source = source
         self._crew = assignments
         self._prefetch = pace
         self._launcher = launcher
         self._on_ready = on_ready
-        self._somebody_is_free = somebody_is_free
         self.heard = 0
 
     def frames(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
@@ -211,7 +209,7 @@ class Receiver:
         if has_gone_on or (running.loading and ran < (self._launcher.startup_timeout or NEVER)):
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
                 with self._source.lock:
-                    self._spread(handle, ran)
+                    self._prefetch.relieve(handle, ran)
             handle.poll_at = now + POLL_AFTER
             return
         if serial and not self._begin(handle, handle.assigned[serial], running.since):
@@ -224,16 +222,8 @@ class Receiver:
             handle.timer.arm(running.since + timeout)  # of this very item, if it is one of a part
         with self._source.lock:
             self._crew.kill_doomed(handle)
-            stuck = bool(serial) and self._spread(handle, ran)
+            stuck = bool(serial) and self._prefetch.relieve(handle, ran)
         handle.poll_at = None if (stuck and not handle.pending_kill) or not handle.assigned else now + POLL_AFTER
-
-    def _spread(self, handle: WorkerHandle, ran: float) -> bool:
-        """Take back what waits behind a call that runs for long, if others may do it; returns whether it runs for long."""
-        if ran < AHEAD / 2:
-            return False
-        if self._prefetch.depth() > 2 or self._somebody_is_free():
-            self._crew.take_back(handle)
-        return True
 
     def interrupted(
         self, handle: WorkerHandle, running: wire.Running, interrupted: AnyJob, exitcode: int | None

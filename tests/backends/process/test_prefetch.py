@@ -1,14 +1,17 @@
-"""How much is sent ahead: unit tests of `Prefetch`."""
+"""How much is sent ahead, and what is taken back: unit tests of `Prefetch`."""
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from parallel_exec.backends.process import prefetch
+from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Prefetch
+from parallel_exec.backends.process.wire import Running
 
 
 def handle(assigned: int = 0, **facts: Any) -> Any:
@@ -17,9 +20,14 @@ def handle(assigned: int = 0, **facts: Any) -> Any:
     return SimpleNamespace(assigned=dict.fromkeys(range(assigned)), **{**defaults, **facts})
 
 
+def bare() -> Prefetch:
+    """Return what decides for a pool without workers."""
+    return Prefetch(Assignments(threading.RLock(), bool, bool), bool)
+
+
 def after(*durations: float) -> Prefetch:
     """Return a pace that has seen calls of these durations, each often enough to count."""
-    pace = Prefetch()
+    pace = bare()
     for duration in durations:
         for _ in range(60):
             pace.observe(duration)
@@ -28,36 +36,33 @@ def after(*durations: float) -> Prefetch:
 
 def test_nothing_is_sent_ahead_of_the_first_results() -> None:
     """As long as nobody knows how long tasks take, a worker gets one."""
-    assert Prefetch().depth() == 1
-    assert Prefetch().want(handle(), 100, 1, None) == 1
+    assert bare().depth == 1
+    assert bare().want(handle(), 100, 1, None) == 1
 
 
 @pytest.mark.parametrize(("duration", "depth"), [(0.5, 1), (LONG, 1), (0.010, 2), (0.002, 2), (AHEAD / 20, 17)])
 def test_as_much_as_lasts_for_two_milliseconds(duration: float, depth: int) -> None:
     """Long tasks go one by one, short ones two at a time, tiny ones in batches."""
-    assert after(duration).depth() == depth
+    assert after(duration).depth == depth
 
 
 def test_there_is_a_most() -> None:
     """However short the calls."""
-    pace = Prefetch()
+    pace = bare()
     for _ in range(60):
-        pace.observe(0.0, 0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefetch, "AHEAD", 1e9)
         pace.observe(1e-7, 0.0)
-        assert pace.depth() == MOST
+    assert pace.depth == MOST
 
 
 def test_one_slow_call_does_not_spoil_it_for_long() -> None:
     """A second's pause among tiny tasks is forgotten after some tens of them."""
     pace = after(0.0)
-    before = pace.depth()
+    before = pace.depth
     pace.observe(1.0)
-    assert pace.depth() < before
+    assert pace.depth < before
     for _ in range(60):
         pace.observe(0.0)
-    assert pace.depth() >= before * 0.9
+    assert pace.depth >= before * 0.9
 
 
 def test_it_adapts_when_calls_become_longer() -> None:
@@ -65,7 +70,7 @@ def test_it_adapts_when_calls_become_longer() -> None:
     pace = after(0.0)
     for _ in range(10):
         pace.observe(0.5)
-    assert pace.depth() == 1
+    assert pace.depth == 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_who_gets_nothing(fact: dict[str, Any]) -> None:
 def test_a_worker_is_refilled_when_half_is_done() -> None:
     """Not before: a batch is worth more than a few single ones."""
     pace = after(0.0)
-    depth = pace.depth()
+    depth = pace.depth
     assert pace.want(handle(depth // 2 + 1), 10_000, 1, None) == 0
     assert pace.want(handle(depth // 2), 10_000, 1, None) == depth - depth // 2
     assert after(0.5).want(handle(1), 10_000, 1, None) == 0
@@ -99,3 +104,94 @@ def test_never_more_than_a_worker_may_have_in_its_life() -> None:
     assert pace.want(handle(sent=0), 10_000, 1, 3) == 3
     assert pace.want(handle(sent=2), 10_000, 1, 3) == 1
     assert pace.want(handle(sent=3), 10_000, 1, 3) == 0
+
+
+class Crew:
+    """Workers of which it is noted what is taken back from them."""
+
+    def __init__(self, *handles: Any) -> None:
+        self.handles = handles
+        self.worst: tuple[int, int] | None = (0, 9)
+        self.taken: list[tuple[int, int | None]] = []
+
+    def take_back(self, handle: Any, most: int | None = None) -> None:
+        """Note it."""
+        self.taken.append((self.handles.index(handle), most))
+
+    def take_back_all(self) -> None:
+        """Note it as from a worker that is none."""
+        self.taken.append((-1, None))
+
+
+def busy(waiting: int, ran: float, **facts: Any) -> Any:
+    """Return a worker that runs a call since `ran` seconds, and has others to begin."""
+    return handle(waiting + 1, running=lambda: Running(1, time.monotonic() - ran, False), **facts)
+
+
+def deciding(crew: Any, *durations: float, grows: bool = False) -> Prefetch:
+    """Return what decides for these workers."""
+    made = Prefetch(crew, lambda: grows)
+    for duration in durations * 60:
+        made.observe(duration)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ran", "nothing_else", "facts", "taken"),
+    [
+        (10, 0.0, True, {}, [(0, 5)]),
+        (10, 0.0, False, {}, []),
+        (10, 0.0, True, {"draining": True}, []),
+        (10, 0.5, False, {}, [(0, None)]),
+        (10, 0.5, False, {"draining": True}, [(0, None)]),
+        (1, 0.0, True, {}, []),
+        (0, 0.5, True, {}, []),
+        (10, 0.5, True, {"closing": True}, []),
+    ],
+)
+def test_what_an_idle_worker_is_given_of_another_ones(
+    waiting: int, ran: float, nothing_else: bool, facts: dict[str, Any], taken: list[Any]
+) -> None:
+    """Half of what waits if there is nothing else and it is worth it, and all of it if it is stuck."""
+    crew = Crew(busy(waiting, ran, **facts), handle())
+    deciding(crew, 0.0002).rebalance(nothing_else=nothing_else)
+    assert crew.taken == taken
+
+
+@pytest.mark.parametrize(
+    ("duration", "ran", "others", "grows", "stuck", "taken"),
+    [
+        (0.0001, 0.0001, [], False, False, []),
+        (0.0001, 0.5, [], False, True, [(0, None)]),
+        (0.005, 0.5, [], False, True, []),
+        (0.005, 0.5, [], True, True, [(0, None)]),
+        (0.005, 0.5, [handle()], False, True, [(0, None)]),
+        (0.005, 0.5, [handle(1)], False, True, []),
+    ],
+)
+def test_what_is_stuck_behind_a_call(
+    duration: float, ran: float, others: list[Any], grows: bool, stuck: bool, taken: list[Any]
+) -> None:
+    """It is taken back if another worker could begin it, or if that are many."""
+    crew = Crew(busy(1, ran), *others)
+    assert deciding(crew, duration, grows=grows).relieve(crew.handles[0], ran) is stuck
+    assert crew.taken == taken
+
+
+def test_what_comes_before_all_that_was_handed_out_has_that_taken_back() -> None:
+    """What comes after it does not."""
+    crew = Crew()
+    decides = deciding(crew)
+    decides.preempt((1, 0))
+    assert crew.taken == []
+    decides.preempt((-1, 50))
+    assert crew.taken == [(-1, None)]
+
+
+@pytest.mark.parametrize(("first", "second", "waits"), [(0, 5, True), (5, 5, False), (None, 5, False)])
+def test_nothing_of_lower_priority_begins_first(first: int | None, second: int, waits: bool) -> None:
+    """As long as a worker has yet to begin what has a higher one."""
+    port: Any = SimpleNamespace(first_priority=lambda: first)
+    sent = handle()
+    sent.assigned = {1: SimpleNamespace(priority=9), 2: SimpleNamespace(priority=second)}
+    assert deciding(Crew(sent)).must_wait(port) is waits
