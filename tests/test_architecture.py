@@ -5,14 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
-from typing import Iterator
 
 import pytest
-
-import parallel_exec
-
-ROOT = Path(parallel_exec.__file__).parent
+import source
+import walls
+from source import FILES, PACKAGES, ROOT
 
 # From the ground up. What is imported when a module is imported stands above it in this list; where a module must be
 # imported lazily (the optional and the costly ones) that is said in the function that does it. The package's own
@@ -32,23 +29,23 @@ ORDER = [
     "_sync.lazy_condition",
     "_sync.weak",
     "task",
-    "config",
     "task_queue",
     "events",
     "retry",
+    "config",
     "_sync.timers",
     "future",
     "_core",
-    "_core.job",
     "_core.batch",
+    "_core.job",
+    "backends",
+    "backends.base",
     "_core.registry",
     "_core.ready_queue",
     "_core.completion",
     "_core.admission",
     "_core.scheduler",
     "_core.map_chunk",
-    "backends",
-    "backends.base",
     "backends.process",
     "backends.process.child",
     "backends.engine",
@@ -85,9 +82,9 @@ ORDER = [
     "backends.process.backend",
     "backends.engine.serial_thread",
     "backends.engine.submission",
-    "backends.engine.settling",
     "backends.engine.start_signal",
     "backends.engine.remote_call",
+    "backends.engine.settling",
     "backends.engine.runner",
     "backends.engine.executor",
     "backends.engine.dask_worker",
@@ -98,10 +95,10 @@ ORDER = [
     "_queue_view",
     "_lifecycle",
     "executor",
-    "futures",
     "futures.pool",
     "futures.thread",
     "futures.process",
+    "futures",
     "progress",
     "_stdio",
     "cli.cpus",
@@ -112,82 +109,65 @@ ORDER = [
     "__main__",
 ]
 
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__init__", ""): path
-    for path in sorted(ROOT.rglob("*.py"))
-    if path != ROOT / "__init__.py"
+# What breaks the rules still, counted; each number may only go down.
+UNFINISHED = {"reach-ins": 60, "assignments": 118}
+
+# For types alone these point up.
+UPWARD_TYPES = {
+    ("_core.batch", "_core.job"),
+    ("_current", "task"),
+    ("config", "backends.base"),
+    ("errors", "_crash_error"),  # which it hands on, once somebody asks for it
+    ("retry", "config"),
 }
 
-PACKAGES = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+# What is derived from a class of another module, and why it is a kind of it.
+KINDS = {
+    "_core.admission.Admission": "_core.completion.Completion",
+    "_core.scheduler.Scheduler": "_core.admission.Admission",
+    "_core.job.Job": "future.TaskFuture",
+    "_core.map_chunk.MapChunk": "_core.job.Job",
+    "_queue_view.LiveQueue": "task_queue.TaskQueue",
+    "backends.engine.runner.EngineRunner": "backends.engine.settling.Settling",
+    "backends.engine.dask.DaskRunner": "backends.engine.runner.EngineRunner",
+    "backends.engine.executor.ExecutorRunner": "backends.engine.runner.EngineRunner",
+    "futures.pool.Pool": "executor.ParallelExecutor",
+    "futures.process.ProcessPoolExecutor": "futures.pool.Pool",
+    "futures.thread.ThreadPoolExecutor": "futures.pool.Pool",
+}
 
 
-def _tree(module: str) -> ast.Module:
-    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
-
-
-def _runs_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements that an import of the module runs, in whatever `if` or `try` of its top level."""
-    for statement in body:
-        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
-            yield from _runs_on_import(statement.orelse)
-            continue
-        yield statement
-        for part in ("body", "orelse", "finalbody"):
-            if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield from _runs_on_import(getattr(statement, part, []))
-        for handler in getattr(statement, "handlers", []):
-            yield from _runs_on_import(handler.body)
-
-
-def _module_of(origin: str, name: str) -> str:
-    """Return the module that `from origin import name` imports."""
-    inner = f"{origin}.{name}".partition(".")[2]
-    return f"{origin}.{name}" if inner in MODULES else origin
-
-
-def _imported(module: str) -> set[str]:
-    """Return the modules of ours that this one imports when it is imported."""
-    found = set()
-    for statement in _runs_on_import(_tree(module).body):
-        if isinstance(statement, ast.Import):
-            names = [alias.name for alias in statement.names]
-        elif isinstance(statement, ast.ImportFrom):
-            assert statement.level == 0, f"{module} has a relative import"
-            names = [_module_of(str(statement.module), alias.name) for alias in statement.names]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package == "parallel_exec":
-                assert rest, f"{module} imports from the package's root"
-                found.add(rest)
-    return {name for name in found if name in MODULES and name not in PACKAGES}
+def _of_ours(imports: list[source.Import]) -> set[str]:
+    """Return the modules that are imported; packages say nothing of themselves."""
+    return {each.module for each in imports if each.module in FILES} - PACKAGES
 
 
 def test_the_list_is_complete() -> None:
     """Every module has its place in the list above, and every place its module."""
-    assert sorted(ORDER) == sorted(MODULES)
+    assert sorted(ORDER) == sorted(FILES)
 
 
-@pytest.mark.parametrize("module", [module for module in ORDER if module in MODULES])
+@pytest.mark.parametrize("module", [module for module in ORDER if module in FILES])
 def test_imports_point_down(module: str) -> None:
-    """A module imports only what stands above it in the list, so there are no cycles."""
-    below = ORDER[: ORDER.index(module)]
-    assert _imported(module) - set(below) == set()
+    """A module imports only what stands above it in the list, also for types: so there are no cycles."""
+    below = {module, *ORDER[: ORDER.index(module)]}
+    at_import, for_types, _ = source.imports_of(module)
+    assert _of_ours(at_import) <= below
+    assert {(module, name) for name in _of_ours(for_types) - below} <= UPWARD_TYPES
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_every_module_says_what_it_is(module: str) -> None:
     """Each module opens with a docstring that begins with a sentence."""
-    docstring = ast.get_docstring(_tree(module))
+    docstring = ast.get_docstring(source.tree(module))
     assert docstring
     assert len(docstring.splitlines()[0]) > 20
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_modules_are_short(module: str) -> None:
     """No module has more than 500 lines."""
-    length = MODULES[module].read_text(encoding="utf-8").count("\n")
+    length = FILES[module].read_text(encoding="utf-8").count("\n")
     assert length <= 500
 
 
@@ -197,11 +177,39 @@ def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return 0 if not body else (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_functions_are_short(module: str) -> None:
     """No function's body has more than 40 lines."""
-    functions = [node for node in ast.walk(_tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [
+        node for node in ast.walk(source.tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
     assert {function.name for function in functions if _body_length(function) > 40} == set()
+
+
+def test_nobody_reaches_into_others() -> None:
+    """No module names a private attribute of another's object, or imports a private name."""
+    places = walls.reach_ins()
+    assert len(places) <= UNFINISHED["reach-ins"], "\n".join(map(str, places))
+
+
+def test_nobody_assigns_others_attributes() -> None:
+    """An attribute is changed by its object, by the module that has its class, or by the function that has just made it."""
+    places = walls.assignments()
+    assert len(places) <= UNFINISHED["assignments"], "\n".join(map(str, places))
+
+
+def test_no_class_is_continued_elsewhere() -> None:
+    """A class that is derived from another module's is a kind of it: of an exception, of an abstract class, or see above."""
+    derived = {f"{kind.module}.{kind.name}": f"{base.module}.{base.name}" for kind, base in walls.derivations()}
+    assert derived.items() <= KINDS.items()
+
+
+def test_imports_are_absolute_and_not_from_the_root() -> None:
+    """The package's own `__init__` only hands names on, so nobody in the package imports from it."""
+    for module in FILES:
+        for node in ast.walk(source.tree(module)):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module} has a relative import"
+        assert all(each.module in FILES for each in source.imports_of(module)[0]), module
 
 
 def _loaded_by(code: str) -> set[str]:
@@ -270,6 +278,6 @@ def test_only_one_place_branches_on_back_ends() -> None:
         "futures.process",
     }  # the last two are one kind of pool each
     for module in ORDER:
-        if module in MODULES and not module.startswith("backends") and module not in free:
-            names = {name for name in _imported(module) if name.startswith("backends.")}
+        if module in FILES and not module.startswith("backends") and module not in free:
+            names = {name for name in _of_ours(source.imports_of(module)[0]) if name.startswith("backends.")}
             assert names <= {"backends.registry", "backends.base"}, module
