@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import lock as settling_lock
-from parallel_exec._sync.lazy_condition import release_leaked
+from parallel_exec._sync.lazy_condition import settling_lock
+from parallel_exec._sync.locks import release_leaked
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.events import logger
 

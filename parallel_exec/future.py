@@ -15,7 +15,9 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from parallel_exec._sync.lazy_condition import TICK, LazyAttribute, main, settled
+from parallel_exec._sync.lazy_condition import LazyAttribute, settled
+from parallel_exec._sync.parking import TICK
+from parallel_exec._sync.threads import main
 from parallel_exec.events import logger
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     _waiters: Any = LazyAttribute(list)
     _done_callbacks: Any = LazyAttribute(list)
 
-    _watched = False  # whether any of the last three was made; guarded by `lazy_condition.lock`
+    _watched = False  # whether any of the last three was made; guarded by `lazy_condition.settling_lock`
     _unretrieved: Unretrieved | None = None
 
     @property

@@ -20,7 +20,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, TypeVar
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK
+from parallel_exec._sync.parking import TICK
 from parallel_exec.task import Task, TaskResult
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import work
 from manual_backend import ManualBackend, ManualRunner
 
 from parallel_exec import Task, TaskFuture
-from parallel_exec._sync.lazy_condition import Parker
+from parallel_exec._sync.parking import Parker
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from parallel_exec._core.job import Phase
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import is_mine
 from parallel_exec.errors import ParallelExecError, QueueFullError, copy_of
 from parallel_exec.events import Dispatcher, TaskQueued
 
@@ -47,7 +48,7 @@ class Admission(Completion):
             ParallelExecError: workers cannot start, or the process has forked.
         """
         unfit = outcome_instead = None
-        was_held = self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted, as a handler's
+        was_held = is_mine(self.lock)  # by what this call has interrupted, as a handler's
         if self._pickles_calls:
             self._check_usable()
             unfit = self._pack(future)

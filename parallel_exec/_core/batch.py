@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK
+from parallel_exec._sync.parking import TICK
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob

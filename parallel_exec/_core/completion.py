@@ -24,8 +24,9 @@ from parallel_exec._core.ready_queue import ReadyQueue
 from parallel_exec._core.registry import IN_CALLBACK, Registry
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
-from parallel_exec._sync.lazy_condition import TICK, release_leaked
-from parallel_exec._sync.lazy_condition import lock as settling_lock
+from parallel_exec._sync.lazy_condition import settling_lock
+from parallel_exec._sync.locks import is_mine, release_leaked, renew_after_fork
+from parallel_exec._sync.parking import TICK
 from parallel_exec._sync.threads import is_coming_up
 from parallel_exec._sync.timers import Timers
 from parallel_exec.errors import ParallelExecError
@@ -148,7 +149,7 @@ class Completion:
         """
         if self.forked:
             return False  # it is the parent's business
-        mine, was_held = False, self.lock._is_owned()  # type: ignore[attr-defined]  # by what this call has interrupted
+        mine, was_held = False, is_mine(self.lock)  # by what this call has interrupted
         try:
             with self.lock:
                 mine = future.phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
@@ -336,7 +337,7 @@ class Completion:
         """
         if is_coming_up() or self.is_called_from_within() or self.ready.is_waking():
             return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
-        return bool(self.lock._is_owned() or settling_lock._is_owned())  # type: ignore[attr-defined]  # as Condition does
+        return is_mine(self.lock) or is_mine(settling_lock)
 
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
@@ -358,7 +359,7 @@ class Completion:
             Whether it is as good as new instead: nothing had been added to it.
         """
         unused = self.lock.acquire(blocking=False) and not self.ready.open and not self.ledger.unsettled
-        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        renew_after_fork(self.lock)
         if unused and self.backend.works_after_fork():
             self.ready.after_fork(self.lock)
             port: Any = self  # the scheduler

@@ -23,7 +23,9 @@ from parallel_exec import _forks
 from parallel_exec._current import call_name, has_own_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import acquire_yielding, lock, main
+from parallel_exec._sync.lazy_condition import settling_lock
+from parallel_exec._sync.locks import acquire_yielding
+from parallel_exec._sync.threads import main
 from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
 
@@ -158,7 +160,7 @@ class Job(TaskFuture[T]):
         elif args or kwargs:
             fn = partial(fn, *args, **(kwargs or {}))
         made: Task[T] = checked_task(fn, self.id, self.priority, self.settings.own)
-        with lock:
+        with settling_lock:
             known = self._known_task()  # another thread may have been first
             if known is not None:
                 return known
@@ -322,18 +324,18 @@ class Job(TaskFuture[T]):
         if type(outcome) is Failure and not cancelled and not self._quiet:
             self._unretrieved = Unretrieved(self.id, outcome.error)
         if threading.get_ident() == main.ident:
-            with lock:
+            with settling_lock:
                 watched = self._watched
                 if not watched:
                     self._store(outcome, cancelled)
         else:
-            acquire_yielding(lock)
+            acquire_yielding(settling_lock)
             try:
                 watched = self._watched
                 if not watched:
                     self._store(outcome, cancelled)
             finally:
-                lock.release()
+                settling_lock.release()
         if watched:
             self._settle_watched(outcome, cancelled)
 
@@ -414,7 +416,7 @@ def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, 
     for job, outcome in ended:
         job.let_go(outcome)  # not under the lock: finalizers may run
     watched = []
-    acquire_yielding(lock)
+    acquire_yielding(settling_lock)
     try:
         for each in ended:
             job, outcome = each
@@ -423,5 +425,5 @@ def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, 
             else:
                 job._store(outcome, False)
     finally:
-        lock.release()
+        settling_lock.release()
     return watched

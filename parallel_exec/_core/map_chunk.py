@@ -25,7 +25,7 @@ from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import TICK, Parker
+from parallel_exec._sync.parking import TICK, Parker
 
 if TYPE_CHECKING:
     from contextvars import Context

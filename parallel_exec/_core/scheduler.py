@@ -24,7 +24,7 @@ from parallel_exec._core.admission import Admission
 from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import acquire_yielding
+from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError

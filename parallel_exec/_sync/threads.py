@@ -1,6 +1,7 @@
 """Starting threads so that an exception of a signal handler, Ctrl-C for one, leaves no doubt whether they run.
 
-A thread that comes up may be given a finalizer to run before it has begun with its own work: `is_coming_up` tells then.
+A thread that was launched and has not arrived may run a finalizer before it begins with its own work: `is_coming_up` is
+true there, and nothing may wait for whoever launches that thread, who waits for it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,30 @@ import threading
 
 from parallel_exec._sync.clock import time
 
-_PATIENCE = 1.0  # seconds that a thread may take to say that it runs; a guess
+_START_LIMIT = 1.0  # seconds that a thread may take to say that it runs; a guess
 _coming_up: set[threading.Thread] = set()
+
+
+class _Main:
+    """Which thread is the main one.
+
+    Attributes:
+        ident: of the main thread; written in a forked child, whose only thread is its main one.
+    """
+
+    ident = threading.main_thread().ident
+
+
+main = _Main()
+
+
+def _after_fork() -> None:
+    _coming_up.clear()
+    main.ident = threading.get_ident()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_coming_up.clear)  # the thread that forks is the child's main one
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def launch(thread: threading.Thread) -> None:
@@ -34,7 +55,7 @@ def launch(thread: threading.Thread) -> None:
         if interruption is None or interruption is handled:
             _coming_up.discard(thread)
             raise
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _START_LIMIT
         while thread.ident is None and time.monotonic() < until:
             time.sleep(0.001)
         if thread.ident is None:

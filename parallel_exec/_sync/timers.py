@@ -27,13 +27,13 @@ import weakref
 from typing import Callable
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import Parker
+from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.threads import arrive, launch
 
 logger = logging.getLogger("parallel_exec")
 
 NEVER = float("inf")
-_TICK = 3600.0  # the longest sleep; some platforms refuse longer waits than a few weeks
+_LONGEST_SLEEP = 3600.0  # seconds; some platforms refuse longer waits than a few weeks
 
 
 class Timer:
@@ -135,7 +135,9 @@ class Timers:
                 timer = self._requests.get_nowait()
             except queue.Empty:
                 self._fire_due()
-                self._parker.wait(min(self._heap[0][0] - time.monotonic(), _TICK) if self._heap else _TICK)
+                self._parker.wait(
+                    min(self._heap[0][0] - time.monotonic(), _LONGEST_SLEEP) if self._heap else _LONGEST_SLEEP
+                )
                 continue
             if timer is None:
                 self._heap.clear()

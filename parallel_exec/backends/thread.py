@@ -28,7 +28,7 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import Parker
+from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
