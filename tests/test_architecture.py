@@ -86,7 +86,7 @@ ORDER = [
     "backends.engine.submission",
     "backends.engine.start_signal",
     "backends.engine.remote_call",
-    "backends.engine.settling",
+    "backends.engine.adapter",
     "backends.engine.runner",
     "backends.engine.executor",
     "backends.engine.dask_worker",

@@ -1,8 +1,8 @@
 """A dask cluster as a back end: attempts on other machines, each in a process that can be killed.
 
-    feeder ── Order ──► client's event loop: submit, gather ──► scheduler ──► a worker: `_dask_worker.run_on_worker`
-    settler ◄─ "it began" ◄─ event ◄──────────────────────────────────────────┤
-    settler ◄─ Reply ◄─ gather ◄──────────────────────────────────────────────┘
+    feeder ── RemoteJob ──► client's event loop: submit, gather ──► scheduler ──► a worker: `dask_worker.run_on_worker`
+    settler ◄─ "it began" ◄─ event ◄──────────────────────────────────────────────┤
+    settler ◄─ CallResult ◄─ gather ◄─────────────────────────────────────────────┘
 
 Guarantees:
     The client itself is used: a task's priority is dask's, calls are never taken for pure, and no keyword of the user's
@@ -23,14 +23,14 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._hints import refuse_names
-from parallel_exec._sync.clock import time
+from parallel_exec._sync.weak import weakly
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends.base import Backend
+from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, dismiss, dumps, kill_on_worker, run_on_worker
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, failed
 from parallel_exec.backends.engine.runner import EngineRunner
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.engine.adapter import EngineFuture, RunnerPort
     from parallel_exec.backends.engine.submission import Submission
 
 FAREWELL = 5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
@@ -74,13 +75,13 @@ class DaskBackend(Backend):
             raise TypeError("DaskBackend takes a client whose loop has a thread of its own, not an asynchronous one")
         self._client = client
 
-    def make_runner(self, port: SchedulerPort, limit: int) -> DaskRunner:
+    def make_runner(self, port: SchedulerPort, limit: int) -> EngineRunner:
         """Return a new runner, connected to dask's scheduler.
 
         Raises:
             OSError: there is no scheduler at the address.
         """
-        return DaskRunner(port, limit, self._client)
+        return EngineRunner(DaskEngine(self._client), port, limit)
 
     def works_after_fork(self) -> bool:
         """Return False: the client's loop did not come along."""
@@ -102,56 +103,55 @@ class DaskBackend(Backend):
             ) from _exceptions.detached(error)
 
 
-class DaskRunner(EngineRunner):
-    """Runs attempts on a dask cluster."""
+class DaskEngine(Engine):
+    """A dask cluster as an engine."""
 
     name = "dask"
 
-    def __init__(self, port: SchedulerPort, limit: int, client: Any) -> None:
-        self.has_ending = isinstance(client, str)
-        self._client = _import_distributed().Client(client, set_as_default=False) if self.has_ending else client
-        super().__init__(port, limit)
+    def __init__(self, client: Any) -> None:
+        self.must_close = isinstance(client, str)
+        self._client = _import_distributed().Client(client, set_as_default=False) if self.must_close else client
+        self._loop = self._client.loop.asyncio_loop
         self._topic = f"parallel_exec-{uuid.uuid4().hex}"
         self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
-        self._loop = self._client.loop.asyncio_loop
-        self._client.subscribe_topic(self._topic, self._hear)
 
-    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def open(self, runner: RunnerPort) -> None:
+        """Listen to the workers."""
+        super().open(runner)
+        self._client.subscribe_topic(self._topic, weakly(self._heard))
 
-    def _submit(self, submission: Submission) -> Future[CallResult | None]:
+    def submit(self, submission: Submission) -> EngineFuture:
+        """Hand a pickled call to the client's loop."""
         if self._client.status not in ("running", "connecting", "newly-created"):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
-        future = submission.future
-        note = AttemptInfo(future.id, submission.next_number, future.settings.timeout)
-        order = RemoteJob(self._topic, submission.serial, note, future.payload)
-        submission.set_out()
-        self._submissions[submission.serial] = submission
-        seeing = self._see_through(order, f"{submission.__name__}-{uuid.uuid4().hex}", future.priority)
+        job = submission.job
+        info = AttemptInfo(job.id, submission.number, job.settings.timeout)
+        remote_job = RemoteJob(self._topic, submission.serial, info, job.payload)
+        submission.send()
+        seeing = self._see_through(remote_job, f"{submission.name}-{uuid.uuid4().hex}", job.priority)
+        del job  # an error's traceback holds this frame
         try:
             return asyncio.run_coroutine_threadsafe(seeing, self._loop)
         except BaseException:
             seeing.close()
             raise
 
-    def _stops(self, submission: Submission) -> bool:
-        return True
-
-    async def _see_through(self, order: RemoteJob, key: str, priority: int) -> CallResult | None:
+    async def _see_through(self, remote_job: RemoteJob, key: str, priority: int) -> CallResult | None:
         """Have an attempt run, and run again if its process dies. In the client's loop."""
         import dask
 
         allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))  # pyright: ignore[reportAttributeAccessIssue]
         for deaths in itertools.count(1):
-            reply = await self._run(order, f"{key}-{deaths}", priority)
-            if reply.kind != CRASHED:
-                return reply
+            result = await self._run(remote_job, f"{key}-{deaths}", priority)
+            if result.kind != CRASHED:
+                return result
             if deaths > allowed:
-                pid, exitcode = reply.payload
-                return failed(WorkerCrashedError(pid, exitcode, order.note.id), reply.duration, reply.worker)
+                pid, exitcode = result.payload
+                return failed(WorkerCrashedError(pid, exitcode, remote_job.info.id), result.duration, result.worker)
         return None
 
-    async def _run(self, order: RemoteJob, key: str, priority: int) -> CallResult:
-        remote = self._client.submit(run_on_worker, order, key=key, pure=False, priority=priority)
+    async def _run(self, remote_job: RemoteJob, key: str, priority: int) -> CallResult:
+        remote = self._client.submit(run_on_worker, remote_job, key=key, pure=False, priority=priority)
         try:
             return await remote  # type: ignore[no-any-return]
         except asyncio.CancelledError:
@@ -160,28 +160,32 @@ class DaskRunner(EngineRunner):
         finally:
             remote.release()
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
         """Take note that an attempt began. The client's loop."""
         _, said = event
         serial, address = said["serial"], said["address"]
-        submission = self._submissions.get(serial)
+        submission = self.runner.submission(serial)
         if submission is not None:
-            submission.address = address
+            submission.locate(address)
         if serial in self._given_up:
             self._given_up.discard(serial)
             self._kill(address, serial)
         elif submission is not None:
-            self._settler.call_soon(partial(self._began, submission, said["name"], time.monotonic()))
+            self.runner.began(submission, said["name"])
 
-    def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
-        if inner.done():
-            return
-        self._given_up.add(submission.serial)  # first: `_hear` writes the address before it looks in here
+    def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
+        """Cancel an attempt in the cluster, and kill its process; returns True, as that never fails to end it."""
+        if engine_future.done():
+            return True
+        self._given_up.add(
+            submission.serial
+        )  # before the address is read: `_heard` writes that before it looks in here
         address = submission.address
-        inner.cancel()
+        engine_future.cancel()
         if address is not None:
             self._given_up.discard(submission.serial)
             self._kill(address, submission.serial)
+        return True
 
     def _kill(self, address: str, serial: int) -> None:
         self._soon(self._client.run(kill_on_worker, self._topic, serial, workers=[address], asynchronous=True))
@@ -201,10 +205,8 @@ class DaskRunner(EngineRunner):
             coroutine.close()
             return None
 
-    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _ending(self) -> None:
-        """Have the workers dismiss our children, and close the client if it is ours. The settler."""
+    def close(self) -> None:
+        """Have the workers dismiss our children, and close the client if it is ours."""
         with contextlib.suppress(Exception):
             self._client.unsubscribe_topic(self._topic)
         if self._client.status == "running":
@@ -212,7 +214,7 @@ class DaskRunner(EngineRunner):
             if dismissing is not None:
                 with contextlib.suppress(Exception):
                     dismissing.result(2 * FAREWELL)
-        if self.has_ending:
+        if self.must_close:
             self._client.close()
 
 

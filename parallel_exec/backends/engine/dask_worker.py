@@ -52,37 +52,37 @@ class RemoteJob(NamedTuple):
     Attributes:
         topic: names the executor; its workers' events go there.
         serial: names the attempt.
-        note: what the call is told.
+        info: what the call is told.
         payload: the pickled call.
     """
 
     topic: str
     serial: int
-    note: AttemptInfo
+    info: AttemptInfo
     payload: bytes
 
 
 # ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_on_worker(order: RemoteJob) -> CallResult:
+def run_on_worker(job: RemoteJob) -> CallResult:
     """Run an attempt in a child process; the task that dask sees. Blocks until it has ended."""
-    crew = _crews.setdefault(order.topic, _ChildPool())
+    crew = _crews.setdefault(job.topic, _ChildPool())
     for _ in range(STARTS):
-        if order.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
+        if job.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
             crew.dismiss()
-            _crews.pop(order.topic, None)
+            _crews.pop(job.topic, None)
             return failed(CancelledError("its executor has ended"), 0.0)
-        child = crew.take(order.serial)
+        child = crew.take(job.serial)
         try:
-            reply = child.run(order)
+            reply = child.run(job)
         except _NeverBeganError:
-            crew.drop(order.serial, child)
+            crew.drop(job.serial, child)
             continue
         except BaseException:
-            crew.drop(order.serial, child)
+            crew.drop(job.serial, child)
             raise
-        (crew.drop if child.is_lost else crew.keep)(order.serial, child)
+        (crew.drop if child.is_lost else crew.keep)(job.serial, child)
         return reply
     error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
     return failed(error, 0.0)
@@ -188,30 +188,30 @@ class _ChildProcess:
             for descriptor in theirs:
                 os.close(descriptor)
 
-    def run(self, order: RemoteJob) -> CallResult:
+    def run(self, job: RemoteJob) -> CallResult:
         """Run an attempt and return how it ended.
 
         Raises:
             _NeverBeganError: it did not begin.
         """
-        note = order.note
+        info = job.info
         try:
-            self._jobs.send_bytes(pickle.dumps((note, order.payload)))
+            self._jobs.send_bytes(pickle.dumps((info, job.payload)))
             self._results.recv_bytes()
         except (EOFError, OSError):
             self.is_lost = True
             raise _NeverBeganError from None
         start = time.monotonic()
-        _tell_began(order, self._process.pid)
+        _tell_began(job, self._process.pid)
         try:
-            if note.timeout is None or self._results.poll(note.timeout):
+            if info.timeout is None or self._results.poll(info.timeout):
                 return CallResult(*pickle.loads(self._results.recv_bytes()))
         except (EOFError, OSError):
             self.is_lost = True
             value = (self._process.pid, self._process.wait())
             return CallResult(CRASHED, value, time.monotonic() - start, worker_name())
         self.kill()
-        error = TaskTimeoutError(note.id, note.timeout, note.number)
+        error = TaskTimeoutError(info.id, info.timeout, info.number)
         return failed(error, time.monotonic() - start)
 
     def has_ended(self) -> bool:
@@ -236,13 +236,13 @@ class _ChildProcess:
         os.close(self._lifeline)
 
 
-def _tell_began(order: RemoteJob, pid: int) -> None:
+def _tell_began(job: RemoteJob, pid: int) -> None:
     from distributed import get_worker
 
     with contextlib.suppress(Exception):  # the connection is going: then dask, too, will know
         worker = get_worker()
         name = f"process {pid} on {worker.address}"
-        worker.log_event(order.topic, {"serial": order.serial, "name": name, "address": worker.address})
+        worker.log_event(job.topic, {"serial": job.serial, "name": name, "address": worker.address})
 
 
 _crews: dict[str, _ChildPool] = {}  # by topic; module state, as dask calls functions of modules
@@ -262,14 +262,14 @@ def serve() -> None:
     jobs, results = Connection(jobs_fd, writable=False), Connection(results_fd, readable=False)
     with contextlib.suppress(EOFError, OSError):  # the worker has closed its ends
         while jobs.poll(IDLE):
-            note, payload = pickle.loads(jobs.recv_bytes())
+            info, payload = pickle.loads(jobs.recv_bytes())
             results.send_bytes(b"began")
-            results.send_bytes(pickle.dumps(tuple(_run(note, payload))))
+            results.send_bytes(pickle.dumps(tuple(_run(info, payload))))
 
 
-def _run(note: AttemptInfo, payload: bytes) -> CallResult:
+def _run(info: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
-    current.running, current.number = RunningCall(note, start), note.number
+    current.running, current.number = RunningCall(info, start), info.number
     try:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:

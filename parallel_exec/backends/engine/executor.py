@@ -1,13 +1,16 @@
 """Any `concurrent.futures.Executor` as a back end: the stdlib's pools, loky, dask's executor, another ParallelExecutor.
 
-    feeder ── executor.submit(ticket) ──► its workers
-                                            │ threads of this process: the ticket runs the attempt (`settling.py`)
-                                            │ elsewhere: it arrives as `run_call(fn, args, kwargs, note)`; a Line tells
-    settler ◄── done callback ──────────────┘ when that begins (`remote_call.py`)
+    feeder ── executor.submit(SubmittedCall) ──► its workers
+                                                   │ threads of this process: it is called, and runs the attempt
+                                                   │ elsewhere: it arrives as `run_call(fn, args, kwargs, info)`, which
+                                                   │ tells when it begins (`remote_call.py`, `start_signal.py`)
+    settler ◄── done callback ─────────────────────┘
 
-The executor's `submit` gets one argument, the ticket: no keyword of the user's function can be taken for one of its
+So it does not matter which kind of executor it is, and nobody has to know: what is possible is found out by doing it.
+
+The executor's `submit` gets one argument: no keyword of the user's function can be taken for one of its
 own. What the call pickles to is left to the executor's own pickler: what its `submit` takes, it takes from us. (A pool
-of interpreters gets the call and its ticket side by side, as not all that crosses to an interpreter is pickled.)
+of interpreters gets the call and the SubmittedCall side by side, as not all that crosses to an interpreter is pickled.)
 
 Guarantees:
     A timeout counts from the moment the attempt begins where it runs, not from the hand-over. (On another machine, from
@@ -24,11 +27,10 @@ Guarantees:
 from __future__ import annotations
 
 import atexit
-import contextlib
 import sys
 import threading
 import weakref
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +38,11 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend
-from parallel_exec.backends.engine.remote_call import (
-    AttemptInfo,
-    CallResult,
-    run_call,
-    run_nothing,
-    run_shared,
-)
+from parallel_exec.backends.engine.adapter import Engine
+from parallel_exec.backends.engine.remote_call import AttemptInfo, run_call, run_nothing, run_shared
 from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.backends.engine.start_signal import StartListener
-from parallel_exec.backends.engine.submission import WITHDRAWN
+from parallel_exec.backends.engine.submission import State
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.future import TaskFuture
 
@@ -53,13 +50,14 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.engine.adapter import EngineFuture
     from parallel_exec.backends.engine.submission import Submission
 
 SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
 
 # Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
 # interpreter's exit is the process's.
-_runners: list[weakref.ref[ExecutorRunner]] = []
+_runners: list[weakref.ref[EngineRunner]] = []
 _hooked: set[type] = set()
 
 
@@ -87,9 +85,11 @@ class ExecutorBackend(Backend):
             raise TypeError(f"ExecutorBackend takes a concurrent.futures.Executor, not {executor!r}{hint}")
         self._executor = executor
 
-    def make_runner(self, port: SchedulerPort, limit: int) -> ExecutorRunner:
+    def make_runner(self, port: SchedulerPort, limit: int) -> EngineRunner:
         """Return a new runner."""
-        return ExecutorRunner(port, limit, self._executor)
+        runner = EngineRunner(ExecutorEngine(self._executor), port, limit)
+        _finish_at_exit(runner, type(self._executor))
+        return runner
 
     def works_after_fork(self) -> bool:
         """Return whether the executor was not used yet: its workers did not come along."""
@@ -97,13 +97,29 @@ class ExecutorBackend(Backend):
         return not (getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None))
 
 
-class ExecutorRunner(EngineRunner):
-    """Runs attempts in an executor."""
+class SubmittedCall:
+    """What the executor gets: called, it runs the attempt in this process; pickled, it is the bare call elsewhere."""
+
+    def __init__(self, submission: Submission, engine: ExecutorEngine) -> None:
+        self._submission = submission
+        self._engine = engine
+        self.__name__ = submission.name  # dask shows it, and keeps a record for each name
+
+    def __call__(self) -> None:
+        """Run the attempt."""
+        if self._submission.is_pending:  # else its runner may be gone
+            self._engine.runner.run_here(self._submission)
+
+    def __reduce__(self) -> Any:
+        return self._engine.pickled(self._submission)
+
+
+class ExecutorEngine(Engine):
+    """An executor as an engine."""
 
     name = "executor"
 
-    def __init__(self, port: SchedulerPort, limit: int, executor: Executor) -> None:
-        super().__init__(port, limit)
+    def __init__(self, executor: Executor) -> None:
         self._executor = executor
         taker: Any = executor
         # One of ours must not retry by itself, or the attempts would not be counted, and has its own idea of a timeout.
@@ -112,108 +128,109 @@ class ExecutorRunner(EngineRunner):
             taker = executor.options(timeout=None, retry_count=0, retry=None)  # pyright: ignore[reportAttributeAccessIssue]
         self._taker = taker
         # Interpreters pass on most things by pickling them, but some in their own way, such as a lambda or a memoryview.
-        # To them the call goes unpacked: as what the ticket pickles to, it would be pickled as a whole.
+        # To them the call goes unpacked: as what the SubmittedCall pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
         self._listener = StartListener(weakly(self._heard))
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
-        # that comes while they run. Written by the line's thread.
+        # that comes while they run. Written by the listening thread.
         self._tells_running = False
-        _watch(self)
 
-    def _submit(self, submission: Submission) -> Future[CallResult | None]:
-        future = submission.future
+    def submit(self, submission: Submission) -> EngineFuture:
+        """Submit a call; the executor pickles it if it needs to."""
+        called = SubmittedCall(submission, self)
         with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
-            if self._shares:
-                return self._taker.submit(run_shared, future.fn, future.args, future.kwargs or {}, submission)  # type: ignore[no-any-return]
-            return self._taker.submit(submission)  # type: ignore[no-any-return]
+            if not self._shares:
+                return self._taker.submit(called)  # type: ignore[no-any-return]
+            job = submission.job
+            try:
+                return self._taker.submit(run_shared, job.fn, job.args, job.kwargs or {}, called)  # type: ignore[no-any-return]
+            finally:
+                del job  # an error's traceback holds this frame
 
-    def _capacity(self) -> int | None:
+    def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
+        """Cancel the executor's future, or abort it; tell the call that it is unwanted."""
+        if submission.address is not None:
+            self._listener.tell_unwanted(submission.address)
+        if isinstance(engine_future, TaskFuture):
+            engine_future.abort()
+            return submission.engine_future is not None
+        engine_future.cancel()
+        return False
+
+    def capacity(self) -> int | None:
+        """Return how many workers the executor has, if it says so."""
         # A private name, but one that the stdlib's pools, loky's, dask and others agree on.
         workers = getattr(self._executor, "_max_workers", None)
         return workers if isinstance(workers, int) and workers > 0 else None
 
-    def _cancel(self, submission: Submission, inner: Future[CallResult | None]) -> None:
-        if submission.address is not None:
-            self._listener.tell_unwanted(submission.address)
-        if isinstance(inner, TaskFuture):
-            inner.abort()
-        else:
-            inner.cancel()
+    def recall(self, submission: Submission) -> bool:
+        """Withdraw what is in another process's queue, if the executor says that it has cancelled it."""
+        engine_future = submission.engine_future
+        if engine_future is None or not (self._tells_running or isinstance(engine_future, TaskFuture)):
+            return False
+        return engine_future.cancel() and submission.withdraw_sent()
 
-    def _stops(self, submission: Submission) -> bool:
-        return isinstance(submission.inner, TaskFuture)
-
-    def _recall_travelled(self, submission: Submission) -> bool:
-        """Take back what is in another process's queue; called with the scheduler's lock held."""
-        inner = submission.inner
-        certain = self._tells_running or isinstance(inner, TaskFuture)
-        return certain and inner is not None and inner.cancel() and submission.claim(WITHDRAWN)
+    def close(self) -> None:
+        """Close the listener."""
+        self._listener.close()
 
     # ── attempts elsewhere ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def travel(self, submission: Submission) -> Any:
-        """Return what a ticket is pickled as. Called by whatever thread of the executor's pickles."""
-        future, place = submission.known_future, submission.place
-        if not submission.set_out() or future is None:
+    def pickled(self, submission: Submission) -> Any:
+        """Return what a submission's call is pickled as. Called by whatever thread of the executor's pickles."""
+        job, slot = submission.known_job, submission.slot
+        if not submission.send() or job is None:
             return (type(None), ()) if self._shares else (partial, (run_nothing,))
-        timeout = future.settings.timeout
-        self._submissions[submission.serial] = submission
-        if timeout is not None and place is not None and submission.fate is None:
-            submission.sent = time.monotonic()
-            place.timer.arm(submission.sent + timeout)
-        note = AttemptInfo(
-            future.id, submission.next_number, timeout, self._listener.port(), self._listener.key(submission.serial)
-        )
+        timeout = job.settings.timeout
+        if timeout is not None and slot is not None and submission.is_pending:
+            slot.timer.arm(submission.sent_at + timeout)
+        port, key = self._listener.port(), self._listener.key(submission.serial)
+        info = AttemptInfo(job.id, submission.number, timeout, port, key)
         if self._shares:
-            return AttemptInfo, tuple(note)
-        return partial, (run_call, future.fn, future.args, future.kwargs or {}, note)
+            return AttemptInfo, tuple(info)
+        return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
 
     def _heard(self, serial: int, worker: str, address: Any) -> None:
-        """Pass on what the line says: an attempt began. The line's thread."""
-        submission = self._submissions.get(serial)
+        """Take note that an attempt began. The listening thread."""
+        submission = self.runner.submission(serial)
         if submission is not None:
-            submission.address = address
-            inner = submission.inner
-            self._tells_running |= inner is not None and inner.running()
-            self._settler.call_soon(partial(self._began, submission, worker, time.monotonic()))
+            submission.locate(address)
+            engine_future = submission.engine_future
+            self._tells_running |= engine_future is not None and engine_future.running()
+            self.runner.began(submission, worker)
 
-    def _await_news(self, submission: Submission) -> bool:
-        if not submission.travelled:
+    def await_start(self, submission: Submission) -> bool:
+        """Wait until what was sent by now has been heard."""
+        if submission.state is not State.SENT:
             return False
-        self._listener.catch_up()  # also if its address is known: the line's thread may be about to tell the settler
+        self._listener.catch_up()  # also if its address is known: the listening thread may be about to tell the runner
         return submission.address is not None
 
-    def _end_well(self, submission: Submission, reply: CallResult) -> None:
-        super()._end_well(submission, CallResult(*reply))  # from an interpreter it comes as a plain tuple
-
-    def _overdue(self, submission: Submission) -> None:
+    def overdue(self, submission: Submission) -> None:
         """Let an attempt begin that the executor calls running, if none is ever heard of; else look again later."""
-        inner, place, future = submission.inner, submission.place, submission.known_future
-        timeout = None if future is None else future.settings.timeout
-        if place is None or timeout is None or submission.fate is not None:
+        engine_future, slot, job = submission.engine_future, submission.slot, submission.known_job
+        timeout = None if job is None else job.settings.timeout
+        if slot is None or timeout is None or not submission.is_pending:
             return
         now = time.monotonic()
-        if self._listener.has_heard or inner is None or not inner.running() or now < submission.sent + SILENCE:
-            place.timer.arm(now + max(timeout, 1.0))
+        may_be_heard = self._listener.has_heard or now < submission.sent_at + SILENCE
+        if may_be_heard or engine_future is None or not engine_future.running():
+            slot.timer.arm(now + max(timeout, 1.0))
         else:
-            self._began(submission, self.name, now)
-
-    def _ending(self) -> None:
-        self._listener.close()
+            self.runner.began(submission, self.name)
 
 
 # ── at exit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _watch(runner: ExecutorRunner) -> None:
+def _finish_at_exit(runner: EngineRunner, kind: type[Executor]) -> None:
     """See that our pending work is finished at interpreter exit while the executor still takes it.
 
     Hooks are called last in, first out, and an executor's module has its own since it was imported: so ours is put in
     again for each new type of executor that is seen.
     """
     _runners[:] = [*(other for other in _runners if other() is not None), weakref.ref(runner)]
-    kind = type(runner._executor)
     if kind not in _hooked:
         _hooked.add(kind)
         getattr(threading, "_register_atexit", atexit.register)(_at_exit)
@@ -224,8 +241,4 @@ def _at_exit() -> None:
     for reference in reversed(_runners):
         runner = reference()
         if runner is not None:
-            runner.exiting = True
-            with contextlib.suppress(ReferenceError):  # its executor is gone, and it is kept by somebody else
-                scheduler: Any = runner.port
-                scheduler.shutdown(cancel=False, at_exit=True)
-                scheduler.join()
+            runner.finish()

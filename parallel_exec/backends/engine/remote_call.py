@@ -66,13 +66,13 @@ class RunningCall:
     """What `current_task()` asks in the process that runs the attempt.
 
     Args:
-        note: the attempt.
+        info: the attempt.
         start: `time.monotonic()` here when it began.
         is_unwanted: says whether nobody waits for it any more.
     """
 
-    def __init__(self, note: AttemptInfo, start: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
-        self._note = note
+    def __init__(self, info: AttemptInfo, start: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+        self._info = info
         self._start = start
         self._is_unwanted = is_unwanted
 
@@ -80,9 +80,9 @@ class RunningCall:
         """Return the view of the attempt."""
         from parallel_exec.task import CurrentTask
 
-        timeout = self._note.timeout
+        timeout = self._info.timeout
         deadline = None if timeout is None else self._start + timeout
-        return CurrentTask(self._note.id, self._note.number, deadline, timeout, self._is_unwanted)
+        return CurrentTask(self._info.id, self._info.number, deadline, timeout, self._is_unwanted)
 
 
 def worker_name() -> str:
@@ -94,12 +94,12 @@ def worker_name() -> str:
     return name
 
 
-def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo) -> CallResult:
+def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], info: AttemptInfo) -> CallResult:
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
-    notifier = StartNotifier(note.port, note.key, worker_name())
+    notifier = StartNotifier(info.port, info.key, worker_name())
     start = time.monotonic()
     before = current.running, current.number
-    current.running, current.number = RunningCall(note, start, notifier.is_unwanted), note.number
+    current.running, current.number = RunningCall(info, start, notifier.is_unwanted), info.number
     try:
         kind, pickled = _ENCODER.run(fn, args, kwargs)
         return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
@@ -114,13 +114,13 @@ def failed(error: BaseException, duration: float, worker: str = "") -> CallResul
     return CallResult(kind, pickled.data, duration, worker or worker_name())
 
 
-def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: AttemptInfo | None) -> Any:
+def run_shared(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], info: AttemptInfo | None) -> Any:
     """Run a call in an interpreter of its own, and return the CallResult as a plain tuple.
 
     Interpreters pass on a tuple item by item, each in its own way, where there is one beside pickling; but not a subclass.
-    `note` is None for a call that was withdrawn before it could begin.
+    `info` is None for a call that was withdrawn before it could begin.
     """
-    return None if note is None else tuple(run_call(fn, args, kwargs, note))
+    return None if info is None else tuple(run_call(fn, args, kwargs, info))
 
 
 def run_nothing() -> None:

@@ -1,9 +1,9 @@
-"""The common part of back ends whose attempts run in somebody else's engine: an Executor, a dask cluster.
+"""Runs an executor's attempts in somebody else's engine: an Executor, a dask cluster.
 
-    wake, room ──► feeder: take ──► Ticket ──► engine ──► begins, in this process or elsewhere
-                                                 │
-    stop, recall ──► settler: cancel, give up ───┤
-                         ▲                       ▼
+    wake, room ──► feeder: take ──► Submission ──► Engine.submit ──► begins, in a thread of this process or elsewhere
+                                                      │
+    stop, recall ──► settler: Engine.cancel, abandon ─┤
+                         ▲                            ▼
                          └──── done: a result, the task's error, or the engine's own
 
 Two threads of ours, because each may be held up: the feeder by an engine whose `submit` blocks (or runs the call on the
@@ -12,10 +12,13 @@ spot), the settler by the callbacks of the user's futures. Neither makes the oth
 Guarantees:
     Never more live attempts than the limit, nor, as far as the engine says how many workers it has, more in it than it
     can begin at once: what waits, waits with us, in the order of priority, and can be cancelled.
+    What the engine calls us with takes none of the scheduler's locks: it may call from inside its own `cancel`.
     An attempt that the engine fails or refuses fails with the engine's own error, and the retry policy has its say.
-    After `TRIES` refusals in a row what waits is refused at once: a broken engine ends tasks, and nothing spins.
+    After `REFUSALS` in a row what waits is refused at once: a broken engine ends tasks, and nothing spins.
+    An attempt that the engine does not let go of is abandoned: settled at once, its slot given to the next, what it
+    returns dropped. It is counted until the engine says that it has ended.
     When all workers of the engine are held by abandoned attempts, what waits fails with `CapacityExhaustedError` after
-    `PATIENCE`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
+    `RETURN`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
     has gets what the limit allows, and tasks wait in it: a deadline for the run ends that.)
     Before the first `wake` returns the engine has been given something, or has had `GRACE` for it: an engine that starts
     its workers with the first call has done so before the interpreter can come to its end, from when on (since Python 3.12)
@@ -25,74 +28,70 @@ Guarantees:
 
 from __future__ import annotations
 
-import abc
+import contextlib
 import itertools
 import threading
+from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec._outcome import Failure
+from parallel_exec._current import current
+from parallel_exec._outcome import Failure, Outcome
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
-from parallel_exec._sync.weak import weakly
+from parallel_exec._sync.weak import apart, weakly
+from parallel_exec.backends.base import Runner, log_abandoned
+from parallel_exec.backends.engine.adapter import Engine, explain
+from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
-from parallel_exec.backends.engine.settling import Settling
-from parallel_exec.backends.engine.submission import BEGUN, WITHDRAWN, EngineSlot, Submission
+from parallel_exec.backends.engine.submission import EngineSlot, State, Submission
+from parallel_exec.backends.thread import call
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
+from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
-    from parallel_exec.backends.engine.remote_call import CallResult
+    from parallel_exec.backends.engine.adapter import EngineFuture
 
-TRIES = 100  # refusals in a row; a guess: any sensible retry policy has had its say by then
-PATIENCE = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
+REFUSALS = 100  # in a row; a guess: any sensible retry policy has had its say by then
+RETURN = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
 GRACE = 0.1  # seconds that we give the engine's `submit` to return; a guess: if that blocks, it may for ever
 BREATHER = 0.01  # seconds until something is handed over again that the engine refused at interpreter exit
 
 
-class EngineRunner(Settling):
-    """Keeps a bounded number of attempts in an engine; what kind of engine, subclasses know."""
+class EngineRunner(Runner):
+    """Keeps a bounded number of attempts in an engine. What has no note is changed by any thread, in single atomic calls."""
 
-    has_ending = False  # whether `_ending` must be called even if nothing was ever taken
-
-    def __init__(self, port: SchedulerPort, limit: int) -> None:
+    def __init__(self, engine: Engine, port: SchedulerPort, limit: int) -> None:
         super().__init__(port, limit)
+        self._engine = engine
+        self._holding: set[Submission] = set()  # hold a slot: handed over, or live
+        self._inside: set[Submission] = set()  # the engine has not done with them
+        self._abandoned: set[Submission] = set()  # abandoned, and still running
+        self._by_serial: dict[int, Submission] = {}  # those that "it began" may yet be heard of
+        self._free: list[EngineSlot] = []
+        self._settler = SerialThread(f"parallel_exec-{engine.name}-settler", port, self._end_threads)
+        self._feeder = SerialThread(f"parallel_exec-{engine.name}-feeder", port, self._settler.wakeup)
+        self._hopeless = port.timers.timer(weakly(self._lose_hope))  # armed while all workers are lost
         self._started = False  # written by `wake`, which nobody calls twice at a time
-        self._serials = itertools.count(1)
-        self.exiting = False  # whether the interpreter has come to its end; written once
-        self._fed = threading.Event()  # whether the feeder has fed once
+        self._exiting = False  # whether the interpreter has come to its end; written once
+        self._has_fed = threading.Event()
         # The feeder's own:
+        self._serials = itertools.count(1)
         self._refusals = 0
         self._handing_over: Submission | None = None
-        self._settler = SerialThread(f"parallel_exec-{self.name}-settler", port, self._end_threads)
-        self._feeder = SerialThread(f"parallel_exec-{self.name}-feeder", port, self._settler.wakeup)
-        self._patience = port.timers.timer(weakly(self._lose_patience))
+        # The settler's own:
+        self._has_told_failure = False
+        engine.open(self)
         port.park(self)
 
-    @abc.abstractmethod
-    def _submit(self, submission: Submission) -> Future[CallResult | None]:
-        """Hand a ticket over. Called by the feeder; may block."""
-
-    def travel(self, submission: Submission) -> Any:
-        """Return what a ticket is pickled as; for engines that pickle it. Called in any thread."""
-        raise TypeError(f"a {type(submission).__name__} does not go to the engine of a {type(self).__name__}")
-
-    def _capacity(self) -> int | None:
-        """Return how many workers the engine has; None if it does not say."""
-        return None
-
-    def _ending(self) -> None:
-        """Let go of what the back end holds: all is settled, and nothing will come. Called once, by the settler."""
-
-    # ── taking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── taking: the feeder ──────────────────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
         """Have the feeder take; starts our threads the first time."""
         if not self._started:
-            if self.port.drained and not self.has_ending:
+            if self.port.drained and not self._engine.must_close:
                 return
             try:
                 self.port.timers.start()
@@ -103,102 +102,331 @@ class EngineRunner(Settling):
                 return
             self._started = True
             self._feeder.call_soon(self._feed)
-            self._fed.wait(GRACE)
+            self._has_fed.wait(GRACE)
         else:
             self._feeder.call_soon(self._feed)
 
     def _feed(self) -> None:
+        """Hand over what there is room for."""
         port = self.port
         port.unpark(self)
         while self._has_room():
-            future = port.take(self)
-            if future is None:
+            job = port.take(self)
+            if job is None:
                 break
-            self._hand_over(future)
-            del future  # an error of the engine's leads to this frame
-            self._fed.set()
+            self._hand_over(job)
+            del job  # an error of the engine's leads to this frame
+            self._has_fed.set()
         else:
             port.decline()
-        self._fed.set()
+        self._has_fed.set()
 
     def _has_room(self) -> bool:
-        if len(self._active) >= self._limit:
+        if len(self._holding) >= self._limit:
             return False
-        capacity = self._capacity()
+        capacity = self._engine.capacity()
         if capacity is None or len(self._inside) < capacity:
-            self._patience.disarm()
+            self._hopeless.disarm()
             return True
-        if not self._active and self._patience.deadline == NEVER:
-            self._patience.arm(time.monotonic() + PATIENCE)
+        if not self._holding and self._hopeless.deadline == NEVER:
+            self._hopeless.arm(time.monotonic() + RETURN)
         return False
 
-    def _lose_patience(self) -> None:
-        self._feeder.call_soon(self._refuse_all)
+    def _lose_hope(self) -> None:
+        self._feeder.call_soon(self._reject_all)
 
-    def _refuse_all(self) -> None:
+    def _reject_all(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
         while self._is_lost():
-            future = self.port.take(self)
-            if future is None:
+            job = self.port.take(self)
+            if job is None:
                 return
-            self.port.reject(future, CapacityExhaustedError(len(self._stuck)))
+            self.port.reject(job, CapacityExhaustedError(len(self._abandoned)))
         self._feed()
 
     def _is_lost(self) -> bool:
-        capacity = self._capacity()
-        return not self._active and capacity is not None and len(self._stuck) >= capacity
+        capacity = self._engine.capacity()
+        return not self._holding and capacity is not None and len(self._abandoned) >= capacity
 
-    # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _hand_over(self, future: AnyJob) -> None:
-        place = self._free.pop() if self._free else EngineSlot(self.port.timers.timer, self._due)
-        submission = Submission(self, future, place, next(self._serials))
-        self._active.add(submission)
+    def _hand_over(self, job: AnyJob) -> None:
+        slot = self._free.pop() if self._free else EngineSlot(self.port.timers.timer, self._due)
+        submission = Submission(job, slot, next(self._serials))
+        self._holding.add(submission)
         self._inside.add(submission)
+        self._by_serial[submission.serial] = submission
         with self.port.lock:
-            future.placed(place)  # from here on it can be recalled
+            job.placed(slot)  # from here on it can be recalled
         self._handing_over = submission
         try:
-            inner = self._submit(submission)
+            engine_future = self._engine.submit(submission)
         except BaseException as error:
             self._refused(submission, error)
             return
         finally:
             self._handing_over = None
-            del future  # an error's traceback holds this frame
+            del job  # an error's traceback holds this frame
         self._refusals = 0
-        submission.inner = inner
-        inner.add_done_callback(partial(self._done, submission))
-        if submission.fate == WITHDRAWN or submission.unwanted:  # since when there was nothing yet to cancel
-            self._settler.call_soon(partial(self._let_go, submission))
+        unwanted = submission.accepted(engine_future)
+        engine_future.add_done_callback(partial(self._done, submission))
+        if unwanted:
+            self._settler.call_soon(partial(self._cancel, submission))
 
     def _refused(self, submission: Submission, error: BaseException) -> None:
         """Fail what the engine's `submit` raised for; unless it has begun nevertheless, and will report by itself."""
-        submission.is_orphan = True
+        submission.leave_engine()
         self._inside.discard(submission)
-        if submission.fate == WITHDRAWN:
+        self._by_serial.pop(submission.serial, None)
+        if submission.state is State.WITHDRAWN:
             self._release(submission)
-        elif self.exiting and self._refusals < TRIES and submission.withdraw():
+        elif self._exiting and self._refusals < REFUSALS and submission.withdraw():
             self._refusals += 1
             self._release(submission)
-            self.port.give_back([submission.future])
+            self.port.give_back([submission.job])
             time.sleep(BREATHER)
             self._feeder.call_soon(self._feed)
-        elif submission.claim(BEGUN):
+        elif submission.begin(self._engine.name, time.monotonic()):
             self._refusals += 1
-            self._settler.call_soon(partial(self._fail, submission, error, for_good=self._refusals > TRIES))
+            self._settler.call_soon(partial(self._fail, submission, error, for_good=self._refusals > REFUSALS))
+
+    # ── an attempt in a thread of this process ──────────────────────────────────────────────────────────────────────
+
+    def run_here(self, submission: Submission) -> None:
+        """Run an attempt in the calling thread, unless it was withdrawn."""
+        if not submission.begin(threading.current_thread().name, time.monotonic(), here=True):
+            return
+        before = current.running, current.number, current.pool
+        current.pool = self.port
+        job = submission.job
+        try:
+            if self._begin(submission):
+                current.running, current.number = job, submission.number
+                outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
+                current.running = None
+                self._report(submission, outcome, time.monotonic())
+        except BaseException:  # from a callback or a hook: not the engine's business
+            logger.exception("a callback of task %r raised", job.id)
+        finally:
+            current.running, current.number, current.pool = before
+            self._release(submission)
+            engine_is_done = submission.return_here()
+            self._abandoned.discard(submission)
+            if engine_is_done:
+                self._feeder.call_soon(self._feed)
+
+    # ── an attempt elsewhere ────────────────────────────────────────────────────────────────────────────────────────
+
+    def submission(self, serial: int) -> Submission | None:
+        """Return the attempt of this serial number, if the engine has not done with it."""
+        return self._by_serial.get(serial)
+
+    def began(self, submission: Submission, worker: str) -> None:
+        """Take note that an attempt has just begun elsewhere. Takes no lock."""
+        self._settler.call_soon(partial(self._began, submission, worker, time.monotonic()))
+
+    def _began(self, submission: Submission, worker: str, start: float) -> None:
+        if submission.begin(worker, start):
+            if not self._begin(submission):
+                self._abandon(submission)
+                self._release(submission)
+        elif submission.state is State.ABANDONED:
+            self._cancel(submission)  # only now it is known where it runs
+        elif submission.state is State.RUNNING and worker != submission.worker:
+            self._restart_clock(submission, worker, start)
+
+    def _restart_clock(self, submission: Submission, worker: str, start: float) -> None:
+        """Let the timeout count anew: the engine has lost the worker, and begun the attempt again on another."""
+        job = submission.known_job
+        with self.port.lock:
+            slot = submission.slot
+            if slot is None or job is None or job.slot is not slot or job.attempt_number != submission.number:
+                return
+            submission.restart(worker, start)
+            job.restart_clock(worker, start)
+            if job.settings.timeout is not None:
+                slot.timer.arm(start + job.settings.timeout)
+
+    def _done(self, submission: Submission, engine_future: EngineFuture) -> None:
+        """Hear that the engine has done with an attempt; its callback, maybe with the scheduler's lock held."""
+        self._inside.discard(submission)
+        if submission.leave_engine():
+            self._abandoned.discard(submission)
+        if submission.slot is None:
+            self._by_serial.pop(submission.serial, None)
+            self._feeder.call_soon(self._feed)
+        else:
+            self._settler.call_soon(partial(self._ended, submission, engine_future))
+
+    # ── beginning and ending ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self, submission: Submission) -> bool:
+        """Tell the scheduler that an attempt begins; False if its task ends instead, aborted or by a hook of the policy's."""
+        slot = submission.slot
+        assert slot is not None, "it is held until the attempt is settled"
+        return self.port.begin(submission.job, slot, submission.worker, submission.started_at) > 0
+
+    def _report(self, submission: Submission, outcome: Outcome, end: float) -> None:
+        """Settle an attempt, unless it is settled."""
+        job = submission.known_job
+        try:
+            if job is not None:
+                self.port.report(job, submission.number, outcome, end)
+        finally:
+            self._release(submission)
+
+    def _release(self, submission: Submission, *, reusable: bool = True) -> None:
+        """Let an attempt's slot go; harmless when repeated."""
+        slot = submission.release()
+        if slot is not None:
+            self._holding.discard(submission)
+            if reusable:
+                self._free.append(slot)
+
+    def _ended(self, submission: Submission, engine_future: EngineFuture) -> None:
+        """Settle what the engine has done with, if it is not settled. The settler."""
+        failed = engine_future.cancelled() or engine_future.exception() is not None
+        if failed and submission.is_pending and self._engine.await_start(submission):
+            self._settler.call_soon(partial(self._ended, submission, engine_future))  # after `_began`
+            return
+        self._by_serial.pop(submission.serial, None)
+        if submission.runs_here:  # it was cancelled in the books only, and reports by itself
+            return
+        try:
+            if submission.state is State.WITHDRAWN:
+                pass
+            elif engine_future.cancelled():
+                self._end_badly(submission, CancelledError("the engine cancelled the attempt"))
+            elif (error := engine_future.exception()) is not None:
+                self._end_badly(submission, error)
+            elif (result := engine_future.result()) is not None:
+                self._end_well(submission, CallResult(*result))  # which an interpreter passes on as a plain tuple
+        finally:  # also when a callback raises what is no Exception
+            self._release(submission)
+            self._feeder.call_soon(self._feed)
+
+    def _end_well(self, submission: Submission, result: CallResult) -> None:
+        """Settle what the engine has run elsewhere."""
+        self._has_told_failure = False
+        if submission.begin(result.worker, time.monotonic() - result.duration) and not self._begin(submission):
+            return
+        job = submission.known_job
+        if submission.state is State.RUNNING and job is not None:
+            self._report(submission, result.outcome(job), submission.started_at + result.duration)
+
+    def _end_badly(self, submission: Submission, error: BaseException) -> None:
+        """Settle what the engine failed."""
+        now = time.monotonic()
+        had_begun = not submission.begin(self._engine.name, now)
+        if isinstance(error, BrokenExecutor):
+            self._tell_failure(error)
+        job = submission.known_job
+        if (had_begun or self._begin(submission)) and submission.state is State.RUNNING and job is not None:
+            self._report(submission, Failure(explain(error, job, had_begun=had_begun)), now)
 
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
-        self._tell_sick(error)
+        """Settle what the engine refused. The settler."""
+        self._tell_failure(error)
         if for_good:
             self._release(submission)
-            self.port.reject(submission.future, error)
+            self.port.reject(submission.job, error)
+        elif self._begin(submission):
+            self._report(submission, Failure(explain(error, submission.job, had_begun=False)), time.monotonic())
         else:
-            now = time.monotonic()
-            self._begin(submission, self.name, now)
-            if submission.number:
-                self._report(submission, Failure(submission.explain(error, had_begun=False)), now)
+            self._release(submission)
         self._feeder.call_soon(self._feed)
+
+    def _tell_failure(self, error: BaseException) -> None:
+        """Say that the engine fails, once until it has run something again."""
+        if not self._has_told_failure:
+            self._has_told_failure = True
+            name = self._engine.name
+            logger.warning("%s: the engine failed: %s: %s", name, type(error).__name__, error)
+            self.port.events.emit(WorkerDied, name, f"{type(error).__name__}: {error}")
+
+    def _due(self, slot: EngineSlot, submission: Submission) -> None:
+        """Act on a slot's timer. The clock thread."""
+        if submission.is_pending:
+            self._settler.call_soon(partial(self._engine.overdue, submission))
+        else:
+            self.port.expire(slot, submission.known_job)
+
+    # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def recall(self, job: AnyJob) -> bool:
+        """Take a job back if it certainly has not begun. Called with the lock held."""
+        submission = self._submission_of(job)
+        if submission is None or not submission.is_pending:
+            return False
+        if submission.withdraw() or self._engine.recall(submission):
+            self._settler.call_soon(partial(self._let_withdrawn_go, submission))
+            return True
+        return False
+
+    def recall_all(self) -> None:
+        """Take back what has not begun. Called with the lock held."""
+        self.port.give_back([job for job in self.handed_out() if job.override is None and self.recall(job)])
+
+    def handed_out(self) -> list[AnyJob]:
+        """Return what has not begun. Called with the lock held."""
+        jobs = [submission.known_job for submission in list(self._holding) if submission.is_pending]
+        return [job for job in jobs if job is not None]
+
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
+        """Have the settler cancel the attempt in the engine, or else abandon it."""
+        with self.port.lock:
+            submission = self._submission_of(job)
+            if submission is None:
+                return
+            claimed = self.port.claim(job, number)
+        if claimed:
+            self._settler.call_soon(partial(self._stop, submission, job, error, time.monotonic()))
+        else:
+            self._settler.call_soon(partial(self._end_overridden, submission))
+
+    def _submission_of(self, job: AnyJob) -> Submission | None:
+        slot = job.slot
+        submission = slot.submission if slot is not None else None
+        return submission if submission is not None and submission.known_job is job else None
+
+    def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
+        """Settle an attempt that `stop` has claimed. The settler."""
+        stops = self._abandon(submission)
+        if submission.state is State.ABANDONED:
+            if not stops:
+                log_abandoned(error, job.id, submission.number, f"{submission.worker} of the executor")
+            self.port.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
+        self._release(submission, reusable=False)  # whoever began it may still be arming its timer
+        self._feeder.call_soon(self._feed)
+        self.port.settle(job, Failure(error), end)
+
+    def _end_overridden(self, submission: Submission) -> None:
+        """End what was aborted while the engine had it and it was not known to have begun: `begin` does so."""
+        job = submission.known_job
+        if job is not None and job.override is not None and submission.begin(self._engine.name, time.monotonic()):
+            try:
+                self._begin(submission)
+            finally:
+                self._abandon(submission)
+                self._release(submission)
+                self._feeder.call_soon(self._feed)
+
+    def _abandon(self, submission: Submission) -> bool:
+        """Have the engine let go of an attempt, and count it if it does not; returns what `Engine.cancel` does."""
+        submission.abandon()
+        self._abandoned.add(submission)
+        stops = self._cancel(submission)
+        if submission.state is not State.ABANDONED:
+            self._abandoned.discard(submission)
+        return stops
+
+    def _let_withdrawn_go(self, submission: Submission) -> None:
+        """Free the slot of what certainly never begins, whatever the engine makes of it."""
+        self._cancel(submission)
+        self._release(submission)
+        self._feeder.call_soon(self._feed)
+
+    def _cancel(self, submission: Submission) -> bool:
+        engine_future = submission.engine_future
+        return engine_future is not None and self._engine.cancel(submission, engine_future)
 
     # ── the pool ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,13 +438,21 @@ class EngineRunner(Settling):
 
     def _end_threads(self) -> None:
         self._feeder.wakeup()
-        self._ending()
+        self._engine.close()
 
     def resize(self, limit: int) -> None:
         """Change the limit; running attempts are left alone."""
         self._limit = limit
         if self._started:
             self._feeder.call_soon(self._feed)
+
+    def finish(self) -> None:
+        """Finish all that is pending, as the interpreter is about to exit; the engine may start no more workers then."""
+        self._exiting = True
+        with contextlib.suppress(ReferenceError):  # the executor is gone, and this is kept by somebody else
+            scheduler: Any = self.port
+            scheduler.shutdown(cancel=False, at_exit=True)
+            scheduler.join()
 
     def join(self) -> None:
         """Wait until all attempts have settled, and our threads have ended."""
@@ -229,8 +465,8 @@ class EngineRunner(Settling):
 
     def workers(self) -> int:
         """Return how many attempts are in the engine; how many workers it has is its own affair."""
-        return len(self._active)
+        return len(self._holding)
 
     def abandoned(self) -> int:
         """Return how many attempts run in the engine that nobody waits for."""
-        return len(self._stuck)
+        return len(self._abandoned)

@@ -1,185 +1,235 @@
-"""One attempt in somebody else's engine: `Submission`, which is what is handed over, and `EngineSlot`, which it holds meanwhile.
+"""One attempt in somebody else's engine: `Submission`, and `EngineSlot`, which it holds until the attempt is settled.
 
-    the engine calls it ─────► it is in this process: the attempt runs right there
-    the engine pickles it ───► what arrives elsewhere is the bare call (`remote_call.py`)
-
-So it does not matter which kind of engine it is, and nobody has to know: what is possible is found out by doing it.
+    WAITING ──► SENT ──┬──► RUNNING ──┬──────────────────► SETTLED
+       └───────────────┤              └──► ABANDONED ─────────┘
+                       └──► WITHDRAWN
 
 Guarantees:
-    A ticket's fate is decided once, by whoever claims it first: to have begun, or to have been withdrawn. After that it
-    never begins, though the engine may call or pickle it.
+    Whether it begins is decided once, by the first of `begin` and `withdraw`. What was withdrawn never begins, though the
+    engine may call or pickle it.
+    Its slot is released once, whatever the engine still does.
+    No lock but its own is taken, and nothing is called while that is held.
 """
 
 from __future__ import annotations
 
-import pickle
+import enum
+import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._current import call_name, current
-from parallel_exec._sync.weak import apart, weakly
-from parallel_exec.backends.thread import call
-from parallel_exec.errors import TaskSerializationError
-from parallel_exec.task import describe
+from parallel_exec._current import call_name
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.weak import weakly
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from parallel_exec._core.job import AnyJob
-    from parallel_exec._outcome import Outcome
-
-BEGUN, WITHDRAWN = "begun", "withdrawn"
-
-_HINT = "Use what the engine's own submit would take, too: for most, functions of modules and arguments that pickle"
 
 
-class SubmissionOwner(Protocol):
-    """What a ticket asks of its back end."""
+class State(enum.Enum):
+    """Where an attempt is."""
 
-    fates: Any  # a lock; nothing is called while it is held
-
-    def run_here(self, submission: Submission) -> None:
-        """Run a ticket that was claimed, in the calling thread."""
-        ...
-
-    def travel(self, submission: Submission) -> Any:
-        """Return what the ticket is pickled as."""
-        ...
+    WAITING = "handed over, and not known to have left this process"
+    SENT = "pickled, so that it may begin elsewhere"
+    RUNNING = "begun, here or elsewhere, and not settled"
+    ABANDONED = "nobody waits for it, and the engine or a thread here still runs it"
+    WITHDRAWN = "taken back before it began"
+    SETTLED = "over"
 
 
 class EngineSlot:
-    """Where one ticket at a time is: a slot, of which there are no more than the limit; used again and again.
+    """What one submission at a time holds: there are no more than the limit, and they are used again and again.
 
-    (Timers stay in the clock's heap until they are due. One a ticket would keep every ticket that long.)
+    (Timers stay in their heap until they are due. One for each submission would keep every submission that long.)
 
     Attributes:
         timer: due when the attempt outruns its timeout.
-        ticket: who holds it; written by the feeder, and by whoever releases it.
+        submission: which one holds it; changed by `occupy` and `vacate`, which submissions call.
     """
 
-    def __init__(self, make_timer: Callable[[Callable[[], object]], Any], due: Callable[[EngineSlot], object]) -> None:
+    def __init__(
+        self,
+        make_timer: Callable[[Callable[[], object]], Any],
+        due: Callable[[EngineSlot, Submission], object],
+    ) -> None:
         self.timer = make_timer(weakly(self._time_is_up))
         self.submission: Submission | None = None
         self._due = weakly(due)
 
+    def occupy(self, submission: Submission) -> None:
+        """Give it to a submission."""
+        self.submission = submission
+
+    def vacate(self) -> None:
+        """Take it back."""
+        self.submission = None
+        self.timer.disarm()
+
     def _time_is_up(self) -> None:
-        self._due(self)
+        submission = self.submission
+        if submission is not None:
+            self._due(self, submission)
 
 
 class Submission:
-    """One attempt, from being handed to the engine until the engine has done with it.
+    """One attempt, from being handed to the engine until the engine has done with it. Thread-safe.
 
-    It does not keep its future, as the engine, and the frames of what it raises, may keep the ticket. (The scheduler keeps
-    what has not ended.)
+    It does not keep its job, as the engine, and the frames of what a call raises, may keep the submission. (The scheduler
+    keeps what has not ended.)
 
-    Attributes:
-        inner: the engine's future; written when the engine's `submit` has returned, None again once that is done.
-        place: None once the attempt is settled; guarded by `desk.fates`, as are the next two.
-        fate: None, BEGUN or WITHDRAWN.
-        travelled: whether it was pickled, so that it may begin elsewhere.
-        is_here: whether its call is running in this process.
-        is_orphan: whether its own thread must say that it has ended, as the engine will not, or has done so too early.
-        unwanted: whether nobody waits for it any more.
-        sent: when it set out (monotonic).
-        number, start, worker: of the attempt, once it has begun; the number is 0 until then.
+    | state     | entered by                  | left by                                                         |
+    |-----------|-----------------------------|-----------------------------------------------------------------|
+    | WAITING   | being made                  | `send`, `begin`, `withdraw`, `withdraw_sent`, `release`         |
+    | SENT      | `send`                      | `begin`, `withdraw_sent`, `release`                             |
+    | RUNNING   | `begin`                     | `release`, `abandon`                                            |
+    | ABANDONED | `abandon`                   | `leave_engine` and, if its call runs here, `return_here`        |
+    | WITHDRAWN | `withdraw`, `withdraw_sent` | never                                                           |
+    | SETTLED   | `release`, or as above      | never                                                           |
+
+    Attributes (its methods alone change them):
+        state: see above.
+        slot: None once released.
+        serial: names it.
+        number: the attempt's.
+        name: the call's.
+        engine_future: the engine's future; None before the engine's `submit` has returned, and once the engine has done.
+        sent_at: when it was pickled (monotonic).
+        worker: where it began, in words; "" before.
+        started_at: when that was (monotonic).
+        address: where it runs, in the engine's own terms; None if that is not known.
     """
 
-    def __init__(self, desk: SubmissionOwner, future: AnyJob, place: EngineSlot, serial: int) -> None:
-        self._desk = desk
-        self._future = weakref.ref(future)
-        self.place: EngineSlot | None = place
+    def __init__(self, job: AnyJob, slot: EngineSlot, serial: int) -> None:
+        self._lock = threading.RLock()  # guards the state, the slot, the future, and the next two
+        self._in_engine = True  # whether the engine has not done with it
+        self._runs_here = False  # whether its call runs in a thread of this process
+        self._job = weakref.ref(job)
+        self.state = State.WAITING
+        self.slot: EngineSlot | None = slot
         self.serial = serial
-        self.next_number = future.attempt_number + 1
-        self.inner: Future[Any] | None = None
-        self.fate: str | None = None
-        self.travelled = False
-        self.is_here = False
-        self.is_orphan = False
-        self.unwanted = False
-        self.number = 0
-        self.start = self.sent = 0.0
+        self.number = job.attempt_number + 1
+        self.name = call_name(job.fn)
+        self.engine_future: Future[Any] | None = None
+        self.sent_at = self.started_at = 0.0
         self.worker = ""
-        self.address: Any = None  # where it runs, in the back end's own terms
-        self.__name__ = call_name(future.fn)  # dask shows it, and keeps a record for each name
-        place.submission = self
+        self.address: Any = None
+        slot.occupy(self)
 
     @property
-    def future(self) -> AnyJob:
-        """The task's future, while that has not ended.
+    def job(self) -> AnyJob:
+        """The task's record, while the task has not ended.
 
         Raises:
             ReferenceError: it has ended, and is gone.
         """
-        future = self._future()
-        if future is None:
+        job = self._job()
+        if job is None:
             raise ReferenceError("the task of this attempt has ended")
-        return future
+        return job
 
     @property
-    def known_future(self) -> AnyJob | None:
-        """The task's future; None if that has ended, and is gone."""
-        return self._future()
+    def known_job(self) -> AnyJob | None:
+        """The task's record; None if the task has ended, and is gone."""
+        return self._job()
 
-    def claim(self, fate: str) -> bool:
-        """Decide the fate; False if it was decided."""
-        with self._desk.fates:
-            if self.fate is not None:
+    @property
+    def is_pending(self) -> bool:
+        """Whether it has neither begun nor been withdrawn."""
+        return self.state is State.WAITING or self.state is State.SENT
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its call runs in a thread of this process."""
+        return self._runs_here
+
+    # ── in the engine ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def accepted(self, engine_future: Future[Any]) -> bool:
+        """Note the engine's future; returns whether it is to be cancelled at once: until now there was none to cancel."""
+        with self._lock:
+            self.engine_future = engine_future
+            return self.state is State.WITHDRAWN or self.state is State.ABANDONED
+
+    def send(self) -> bool:
+        """Note that it is pickled; False if it was withdrawn."""
+        with self._lock:
+            if self.is_pending:
+                self.state = State.SENT
+                self.sent_at = time.monotonic()
+            return self.state is not State.WITHDRAWN
+
+    def leave_engine(self) -> bool:
+        """Note that the engine has done with it; False if its call still runs here: it was cancelled in the books only."""
+        with self._lock:
+            self._in_engine = False
+            self.engine_future = None  # whose callbacks lead here
+            self._settle_abandoned()
+            return not self._runs_here
+
+    # ── decisions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, worker: str, start: float, *, here: bool = False) -> bool:
+        """Decide that it has begun; False if it began before or was withdrawn. `here`: the caller runs the call."""
+        with self._lock:
+            if not self.is_pending:
                 return False
-            self.fate = fate
+            self.state = State.RUNNING
+            self._runs_here = here
+            self.worker, self.started_at = worker, start
             return True
 
     def withdraw(self) -> bool:
-        """Decide that it never begins, if that is ours to say: it has not begun, and is still in this process."""
-        with self._desk.fates:
-            return not self.travelled and self.claim(WITHDRAWN)
+        """Decide that it never begins, if that is ours to say: it has not begun, and is in this process."""
+        with self._lock:
+            if self.state is not State.WAITING:
+                return False
+            self.state = State.WITHDRAWN
+            return True
 
-    def set_out(self) -> bool:
-        """Note that it leaves the process; False if it was withdrawn."""
-        with self._desk.fates:
-            self.travelled = True
-            return self.fate != WITHDRAWN
+    def withdraw_sent(self) -> bool:
+        """Decide that it never begins, as the engine has said so; False if it has begun nevertheless."""
+        with self._lock:
+            if not self.is_pending:
+                return False
+            self.state = State.WITHDRAWN
+            return True
 
-    def __call__(self) -> None:
-        """Run the attempt: called by the engine."""
-        with self._desk.fates:
-            if not self.claim(BEGUN):
-                return
-            self.is_here = True
-        self._desk.run_here(self)
+    # ── an attempt that runs ────────────────────────────────────────────────────────────────────────────────────────
 
-    def __reduce__(self) -> Any:
-        return self._desk.travel(self)
+    def locate(self, address: Any) -> None:
+        """Note where it runs. Called by the thread that hears so."""
+        self.address = address
 
-    def call(self) -> Outcome | None:
-        """Run the call in a copy of its context; None if the task has ended meanwhile."""
-        future = self.future
-        context = future.context
-        if context is None:
-            return None
-        current.running, current.number = future, self.number
-        try:
-            return apart(call, future.settings, context.copy(), future.fn, future.args, future.kwargs)
-        finally:
-            current.running = None
+    def restart(self, worker: str, start: float) -> None:
+        """Note that the engine has lost the worker, and begun the call again on another."""
+        self.worker, self.started_at = worker, start
 
-    def explain(self, error: BaseException, had_begun: bool) -> BaseException:
-        """Return what to report for an error of the engine's: its own, unless something could not be pickled."""
-        unpicklable = isinstance(error, pickle.PicklingError) or (
-            isinstance(error, (TypeError, AttributeError))
-            and ("pickle" in str(error) or "cross-interpreter data" in str(error))
-        )
-        if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
-            return error
-        from parallel_exec.backends._culprit import WHOLE, find_culprit, parts_of  # only a failure needs it
+    def return_here(self) -> bool:
+        """Note that its call here has ended; returns whether the engine had done with it before, and says no more."""
+        with self._lock:
+            self._runs_here = False
+            self._settle_abandoned()
+            return not self._in_engine
 
-        future = self.future
-        what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
-        what = f"{what} of task {future.id!r}, {describe(future.fn)},"
-        why, hint = f"{type(error).__name__}: {error}", _HINT
-        if not had_begun:
-            culprit = find_culprit(parts_of(future.fn, future.args, future.kwargs or {}))
-            if culprit.what != WHOLE:  # else it is only the engine's own way of pickling that cannot
-                what, why, hint = f"{culprit.what} of task {future.id!r}", culprit.why, culprit.hint
-        failed = TaskSerializationError(what, way, why, hint)
-        failed.__cause__ = error
-        return failed
+    def abandon(self) -> None:
+        """Note that nobody waits for it any more; nothing if it is settled: its call has just ended."""
+        with self._lock:
+            if self.state is State.RUNNING:
+                self.state = State.ABANDONED
+                self._settle_abandoned()
+
+    def release(self) -> EngineSlot | None:
+        """Let its slot go, as its attempt is settled; returns the slot, or None if that was done."""
+        with self._lock:
+            slot, self.slot = self.slot, None
+            if self.state is not State.ABANDONED and self.state is not State.WITHDRAWN:
+                self.state = State.SETTLED
+        if slot is not None:
+            slot.vacate()
+        return slot
+
+    def _settle_abandoned(self) -> None:
+        if self.state is State.ABANDONED and not self._in_engine and not self._runs_here:
+            self.state = State.SETTLED

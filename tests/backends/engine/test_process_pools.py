@@ -18,7 +18,7 @@ import work
 from backend_kinds import over
 
 from parallel_exec import RemoteTaskError, TaskSerializationError, current_task
-from parallel_exec.backends.engine.executor import ExecutorRunner
+from parallel_exec.backends.engine.executor import ExecutorEngine
 from parallel_exec.events import Event, WorkerDied
 
 LONG = 600.0
@@ -160,13 +160,14 @@ def test_a_failure_that_overtakes_its_beginning(
     processes: ProcessPoolExecutor, lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A result that cannot be sent is not taken for a call that cannot, though we hear late that the call began."""
-    heard = ExecutorRunner._heard
+    heard = ExecutorEngine._heard
 
-    def hear_late(runner: ExecutorRunner, serial: int, worker: str, address: Any) -> None:
-        work.until(lambda: not runner._inside)
-        heard(runner, serial, worker, address)
+    def hear_late(engine: ExecutorEngine, serial: int, worker: str, address: Any) -> None:
+        submission: Any = engine.runner.submission(serial)
+        work.until(lambda: submission.engine_future is None)
+        heard(engine, serial, worker, address)
 
-    monkeypatch.setattr(ExecutorRunner, "_heard", hear_late)
+    monkeypatch.setattr(ExecutorEngine, "_heard", hear_late)
     future = lab.executor(backend=processes).submit(threading.Lock)
     error = future.exception(LONG)
     assert isinstance(error, TaskSerializationError)

@@ -1,0 +1,112 @@
+"""What a runner sees of somebody else's engine, and the engine of its runner.
+
+EngineRunner ── submit, cancel, recall ──► Engine: an Executor (`executor.py`), a dask cluster (`dask.py`)
+             ◄─── run_here, began ────────
+"""
+
+from __future__ import annotations
+
+import abc
+import pickle
+from typing import TYPE_CHECKING, Optional, Protocol
+
+from parallel_exec._sync.weak import Upward
+from parallel_exec.errors import TaskSerializationError
+from parallel_exec.task import describe
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends.engine.remote_call import CallResult
+    from parallel_exec.backends.engine.submission import Submission
+
+    EngineFuture = Future[Optional[CallResult]]
+
+_HINT = "Use what the engine's own submit would take, too: for most, functions of modules and arguments that pickle"
+
+
+class RunnerPort(Protocol):
+    """What an engine tells its runner. May be called in any thread."""
+
+    def run_here(self, submission: Submission) -> None:
+        """Run an attempt in the calling thread, unless it was withdrawn."""
+        ...
+
+    def submission(self, serial: int) -> Submission | None:
+        """Return the attempt of this serial number, if the engine has not done with it."""
+        ...
+
+    def began(self, submission: Submission, worker: str) -> None:
+        """Take note that an attempt has just begun elsewhere, in `worker`; must not block."""
+        ...
+
+
+class Engine(abc.ABC):
+    """An engine as its runner sees it: what is different from one kind to the next.
+
+    Attributes:
+        name: the back end's.
+        must_close: whether `close` must be called even if no attempt was ever taken.
+        runner: what it was opened for.
+    """
+
+    name = "?"
+    must_close = False
+    runner = Upward["RunnerPort"]()
+
+    def open(self, runner: RunnerPort) -> None:
+        """Connect to the runner, before anything else."""
+        self.runner = runner
+
+    @abc.abstractmethod
+    def submit(self, submission: Submission) -> EngineFuture:
+        """Hand an attempt over, which calls `run_here`, or `began` and later returns a result. The feeder; may block."""
+
+    @abc.abstractmethod
+    def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
+        """Have it stop an attempt; returns whether it does so, or says itself that it does not. The settler."""
+
+    def capacity(self) -> int | None:
+        """Return how many workers it has; None if it does not say."""
+        return None
+
+    def recall(self, submission: Submission) -> bool:
+        """Withdraw what was sent and has not begun, if that is certain. Called with the scheduler's lock held."""
+        return False
+
+    def await_start(self, submission: Submission) -> bool:
+        """Wait a moment for "it began", which the engine's "it failed" may have overtaken; return whether it came.
+
+        Only so is a call that cannot be sent told from a result that cannot. The settler.
+        """
+        return False
+
+    def overdue(self, submission: Submission) -> None:  # noqa: B027  # only an engine that may be silent needs it
+        """Act on an attempt whose slot's timer is due, and which is not known to have begun. The settler."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of what is ours: all is settled, and nothing will come. Called once, by the settler."""
+
+
+def explain(error: BaseException, job: AnyJob, *, had_begun: bool) -> BaseException:
+    """Return what to report for an error of the engine's: its own, unless something could not be pickled."""
+    unpicklable = isinstance(error, pickle.PicklingError) or (
+        isinstance(error, (TypeError, AttributeError))
+        and ("pickle" in str(error) or "cross-interpreter data" in str(error))
+    )
+    if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
+        return error
+    from parallel_exec.backends._culprit import WHOLE, find_culprit, parts_of  # only a failure needs it
+
+    what, way = ("the result", "from the worker") if had_begun else ("the call", "to the worker")
+    what = f"{what} of task {job.id!r}, {describe(job.fn)},"
+    why, hint = f"{type(error).__name__}: {error}", _HINT
+    if not had_begun:
+        culprit = find_culprit(parts_of(job.fn, job.args, job.kwargs or {}))
+        if culprit.what != WHOLE:  # else it is only the engine's own way of pickling that cannot
+            what, why, hint = f"{culprit.what} of task {job.id!r}", culprit.why, culprit.hint
+    failed = TaskSerializationError(what, way, why, hint)
+    failed.__cause__ = error
+    return failed
