@@ -44,7 +44,7 @@ _over: list[bool] = []  # whether the interpreter has come to its end
 def watch(executor: Any, scheduler: Scheduler) -> None:
     """See to the end of an executor that nobody shuts down."""
     if _over:  # made by an `atexit` handler: nobody would wait for its work
-        scheduler.shutdown(cancel=False, at_exit=True)
+        scheduler.completion.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
     # The scheduler must not lead to the executor, or the executor would never be collected.
     finalizer = weakref.finalize(executor, _end_unattended, scheduler)
@@ -54,10 +54,10 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
 def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:
     """Shut down for an executor that nobody shut down."""
     if getattr(sys, "last_type", None) is None:
-        forgotten = scheduler.forgotten()
+        forgotten = scheduler.completion.forgotten()
         if forgotten:
             logger.warning("%s", forgotten)
-    scheduler.shutdown(cancel=False, at_exit=at_exit)
+    scheduler.completion.shutdown(cancel=False, at_exit=at_exit)
 
 
 def _at_exit() -> None:
@@ -70,14 +70,16 @@ def _at_exit() -> None:
         return
     try:
         for scheduler in schedulers:
-            scheduler.join()
+            scheduler.completion.join()
     except KeyboardInterrupt:
         _stop(schedulers)
         raise
 
 
 def _stop(schedulers: list[Scheduler]) -> None:
-    interrupt(schedulers, lambda: [future for scheduler in schedulers for future in scheduler.in_hand()], NEVER)
+    interrupt(
+        schedulers, lambda: [future for scheduler in schedulers for future in scheduler.completion.in_hand()], NEVER
+    )
 
 
 def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[AnyJob]], patience: float) -> None:
@@ -145,11 +147,13 @@ class _Ending:
 
     def _end(self) -> None:
         for scheduler in self._schedulers:
-            scheduler.end_waiting(CANCELLED)
+            scheduler.completion.cancel_all_waiting(CANCELLED)
         futures = self._live()
         self._wait(futures, GRACE)
         for scheduler in self._schedulers:
-            scheduler.end_all([future for future in futures if future.owner is scheduler], lambda future: CANCELLED)
+            scheduler.completion.stop_all(
+                [future for future in futures if future.owner is scheduler], lambda future: CANCELLED
+            )
         self._wait(futures, GRACE / 2)
 
     def _wait(self, futures: list[AnyJob], seconds: float) -> None:

@@ -13,14 +13,17 @@ from parallel_exec.task import Task
 from parallel_exec.task_queue import TaskQueue
 
 if TYPE_CHECKING:
-    from parallel_exec._core.scheduler import Scheduler
+    from parallel_exec._core.completion import Completion
+    from parallel_exec._core.monitor import Monitor
 
 
 class LiveQueue(TaskQueue):
     """A view of an executor's queue. Thread-safe."""
 
-    def __init__(self, scheduler: Scheduler, add_task: Callable[[Task[Any]], object]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, monitor: Monitor, completion: Completion, add_task: Callable[[Task[Any]], object]) -> None:
+        self._lock = monitor.lock
+        self._ready = monitor.ready
+        self._completion = completion
         self._add_task = add_task
 
     def enqueue(self, task: Task[Any]) -> None:
@@ -32,23 +35,23 @@ class LiveQueue(TaskQueue):
     def dequeue(self) -> Task[Any] | None:
         """Take the first task out; its future ends as cancelled. None if there is none."""
         while True:
-            with self._scheduler.lock:
-                future = self._scheduler.ready.heap.peek()
-            if future is None:
+            with self._lock:
+                job = self._ready.peek()
+            if job is None:
                 return None
-            if self._scheduler.end(future, CANCELLED, stop=False):
-                return future.task
+            if self._completion.cancel_waiting(job, CANCELLED):
+                return job.task
 
     def peek(self) -> Task[Any] | None:
         """Return the first task and leave it in; None if there is none."""
-        with self._scheduler.lock:
-            future = self._scheduler.ready.heap.peek()
-        return None if future is None else future.task
+        with self._lock:
+            job = self._ready.peek()
+        return None if job is None else job.task
 
     def size(self) -> int:
         """Return how many tasks are waiting."""
-        with self._scheduler.lock:
-            return self._scheduler.ready.calls
+        with self._lock:
+            return self._ready.calls()
 
     def clear(self) -> list[Task[Any]]:
         """Take all tasks out and return them, first things first; their futures end as cancelled."""

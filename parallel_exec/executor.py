@@ -73,6 +73,8 @@ class ParallelExecutor(Executor):
         self._scheduler = Scheduler(
             backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
         )
+        self._admission = self._scheduler.admission
+        self._completion = self._scheduler.completion
         self._runs = Batches()
         _lifecycle.watch(self, self._scheduler)
 
@@ -113,7 +115,7 @@ class ParallelExecutor(Executor):
             if not self._allows_lazy:
                 refuse_lazy("add_task", task)
             future = Job(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
-        self._scheduler.add(future, self._runs, start=False)
+        self._admission.add(future, self._runs, start=False)
         return future
 
     def _future_of(self, task: Task[T]) -> Job[T]:
@@ -165,7 +167,7 @@ class ParallelExecutor(Executor):
         check_seconds("deadline", deadline)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        if self._scheduler.is_called_from_within():
+        if self._scheduler.callers.is_called_from_within():
             raise RuntimeError(
                 "execute_all() was called from inside a task of the same executor, or a callback or event hook of it: "
                 "add_task() joins its run"
@@ -179,18 +181,18 @@ class ParallelExecutor(Executor):
             run = self._runs.begin(self._scheduler.lock, fail_fast, ticket)
             with self._scheduler.lock:
                 rest = run.trip()  # one may have failed already, as it could not be pickled
-            self._scheduler.end_all(rest, lambda future: CANCELLED)
-            self._scheduler.start()
+            self._completion.stop_all(rest, lambda future: CANCELLED)
+            self._admission.start()
             until = None if deadline is None else time.monotonic() + deadline
             self._drive(run, until, deadline, progress)
-            self._runs.end(self._scheduler.lock, self._scheduler.stage)
+            self._runs.end(self._scheduler.lock, self._admission.stage)
         except BaseException:
             if self._runs.is_mine(ticket):
                 self._runs.current.given_up = True
                 try:
                     self._interrupt(self._runs.current)
                 finally:
-                    self._runs.end(self._scheduler.lock, self._scheduler.stage)
+                    self._runs.end(self._scheduler.lock, self._admission.stage)
             raise
         return [future.task_result() for future in (run.futures if order == "submitted" else run.ended)]
 
@@ -199,13 +201,13 @@ class ParallelExecutor(Executor):
 
         def give_up() -> None:
             override = lambda future: Failure(DeadlineExceededError(future.id, deadline or 0.0))  # noqa: E731
-            self._scheduler.end_all(run.unended(), override)
+            self._completion.stop_all(run.unended(), override)
 
-        if self._scheduler.backend.runs_in_caller:
+        if self._completion.runs_in_caller:
             alarm = self._scheduler.timers.timer(give_up)
             if until is not None:
                 alarm.arm(until)
-            self._scheduler.drive()
+            self._admission.drive()
             alarm.cancel()
         try:
             self._wait(run, until, progress)
@@ -228,7 +230,7 @@ class ParallelExecutor(Executor):
             show()
 
     def _interrupt(self, run: Batch | None = None) -> None:
-        live = self._scheduler.in_hand if run is None else run.unended
+        live = self._completion.in_hand if run is None else run.unended
         _lifecycle.interrupt([self._scheduler], live, _lifecycle.PATIENCE)
 
     def results(self) -> list[TaskResult[Any]]:
@@ -260,7 +262,7 @@ class ParallelExecutor(Executor):
         if not self._allows_lazy:
             refuse_lazy("submit", fn)
         future: Job[T] = Job(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
-        self._scheduler.add(future, None, start=True)
+        self._admission.add(future, None, start=True)
         return future
 
     def map(
@@ -341,12 +343,12 @@ class ParallelExecutor(Executor):
             window = check_count("window", window, 1)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        size = window or 4 * self._scheduler.ledger.limit
+        size = window or 4 * self._scheduler.monitor.registry.limit
         return stream(self._start_task, iter(tasks), size, order, self._runs.opened)
 
     def _start_task(self, task: Task[T]) -> Job[T]:
         future = self._future_of(task)
-        self._scheduler.add(future, None, start=True)
+        self._admission.add(future, None, start=True)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, **_misspelt: Never) -> None:
@@ -360,20 +362,22 @@ class ParallelExecutor(Executor):
         """
         if _misspelt:
             refuse_names("shutdown()", _misspelt, ParallelExecutor.shutdown)
-        may_wait = not self._scheduler.must_not_block()  # first: what this wakes looks as if nothing were to be woken
-        self._scheduler.shutdown(cancel=cancel_futures)
+        may_wait = (
+            not self._scheduler.callers.must_not_block()
+        )  # first: what this wakes looks as if nothing were to be woken
+        self._completion.shutdown(cancel=cancel_futures)
         if wait and may_wait:
-            self._scheduler.join()
+            self._completion.join()
 
     def __enter__(self) -> Self:
-        self._scheduler.check_open("enter")
+        self._scheduler.monitor.gate.check_open("enter")
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         forgotten = ""
         try:
             if exc_type is None:
-                forgotten = self._scheduler.forgotten()  # which takes a moment, if there are a million
+                forgotten = self._completion.forgotten()  # which takes a moment, if there are a million
             elif issubclass(exc_type, KeyboardInterrupt):
                 self._interrupt()
             self.shutdown(wait=True)
@@ -389,12 +393,12 @@ class ParallelExecutor(Executor):
     @property
     def queue(self) -> TaskQueue:
         """The tasks that wait for a slot; live."""
-        return LiveQueue(self._scheduler, self.add_task)
+        return LiveQueue(self._scheduler.monitor, self._completion, self.add_task)
 
     @property
     def _max_workers(self) -> int:
         """The limit, under the name that others look for in an executor: dask, or another of ours that this one serves."""
-        return self._scheduler.ledger.limit
+        return self._scheduler.monitor.registry.limit
 
     def pause(self) -> None:
         """Start no attempt until `resume`; running ones go on.
@@ -402,19 +406,19 @@ class ParallelExecutor(Executor):
         Raises:
             RuntimeError: after `shutdown`, as `resume` and `resize` do, and entering the executor again by `with`.
         """
-        self._scheduler.pause()
+        self._admission.pause()
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._scheduler.resume()
+        self._admission.resume()
 
     def resize(self, max_concurrency: int) -> None:
         """Change how many attempts may run at once; running ones are left alone."""
-        self._scheduler.resize(check_count("max_concurrency", max_concurrency, 1))
+        self._admission.resize(check_count("max_concurrency", max_concurrency, 1))
 
     def stats(self) -> ExecutorStats:
         """Return what the executor has done and is doing."""
-        return self._scheduler.stats()
+        return self._completion.stats()
 
     if not TYPE_CHECKING:  # or type checkers would believe in every attribute
 

@@ -29,7 +29,13 @@ FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
 
 
 class FutureOwner(Protocol):
-    """What a future asks of the scheduler that owns it."""
+    """What a future asks of the scheduler that owns it.
+
+    Attributes:
+        callers: what the calling thread may wait for; one for each executor.
+    """
+
+    callers: Any
 
     def cancel(self, future: Any) -> bool:
         """Cancel it unless an attempt is running."""

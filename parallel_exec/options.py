@@ -56,7 +56,7 @@ class Options:
             future.priority = self._priority
         if id is not None:
             future._id = id
-        self._scheduler.add(future, None, start=True)
+        self._scheduler.admission.add(future, None, start=True)
         return future
 
     def map(
@@ -79,7 +79,7 @@ class Options:
             raise TypeError(f"timeout takes seconds as a number, not {given!r}")
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
         in_parts = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
-        if in_parts and self._scheduler.runs_chunks(self._settings) and buffersize is None:
+        if in_parts and self._scheduler.admission.runs_chunks(self._settings) and buffersize is None:
             until = None if timeout is None else time.monotonic() + timeout
             return self._map_parts(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
@@ -100,7 +100,7 @@ class Options:
             context = snapshot()
             part = MapChunk(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
             part.priority, part._id, part.sequence = self._priority, map_id, place + first
-            self._scheduler.add(part, None, start=True)
+            self._scheduler.admission.add(part, None, start=True)
             stretches.weigh(part.payload, len(columns[0]))
         return mapping
 

@@ -25,7 +25,7 @@ class FakeTimer:
 
 
 class ManualBackend(Backend):
-    """Its runner is the executor's `_scheduler.runner`."""
+    """Its runner is the executor's `_scheduler.completion.runner`."""
 
     name = "manual"
 
@@ -87,10 +87,10 @@ class ManualRunner(Runner):
 
     def give_up(self) -> None:
         """End what is left."""
-        self.port.give_back([future for future in self.out if future.phase == Phase.HANDED_OUT])
+        self.port.finish_overridden(self.port.requeue([job for job in self.out if job.phase == Phase.HANDED_OUT]))
         self.out = []
         scheduler: Any = self.port
-        for future, _ in list(scheduler.ledger.live):
+        for future, _ in list(scheduler.monitor.registry.live):
             self.fail(future, CancelledError())
 
     def recall(self, future: AnyFuture) -> bool:

@@ -38,7 +38,7 @@ def handles(executor: Any) -> list[Any]:
     """Return what the pool knows of its workers."""
     scheduler = executor._scheduler
     with scheduler.lock:
-        return list(scheduler.runner.assignments.handles)
+        return list(scheduler.completion.runner.assignments.handles)
 
 
 def workers(executor: Any, ready: bool = True) -> list[int]:

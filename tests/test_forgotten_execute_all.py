@@ -83,14 +83,14 @@ def test_adding_and_waiting_at_the_end_of_a_run(lab: Lab, monkeypatch: pytest.Mo
         except ParallelExecError as error:
             seen.append(error)
 
-    def stage(close: Callable[[], object] = executor._scheduler.stage) -> None:
+    def stage(close: Callable[[], object] = executor._admission.stage) -> None:
         executor.pause()  # no worker is quick enough to save it
         threads.append(lab.thread(add_and_wait))
         threads[0].join(0.2)
         close()
         executor.resume()
 
-    monkeypatch.setattr(executor._scheduler, "stage", stage)
+    monkeypatch.setattr(executor._admission, "stage", stage)
     executor.add_task(int)
     executor.execute_all()
     threads[0].join(10)
@@ -146,7 +146,7 @@ def test_ctrl_c_while_it_looks_leaves_nothing_open(lab: Lab, monkeypatch: pytest
         raise KeyboardInterrupt
 
     executor = lab.executor()
-    monkeypatch.setattr(executor._scheduler, "forgotten", interrupt)
+    monkeypatch.setattr(executor._completion, "forgotten", interrupt)
     with pytest.raises(KeyboardInterrupt):
         _leave(executor)
     monkeypatch.undo()

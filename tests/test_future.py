@@ -28,13 +28,13 @@ def executor(lab: Any) -> Any:
     executor = lab.executor(backend=ManualBackend(), max_concurrency=5, retry_count=0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
-    executor._scheduler.runner.give_up()
+    executor._scheduler.completion.runner.give_up()
 
 
 @pytest.fixture
 def hand(executor: Any) -> ManualRunner:
     """By what the test drives it."""
-    return executor._scheduler.runner  # type: ignore[no-any-return]
+    return executor._scheduler.completion.runner  # type: ignore[no-any-return]
 
 
 def _settled(executor: Any, hand: ManualRunner, how: str) -> TaskFuture[Any]:

@@ -50,9 +50,7 @@ class Batch:
 
     def forget(self, future: AnyJob) -> None:
         """Undo `join`, for a future that was not added after all; also if only a part of `join` was done."""
-        if future in self.ended:
-            return
-        if future in self.futures:
+        if future not in self.ended and future in self.futures:
             self.futures.remove(future)
         if len(self.ended) == len(self.futures):
             self._over.set()
@@ -146,6 +144,11 @@ class Batches:
             self.current.fail_fast = fail_fast
             self.latest = self.current
             return self.current
+
+    def join(self, job: AnyJob) -> None:
+        """Add a job to the current run."""
+        job.batch = self.current
+        self.current.join(job)
 
     def opened(self, stream: Finished) -> None:
         """Let `results()` tell of a stream that begins. One assignment, so without the lock."""

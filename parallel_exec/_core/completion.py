@@ -1,379 +1,307 @@
-"""How tasks end, the executor among them: the half of the scheduler that is not about attempts.
+"""How tasks end, the executor among them.
 
     an attempt's last outcome ──┐
-    cancel, abort, deadline ────┼──► _finish ──► future, events, run ──► the last one, after shutdown: drained
-    shutdown, break_down ───────┘
+    cancel, abort, deadline ────┼──► finish ──► future, events, batch ──► the last one, after shutdown: drained
+    shutdown, fail_all ─────────┘
 
 Guarantees:
-    Every future added ends exactly once: one that waits is ended by whoever changes its phase to DONE under the lock.
-    One that is in nobody's hands for a moment gets a verdict, and whoever puts it down next carries it out.
+    Every job added ends exactly once: one that waits is ended by whoever changes its phase to DONE under the lock.
+    One that a back end has in hand is given an override, and ends as that says instead of beginning, or being retried.
     Callbacks and hooks are called while the lock is not held.
-    Where a signal handler raises, Ctrl-C for one, what was begun is brought to its end before the exception goes on.
-    Once closed and empty it is drained, whatever callbacks raise; then all consumers are let go, and the clock.
+    Where a signal handler raises, Ctrl-C for one, `repair` ends what was begun before the exception goes on.
+    Once closed and empty the executor is drained, whatever callbacks raise; then all consumers are let go, and the clock.
 """
 
 from __future__ import annotations
 
-import itertools
-import threading
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Sequence
 
-from parallel_exec._core.job import PLACES, Job, Phase
-from parallel_exec._core.ready_queue import ReadyQueue
-from parallel_exec._core.registry import IN_CALLBACK, Registry
+from parallel_exec._core.job import Phase
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
-from parallel_exec._sync.lazy_condition import settling_lock
-from parallel_exec._sync.locks import is_mine, release_leaked, renew_after_fork
+from parallel_exec._sync.locks import is_mine, release_leaked
 from parallel_exec._sync.parking import TICK
-from parallel_exec._sync.threads import is_coming_up
-from parallel_exec._sync.timers import Timers
-from parallel_exec.errors import ParallelExecError
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
-    from parallel_exec.backends.base import Backend, Consumer, Runner
+    from parallel_exec._core.monitor import Monitor
+    from parallel_exec.backends.base import Runner
+    from parallel_exec.errors import ParallelExecError
 
-FORKED = "this executor was made before the process forked: make a new one in the child"
-CANCELLED = Failure(CancelledError())  # the verdict that makes a future end as cancelled; known by identity
+CANCELLED = Failure(CancelledError())  # the override that makes a job end as cancelled; known by identity
 
 
 class Completion:
-    """The state of one executor's tasks, and their ends. Thread-safe; what has no note is guarded by `lock`.
+    """The ends of one executor's jobs, and its own. Thread-safe.
 
     Attributes:
-        lock: re-entrant, as signal handlers and finalizers may cancel and shut down.
-        forked: whether this is the copy in a forked child.
+        runner: what runs the attempts; written by `use`.
+        runs_in_caller: whether it needs the caller's thread.
     """
 
     runner: Runner
 
-    def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
-        self.lock = threading.RLock()
-        self.events = events  # written once, as the next four
-        self.backend = backend
-        self.timers = Timers()
-        self.ready = ReadyQueue(self.lock)
-        self.ledger = Registry(1 if backend.runs_in_caller else limit)
-        self.forked = False
-        # In one step, as a signal handler may add a task at any moment; and wide, as the items of a `map` have a place each.
-        self._sequence = itertools.count(1 << PLACES, 1 << PLACES)
-        self._queue_size = queue_size  # written once
-        self._room = threading.Condition(self.lock)
-        self._over = threading.Condition(self.lock)  # for those who wait until all is drained
-        self._closed = False
-        self._at_exit = False  # whether it was the interpreter's end that closed it
-        self._drained = False
-        self._broken: ParallelExecError | None = None
-        self._final_outcome: Failure | None = None  # what becomes of tasks that are added at the last moment
+    def __init__(self, monitor: Monitor, events: Dispatcher, *, runs_in_caller: bool) -> None:
+        self.runs_in_caller = runs_in_caller
+        self._lock = monitor.lock
+        self._monitor = monitor
+        self._gate = monitor.gate
+        self._ready = monitor.ready
+        self._registry = monitor.registry
+        self._idle = monitor.idle
+        self._events = events
+        self._is_over = False  # whether all that waits for the end was told
 
-    def next_sequence(self) -> int:
-        """Return the next place in the order in which tasks are added."""
-        return next(self._sequence)
+    def use(self, runner: Runner) -> None:
+        """Run attempts by this runner: called before anything is added, and in a forked child that goes on with the executor."""
+        self.runner = runner
 
-    def _finish(self, future: AnyJob, outcome: Outcome) -> None:
-        """End a task that is DONE, and see whether it was the last."""
+    # ── one job ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finish(self, job: AnyJob, outcome: Outcome) -> None:
+        """End a job that is DONE, and see whether it was the last."""
         before = current.ending
         try:
-            current.ending = (*before, self)  # a callback that shuts down must not wait for this one task
+            current.ending = (
+                *before,
+                self._monitor.callers,
+            )  # a callback that shuts down must not wait for this one task
             try:
-                self._conclude(future, outcome)
+                self.conclude(job, outcome)
             finally:  # also when a callback raises what is no Exception
-                if not future.done():
-                    future.settle(outcome, outcome is CANCELLED)
-                with self.lock:
-                    rest, consumers = self._account(future)
-                self._release(rest, consumers)
+                if not job.done():
+                    job.settle(outcome, outcome is CANCELLED)
+                with self._lock:
+                    rest = self.account(job)
+                self.follow_up(rest)
         finally:
             current.ending = before
 
-    def _conclude(self, future: AnyJob, outcome: Outcome) -> None:
-        """Settle the future of a task that is DONE, and tell who listens; `_account` must follow."""
-        future.settle(outcome, outcome is CANCELLED)
-        if self.events.active:
-            self._tell_end(future, outcome)
+    def conclude(self, job: AnyJob, outcome: Outcome) -> None:
+        """Settle the future of a job that is DONE, and tell who listens; `account` and `follow_up` must follow."""
+        job.settle(outcome, outcome is CANCELLED)
+        if self._events.active:
+            self._tell_end(job, outcome)
 
-    def _tell_end(self, future: AnyJob, outcome: Outcome) -> None:
+    def _tell_end(self, job: AnyJob, outcome: Outcome) -> None:
         if outcome is CANCELLED:
-            self.events.emit(TaskCancelled, future.id, future.attempt_number)
+            self._events.emit(TaskCancelled, job.id, job.attempt_number)
             return
         error = outcome.error if type(outcome) is Failure else None
-        duration = 0.0 if future.first_started_at is None else future.ended_at - future.first_started_at
-        self.events.emit(TaskFinished, future.id, future.attempt_number, error is None, error, duration, future.worker)
+        duration = 0.0 if job.first_started_at is None else job.ended_at - job.first_started_at
+        self._events.emit(TaskFinished, job.id, job.attempt_number, error is None, error, duration, job.worker)
 
-    def _mend(self, future: AnyJob, outcome: Outcome) -> None:
-        """Bring to its end what `_finish` was kept from, or from parts of it."""
-        if not future.done():
-            future.settle(outcome, outcome is CANCELLED)
-        rest: Sequence[AnyJob] = ()
-        consumers: tuple[Consumer, ...] = ()
-        with self.lock:
-            if future in self.ledger.unsettled:
-                rest, consumers = self._account(future, again=True)
-            else:
-                consumers = self._drain_if_over()
-        self._release(rest, consumers)
-        self.ready.wake_one()
+    def account(self, job: AnyJob) -> Sequence[AnyJob]:
+        """Count a settled job; returns what must be cancelled for it, for `follow_up`. Called with the lock held."""
+        rest: Sequence[AnyJob] = () if job.batch is None else job.leave_batch()
+        self._registry.ended(job)  # last: until then it can be seen that this is still to be done
+        return rest
 
-    def _account(self, future: AnyJob, *, again: bool = False) -> tuple[Sequence[AnyJob], tuple[Consumer, ...]]:
-        """Count a settled future; returns what must be cancelled for it, and whom to let go. Called with the lock held."""
-        rest: Sequence[AnyJob] = future.leave_batch(again=again) if future.batch is not None else ()
-        self.ledger.ended(future)  # last: until then it can be seen that this is still to be done
-        return rest, self._drain_if_over() if self._closed else ()
-
-    def _release(self, rest: Sequence[AnyJob], consumers: tuple[Consumer, ...]) -> None:
-        """Do what `_account` said, without the lock."""
+    def follow_up(self, rest: Sequence[AnyJob] = ()) -> None:
+        """Do what `account` said, and see whether all is over. Called without the lock held."""
         if rest:
-            self.end_all(rest, lambda future: CANCELLED)
-        if consumers:
-            self.ready.wake(consumers)
+            self.stop_all(rest, lambda job: CANCELLED)
+        gate = self._gate
+        if not gate.closed or self._registry.unsettled:
+            return
+        with self._lock:
+            if self._registry.unsettled:
+                return
+            if not self._is_over:
+                gate.drain()  # first: who is told looks at it
+                self._monitor.drained.notify_all()
+                self._monitor.timers.stop()
+                self.runner.recheck()
+                self._is_over = True  # last: whatever a signal handler raises, the next caller does the rest
+        self._idle.let_all_go()
 
-    def _drain_if_over(self) -> tuple[Consumer, ...]:
-        """Let go of everything once nothing is left and nothing can come; called with the lock held."""
-        if not self._closed or self.ledger.unsettled or self._drained:
-            return ()
-        consumers = self.ready.end()  # first: who is nudged looks at it
-        self._over.notify_all()
-        self.timers.stop()
-        self.runner.recheck()
-        self._drained = True  # last: whatever a signal handler raises, the next caller does the rest
-        return consumers
+    def cancel_waiting(self, job: AnyJob, override: Failure) -> bool:
+        """End a job with `override` unless an attempt is running; returns whether this has ended it."""
+        if self._gate.forked:
+            return False  # it is the parent's business
+        mine, was_held = False, is_mine(self._lock)  # by what this call has interrupted
+        try:
+            with self._lock:
+                mine = job.phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
+                if not mine:
+                    mine = job.phase == Phase.HANDED_OUT and self.runner.recall(job)
+                if not mine:
+                    return False
+                self._withdraw(job)
+            self.finish(job, override)
+        except BaseException:
+            self.repair(job, override if mine else None, was_held=was_held)
+            raise
+        if self.runs_in_caller:
+            self.runner.recheck()
+        return True
 
-    def end(self, future: AnyJob, override: Failure, *, stop: bool) -> bool:
-        """End a task with `override` if no attempt is running; with `stop`, end a running one as well.
+    def _withdraw(self, job: AnyJob) -> None:
+        """Take a job out of wherever it waits. Called with the lock held."""
+        phase = job.phase
+        job.decide()
+        if phase == Phase.QUEUED:
+            self._ready.discard(job)
+            self._monitor.room.notify()
+        elif phase == Phase.BACKING_OFF:
+            self._registry.backing_off.discard(job)
+            if job.backoff_timer is not None:
+                job.backoff_timer.cancel()
+
+    def stop(self, job: AnyJob, override: Failure) -> bool:
+        """End a job with `override`, also if an attempt is running.
 
         Returns:
             Whether it has ended, or will as soon as the attempt is stopped (unless the attempt finishes first).
         """
-        if self.forked:
-            return False  # it is the parent's business
-        mine, was_held = False, is_mine(self.lock)  # by what this call has interrupted
-        try:
-            with self.lock:
-                mine = future.phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
-                waits = self._withdraw(future)
-                phase = future.phase
-                if waits:
-                    mine = True
-                    future.decide()
-                elif phase == Phase.DONE or not stop:
+        while not self.cancel_waiting(job, override):
+            with self._lock:
+                if job.phase == Phase.DONE or self._gate.forked:
                     return False
-                else:
-                    future.override_with(override)
-            if waits:
-                self._finish(future, override)
-        except BaseException:
-            self._release_leaked(was_held)
-            if mine:
-                self._withdraw_again(future)
-                self._mend(future, override)
-            raise
-        if not waits:
+                if job.phase in (Phase.QUEUED, Phase.BACKING_OFF):
+                    continue  # it has come back from the back end meanwhile
+                job.override_with(override)
             error = CancelledError() if override is CANCELLED else override.error
-            self.runner.stop(future, future.attempt_number, error)
-        elif self.backend.runs_in_caller:
-            self.runner.recheck()
+            self.runner.stop(job, job.attempt_number, error)
+            break
         return True
 
-    def end_all(self, futures: Iterable[AnyJob], override: Callable[[AnyJob], Failure]) -> None:
-        """End tasks; those first that wait, or a slot that becomes free would run one of them."""
-        running = [future for future in futures if not self.end(future, override(future), stop=False)]
-        for future in running:
-            self.end(future, override(future), stop=True)
-
-    def _withdraw(self, future: AnyJob) -> bool:
-        """Take a task out of wherever it waits; called with the lock held. False if an attempt is running, or it is over."""
-        phase = future.phase
-        if phase == Phase.QUEUED:
-            self.ready.discard(future)
-            if self._queue_size:
-                self._room.notify()
-            return True
-        if phase == Phase.BACKING_OFF:
-            self.ledger.backing_off.discard(future)
-            if future.backoff_timer is not None:
-                future.backoff_timer.cancel()
-            return True
-        return phase == Phase.HANDED_OUT and self.runner.recall(future)
-
-    def _release_leaked(self, was_held: bool) -> None:
-        """Release the lock if an exception has left it taken that was not held when the call began; see `release_leaked`."""
-        if not was_held:
-            release_leaked(self.lock)
-
-    def _withdraw_again(self, future: AnyJob) -> None:
-        """Take a task out of wherever `_withdraw` may have left it."""
-        with self.lock:
-            if self.ready.holds(future):
-                self.ready.discard(future)
-            self.ledger.backing_off.discard(future)
-            future.decide()
-
-    def cancel(self, future: AnyJob) -> bool:
+    def cancel(self, job: AnyJob) -> bool:
         """Cancel a task that waits; see `TaskFuture.cancel`."""
-        return self.end(future, CANCELLED, stop=False) or future.cancelled()
+        return self.cancel_waiting(job, CANCELLED) or job.cancelled()
 
-    def abort(self, future: AnyJob) -> bool:
+    def abort(self, job: AnyJob) -> bool:
         """Cancel a task, and stop it if it runs; see `TaskFuture.abort`."""
-        return self.end(future, CANCELLED, stop=True)
+        return self.stop(job, CANCELLED)
 
-    def _own_attempt(self) -> AnyJob | None:
-        """Return what of this executor the calling thread is running."""
-        running = current.running
-        return running if isinstance(running, Job) and running.owner is self else None
+    def repair(self, job: AnyJob, outcome: Failure | None, *, was_held: bool) -> None:
+        """Bring the executor in order after a call about `job` that an exception has torn apart, wherever that was.
 
-    def enter_wait(self, *futures: AnyJob) -> bool:
-        """Note that the calling task, if it is one of ours, waits for any of these.
+        The job's phase says where it belongs. One that is not in the queue though its phase says so, or is NEW, was never in,
+        and ends as cancelled; one that the call was ending is taken out of wherever it is, settled and counted. Then the
+        wake-up that may be due is repeated. Each step is left out that was done already.
 
-        Raises:
-            ParallelExecError: it would wait for ever.
+        Args:
+            job: which.
+            outcome: how the call was ending it; None: it was not.
+            was_held: whether the thread held the lock when the call began; else it is released, as an exception may come
+                between a `with` and its lock.
         """
-        if self.forked:
-            raise ParallelExecError(FORKED)
-        self._check_started(futures)
-        mine = self._own_attempt()
-        if mine is None:
-            if current.pool is self and (self.backend.reports_in_one_thread or self.ledger.limit == 1):
-                raise ParallelExecError(IN_CALLBACK)
-            return False
-        try:
-            with self.lock:
-                self.ledger.start_waiting(mine, futures)
-        finally:
-            del self, mine, futures  # what is raised becomes the caller's error, and its traceback holds this frame
-        return True
+        registry = self._registry
+        if not was_held:
+            release_leaked(self._lock)
+        with self._lock:
+            registry.reserved.discard(job)
+            is_queued = job.phase != Phase.NEW and self._ready.holds(job)
+            counted = job in registry.unsettled
+            if outcome is None and (job.phase == Phase.NEW or (job.phase == Phase.QUEUED and not is_queued)):
+                outcome = CANCELLED
+                job.forget_batch()
+            if outcome is not None:
+                job.decide()
+                registry.backing_off.discard(job)
+                if is_queued:
+                    self._ready.discard(job)
+            self._monitor.room.notify_all()
+        rest: Sequence[AnyJob] = ()
+        if outcome is not None and counted:
+            if not job.done():
+                job.settle(outcome, outcome is CANCELLED)
+            with self._lock:
+                if job.batch is not None and job in job.batch.ended:
+                    job.forget_batch()
+                if job in registry.unsettled:
+                    rest = self.account(job)
+        self.follow_up(rest)
+        self._idle.wake_one()
 
-    def _check_started(self, futures: Sequence[AnyJob]) -> None:
-        """Refuse to wait for what is only staged. Without the lock: who starts the pool at this very moment has not yet.
+    # ── several ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-        Raises:
-            ParallelExecError: nothing runs that would ever start one of them.
-        """
-        if not self.ready.open and all(future.phase == Phase.QUEUED for future in futures):
-            raise ParallelExecError(
-                f"task {futures[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
-                "for it, or use submit() instead of add_task(), which starts at once"
-            )
+    def stop_all(self, jobs: Iterable[AnyJob], override: Callable[[AnyJob], Failure]) -> None:
+        """End jobs; those first that wait, or a slot that becomes free would run one of them."""
+        running = [job for job in jobs if not self.cancel_waiting(job, override(job))]
+        for job in running:
+            self.stop(job, override(job))
 
-    def forgotten(self) -> str:
-        """Say which tasks nobody has started, and what to call; "" if there are none, or once the pool was shut down."""
-        with self.lock:
-            waiting = [] if self.ready.open or self._closed or self.forked else self.ready.heap.items()
-        if not waiting:
-            return ""
-        first = min(waiting, key=lambda future: future.sequence)
-        count = "1 task was" if len(waiting) == 1 else f"{len(waiting)} tasks were"
-        return (
-            f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
-            "submit() instead of add_task()"
-        )
+    def cancel_all_waiting(self, override: Failure) -> None:
+        """End all jobs that no attempt is running of."""
+        with self._lock:
+            jobs = [*self._ready.jobs(), *self._registry.backing_off, *self.runner.handed_out()]
+        for job in jobs:
+            self.cancel_waiting(job, override)
 
-    def leave_wait(self) -> None:
-        """Undo `enter_wait`."""
-        mine = self._own_attempt()
-        with self.lock:
-            if mine is not None:
-                self.ledger.waiting.pop(mine, None)
+    def finish_overridden(self, overridden: Iterable[AnyJob]) -> None:
+        """End jobs that were given an override while a back end had them; raises what a callback of one raised, in the end."""
+        raised: BaseException | None = None
+        for job in overridden:
+            try:
+                self.finish(job, job.override or self._gate.final_outcome or CANCELLED)
+            except BaseException as error:  # the stdlib's futures let what is no Exception through; the others end, too
+                raised = raised or error
+        if raised is not None:
+            raise raised
+
+    def in_hand(self) -> list[AnyJob]:
+        """Return the jobs that a back end has: with a running attempt, or about to have one."""
+        with self._lock:
+            return [*[job for job, _ in self._registry.live], *self.runner.handed_out()]
+
+    # ── the executor ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def fail_all(self, error: ParallelExecError) -> None:
         """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
-        with self.lock:
-            self._broken = self._broken or error
-            self._final_outcome = Failure(self._broken)
-        self.end_waiting(Failure(error))
-
-    def end_waiting(self, override: Failure) -> None:
-        """End all tasks that no attempt is running of."""
-        with self.lock:
-            futures = self.ready.heap.items() + list(self.ledger.backing_off) + self.runner.handed_out()
-        for future in futures:
-            self.end(future, override, stop=False)
+        with self._lock:
+            self._gate.fail(error)
+        self.cancel_all_waiting(Failure(error))
 
     def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
         """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.
 
         `at_exit`: because the interpreter ends.
         """
-        if self.forked:
+        if self._gate.forked:
             return
-        with self.lock:
-            self._at_exit = self._at_exit or (at_exit and not self._closed)
-            self._closed = True
-            staged = not self.ready.open
-            if cancel or staged:
-                self._final_outcome = self._final_outcome or CANCELLED
-            self.ready.paused = False
-            self._room.notify_all()
-        if cancel or staged:
-            self.end_waiting(CANCELLED)
-        with self.lock:
-            consumers = self._drain_if_over()
-        if consumers:
-            self.ready.wake(consumers)
-        self.ready.wake_one()
-
-    def pending(self) -> bool:
-        """Return whether anything is ready to start, or will be after its backoff."""
-        with self.lock:
-            return bool(self.ready.open and not self.ready.paused and (len(self.ready.heap) or self.ledger.backing_off))
-
-    def in_hand(self) -> list[AnyJob]:
-        """Return the futures that a back end has: with a running attempt, or about to have one."""
-        with self.lock:
-            return [future for future, _ in self.ledger.live] + self.runner.handed_out()
-
-    def is_called_from_within(self) -> bool:
-        """Return whether the calling thread works for this pool just now: in a task, a callback, a hook."""
-        if current.pool is self or self in current.ending:
-            return True
-        return self.timers.is_clock() or self._own_attempt() is not None
-
-    def must_not_block(self) -> bool:
-        """Return whether the calling thread works for this pool, or has interrupted what holds its lock or is to wake it.
-
-        Such a caller must not wait for the pool: the pool may be waiting for it.
-        """
-        if is_coming_up() or self.is_called_from_within() or self.ready.is_waking():
-            return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
-        return is_mine(self.lock) or is_mine(settling_lock)
+        with self._lock:
+            cancel = cancel or not self._gate.is_open
+            self._gate.close(CANCELLED if cancel else None, at_exit=at_exit)
+            self._monitor.room.notify_all()
+        if cancel:
+            self.cancel_all_waiting(CANCELLED)
+        self.follow_up()
+        self._idle.wake_one()
 
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
-        if self.forked or self.must_not_block():
+        if self._gate.forked or self._monitor.callers.must_not_block():
             return
-        if self.backend.runs_in_caller:
+        if self.runs_in_caller:
             self.runner.drive()
         else:
-            with self._over:
-                while not self.ready.ended:  # there may be no worker yet: another thread is about to wake the back end
-                    self._over.wait(TICK)
+            with self._monitor.drained:
+                while (
+                    not self._gate.drained
+                ):  # maybe there is no worker yet: another thread is about to wake the back end
+                    self._monitor.drained.wait(TICK)
         self.runner.join()
-        self.timers.join()
+        self._monitor.timers.join()
 
-    def after_fork(self) -> bool:
-        """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
-
-        Returns:
-            Whether it is as good as new instead: nothing had been added to it.
-        """
-        unused = self.lock.acquire(blocking=False) and not self.ready.open and not self.ledger.unsettled
-        renew_after_fork(self.lock)
-        if unused and self.backend.works_after_fork():
-            self.ready.after_fork(self.lock)
-            port: Any = self  # the scheduler
-            self.runner = self.backend.start(port, self.ledger.limit)
-            return True
-        self.forked = True
-        self.lock = threading.RLock()
-        self._room = threading.Condition(self.lock)
-        self._over = threading.Condition(self.lock)
-        self.ready.after_fork(self.lock)
-        self.runner.after_fork()
-        return False
+    def forgotten(self) -> str:
+        """Say which tasks nobody has started, and what to call; "" if there are none, or once the executor was shut down."""
+        gate = self._gate
+        with self._lock:
+            waiting = [] if gate.is_open or gate.closed or gate.forked else self._ready.jobs()
+        if not waiting:
+            return ""
+        first = min(waiting, key=lambda job: job.sequence)
+        count = "1 task was" if len(waiting) == 1 else f"{len(waiting)} tasks were"
+        return (
+            f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
+            "submit() instead of add_task()"
+        )
 
     def stats(self) -> ExecutorStats:
         """Return a snapshot of the counts."""
-        with self.lock:
-            return self.ledger.stats(self.ready.calls, self.runner.workers(), self.runner.abandoned())
+        with self._lock:
+            return self._registry.stats(self._ready.calls(), self.runner.workers(), self.runner.abandoned())

@@ -236,7 +236,7 @@ class MapChunk(Job[None]):
         """Make an item that has not run a task of its own."""
         single = self._single(index)
         owner: Any = self.owner
-        owner.add_item(single)
+        owner.admission.add_item(single)
         self._cancel_if_closed(single)
 
     def set_all_apart(self) -> None:

@@ -1,11 +1,9 @@
-"""Owns every state change of a task: queue ► back end ► retry ► future.
+"""How attempts begin, and what follows from their ends: the port that back ends see, and the retries.
 
-`admission.py` says how tasks come in, `completion.py` how they end; here is what is between.
-
-    add ──► Ready ──► take ──► begin ──► claim ──► settle ──► end ──► future
-              ▲         │                            │
-              │         └── give_back (never began)  └─ Delay: parked in Timers, holds no worker
-              └──────────────────────────────────────────────┘ due again, with its old place in the queue
+    add ──► ReadyQueue ──► take ──► begin ──► claim ──► settle ──► finish ──► job
+                ▲            │                            │
+                │            └── requeue (never began)    └─ Delay: backing off, in Timers; holds no worker
+                └─────────────────────────────────────────┘ due again, with its old place in the queue
 
 Guarantees:
     1. A live attempt is settled by the one caller whose `claim` changes its phase to SETTLING.
@@ -18,10 +16,12 @@ Guarantees:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 from parallel_exec._core.admission import Admission
+from parallel_exec._core.completion import CANCELLED, Completion
 from parallel_exec._core.job import Phase, settle_unwatched
+from parallel_exec._core.monitor import Monitor
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import acquire_yielding
@@ -34,116 +34,234 @@ from parallel_exec.retry import Delay, RetryPolicy
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._sync.timers import Timer
-    from parallel_exec.backends.base import Backend, Slot, WorkerSlot
+    from parallel_exec.backends.base import Backend, Consumer, Slot, WorkerSlot
 
 
-class Scheduler(Admission):
-    """The state of one executor's tasks: the whole of it. Thread-safe; what has no note is guarded by `lock`."""
+class Scheduler:
+    """One executor's scheduler, and the port of its runner. Thread-safe.
+
+    Attributes:
+        monitor: the state.
+        completion: how jobs end.
+        admission: how they come in.
+        callers: what the calling thread may wait for.
+        lock: the monitor's.
+        timers: the executor's clock.
+        events: tells the hook.
+    """
 
     def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
-        super().__init__(backend, limit, queue_size, events)
-        self.runner = backend.start(self, limit)
+        self.monitor = monitor = Monitor(
+            1 if backend.runs_in_caller else limit, in_one_thread=backend.reports_in_one_thread
+        )
+        self.completion = Completion(monitor, events, runs_in_caller=backend.runs_in_caller)
+        self.admission = Admission(monitor, self.completion, backend, queue_size, events)
+        self.callers = monitor.callers
+        self.lock = monitor.lock
+        self.timers = monitor.timers
+        self.events = events
+        self._backend = backend
+        self._bounded = queue_size > 0
+        self._gate = monitor.gate
+        self._ready = monitor.ready
+        self._idle = monitor.idle
+        self._registry = monitor.registry
+        # What the port and the jobs ask for, and these do:
+        self.park, self.unpark, self.decline = monitor.idle.park, monitor.idle.unpark, monitor.idle.decline
+        self.fail_all = self.completion.fail_all
+        self.cancel, self.abort = self.completion.cancel, self.completion.abort
+        self.enter_wait, self.leave_wait = monitor.callers.enter_wait, monitor.callers.leave_wait
+        self.next_sequence = monitor.sequence.__next__
+        self.completion.use(backend.start(self, limit))
 
-    # ── to the back end and back: what these promise is said in backends/base.py ────────────────────────────────────
+    def after_fork(self) -> bool:
+        """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
 
-    def begin(self, future: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+        Returns:
+            Whether it is as good as new instead: nothing had been added to it.
+        """
+        unused = self.monitor.is_unused()
+        self.monitor.after_fork()
+        if unused and self._backend.works_after_fork():
+            self.completion.use(self._backend.start(self, self._registry.limit))
+            return True
+        self._gate.fork()
+        self.completion.runner.after_fork()
+        return False
+
+    # ── the port: what these promise is said in backends/base.py ────────────────────────────────────────────────────
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left to do and nothing can be added."""
+        return self._gate.drained
+
+    def take(self, consumer: Consumer) -> AnyJob | None:
+        """Take the first ready job."""
+        with self.lock:
+            job = self._ready.pop() if self._gate.may_start else None
+            if job is not None:
+                job.handed_out()
+                if self._bounded:
+                    self.monitor.room.notify()
+            idle = self._idle.came(consumer, job)
+        if idle is not None:
+            self._idle.wake(idle)
+        return job
+
+    def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
+        """Take the first ready jobs of one priority, for up to so many calls."""
+        taken: list[AnyJob] = []
+        with self.lock:
+            while calls > 0:
+                first = self._ready.peek() if self._gate.may_start else None
+                if first is not None and taken and first.priority != taken[0].priority:
+                    break  # what is sent ahead is of one priority, or the lower would be ahead of others' higher
+                job = None if first is None else self._ready.pop()
+                idle = self._idle.came(consumer, job)
+                assert idle is None, "who takes many is the only consumer"
+                if job is None:
+                    break
+                job.handed_out()
+                taken.append(job)
+                calls -= job.weight
+            if self._bounded:
+                self.monitor.room.notify_all()
+        return taken
+
+    def backlog(self) -> int:
+        """Return how many calls may be taken now."""
+        return self._ready.calls() if self._gate.may_start else 0
+
+    def first_priority(self) -> int | None:
+        """Return the priority of the job that would be taken next. Called with the lock held."""
+        first = self._ready.peek() if self._gate.may_start else None
+        return None if first is None else first.priority
+
+    def requeue(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
+        """Put back what was taken and never began; returns those that `finish_overridden` must be given."""
+        overridden = []
+        with self.lock:
+            for job in jobs:
+                if job.override is not None or self._gate.final_outcome is not None:
+                    job.decide()
+                    overridden.append(job)
+                else:
+                    job.queued()
+                    self._ready.push(job)
+        return overridden
+
+    def finish_overridden(self, overridden: Sequence[AnyJob]) -> None:
+        """Do what follows `requeue`, without the lock."""
+        try:
+            if overridden:
+                self.completion.finish_overridden(overridden)
+        finally:
+            self._idle.wake_one()
+
+    def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         """Start an attempt."""
         number = 0
         with self.lock:
-            override = future.override
+            override = job.override
             if override is None:
-                number = future.begin(slot, worker, start)
-                self.ledger.live.add((future, number))
+                number = job.begin(slot, worker, start)
+                self._registry.live.add((job, number))
             else:
-                future.decide()
+                job.decide()
         if override is not None:
-            self._finish(future, override)
+            self.completion.finish(job, override)
             return 0
-        return self._announce(future, None if over else slot, number)
+        return self._announce(job, None if over else slot, number)
 
     def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
+        completion = self.completion
+        rest: Sequence[AnyJob] = ()
         while True:
             number = 0
             acquire_yielding(self.lock)
             try:
-                rest, consumers = self._account(ended) if ended is not None else ((), ())
-                future, idle = self.ready.pop(slot)
-                if future is not None:
-                    number = future.begin(slot, worker, time.monotonic())
-                    self.ledger.live.add((future, number))
-                    if self._queue_size:
-                        self._room.notify()
+                if ended is not None:
+                    rest = completion.account(ended)
+                job = self._ready.pop() if self._gate.may_start else None
+                idle = self._idle.came(slot, job)
+                if job is not None:
+                    number = job.begin(slot, worker, time.monotonic())
+                    self._registry.live.add((job, number))
+                    if self._bounded:
+                        self.monitor.room.notify()
             finally:
                 self.lock.release()
-            if rest or consumers:
-                self._release(rest, consumers)
-            if future is None:
+            if rest or self._gate.closed:
+                completion.follow_up(rest)
+                rest = ()
+            if job is None:
                 return None
-            if idle:
-                self.ready.wake(idle)
-            if self._announce(future, slot, number):
-                return future, number
+            if idle is not None:
+                self._idle.wake(idle)
+            if self._announce(job, slot, number):
+                return job, number
             ended = None
 
-    def _announce(self, future: AnyJob, slot: Slot | None, number: int) -> int:
+    def _announce(self, job: AnyJob, slot: Slot | None, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
-        settings = future.settings
-        if settings.policy.asks_on_success and not self._call_before(future, number):
+        settings = job.settings
+        if settings.policy.asks_on_success and not self._call_before(job, number):
             return 0
         if settings.timeout is not None and slot is not None:
-            slot.timer.arm(future.started_at + settings.timeout)
+            slot.timer.arm(job.started_at + settings.timeout)
         if self.events.active:
-            self.events.emit(TaskStarted, future.id, number, future.worker)
+            self.events.emit(TaskStarted, job.id, number, job.worker)
         return number
 
-    def _call_before(self, future: AnyJob, number: int) -> bool:
+    def _call_before(self, job: AnyJob, number: int) -> bool:
         """Call the policy's `before`; what it raises ends the task, as it does in tenacity."""
-        policy = future.settings.policy
+        policy = job.settings.policy
         try:
             if number == 1:
-                future.judged_by(policy.begin(future.fn, future.args, future.kwargs or {}))
-            failure = apart(_call_before, policy, future.retry_state, number)
+                job.judged_by(policy.begin(job.fn, job.args, job.kwargs or {}))
+            failure = apart(_call_before, policy, job.retry_state, number)
         except BaseException as error:
             failure = Failure(error)
-        if failure is not None and self.claim(future, number):
-            self._end(future, failure)
+        if failure is not None and self.claim(job, number):
+            self._end(job, failure)
         return failure is None
 
-    def claim(self, future: AnyJob, number: int) -> bool:
+    def claim(self, job: AnyJob, number: int) -> bool:
         """Return whether the caller may settle this attempt.
 
         Without the lock: every attempt is claimed once, and a thread that is suspended while it holds a contended lock
         makes all the others queue behind it, for the interpreter's switch interval.
         """
         try:
-            self.ledger.live.remove((future, number))
+            self._registry.live.remove((job, number))
         except KeyError:
             return False
-        future.claimed()
-        if self.ledger.waiting:
-            self.ledger.waiting.pop(future, None)
+        job.claimed()
+        if self.callers.waiting:
+            self.callers.waiting.pop(job, None)
         return True
 
-    def report(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
+    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
         """Claim, then settle."""
-        if not self.claim(future, number):
+        if not self.claim(job, number):
             return False
-        self.settle(future, outcome, end)
+        self.settle(job, outcome, end)
         return True
 
-    def report_ended(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
+    def report_ended(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
         """Do as `report`, but leave the counting to `begin_next`, if the task has ended: returns what to give it."""
-        if not self.claim(future, number):
+        if not self.claim(job, number):
             return None
-        if type(outcome) is Success and not future.settings.policy.asks_on_success:
-            future.decide(end)
+        if type(outcome) is Success and not job.settings.policy.asks_on_success:
+            job.decide(end)
             try:
-                self._conclude(future, outcome)
+                self.completion.conclude(job, outcome)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-                logger.exception("a callback of task %r raised", future.id)
-            return future
-        self.settle(future, outcome, end)
+                logger.exception("a callback of task %r raised", job.id)
+            return job
+        self.settle(job, outcome, end)
         return None
 
     def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
@@ -151,174 +269,167 @@ class Scheduler(Admission):
         ended, rest = [], []
         with self.lock:
             for attempt in ran:
-                future, start, outcome, end = attempt
-                if self._is_simple(future, outcome):
-                    if future.phase == Phase.HANDED_OUT:
-                        future.begin(slot, worker, start)
+                job, start, outcome, end = attempt
+                if self._is_simple(job, outcome):
+                    if job.phase == Phase.HANDED_OUT:
+                        job.begin(slot, worker, start)
                     else:
-                        self.ledger.live.discard((future, future.attempt_number))
-                    future.decide(end)
-                    ended.append((future, outcome))
+                        self._registry.live.discard((job, job.attempt_number))
+                    job.decide(end)
+                    ended.append((job, outcome))
                 else:
                     rest.append(attempt)
-        for future, outcome in settle_unwatched(ended):
+        for job, outcome in settle_unwatched(ended):
             try:
-                future.settle(outcome, False)
+                job.settle(outcome, False)
             except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-                logger.exception("a callback of task %r raised", future.id)
+                logger.exception("a callback of task %r raised", job.id)
         with self.lock:
-            accounts = [self._account(future) for future, _ in ended]
-        for others, consumers in accounts:
-            self._release(others, consumers)
-        for future, start, outcome, end in rest:
+            others = [rest for rest in [self.completion.account(job) for job, _ in ended] if rest]
+        for each in others:
+            self.completion.stop_all(each, lambda job: CANCELLED)
+        self.completion.follow_up()
+        for job, start, outcome, end in rest:
             try:
-                fresh = future.phase == Phase.HANDED_OUT
-                number = self.begin(future, slot, worker, start, over=True) if fresh else future.attempt_number
+                fresh = job.phase == Phase.HANDED_OUT
+                number = self.begin(job, slot, worker, start, over=True) if fresh else job.attempt_number
                 if number:
-                    self.report(future, number, outcome, end)
+                    self.report(job, number, outcome, end)
             except BaseException:  # as above
-                logger.exception("a callback of task %r raised", future.id)
+                logger.exception("a callback of task %r raised", job.id)
 
-    def _is_simple(self, future: AnyJob, outcome: Outcome) -> bool:
+    def _is_simple(self, job: AnyJob, outcome: Outcome) -> bool:
         """Return whether an attempt that ran is the end of its task, and nobody has to be told of its start."""
-        if type(outcome) is not Success or future.settings.policy.asks_on_success or self.events.active:
+        if type(outcome) is not Success or job.settings.policy.asks_on_success or self.events.active:
             return False
-        if future.phase == Phase.LIVE:
-            return (future, future.attempt_number) in self.ledger.live
-        return future.phase == Phase.HANDED_OUT and future.override is None
+        if job.phase == Phase.LIVE:
+            return (job, job.attempt_number) in self._registry.live
+        return job.phase == Phase.HANDED_OUT and job.override is None
 
     def account(self, ended: AnyJob) -> None:
         """Count what ended: for a worker that does not `begin_next` any more."""
         with self.lock:
-            rest, consumers = self._account(ended)
-        self._release(rest, consumers)
+            rest = self.completion.account(ended)
+        self.completion.follow_up(rest)
 
-    def settle(self, future: AnyJob, outcome: Outcome, end: float) -> None:
+    def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
         """Say how a claimed attempt ended, and what follows from it."""
-        policy = future.settings.policy
+        policy = job.settings.policy
         if type(outcome) is Success and not policy.asks_on_success:
-            future.decide(end)
-            self._finish(future, outcome)
+            job.decide(end)
+            self.completion.finish(job, outcome)
             return
         error = outcome.error if type(outcome) is Failure else None
-        future.end_attempt(error, end)
-        if type(error) is TaskTimeoutError and error.task_id == future.id:
+        job.end_attempt(error, end)
+        if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
-                self.ledger.timed_out += 1
-            self.events.emit(TaskTimedOut, future.id, future.attempt_number)
-        if future.override is not None and error is not None:
-            self._end(future, future.override)
+                self._registry.count_timeout()
+            self.events.emit(TaskTimedOut, job.id, job.attempt_number)
+        if job.override is not None and error is not None:
+            self._end(job, job.override)
             return
         try:
-            decision = policy.decide(future.retry_state, future.attempt_number, outcome)
+            decision = policy.decide(job.retry_state, job.attempt_number, outcome)
         except BaseException as failed:
             decision = Failure(failed)
         if type(decision) is Delay:
-            self._park(future, decision.seconds, error)
+            self._back_off(job, decision.seconds, error)
         else:
-            self._end(future, decision)  # type: ignore[arg-type]
+            self._end(job, decision)  # type: ignore[arg-type]
 
-    def add_item(self, future: AnyJob) -> None:
-        """Take in a future that comes from a part, at its place. Also after shutdown: the part was added before."""
-        unfit = self._pack(future)
-        with self.lock:
-            self.ledger.unsettled.add(future)
-            outcome_instead, idle = self._enqueue(future, unfit)
-        self._arrive(future, outcome_instead, idle)
-
-    def add_failed_item(self, future: AnyJob, error: BaseException, end: float) -> None:
+    def add_failed_item(self, job: AnyJob, error: BaseException, end: float) -> None:
         """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
         with self.lock:
-            future.claimed()
-            self.ledger.unsettled.add(future)
-        self.settle(future, Failure(error), end)
+            job.claimed()
+            self._registry.unsettled.add(job)
+        self.settle(job, Failure(error), end)
 
     def add_split(self, tail: AnyJob) -> None:
-        """Count a future in that was split off another. Called with the lock held."""
-        self.ledger.unsettled.add(tail)
+        """Count a job in that was split off another. Called with the lock held."""
+        self._registry.unsettled.add(tail)
 
-    def expire(self, slot: Slot, future: AnyJob | None) -> None:
+    def expire(self, slot: Slot, job: AnyJob | None) -> None:
         """Stop what outran its timeout; the timer may be early, or late for another attempt."""
         with self.lock:
-            if future is None or future.phase != Phase.LIVE or future.slot is not slot:
+            if job is None or job.phase != Phase.LIVE or job.slot is not slot:
                 return
-            timeout = future.settings.timeout
-            number = future.attempt_number
+            timeout = job.settings.timeout
+            number = job.attempt_number
             if timeout is None:
                 return
-            if time.monotonic() < future.started_at + timeout:
-                slot.timer.arm(future.started_at + timeout)
+            if time.monotonic() < job.started_at + timeout:
+                slot.timer.arm(job.started_at + timeout)
                 return
-        self.runner.stop(future, number, TaskTimeoutError(future.id, timeout, number))
+        self.completion.runner.stop(job, number, TaskTimeoutError(job.id, timeout, number))
 
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _park(self, future: AnyJob, delay: float, error: BaseException | None) -> None:
+    def _back_off(self, job: AnyJob, delay: float, error: BaseException | None) -> None:
         with self.lock:
-            parked = (
-                future.override is None and self._final_outcome is None
-            )  # what is broken or cancelled retries nothing
-            if parked:
-                future.back_off(self.timers.timer(partial(self._due, future, future.attempt_number)))
-                self.ledger.retried += 1
-                self.ledger.backing_off.add(future)
-        if not parked:
-            self._end(future, future.override or self._final_outcome)  # type: ignore[arg-type]
+            backs_off = job.override is None and self._gate.final_outcome is None
+            if backs_off:
+                job.back_off(self.timers.timer(partial(self._due, job, job.attempt_number)))
+                self._registry.back_off(job)
+        if not backs_off:
+            self._end(job, job.override or self._gate.final_outcome)  # type: ignore[arg-type]
             return
         if self.events.active:
-            ran = future.ended_at - future.started_at
-            self.events.emit(TaskRetrying, future.id, future.attempt_number, delay, error, ran, future.worker)
-        timer = future.backoff_timer
+            ran = job.ended_at - job.started_at
+            self.events.emit(TaskRetrying, job.id, job.attempt_number, delay, error, ran, job.worker)
+        timer = job.backoff_timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)
+
+    def pending(self) -> bool:
+        """Return whether anything is ready to start, or will be after its backoff."""
+        with self.lock:
+            return self._gate.may_start and bool(len(self._ready) or self._registry.backing_off)
 
     def next_due(self) -> float | None:
         """Return when the first backoff will be over (monotonic)."""
         with self.lock:
-            return min((timer.deadline for _, timer in self._parked()), default=None)
+            return min((timer.deadline for _, timer in self._backing_off()), default=None)
 
     def skip_to(self, due: float) -> None:
         """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
         with self.lock:
             seconds = max(0.0, due - time.monotonic())
-            parked = self._parked()
-            over = [(future, future.attempt_number) for future, timer in parked if timer.deadline <= due]
-            for _, timer in parked:
+            waiting = self._backing_off()
+            over = [(job, job.attempt_number) for job, timer in waiting if timer.deadline <= due]
+            for _, timer in waiting:
                 if timer.deadline > due:
                     timer.arm(timer.deadline - seconds)
-        for future, number in over:
-            self._due(future, number)
+        for job, number in over:
+            self._due(job, number)
 
-    def _parked(self) -> list[tuple[AnyJob, Timer]]:
-        """Return the futures in backoff, with their timers; not those that are just coming up. Called with the lock held."""
-        timers = [(future, future.backoff_timer) for future in self.ledger.backing_off]
-        return [(future, timer) for future, timer in timers if timer is not None and timer.deadline != NEVER]
+    def _backing_off(self) -> list[tuple[AnyJob, Timer]]:
+        """Return the jobs in backoff, with their timers; not those that are just coming up. Called with the lock held."""
+        timers = [(job, job.backoff_timer) for job in self._registry.backing_off]
+        return [(job, timer) for job, timer in timers if timer is not None and timer.deadline != NEVER]
 
-    def _due(self, future: AnyJob, number: int) -> None:
+    def _due(self, job: AnyJob, number: int) -> None:
         """End the backoff after attempt `number`, unless that was done already."""
         with self.lock:
-            if future.phase != Phase.BACKING_OFF or future.attempt_number != number:
+            if job.phase != Phase.BACKING_OFF or job.attempt_number != number:
                 return
-            self.ledger.backing_off.discard(future)
-            future.backoff_over()
-            if self._prefetches:
-                self.runner.preempt((-future.priority, future.sequence))
-            idle = self.ready.push(future)
-        if idle:
-            self.ready.wake(idle)
+            self._registry.backing_off.discard(job)
+            job.backoff_over()
+            idle = self.admission.push(job)
+        if idle is not None:
+            self._idle.wake(idle)
 
-    def reject(self, future: AnyJob, error: BaseException) -> None:
-        """End a future that was taken and cannot be run."""
+    def reject(self, job: AnyJob, error: BaseException) -> None:
+        """End a job that was taken and cannot be run."""
         with self.lock:
-            if future.phase != Phase.HANDED_OUT:
+            if job.phase != Phase.HANDED_OUT:
                 return
-            future.claimed()
-        self._end(future, Failure(error))
+            job.claimed()
+        self._end(job, Failure(error))
 
-    def _end(self, future: AnyJob, outcome: Outcome) -> None:
-        """End a claimed future."""
-        future.decide()
-        self._finish(future, outcome)
+    def _end(self, job: AnyJob, outcome: Outcome) -> None:
+        """End a claimed job."""
+        job.decide()
+        self.completion.finish(job, outcome)
 
 
 def _call_before(policy: RetryPolicy, state: Any, number: int) -> Failure | None:

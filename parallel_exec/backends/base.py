@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import weakref
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Sequence
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskTimeoutError
@@ -109,15 +109,15 @@ class SchedulerPort(Protocol):
         """Forget an idle consumer; returns whether it was idle."""
         ...
 
-    def decline(self) -> None:
-        """Wake another consumer: the one that was woken is not going to take."""
+    def decline(self, consumer: Consumer) -> None:
+        """Forget a consumer that was woken and is not going to take, and wake another."""
         ...
 
     def take(self, consumer: Consumer) -> AnyJob | None:
         """Return the first ready future; else note the consumer as idle (unless drained) and return None."""
         ...
 
-    def take_some(self, consumer: Consumer, calls: int) -> list[AnyJob]:
+    def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
         """Take the first ready futures, until they stand for so many calls; for a back end with one consumer.
 
         If there are fewer, the consumer is noted as idle.
@@ -132,20 +132,16 @@ class SchedulerPort(Protocol):
         """Return the priority of the future that would be taken next; None if there is none. Called with the lock held."""
         ...
 
-    def put_back(self, futures: list[AnyJob]) -> list[AnyJob]:
-        """Do the first half of `give_back`, also with the lock held; returns what `finish_overridden` must be given."""
+    def requeue(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
+        """Put back what was taken and never began, at its old place in the queue; may be called with the lock held.
+
+        Returns:
+            What must be given to `finish_overridden`, which must follow, without the lock.
+        """
         ...
 
-    def wake_one(self) -> None:
-        """Wake an idle consumer if there is something for it: what follows `put_back`."""
-        ...
-
-    def finish_overridden(self, overridden: list[AnyJob]) -> None:
-        """End futures that were given a verdict meanwhile."""
-        ...
-
-    def give_back(self, futures: list[AnyJob]) -> None:
-        """Put back what was taken and never began, at its old place in the queue."""
+    def finish_overridden(self, overridden: Sequence[AnyJob]) -> None:
+        """End what has to end instead of going back to the queue, and wake an idle consumer if there is something for it."""
         ...
 
     def begin(self, future: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:

@@ -214,7 +214,7 @@ class ThreadRunner(Runner):
         try:
             if not room:
                 _do(duty)
-                port.decline()
+                port.decline(self._spawner)
         finally:
             self._offer()
 
@@ -236,7 +236,7 @@ class ThreadRunner(Runner):
         self._dismiss(worker)
         _do(duty)
         if self._workers:
-            self.port.decline()
+            self.port.decline(self._spawner)
         else:
             self.port.fail_all(start_error("thread", f"no thread can be started: {error}"))
 
@@ -255,7 +255,7 @@ class ThreadRunner(Runner):
                 return
             self.port.reject(future, CapacityExhaustedError(len(self._stuck)))
         self._offer()
-        self.port.decline()
+        self.port.decline(self._refuser)
 
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
@@ -307,7 +307,7 @@ class ThreadRunner(Runner):
         """Begin the next attempt, parked until there is one; 0 when it is time to end."""
         while True:
             if len(self._workers) > self._limit and self._is_surplus(worker):
-                port.decline()
+                port.decline(worker)
                 return 0
             ended, worker.ended = worker.ended, None
             begun = port.begin_next(worker, worker.name, ended)

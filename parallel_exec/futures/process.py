@@ -57,7 +57,7 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         What runs ends with `BrokenProcessPool`, unless it handles the signal and returns.
         """
         self.shutdown(wait=False, cancel_futures=True)
-        pool: Any = self._scheduler.runner  # a `ProcessPool`
+        pool: Any = self._completion.runner  # a `ProcessPool`
         pool.terminate()
 
     def kill_workers(self) -> None:
@@ -67,7 +67,7 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         """
         self.shutdown(wait=False, cancel_futures=True)
         why = "the task was running when kill_workers() ended the pool"
-        self._scheduler.end_all(self._scheduler.in_hand(), lambda future: Failure(BrokenProcessPool(why)))
+        self._completion.stop_all(self._completion.in_hand(), lambda future: Failure(BrokenProcessPool(why)))
 
 
 def _check_max_tasks(count: object, context: Any) -> None:

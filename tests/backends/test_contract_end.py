@@ -198,17 +198,17 @@ def test_shutdown_from_the_callback_of_a_task_that_the_caller_cancels(lab: Any) 
 @contextmanager
 def _before_the_first_wake(executor: Any, interlude: Callable[[], object]) -> Iterator[None]:
     """Have something happen when a task is in and the workers have not been told."""
-    ready = executor._scheduler.ready
-    wake = ready.wake
+    idle = executor._scheduler.monitor.idle
+    wake = idle.wake
 
-    def late(consumers: Any) -> None:
-        ready.wake = wake
+    def late(consumer: Any) -> None:
+        idle.wake = wake
         interlude()
-        wake(consumers)
+        wake(consumer)
 
-    ready.wake = late
+    idle.wake = late
     yield
-    assert ready.wake is wake
+    assert idle.wake is wake
 
 
 @over(CONCURRENT)
@@ -221,7 +221,7 @@ def test_shutdown_while_another_thread_submits(lab: Any) -> None:
         submitter = lab.thread(lambda: futures.append(executor.submit(work.double, 4)))
         assert entered.wait(work.PATIENCE)
         lab.thread(lambda: (executor.shutdown(), ended.set()))
-        work.until(lambda: executor._scheduler._closed)
+        work.until(lambda: executor._scheduler.monitor.gate.closed)
         assert not ended.wait(0.2)
         gate.set()
         assert ended.wait(work.PATIENCE)

@@ -188,7 +188,7 @@ def test_a_slot_lost_to_the_cap_comes_back(lab: Any) -> None:
 def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
     """Whoever saw no room, and says so late, does not keep the pool closed."""
     executor = lab.executor(backend=ThreadBackend(max_abandoned=0), retry_count=0)
-    runner = executor._scheduler.runner
+    runner = executor._scheduler.completion.runner
     runner.port.park(runner._refuser)  # on top of the one that would start a thread
     assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
 

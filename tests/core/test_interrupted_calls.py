@@ -68,7 +68,7 @@ def interrupt(call: Callable[[], Any], step: int, spared: str = "") -> bool:
 
 def interrupt_everywhere(executor: ParallelExecutor, call: Callable[[], Any]) -> int:
     """Interrupt a call at every point; after each, the pool must work and end all it has. Returns the number of points."""
-    unsettled = executor._scheduler.ledger.unsettled
+    unsettled = executor._scheduler.monitor.registry.unsettled
     for step in itertools.count(1):
         if not interrupt(call, step):
             return step
@@ -154,7 +154,9 @@ def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: 
         futures = [executor.submit(gate.wait) for _ in range(4)]
         work.until(lambda futures=futures: sum(future.running() for future in futures) == 2)  # type: ignore[misc]
         scheduler = executor._scheduler
-        more = interrupt(lambda scheduler=scheduler: _lifecycle.interrupt([scheduler], scheduler.in_hand, 10), step)  # type: ignore[misc]
+        more = interrupt(
+            lambda scheduler=scheduler: _lifecycle.interrupt([scheduler], scheduler.completion.in_hand, 10), step
+        )  # type: ignore[misc]
         work.until(lambda futures=futures: all(future.cancelled() for future in futures))  # type: ignore[misc]
         executor.shutdown()
         if not more:
@@ -221,7 +223,7 @@ def test_a_lock_that_was_left_taken_in_a_submit(lab: Any, backend: str, monkeypa
     executor = lab.executor(backend=backend)
     scheduler = executor._scheduler
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "_enqueue", _tear(scheduler))
+        patch.setattr(scheduler.admission, "_enqueue", _tear(scheduler))
         with pytest.raises(KeyboardInterrupt):
             executor.submit(int)
     assert executor.submit(int).result(8) == 0
@@ -233,7 +235,7 @@ def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.Mo
     executor.pause()
     future = executor.submit(int)
     with monkeypatch.context() as patch:
-        patch.setattr(executor._scheduler, "_withdraw", _tear(executor._scheduler))
+        patch.setattr(executor._completion, "_withdraw", _tear(executor._scheduler))
         with pytest.raises(KeyboardInterrupt):
             future.cancel()
     executor.resume()

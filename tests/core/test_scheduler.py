@@ -24,13 +24,13 @@ def executor(lab: Any) -> Any:
     executor = lab.executor(backend=ManualBackend(), max_concurrency=2, retry_count=2, backoff=0.0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
-    executor._scheduler.runner.give_up()
+    executor._scheduler.completion.runner.give_up()
 
 
 @pytest.fixture
 def hand(executor: Any) -> ManualRunner:
     """By what the test drives it."""
-    return executor._scheduler.runner  # type: ignore[no-any-return]
+    return executor._scheduler.completion.runner  # type: ignore[no-any-return]
 
 
 # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,7 +106,7 @@ def test_what_is_given_back_keeps_its_place(executor: Any, hand: ManualRunner) -
     futures = [executor.submit(int) for _ in range(4)]
     taken = [hand.take() for _ in range(3)]
     hand.out.clear()
-    hand.port.give_back([taken[2], taken[0], taken[1]])
+    hand.port.finish_overridden(hand.port.requeue([taken[2], taken[0], taken[1]]))
     assert [hand.take() for _ in range(4)] == futures
     assert hand.begin(futures[0]) == 1
 
@@ -190,7 +190,7 @@ def test_aborting_what_is_given_back(executor: Any, hand: ManualRunner) -> None:
     future = executor.submit(int)
     hand.take()
     assert future.abort()
-    hand.port.give_back([future])
+    hand.port.finish_overridden(hand.port.requeue([future]))
     assert future.cancelled()
     assert executor.stats().queued == 0
 
@@ -238,7 +238,7 @@ def test_a_refused_task_fails(executor: Any, hand: ManualRunner) -> None:
 def test_break_down_ends_what_waits(lab: Any) -> None:
     """When nothing can run any more, tasks that are queued or back off end with the reason, and new ones are refused."""
     executor = lab.executor(backend=ManualBackend(), backoff=NEVER, max_backoff=NEVER)
-    hand = executor._scheduler.runner
+    hand = executor._scheduler.completion.runner
     backing_off = executor.submit(int)
     hand.fail(hand.start(), OSError())
     queued = executor.submit(int)
@@ -263,7 +263,7 @@ def _others_can_use(executor: Any) -> bool:
 def test_callbacks_run_without_our_lock(lab: Any, how: str) -> None:
     """However a task ends, its callbacks run while another thread can use the executor."""
     executor = lab.executor(backend=ManualBackend(), retry_count=0)
-    hand = executor._scheduler.runner
+    hand = executor._scheduler.completion.runner
     future = executor.submit(int)
     seen: list[bool] = []
     future.add_done_callback(lambda _: seen.append(_others_can_use(executor)))
@@ -287,7 +287,7 @@ def test_hooks_run_without_our_lock(lab: Any) -> None:
     """Every event is told while another thread can use the executor."""
     seen: list[bool] = []
     executor = lab.executor(backend=ManualBackend(), on_event=lambda _: seen.append(_others_can_use(executor)))
-    hand = executor._scheduler.runner
+    hand = executor._scheduler.completion.runner
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())

@@ -118,7 +118,7 @@ class EngineRunner(Runner):
             del job  # an error of the engine's leads to this frame
             self._has_fed.set()
         else:
-            port.decline()
+            port.decline(self)
         self._has_fed.set()
 
     def _has_room(self) -> bool:
@@ -181,7 +181,7 @@ class EngineRunner(Runner):
         elif self._exiting and self._refusals < REFUSALS and submission.withdraw():
             self._refusals += 1
             self._release(submission)
-            self.port.give_back([submission.job])
+            self.port.finish_overridden(self.port.requeue([submission.job]))
             time.sleep(BREATHER)
             self._feeder.call_soon(self._feed)
         elif submission.begin(self._engine.name, time.monotonic()):
@@ -363,7 +363,8 @@ class EngineRunner(Runner):
 
     def recall_all(self) -> None:
         """Take back what has not begun. Called with the lock held."""
-        self.port.give_back([job for job in self.handed_out() if job.override is None and self.recall(job)])
+        recalled = [job for job in self.handed_out() if job.override is None and self.recall(job)]
+        self.port.finish_overridden(self.port.requeue(recalled))
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not begun. Called with the lock held."""
@@ -451,8 +452,8 @@ class EngineRunner(Runner):
         self._exiting = True
         with contextlib.suppress(ReferenceError):  # the executor is gone, and this is kept by somebody else
             scheduler: Any = self.port
-            scheduler.shutdown(cancel=False, at_exit=True)
-            scheduler.join()
+            scheduler.completion.shutdown(cancel=False, at_exit=True)
+            scheduler.completion.join()
 
     def join(self) -> None:
         """Wait until all attempts have settled, and our threads have ended."""

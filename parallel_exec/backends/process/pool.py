@@ -240,7 +240,7 @@ class ProcessPool(Runner):
     def _take(self, port: SchedulerPort, count: int) -> list[AnyJob]:
         """Take up to `count` calls; of a chunk that has more the rest stays in the queue. Called with the lock held."""
         self._parked = True  # first: the wake-up may come before we are back
-        futures = port.take_some(self, count)
+        futures = port.take_many(self, count)
         calls = 0
         for future in futures:
             calls += future.weight
@@ -290,17 +290,14 @@ class ProcessPool(Runner):
         """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
         if futures:
             self._gave_back = True
-            self._overridden += port.put_back(futures)
+            self._overridden += port.requeue(futures)
 
     def _finish_overridden(self) -> None:
         """Do what `_put_back` must not, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
         if self._gave_back:
             self._gave_back = False
             overridden, self._overridden = self._overridden, []
-            try:
-                self.port.finish_overridden(overridden)
-            finally:
-                self.port.wake_one()
+            self.port.finish_overridden(overridden)
 
     # ── its files ───────────────────────────────────────────────────────────────────────────────────────────────────
 

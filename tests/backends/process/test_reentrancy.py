@@ -167,7 +167,7 @@ def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
 def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
     """Of several tasks that were cancelled while a back end had them, each ends, whatever the callback of one does."""
     executor = lab.executor(backend=ManualBackend())
-    hand = executor._scheduler.runner
+    hand = executor._scheduler.completion.runner
     hand.recalled = False
     futures = [executor.submit(int) for _ in range(3)]
     taken = [hand.take() for _ in futures]
@@ -179,7 +179,7 @@ def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
     for future in futures:
         assert future.abort()
     with pytest.raises(SystemExit):
-        hand.port.give_back(taken)
+        hand.port.finish_overridden(hand.port.requeue(taken))
     assert all(future.cancelled() for future in futures)
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     """It times out, and an item of a map does so alone."""
     executor = pool(2, timeout=0.3)
     executor.options(timeout=30).submit(work.same, 1).result(30)
-    executor._scheduler.runner._launcher.startup_timeout = 1.5  # which is the limit for loading as well
+    executor._scheduler.completion.runner._launcher.startup_timeout = 1.5  # which is the limit for loading as well
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
@@ -205,7 +205,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     executor = pool(1, timeout=0.3)
     for _ in range(20):
         executor.options(timeout=30).submit(work.nap, 0.004).result(8)
-    assignments = executor._scheduler.runner.assignments
+    assignments = executor._scheduler.completion.runner.assignments
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
@@ -221,7 +221,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     """A map that is collected while a batch is being made up takes back nothing of it."""
     executor = pool(1)
     list(executor.map(work.nap, [0.0003] * 60))
-    assignments = executor._scheduler.runner.assignments
+    assignments = executor._scheduler.completion.runner.assignments
     dropped: Any = executor.map(work.nap, [0.0003] * 2000)
     kept = executor.map(stdlib_only_tasks.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
     next(dropped)
@@ -252,15 +252,15 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
     owned: list[bool] = []
     for future in futures:
         future.add_done_callback(lambda _: owned.append(scheduler.lock._is_owned()))
-    end_waiting = Completion.end_waiting
+    end_waiting = Completion.cancel_all_waiting
 
     def slowly(self: Any, verdict: Any) -> None:
-        scheduler.runner.recheck()
-        scheduler.ready.wake_one()
+        scheduler.completion.runner.recheck()
+        scheduler.monitor.idle.wake_one()
         time.sleep(0.2)
         end_waiting(self, verdict)
 
-    monkeypatch.setattr(Completion, "end_waiting", slowly)
+    monkeypatch.setattr(Completion, "cancel_all_waiting", slowly)
     executor.shutdown(wait=False, cancel_futures=True)
     wait(futures, timeout=8)
     work.until(lambda: len(owned) == 6, 8)

@@ -1,0 +1,150 @@
+"""What the calling thread may wait for: never for what only itself could bring about.
+
+Guarantees:
+    A task that would wait for its own executor for ever is told so: when every slot is taken by an attempt that waits for
+    another task of the executor, nothing can ever end. (One whose awaited task has ended is about to go on: it only looks
+    as if it waited, until its thread has woken up.)
+    Who works for the executor, or has interrupted what holds its lock or is to wake it, never blocks on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Sequence
+
+from parallel_exec._core.gate import FORKED
+from parallel_exec._core.job import Job, Phase
+from parallel_exec._current import current
+from parallel_exec._sync.lazy_condition import settling_lock
+from parallel_exec._sync.locks import is_mine
+from parallel_exec._sync.threads import is_coming_up
+from parallel_exec.errors import ParallelExecError
+
+if TYPE_CHECKING:
+    from parallel_exec._core.gate import Gate
+    from parallel_exec._core.idle import IdleConsumers
+    from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.registry import Registry
+    from parallel_exec._sync.timers import Timers
+
+IN_CALLBACK = (
+    "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
+    "add another callback to that task, or wait in a thread of your own"
+)
+
+
+class Callers:
+    """Who calls, as far as waiting goes. Thread-safe; `waiting` is guarded by the executor's lock.
+
+    Attributes:
+        waiting: the live attempts that wait for the executor they run in, and for which tasks: any of them will do, and
+            none stands for room in the queue.
+    """
+
+    def __init__(
+        self, lock: Any, gate: Gate, idle: IdleConsumers, registry: Registry, timers: Timers, in_one_thread: bool
+    ) -> None:
+        self.waiting: dict[AnyJob, tuple[AnyJob, ...]] = {}
+        self._lock = lock
+        self._gate = gate
+        self._idle = idle
+        self._registry = registry
+        self._timers = timers
+        self._in_one_thread = in_one_thread  # all outcomes come through one thread
+
+    def own_attempt(self) -> AnyJob | None:
+        """Return what of this executor the calling thread is running."""
+        running = current.running
+        return running if isinstance(running, Job) and running.owner.callers is self else None
+
+    def enter_wait(self, *jobs: AnyJob) -> bool:
+        """Note that the calling task, if it is one of this executor's, waits for any of these; False if it is none.
+
+        Raises:
+            ParallelExecError: it would wait for ever.
+        """
+        gate = self._gate
+        if gate.forked:
+            raise ParallelExecError(FORKED)
+        # Without the lock: who starts the pool at this very moment has not yet.
+        if not gate.is_open and all(job.phase == Phase.QUEUED for job in jobs):
+            raise ParallelExecError(
+                f"task {jobs[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
+                "for it, or use submit() instead of add_task(), which starts at once"
+            )
+        running = current.running
+        if not isinstance(running, Job) or running.owner.callers is not self:
+            if self._works_for_us() and (self._in_one_thread or self._registry.limit == 1):
+                raise ParallelExecError(IN_CALLBACK)
+            return False
+        try:
+            with self._lock:
+                self._start_waiting(running, jobs)
+        finally:
+            del self, running, jobs  # what is raised becomes the caller's error, and its traceback holds this frame
+        return True
+
+    def leave_wait(self) -> None:
+        """Undo `enter_wait`."""
+        mine = self.own_attempt()
+        with self._lock:
+            if mine is not None:
+                self.waiting.pop(mine, None)
+
+    def would_deadlock(self, job: AnyJob) -> bool:
+        """Return whether nothing could run any more if this live attempt waited, too. Called with the lock held."""
+        live = self._registry.live
+        if (job, job.attempt_number) not in live or len(live) < self._registry.limit:
+            return False
+        others = sum(
+            other is not job and not any(one.phase == Phase.DONE for one in awaited)
+            for other, awaited in self.waiting.items()
+        )
+        return others + 1 >= len(live)
+
+    def _start_waiting(self, job: AnyJob, awaited: Sequence[AnyJob]) -> None:
+        if self.would_deadlock(job):
+            message = (
+                f"task {job.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
+                f"its {self._registry.limit} slots is taken by a task that waits; raise max_concurrency, use a second executor, "
+                "or return instead of waiting"
+            )
+            del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
+            raise ParallelExecError(message)
+        if (job, job.attempt_number) in self._registry.live:
+            self.waiting[job] = tuple(awaited)
+
+    def enter_queue(self) -> bool:
+        """Note that the caller waits for room in the queue, unless only it, or what it has interrupted, could make any.
+
+        Called with the lock held.
+        """
+        mine = self.own_attempt()
+        if mine is None:
+            return not (self._works_for_us() or self._timers.is_clock())
+        if self.would_deadlock(mine):
+            return False
+        self.waiting[mine] = ()
+        return True
+
+    def leave_queue(self) -> None:
+        """Undo `enter_queue`. Called with the lock held."""
+        if self.waiting and (mine := self.own_attempt()) is not None:
+            self.waiting.pop(mine, None)
+
+    def _works_for_us(self) -> bool:
+        return getattr(current.pool, "callers", None) is self
+
+    def is_called_from_within(self) -> bool:
+        """Return whether the calling thread works for this executor just now: in a task, a callback, a hook."""
+        if self._works_for_us() or self in current.ending:
+            return True
+        return self._timers.is_clock() or self.own_attempt() is not None
+
+    def must_not_block(self) -> bool:
+        """Return whether the calling thread works for this executor, or has interrupted what holds its lock or is to wake it.
+
+        Such a caller must not wait for the executor: it may be waiting for the caller.
+        """
+        if is_coming_up() or self.is_called_from_within() or self._idle.is_waking():
+            return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
+        return is_mine(self._lock) or is_mine(settling_lock)

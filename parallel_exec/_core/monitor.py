@@ -1,0 +1,63 @@
+"""One executor's state, and the lock that guards it.
+
+    Monitor ─► gate         whether tasks may be added, and whether attempts may begin
+            ─► ready        the jobs that wait for a slot
+            ─► idle         the consumers that wait for a job
+            ─► registry     where all other jobs are, and the counts
+            ─► callers      what the calling thread may wait for
+
+`Completion`, `Admission` and `Scheduler` act on it; it knows none of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+from parallel_exec._core.callers import Callers
+from parallel_exec._core.gate import Gate
+from parallel_exec._core.idle import IdleConsumers
+from parallel_exec._core.job import PLACES
+from parallel_exec._core.ready_queue import ReadyQueue
+from parallel_exec._core.registry import Registry
+from parallel_exec._sync.locks import renew_after_fork
+from parallel_exec._sync.timers import Timers
+
+
+class Monitor:
+    """The state of one executor.
+
+    Attributes:
+        lock: re-entrant, as signal handlers and finalizers may cancel and shut down. Held for moments only, and never while
+            user code runs.
+        room: notified when the queue has room.
+        drained: notified when all has ended.
+        timers: the executor's clock; has a lock of its own.
+        sequence: the places in the order in which tasks are added. Each is taken in one step, as a signal handler may add a
+            task at any moment; and it is wide, as the items of a `map` have a place each.
+
+    Args:
+        limit: the most attempts at once.
+        in_one_thread: whether one thread reports all outcomes: if that waits for one, it waits for ever.
+    """
+
+    def __init__(self, limit: int, *, in_one_thread: bool = False) -> None:
+        self.lock = threading.RLock()
+        self.room = threading.Condition(self.lock)
+        self.drained = threading.Condition(self.lock)
+        self.timers = Timers()
+        self.sequence = itertools.count(1 << PLACES, 1 << PLACES)
+        self.gate = Gate()
+        self.ready = ReadyQueue()
+        self.registry = Registry(limit)
+        self.idle = IdleConsumers(self.lock, self.gate, self.ready)
+        self.callers = Callers(self.lock, self.gate, self.idle, self.registry, self.timers, in_one_thread)
+
+    def is_unused(self) -> bool:
+        """Return whether nothing was ever added or started; after a fork, when the parent's threads may hold the lock."""
+        return self.lock.acquire(blocking=False) and not self.gate.is_open and not self.registry.unsettled
+
+    def after_fork(self) -> None:
+        """Be the copy in a forked child: another thread may have held the lock, and no consumer came along."""
+        renew_after_fork(self.lock)
+        self.idle.after_fork()
