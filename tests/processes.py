@@ -17,6 +17,8 @@ from typing import Any, Callable, Iterator
 
 import psutil
 
+from parallel_exec.backends.process.worker_handle import WorkerState
+
 
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
@@ -43,7 +45,9 @@ def handles(executor: Any) -> list[Any]:
 
 def workers(executor: Any, ready: bool = True) -> list[int]:
     """Return the process ids of the pool's workers; with `ready`, of those only that take tasks."""
-    return [handle.pid for handle in handles(executor) if handle.pid and (handle.ready or not ready)]
+    return [
+        handle.pid for handle in handles(executor) if handle.pid and (handle.state != WorkerState.STARTING or not ready)
+    ]
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> bool:

@@ -77,6 +77,7 @@ ORDER = [
     "backends.process.child.main",
     "backends.process.preload",
     "backends.process.spawn",
+    "backends.process.worker_files",
     "backends.process.worker_handle",
     "backends.process.launcher",
     "backends.process.assignments",

@@ -86,7 +86,6 @@ class Job(TaskFuture[T]):
     attempt_number = 0  # of the current or last attempt
     slot: Any = None  # where the back end runs it
     backoff_timer: Any = None  # while backing off
-    bad_starts = 0  # workers that died with it in hand and nothing begun; the process pool's
     override: Failure | None = None  # how it must end instead of another attempt
 
     # Written by the one thread that starts, or has claimed, the attempt.

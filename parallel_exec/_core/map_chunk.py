@@ -195,7 +195,6 @@ class MapChunk(Job[None]):
         tail.payload = self.payload
         tail.priority, tail._id = self.priority, self._id
         tail.queued_at = self.queued_at
-        tail.bad_starts = self.bad_starts
         tail.override = self.mapping.override
         tail.sequence = self.sequence + (at - self.low)
         tail.low, tail.high = at, self.high

@@ -1,71 +1,106 @@
-"""The workers of a process pool, and what was handed out to them: the part that any thread may ask.
+"""Which worker has which job: handing out, taking back, and what a dead worker leaves.
+
+    hand_out ──► WorkerHandle.assigned ──► heard to have ended (`receiver.py`)
+                        │
+                        ├─ take_back: its permit was got back ──┐
+                        └─ remove: its worker has died ─────────┴──► returned ──► the I/O thread ──► scheduler
 
 Guarantees:
-    All of it is guarded by the scheduler's lock, which the callers of what says so hold.
-    What is taken back here is given to the scheduler by the I/O thread, as that may run user code.
-    Before a worker is killed for a task's sake, all its permits are taken back: nobody else's task can begin there.
+    The scheduler's lock guards all of it; whoever calls what says so holds it.
+    A job that was taken back is given to the scheduler by the I/O thread, as that may run user code.
+    Before a worker is killed for a call's sake, all its permits are taken back: nobody else's call can begin there.
+    A job that workers keep dying of before it begins, while they read or unpickle it, is found to be the cause.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from weakref import WeakKeyDictionary
 
 from parallel_exec._core.job import Phase
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
-from parallel_exec.backends.process.worker_handle import WorkerHandle
+from parallel_exec.backends.process.wire import Running
+from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
 
+_POISON = 3  # workers that a job may take along before it has begun; the first may have died of something else
 
-class Assignments:
-    """The workers, and the tasks on their way to and from them.
+
+class Interrupted(NamedTuple):
+    """What a worker was at when it died.
 
     Attributes:
-        handles: the workers, those included that are starting or ending.
-        done: parts that have come to their end by being split; for the I/O thread.
+        job: the job; None if it was at nothing.
+        running: which call of it.
+        error: for what it was killed; None if it was not killed for this call's sake.
+    """
+
+    job: AnyJob | None
+    running: Running
+    error: BaseException | None
+
+
+class Assignments:
+    """The workers, and the jobs on their way to and from them.
+
+    Attributes:
+        handles: the workers, those included that are starting or closing.
+        done: chunks that have come to their end by being split; for the I/O thread.
         worst: the key of the last in line of all that was handed out, None if nothing is. (It may be out of date, and
             then is too late in line: that costs a needless look, no more.)
+        serial: the serial number of the next call that is handed out.
     """
 
     def __init__(self, lock: Any, wakeup: Callable[[], None], add_split: Callable[[AnyJob], None]) -> None:
         self.handles: list[WorkerHandle] = []
+        self.done: list[MapChunk] = []
         self.worst: tuple[int, int] | None = None
+        self.serial = 1
         self._lock = lock
         self._wakeup = wakeup
-        self._came_apart = add_split
-        self.done: list[MapChunk] = []
+        self._add_split = add_split
         self._returned: dict[AnyJob, None] = {}  # a set that keeps its order
-        self._serial = 1
+        self._bad_starts: WeakKeyDictionary[AnyJob, int] = WeakKeyDictionary()  # by job: workers that it took along
 
-    def serial(self) -> int:
-        """Return the serial number of the next call that is handed out."""
-        return self._serial
-
-    def hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:
-        """Send futures to a worker."""
-        last = futures[-1]
-        key = (-last.priority, last.sequence + last.weight - 1)
+    def add(self, handle: WorkerHandle) -> None:
+        """Know of a worker from now on."""
         with self._lock:
-            try:
-                self._serial = handle.hand_out(self._serial, futures)
-            except OSError:  # dead, or no more descriptors in flight: then it is out of step with its segments
-                self._returned.update(dict.fromkeys(futures))
-                handle.closing = True
-                handle.kill()
-                return
-            if self.worst is None or key > self.worst:
-                self.worst = key
+            self.handles.append(handle)
+
+    def after_fork(self) -> None:
+        """Close the copies of the parent's files, in a forked child: its workers are not ours."""
+        for handle in self.handles:
+            handle.files.close()
+        self.handles = []
+
+    def hand_out(self, handle: WorkerHandle, jobs: list[AnyJob]) -> None:
+        """Send jobs to a worker. Called with the lock held."""
+        try:
+            self.serial = handle.hand_out(self.serial, jobs)
+        except OSError:  # dead, or no more descriptors in flight: then it is out of step with its segments
+            self._returned.update(dict.fromkeys(jobs))
+            handle.break_off()
+            return
+        last = jobs[-1]
+        key = (-last.priority, last.sequence + last.weight - 1)
+        if self.worst is None or key > self.worst:
+            self.worst = key
 
     def returned(self) -> list[AnyJob]:
-        """Return what was taken back since the last call, for the scheduler."""
-        if not self._returned:
-            return []
-        with self._lock:
-            returned, self._returned = list(self._returned), {}
+        """Return what was taken back since the last call, for the scheduler. Called with the lock held."""
+        returned, self._returned = list(self._returned), {}
         return returned
+
+    def handed_out(self) -> list[AnyJob]:
+        """Return what has not been begun. Called with the lock held."""
+        waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
+        return [*waiting, *self._returned]
+
+    # ── taking back ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_back_all(self) -> None:
         """Take back everything that has not begun. Called with the lock held."""
@@ -77,59 +112,56 @@ class Assignments:
         """Take back what a worker has not begun. Called with the lock held."""
         try:
             serials = handle.take_back(most)
-            self.reclaim(handle, serials)
+            self._reclaim(handle, serials)
         except BaseException:  # a signal handler's: permits and books may not agree any more
             handle.kill()
             raise
         if serials:
             self._wakeup()
 
-    def reclaim(self, handle: WorkerHandle, serials: list[int]) -> None:
-        """Note calls as to be given back that certainly did not begin: the last of `assigned`. Called with the lock held."""
-        for serial in serials:
-            future = handle.assigned[serial]
-            if type(future) is not MapChunk:
-                self._returned[future] = None
-            elif serial == future.serial:
-                self._returned[future] = None  # the whole of it
-                future.left = 0
-            elif serial < future.serial + future.weight:  # where it comes apart; the rest of the tail goes with it
-                tail = future.split(future.index_of(serial))
-                self._came_apart(tail)
-                self._returned[tail] = None
-                future.left -= tail.weight
-                if not future.left:
-                    self.done.append(future)
-            del handle.assigned[serial]
-
-    def recall(self, future: AnyJob) -> bool:
-        """Take a future back if it has not begun. Called with the lock held."""
-        if future not in self._returned and isinstance(future.slot, WorkerHandle):
-            self.take_back(future.slot)
-        if future not in self._returned:
+    def recall(self, job: AnyJob) -> bool:
+        """Take a job back if it has not begun. Called with the lock held."""
+        if job not in self._returned and isinstance(job.slot, WorkerHandle):
+            self.take_back(job.slot)
+        if job not in self._returned:
             return False
-        del self._returned[future]
+        del self._returned[job]
         return True
 
-    def handed_out(self) -> list[AnyJob]:
-        """Return what has not been begun. Called with the lock held."""
-        waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
-        return [*waiting, *self._returned]
+    def _reclaim(self, handle: WorkerHandle, serials: list[int]) -> None:
+        """Note calls as taken back that certainly did not begin: the last of `assigned`."""
+        for serial in serials:
+            job = handle.assigned[serial]
+            if type(job) is not MapChunk:
+                self._returned[job] = None
+            elif serial == job.serial:
+                self._returned[job] = None  # the whole of it
+                job.left = 0
+            elif serial < job.serial + job.weight:  # where it is split; the rest of the tail goes with it
+                tail = job.split(job.index_of(serial))
+                self._add_split(tail)
+                self._returned[tail] = None
+                job.left -= tail.weight
+                if not job.left:
+                    self.done.append(job)
+            del handle.assigned[serial]  # last: if this is interrupted, it is done again when the worker is dead
 
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
-        """Kill the worker that runs a future; the rest is up to the I/O thread, once the worker is dead."""
+    # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
+        """Kill the worker that runs a job; the rest is up to the I/O thread, once the worker is dead."""
         with self._lock:
-            handle = future.slot
+            handle = job.slot
             if not isinstance(handle, WorkerHandle):
                 return
-            if isinstance(error, TaskTimeoutError) and (future.phase, future.attempt_number) != (Phase.LIVE, number):
+            if isinstance(error, TaskTimeoutError) and (job.phase, job.attempt_number) != (Phase.LIVE, number):
                 return  # that attempt is over, and this is another
             self.take_back(handle)
             serial = handle.running().serial
-            if handle.assigned.get(serial) is not future:  # it is about to begin, or its end has not been heard of yet
-                serial = next((serial for serial, other in handle.assigned.items() if other is future), 0)
+            if handle.assigned.get(serial) is not job:  # it is about to begin, or its end has not been heard of yet
+                serial = next((serial for serial, other in handle.assigned.items() if other is job), 0)
             if serial:
-                self._doom(handle, serial, error)
+                handle.kill_when_running(serial, error)
             self._wakeup()
 
     def stop_item(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
@@ -138,16 +170,37 @@ class Assignments:
             if handle.running().serial != serial:
                 return
             self.take_back(handle)
-            self._doom(handle, serial, error)
+            handle.kill_when_running(serial, error)
             self._wakeup()
 
-    def _doom(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
-        """Have a worker killed for what it is, or will be, running. Called with the lock held."""
-        handle.pending_kill = (serial, error)
-        handle.poll_at = time.monotonic()
-        self.kill_doomed(handle)
+    def remove(self, handle: WorkerHandle, failure: BaseException | None = None) -> Interrupted:
+        """Forget a dead worker, and take back what it had not begun; returns what it was at.
 
-    def kill_doomed(self, handle: WorkerHandle) -> None:
-        """Kill a worker if it is running what it is doomed for: it may be just before the start, or after the end."""
-        if handle.pending_kill is not None and handle.running().serial == handle.pending_kill[0]:
-            handle.kill()
+        Args:
+            handle: the worker; its frames and its journal have been read.
+            failure: what a job that it was at ends with, whatever else it was to be killed for.
+        """
+        with self._lock:
+            self.handles.remove(handle)
+            running = handle.running()
+            if not running.serial and handle.state in AT_WORK and not handle.was_killed:
+                running = Running(self._poison_job(handle), time.monotonic(), True)
+            job = handle.assigned.get(running.serial)
+            error = failure
+            if error is None and handle.pending_kill is not None and handle.pending_kill[0] == running.serial:
+                error = handle.pending_kill[1]
+            serials = [running.serial] if job is not None else []
+            if type(job) is MapChunk and running.loading:  # nothing of it has begun
+                serials = [serial for serial, other in handle.assigned.items() if other is job]
+            for serial in serials:
+                del handle.assigned[serial]
+            self._reclaim(handle, list(handle.assigned))
+        return Interrupted(job, running, error)
+
+    def _poison_job(self, handle: WorkerHandle) -> int:
+        """Return the serial number of a job that workers keep dying of before it begins; or 0."""
+        serial, job = next(iter(handle.assigned.items()), (0, None))
+        if job is None or (type(job) is MapChunk and job.serial != serial):  # of that chunk something has ended
+            return 0
+        self._bad_starts[job] = died = self._bad_starts.get(job, 0) + 1
+        return serial if died >= _POISON else 0

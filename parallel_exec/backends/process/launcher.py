@@ -67,16 +67,15 @@ class Launcher:
         with spawn.semaphores:
             if not spawn.forks(self._context):  # else they have no name
                 resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
-            handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context)
-        handle.timer = make_timer(handle)
+            handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context, make_timer)
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
 
         initializer = self._initializer
 
         def make() -> None:
-            setup = handle.setup(initializer, main, self._memory_limit, log_relay.levels())
-            handle.started(spawn.start(self._context, setup, handle.name))
+            config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
+            handle.started(spawn.start(self._context, config, handle.name))
 
         def start() -> None:
             try:

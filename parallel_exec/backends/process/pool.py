@@ -33,8 +33,7 @@ from parallel_exec.backends.process.io_loop import ENDED, IoLoop
 from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
-from parallel_exec.backends.process.wire import Running
-from parallel_exec.backends.process.worker_handle import POLL_AFTER
+from parallel_exec.backends.process.worker_handle import AT_WORK, POLL_AFTER, STOP_GRACE, WorkerState
 from parallel_exec.errors import TaskTimeoutError, start_error
 from parallel_exec.events import logger
 
@@ -42,9 +41,8 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher
+    from parallel_exec.backends.process.wire import Running
     from parallel_exec.backends.process.worker_handle import WorkerHandle
-
-STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 
 
 class ProcessPool(Runner):
@@ -117,7 +115,7 @@ class ProcessPool(Runner):
         """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
         with self._lock:
             for handle in self.assignments.handles:
-                if handle.ready:
+                if handle.state != WorkerState.STARTING:
                     handle.terminate()
 
     def resize(self, limit: int) -> None:
@@ -138,13 +136,11 @@ class ProcessPool(Runner):
 
     def workers(self) -> int:
         """Return how many workers there are."""
-        return sum(handle.ready for handle in self.assignments.handles)
+        return sum(handle.state != WorkerState.STARTING for handle in self.assignments.handles)
 
     def after_fork(self) -> None:
         """Close the copies of what belongs to the parent, in a forked child."""
-        for handle in self.assignments.handles:
-            handle.close_files()
-        self.assignments.handles = []
+        self.assignments.after_fork()
         self._io.close()
 
     # ── the I/O thread ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,14 +174,14 @@ class ProcessPool(Runner):
         """Return numbers one of which changes whenever the pool has got anywhere."""
         assignments = self.assignments
         backlog, launching = self.port.backlog(), self._supervisor.launching
-        return backlog, len(assignments.handles), assignments.serial(), self._receiver.heard, launching
+        return backlog, len(assignments.handles), assignments.serial, self._receiver.heard, launching
 
     def _nap(self) -> float | None:
         now = time.monotonic()
         due = self._supervisor.start_again if self._stop_deadline is None else self._stop_deadline
         for handle in self.assignments.handles:
-            if handle.closing and not handle.assigned and handle.leave_by is None:  # wherever its last was heard of
-                handle.poll_at = handle.leave_by = now + STOP_GRACE
+            if handle.state == WorkerState.CLOSING:
+                handle.check_end(now)  # wherever its last was heard of
             poll_at = handle.poll_at
             if poll_at is not None and (due is None or poll_at < due):
                 due = poll_at
@@ -197,7 +193,7 @@ class ProcessPool(Runner):
         ready: list[WorkerHandle] = []
         idle = 0
         for handle in self.assignments.handles:
-            if handle.ready and not handle.closing:
+            if handle.state in AT_WORK:
                 ready.append(handle)
                 idle += not handle.assigned
         if idle and len(ready) > 1:
@@ -235,7 +231,7 @@ class ProcessPool(Runner):
             self._put_back(port, self.assignments.returned())
         self._finish_overridden()
         while self.assignments.done:
-            self._receiver.close_part(self.assignments.done.pop())
+            self._receiver.close_chunk(self.assignments.done.pop())
 
     def _take(self, port: SchedulerPort, count: int) -> list[AnyJob]:
         """Take up to `count` calls; of a chunk that has more the rest stays in the queue. Called with the lock held."""
@@ -277,7 +273,7 @@ class ProcessPool(Runner):
             handles = self.assignments.handles
             for handle in handles:
                 # Who has nothing to do takes what has come since it was asked.
-                if not handle.ready or not (handle.assigned or handle.closing or handle.draining):
+                if handle.state == WorkerState.STARTING or (handle.state == WorkerState.READY and not handle.assigned):
                     missing -= 1
             if missing > 0:
                 self._supervisor.start(min(missing, self._limit - len(handles)))
@@ -302,36 +298,26 @@ class ProcessPool(Runner):
     # ── its files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_started(self, handle: WorkerHandle) -> None:
-        self._io.watch(handle.results, partial(self._listen, handle))
+        self._io.watch(handle.files.results, partial(self._listen, handle))
 
     def _listen(self, handle: WorkerHandle) -> None:
-        frames, eof = handle.read()
-        if eof:
-            self._io.unwatch(handle.results)  # its death is told otherwise
-        self._receiver.frames(handle, frames)
-        now = time.monotonic()
-        if not handle.assigned:
-            handle.poll_at = handle.leave_by = now + STOP_GRACE if handle.closing else None
-        elif handle.poll_at is None or any(frame.serial for frame in frames):
-            handle.poll_at = now + POLL_AFTER
+        if self._receiver.receive(handle):
+            self._io.unwatch(handle.files.results)  # its death is told otherwise
 
     def _poll_journals(self, now: float) -> None:
         for handle in list(self.assignments.handles):
-            if handle.leave_by is not None and handle.leave_by <= now:
-                handle.kill()  # its last task left something behind that does not end
-                handle.poll_at, handle.leave_by = None, NEVER
-            elif handle.poll_at is not None and handle.poll_at <= now:
+            if handle.poll_at is not None and handle.poll_at <= now:
                 self._receiver.poll_journal(handle, now)
 
     def _watch_writing(self, handle: WorkerHandle) -> None:
         """Have what waits, if anything does, written when the pipe takes more."""
-        if handle.has_more():
-            self._io.watch(handle.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
+        if handle.outgoing:
+            self._io.watch(handle.files.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
 
     def _flush(self, handle: WorkerHandle) -> None:
         handle.flush()
-        if not handle.has_more():
-            self._io.unwatch(handle.tasks)
+        if not handle.outgoing:
+            self._io.unwatch(handle.files.tasks)
 
     # ── time is up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -369,9 +355,9 @@ class ProcessPool(Runner):
         if self._stop_deadline is None:
             self._stop_deadline = now + STOP_GRACE
         for handle in self.assignments.handles:
-            if now >= self._stop_deadline or not handle.ready:
+            if now >= self._stop_deadline or handle.state == WorkerState.STARTING:
                 handle.kill()
-            elif not handle.closing:
+            elif handle.state != WorkerState.CLOSING:
                 self._retire(handle)
         return not self.assignments.handles
 
@@ -382,31 +368,9 @@ class ProcessPool(Runner):
             self._receiver.frames(handle, handle.unread())
         handle.timer.cancel()
         exitcode = handle.exitcode()
-        with self._lock:
-            self.assignments.handles.remove(handle)
-            running = handle.running()
-            if not running.serial and handle.ready and not handle.killed and not handle.closing:
-                running = Running(self._poison_job(handle), time.monotonic(), True)
-            interrupted = handle.assigned.get(running.serial)
-            if type(interrupted) is MapChunk and running.loading:  # nothing of it has begun
-                handle.forget(interrupted)
-            elif interrupted is not None:
-                del handle.assigned[running.serial]
-            self.assignments.reclaim(handle, list(handle.assigned))
+        interrupted = self.assignments.remove(handle)
         self._supervisor.reap(handle, exitcode)
-        if interrupted is not None:
-            self._receiver.interrupted(handle, running, interrupted, exitcode)
-
-    def _poison_job(self, handle: WorkerHandle) -> int:
-        """Return the serial of a task that workers keep dying of before it begins: while they read or unpack it; or 0."""
-        serial = next(iter(handle.assigned), 0)
-        future = handle.assigned.get(serial)
-        if future is None or (
-            type(future) is MapChunk and future.serial != serial
-        ):  # of that chunk something has ended
-            return 0
-        future.bad_starts += 1
-        return serial if future.bad_starts >= 3 else 0
+        self._receiver.interrupted(handle, interrupted, exitcode)
 
     # ── when it breaks ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -443,14 +407,7 @@ class ProcessPool(Runner):
         handle.kill()
         handle.timer.disarm()
         self._receiver.frames(handle, handle.unread())
-        with self._lock:
-            self.assignments.handles.remove(handle)
-            running = handle.running()
-            interrupted = handle.assigned.pop(running.serial, None)
-            handle.pending_kill = (running.serial, failure)
-            self.assignments.reclaim(handle, list(handle.assigned))
-        if interrupted is not None:
-            self._receiver.interrupted(handle, running, interrupted, None)
+        self._receiver.interrupted(handle, self.assignments.remove(handle, failure), None)
 
 
 def _guarded(act: Callable[[], object]) -> None:

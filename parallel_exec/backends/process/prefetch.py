@@ -16,6 +16,7 @@ import itertools
 from typing import TYPE_CHECKING, Callable, Sequence
 
 from parallel_exec._sync.clock import time
+from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerState
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -70,7 +71,7 @@ class Prefetch:
 
     def want(self, handle: WorkerHandle, backlog: int, workers: int, most_per_child: int | None) -> int:
         """Return how many calls a worker should be given now."""
-        if not handle.ready or handle.closing or handle.draining or handle.pending_kill:
+        if handle.state != WorkerState.READY or handle.pending_kill:
             return 0
         depth = min(self.depth, MOST_LARGE) if handle.large else self.depth
         has = len(handle.assigned)
@@ -110,11 +111,11 @@ class Prefetch:
         now = time.monotonic()
         for handle in self._assignments.handles:
             waiting = len(handle.assigned) - 1
-            if waiting > 0 and handle.ready and not handle.closing:
+            if waiting > 0 and handle.state in AT_WORK:
                 running = handle.running()
                 if running.serial and now - running.since > STUCK:
                     self._assignments.take_back(handle)
-                elif nothing_else and not handle.draining and self._pays(waiting):
+                elif nothing_else and handle.state == WorkerState.READY and self._pays(waiting):
                     self._assignments.take_back(handle, (waiting + 1) // 2)
 
     def _pays(self, waiting: int) -> bool:
@@ -136,7 +137,7 @@ class Prefetch:
         if (
             self.depth > 2
             or self._can_grow()
-            or any(each.ready and not each.assigned for each in self._assignments.handles)
+            or any(each.state != WorkerState.STARTING and not each.assigned for each in self._assignments.handles)
         ):
             self._assignments.take_back(handle)
         return True

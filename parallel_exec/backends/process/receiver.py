@@ -1,19 +1,20 @@
 """What a pool hears of its workers: frames, and what their journals say when they are silent. The I/O thread's own.
 
     pipe ────┐
-    journal ─┴──► frames ──► successes, in bulk ──► scheduler
-                        └──► parts: values in bulk, items ──► their `Mapping`
+    journal ─┴──► frames ──► plain jobs that returned, in bulk ──► scheduler
+                        ├──► chunks of a `map`: values in bulk, other items one by one ──► their `MapResults`
                         └──► the rest, one by one
 
 Guarantees:
     What came both through the pipe and from the journal counts once: `assigned` forgets a call when it is first heard of.
-    A part is reported when the last of its items has been heard of, or taken back.
+    A chunk is reported when the last of its items has been heard of, or taken back.
+    What a message makes user code raise is logged; what else was said counts.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
@@ -31,8 +32,10 @@ from parallel_exec.events import logger
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
-    from parallel_exec.backends.process.assignments import Assignments
+    from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.launcher import Launcher
+
+_RAISED = "raised by what came of a message from %s"
 
 
 class Receiver:
@@ -48,38 +51,41 @@ class Receiver:
         self,
         source: SchedulerPort,
         assignments: Assignments,
-        pace: Prefetch,
+        prefetch: Prefetch,
         launcher: Launcher,
         on_ready: Callable[[WorkerHandle], object],
     ) -> None:
         self._source = source
-        self._crew = assignments
-        self._prefetch = pace
+        self._assignments = assignments
+        self._prefetch = prefetch
         self._launcher = launcher
         self._on_ready = on_ready
         self.heard = 0
 
+    def receive(self, handle: WorkerHandle) -> bool:
+        """Hear what has come through a worker's pipe; returns whether its other end is closed. Does not wait."""
+        frames, eof = handle.read()
+        self.frames(handle, frames)
+        handle.heard(frames)
+        return eof
+
     def frames(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
         """Hear frames."""
         self.heard += len(frames)
-        plain = []
+        plain: list[wire.Frame] = []
         for frame in frames:
             if frame.kind == RETURNED and type(handle.assigned.get(frame.serial)) is Job:
                 plain.append(frame)
                 continue
             if frame.segments and plain:  # descriptors are matched to frames by their order
-                self._guarded(handle, self._hear_successes, plain)
+                self._hear_successes(handle, plain)
                 plain = []
-            self._guarded(handle, self._hear_one, frame)
+            try:
+                self._hear_one(handle, frame)
+            except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
+                logger.exception(_RAISED, handle.name)
         if plain:
-            self._guarded(handle, self._hear_successes, plain)
-
-    def _guarded(self, handle: WorkerHandle, hear: Callable[[WorkerHandle, Any], None], what: Any) -> None:
-        """Hear something, and go on whatever comes of it: what else was said counts."""
-        try:
-            hear(handle, what)
-        except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
-            logger.exception("raised by what came of a message from %s", handle.name)
+            self._hear_successes(handle, plain)
 
     def _hear_one(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         if frame.kind in wire.ROWS:
@@ -91,112 +97,113 @@ class Receiver:
         elif frame.kind == wire.DROPPED:
             handle.dropped()
         elif frame.kind == wire.START_FAILED:
-            handle.traceback = frame.payload.decode()
+            handle.start_failed(traceback=frame.payload.decode())
         elif frame.kind == wire.LOG:
             log_relay.receive_record(frame.payload)
 
     def _hear_successes(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
-        """Hear of plain tasks that returned: all in one go, as they come by the hundred."""
-        serials = [frame.serial for frame in frames]
-        with self._source.lock:
-            _spare(handle, serials)
-            forget = handle.assigned.pop
-            futures = [forget(serial, None) for serial in serials]
-        ran = [
-            (future, frame.start, decode(frame.kind, frame.payload, future, frame.segments, handle.receive), frame.end)
-            for future, frame in zip(futures, frames)
-            if future is not None  # else it was heard of before
-        ]
-        if ran:
-            self._prefetch.observe(sum([end - start for _, start, _, end in ran]) / len(ran), count=len(ran))
-            self._source.report_ran(handle, handle.name, ran)
-
-    def _forget(self, handle: WorkerHandle, serial: int) -> AnyJob | None:
-        """Take a call that has ended out of `assigned`; None if it was heard of before. Called with the lock held."""
-        _spare(handle, (serial,))
-        return handle.assigned.pop(serial, None)
+        """Hear of plain jobs that returned: all in one go, as they come by the hundred."""
+        source = self._source
+        with source.lock:
+            jobs = handle.ended([frame[1] for frame in frames])
+        try:
+            ran = []
+            seconds = 0.0
+            for job, frame in zip(jobs, frames):
+                if job is not None:  # else it was heard of before
+                    start, end = frame.start, frame.end
+                    seconds += end - start
+                    outcome = decode(frame.kind, frame.payload, job, frame.segments, handle.receive)
+                    ran.append((job, start, outcome, end))
+            if ran:
+                self._prefetch.observe(seconds / len(ran), count=len(ran))
+                source.report_ran(handle, handle.name, ran)
+        except BaseException:  # a signal handler's; callbacks are guarded one by one
+            logger.exception(_RAISED, handle.name)
 
     def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
+        """Hear how one call ended."""
         with self._source.lock:
-            future = self._forget(handle, frame.serial)
-        if future is None:
+            job = handle.ended((frame.serial,))[0]
+        if job is None:
             return  # from the journal and through the pipe
         self._prefetch.observe(frame.end - frame.start)
-        number = self._begin(handle, future, frame.start, over=True)
-        if type(future) is MapChunk and frame.kind == UNREADABLE:
-            self._end_item(handle, future, frame.serial, None, frame.start, frame.end)
+        number = self._begin(handle, job, frame.start, over=True)
+        if type(job) is MapChunk and frame.kind == UNREADABLE:
+            self._end_item(handle, job, frame.serial, None, frame.start, frame.end)
             return
-        what = _named(future, frame.serial)
+        what = _named(job, frame.serial)
         outcome = decode(frame.kind, frame.payload, what, frame.segments, handle.receive)
-        if type(future) is MapChunk:
-            self._end_item(handle, future, frame.serial, outcome, frame.start, frame.end)
+        if type(job) is MapChunk:
+            self._end_item(handle, job, frame.serial, outcome, frame.start, frame.end)
         elif number:
-            self._source.report(future, number, outcome, frame.end)
+            self._source.report(job, number, outcome, frame.end)
+
+    # ── chunks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear_values(self, handle: WorkerHandle, frame: wire.Frame) -> None:
-        """Hear of items in a row that returned; some may be known from the journal."""
+        """Hear of items in a row that returned; the first of them may be known from the journal."""
         serials = range(frame.serial, frame.serial + frame.segments)
         with self._source.lock:
-            assigned = handle.assigned
-            known = 0 if serials[0] in assigned else sum(serial not in assigned for serial in serials)
-            part: Any = assigned.get(serials[-1])
-            for serial in serials[known:]:
-                del assigned[serial]
-            _spare(handle, serials)
-        if part is None:
+            jobs = handle.ended(serials)
+        chunk: Any = jobs[-1]
+        if chunk is None:
             return
+        known = 0 if jobs[0] is not None else jobs.count(None)
         self._prefetch.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
-        if type(part) is not MapChunk:
-            self._hear_retried(handle, part, frame)
+        if type(chunk) is not MapChunk:
+            self._hear_retried(handle, chunk, frame)
             return
-        self._begin(handle, part, frame.start, over=True)
-        values, failures = values_of(frame, lambda place: _named(part, frame.serial + place))
-        first = part.index_of(serials[0])
+        self._begin(handle, chunk, frame.start, over=True)
+        values, failures = values_of(frame, lambda place: _named(chunk, frame.serial + place))
+        first = chunk.index_of(serials[0])
         position = known
         for place in sorted(failures):
             if place >= known:
-                part.returned(first + position, values[position:place])
-                if part.phase == Phase.LIVE:
-                    part.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
+                chunk.returned(first + position, values[position:place])
+                if chunk.phase == Phase.LIVE:
+                    chunk.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
                 position = place + 1
-        part.returned(first + position, values[position:])
-        self._count_down(part, len(serials) - known)
+        chunk.returned(first + position, values[position:])
+        self._count_down(chunk, len(serials) - known)
 
-    def _hear_retried(self, handle: WorkerHandle, future: AnyJob, frame: wire.Frame) -> None:
+    def _hear_retried(self, handle: WorkerHandle, job: AnyJob, frame: wire.Frame) -> None:
         """Hear of an item that had failed, and has returned now."""
-        values, failures = values_of(frame, lambda _: future)
+        values, failures = values_of(frame, lambda _: job)
         outcome = failures[0] if failures else Success(values[0])
-        self._source.report_ran(handle, handle.name, [(future, frame.start, outcome, frame.end)])
+        self._source.report_ran(handle, handle.name, [(job, frame.start, outcome, frame.end)])
 
     def _end_item(
-        self, handle: WorkerHandle, part: MapChunk, serial: int, outcome: Outcome | None, start: float, end: float
+        self, handle: WorkerHandle, chunk: MapChunk, serial: int, outcome: Outcome | None, start: float, end: float
     ) -> None:
-        """Store how one item of a part ended; None: it could not begin, as the part could not be loaded."""
-        index = part.index_of(serial)
+        """Store how one item of a chunk ended; None: it could not begin, as the chunk could not be loaded."""
+        index = chunk.index_of(serial)
         try:
             if type(outcome) is Success:
-                part.returned(index, [outcome.value])
-            elif part.phase == Phase.LIVE:
+                chunk.returned(index, [outcome.value])
+            elif chunk.phase == Phase.LIVE:
                 if type(outcome) is Failure:
-                    part.failed(index, outcome.error, start, end, handle.name)
+                    chunk.failed(index, outcome.error, start, end, handle.name)
                 else:
-                    part.isolate(index)
+                    chunk.isolate(index)
         finally:  # it may be a user's callback or `__reduce__` that raises
-            self._count_down(part, 1)
+            self._count_down(chunk, 1)
 
-    def _count_down(self, part: MapChunk, ended: int) -> None:
+    def _count_down(self, chunk: MapChunk, ended: int) -> None:
         with self._source.lock:
-            part.left -= ended
-            over = part.left == 0
+            chunk.left -= ended
+            over = chunk.left == 0
         if over:
-            self.close_part(part)
+            self.close_chunk(chunk)
 
-    def close_part(self, part: MapChunk) -> None:
-        """Report a part of which every item has ended."""
-        number = part.attempt_number if part.phase == Phase.LIVE else 0
-        part.weight = part.good
+    def close_chunk(self, chunk: MapChunk) -> None:
+        """Report a chunk of which every item has ended."""
+        number = chunk.attempt_number if chunk.phase == Phase.LIVE else 0
+        chunk.weight = chunk.good
         if number:
-            self._source.report(part, number, Success(None), time.monotonic())
+            self._source.report(chunk, number, Success(None), time.monotonic())
+
+    # ── silence and death ───────────────────────────────────────────────────────────────────────────────────────────
 
     def poll_journal(self, handle: WorkerHandle, now: float) -> None:
         """Look at what a silent worker is doing, and see that nothing is stuck behind it."""
@@ -210,46 +217,44 @@ class Receiver:
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
                 with self._source.lock:
                     self._prefetch.relieve(handle, ran)
-            handle.poll_at = now + POLL_AFTER
+            handle.poll_next(now + POLL_AFTER)
             return
-        if serial and not self._begin(handle, handle.assigned[serial], running.since):
-            handle.pending_kill = handle.pending_kill or (
-                serial,
-                CancelledError(),
-            )  # it was ended before we knew that it runs
-        timeout = handle.assigned[serial].settings.timeout if serial else None
-        if timeout is not None:
-            handle.timer.arm(running.since + timeout)  # of this very item, if it is one of a part
+        job = handle.assigned[serial] if serial else None
+        is_unwanted = job is not None and not self._begin(handle, job, running.since)
+        if job is not None and job.settings.timeout is not None:
+            handle.timer.arm(running.since + job.settings.timeout)  # of this very item, if it is one of a chunk
         with self._source.lock:
-            self._crew.kill_doomed(handle)
-            stuck = bool(serial) and self._prefetch.relieve(handle, ran)
-        handle.poll_at = None if (stuck and not handle.pending_kill) or not handle.assigned else now + POLL_AFTER
+            if is_unwanted and handle.pending_kill is None:  # it was ended before we knew that it runs
+                handle.kill_when_running(serial, CancelledError())
+            else:
+                handle.check_pending_kill()
+            is_stuck = job is not None and self._prefetch.relieve(handle, ran)
+        is_done = (is_stuck and not handle.pending_kill) or not handle.assigned
+        handle.poll_next(None if is_done else now + POLL_AFTER)
 
-    def interrupted(
-        self, handle: WorkerHandle, running: wire.Running, interrupted: AnyJob, exitcode: int | None
-    ) -> None:
+    def interrupted(self, handle: WorkerHandle, interrupted: Interrupted, exitcode: int | None) -> None:
         """Settle what a worker was running, or loading, when it died."""
-        number = self._begin(handle, interrupted, running.since, over=True)
-        if handle.pending_kill is not None and handle.pending_kill[0] == running.serial:
-            error = handle.pending_kill[1]
-        else:
-            error = _crash_error(handle.pid, exitcode, _named(interrupted, running.serial).id)
-        if type(interrupted) is not MapChunk:
+        job, running, error = interrupted
+        if job is None:
+            return
+        number = self._begin(handle, job, running.since, over=True)
+        error = error or _crash_error(handle.pid, exitcode, _named(job, running.serial).id)
+        if type(job) is not MapChunk:
             if number:
-                self._source.report(interrupted, number, Failure(error), time.monotonic())
+                self._source.report(job, number, Failure(error), time.monotonic())
         elif not running.loading:
-            self._end_item(handle, interrupted, running.serial, Failure(error), running.since, time.monotonic())
+            self._end_item(handle, job, running.serial, Failure(error), running.since, time.monotonic())
         elif number:
             try:
-                interrupted.set_all_apart()
+                job.set_all_apart()
             finally:
-                self.close_part(interrupted)
+                self.close_chunk(job)
 
-    def _begin(self, handle: WorkerHandle, future: AnyJob, start: float, over: bool = False) -> int:
+    def _begin(self, handle: WorkerHandle, job: AnyJob, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
-        if future.phase == Phase.HANDED_OUT:
-            return self._source.begin(future, handle, handle.name, start, over=over)
-        return future.attempt_number if future.phase == Phase.LIVE else 0
+        if job.phase == Phase.HANDED_OUT:
+            return self._source.begin(job, handle, handle.name, start, over=over)
+        return job.attempt_number if job.phase == Phase.LIVE else 0
 
 
 def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
@@ -259,17 +264,11 @@ def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
 
 
 class _Item(NamedTuple):
-    """An item of a part, as far as messages need it."""
+    """An item of a chunk, as far as messages need it."""
 
     id: str
 
 
-def _named(future: AnyJob, serial: int) -> Named:
-    """Return what a worker has under a serial number: a task, or an item of a part."""
-    return _Item(future.item_id(future.index_of(serial))) if type(future) is MapChunk else future
-
-
-def _spare(handle: WorkerHandle, serials: Collection[int]) -> None:
-    """Do not kill a worker for what came to its end before that. Called with the lock held."""
-    if handle.pending_kill is not None and handle.pending_kill[0] in serials:
-        handle.pending_kill = None
+def _named(job: AnyJob, serial: int) -> Named:
+    """Return what a worker has under a serial number: a task, or an item of a chunk."""
+    return _Item(job.item_id(job.index_of(serial))) if type(job) is MapChunk else job

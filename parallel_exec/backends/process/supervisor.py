@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import Upward
+from parallel_exec.backends.process.worker_handle import WorkerState
 from parallel_exec.errors import WorkerStartError
 from parallel_exec.events import WorkerDied, WorkerStarted, logger
 
@@ -111,20 +112,19 @@ class Supervisor:
         return timer
 
     def _time_is_up(self, handle: WorkerHandle) -> None:
-        if handle.ready:
+        if handle.state != WorkerState.STARTING:
             self._on_timeout(handle)
         else:
-            handle.late = True
-            handle.kill()
+            handle.took_too_long()
 
     def _keep(self, handle: WorkerHandle) -> None:
         self.launching += 1
-        with self._port.lock:
-            self._assignments.handles.append(handle)
+        self._assignments.add(handle)
 
     def _started(self, handle: WorkerHandle, error: BaseException | None) -> None:
         """Hear from the starting thread."""
-        handle.start_error = error
+        if error is not None:
+            handle.start_failed(error)
         self._started_workers.put(handle)
         self._io.wakeup()
 
@@ -133,12 +133,12 @@ class Supervisor:
         while not self._started_workers.empty():
             handle = self.await_started()
             if handle.process is None:
-                handle.close_theirs()
+                handle.files.close_theirs()
                 self._on_death(handle)
                 continue
-            self._io.watch(handle.watch, partial(self._died, handle))
+            self._io.watch(handle.files.watch, partial(self._died, handle))
             self._on_started(handle)
-            if handle.late:
+            if handle.is_late:
                 handle.kill()
 
     def await_started(self) -> WorkerHandle:
@@ -149,8 +149,7 @@ class Supervisor:
 
     def note_ready(self, handle: WorkerHandle) -> None:
         """Note that a worker has said that it is ready."""
-        handle.ready = True
-        handle.timer.disarm()
+        handle.became_ready()
         self._launcher.succeeded()
         self._port.events.emit(WorkerStarted, handle.name)
         self._judge()
@@ -182,7 +181,7 @@ class Supervisor:
             self._port.fail_all(error)
 
     def _has_ready(self) -> bool:
-        return any(handle.ready for handle in self._assignments.handles)
+        return any(handle.state != WorkerState.STARTING for handle in self._assignments.handles)
 
     def give_up(self, failure: WorkerStartError) -> None:
         """Start no more workers: all that comes ends with `failure`."""
@@ -191,17 +190,18 @@ class Supervisor:
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _died(self, handle: WorkerHandle) -> None:
-        self._io.unwatch(handle.watch, handle.results, handle.tasks)
+        self._io.unwatch(handle.files.watch, handle.files.results, handle.files.tasks)
         handle.kill_rest()
         self._on_death(handle)
 
     def reap(self, handle: WorkerHandle, exitcode: int | None) -> None:
         """Close what belongs to a dead worker that has nothing any more, and count it if it never was ready."""
+        state = handle.state
         handle.close()
-        if not handle.closing:
+        if state != WorkerState.CLOSING:
             self._port.events.emit(WorkerDied, handle.name, f"exit code {exitcode}")
         if self._port.drained:
             return
-        if not handle.ready:
-            self._note_failure(self._launcher.failed(handle.traceback, handle.start_error, handle.late, exitcode))
+        if state == WorkerState.STARTING:
+            self._note_failure(self._launcher.failed(handle.traceback, handle.start_error, handle.is_late, exitcode))
         self._judge()

@@ -86,18 +86,20 @@ def encode(
     return FRAME.pack(len(payload), kind, serial, start, end, segments) + payload
 
 
-def decode(data: bytearray | memoryview | bytes, upto: int) -> Iterator[tuple[Frame, int]]:
-    """Yield each whole frame in `data[:upto]`, and where it ends."""
+def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame], int]:
+    """Return the whole frames in `data[:upto]`, and where the last of them ends."""
     size, make = FRAME.size, tuple.__new__
+    frames: list[Frame] = []
     position = 0
     while upto - position >= size:
         length, kind, serial, start, end, segments = FRAME.unpack_from(data, position)
         stop = position + size + length
         if stop > upto:
-            return
+            break
         payload = bytes(data[position + size : stop])
-        yield make(Frame, (kind, serial, start, end, segments, payload)), stop  # half the cost of `Frame(...)`
+        frames.append(make(Frame, (kind, serial, start, end, segments, payload)))  # half the cost of `Frame(...)`
         position = stop
+    return frames, position
 
 
 def pickles(row: bytes) -> Iterator[bytes]:
@@ -201,7 +203,7 @@ class Journal:
         if self.words[GENERATION] != generation:
             return []  # overwritten while we read: all that was there is in the pipe
         stop = min(row - _HEADER_SIZE, len(data)) if row else len(data)
-        frames = [frame for frame, _ in decode(data, stop)]
+        frames, _ = decode(data, stop)
         if stop < len(data):
             values = data[stop:]
             count = sum(1 for _ in pickles(values)) if kind == EACH else len(values) // CELL

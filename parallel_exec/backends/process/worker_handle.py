@@ -1,10 +1,29 @@
-"""The parent's side of one worker process: its pipes, its permits, and what it was handed.
+"""The parent's side of one worker process: the state it is in, its permits, and what it was handed.
+
+    STARTING ── became_ready ──► READY ── take_back ──► DRAINING
+        │                         │ ▲                     │ │
+        │                         │ └────── dropped ──────┘ │
+        │                         ├── tell_to_end, break_off ◄┘
+        │                         ▼
+        │                      CLOSING
+        └──────────┬──────────────┴──── (from any state) close ──► DEAD
+
+| state    | what it means                                                                       | is sent tasks |
+|----------|-------------------------------------------------------------------------------------|---------------|
+| STARTING | its process is being made, or has not said yet that it is ready                      | no            |
+| READY    | it takes work                                                                       | yes           |
+| DRAINING | it must say that it has dropped what was taken back before anything is sent to it   | not yet       |
+| CLOSING  | it was told to end, and does what it was sent before                                | no            |
+| DEAD     | it has ended, all that it left was read, and everything is closed                   | no            |
+
+Beside its state a worker may have a *pending kill*: the call for whose sake it is to be killed as soon as it runs that.
 
 Guarantees:
-    `assigned` holds, in order, what was sent and has not come back. The worker acquires a permit before it begins a task;
+    `assigned` holds, in order, what was sent and has not come back. The worker acquires a permit before it begins a call;
     each permit that the parent gets instead proves that the last of `assigned` did not begin, and never will: the worker
-    then finds no permit, drops the rest, and says so. Until it has said so (`draining`) nothing is sent to it, or it
-    could take a new permit for an old task.
+    then finds no permit, drops the rest, and says so. If something were sent to it before (DRAINING), it could take a new
+    permit for an old call.
+    A worker is never killed for the sake of a call that was heard to have ended.
 """
 
 from __future__ import annotations
@@ -14,275 +33,341 @@ import os
 import signal
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
-from parallel_exec.backends._descriptors import Descriptor, pipe, socket_pair
-from parallel_exec.backends._platform import death_watch, kill_group
+from parallel_exec._sync.timers import NEVER
+from parallel_exec.backends._descriptors import Descriptor
+from parallel_exec.backends._platform import kill_group
 from parallel_exec.backends.process import segments, spawn, wire
 from parallel_exec.backends.process.child.main import WorkerConfig
-from parallel_exec.backends.process.spawn import make_semaphore
+from parallel_exec.backends.process.worker_files import WorkerFiles
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.process.payload import Initializer
 
+
 POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
+STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
 _READ = 1 << 18  # bytes for one read; a guess
 
 
+class WorkerState:
+    """What a worker process is ready for; the table is in the module's docstring."""
+
+    STARTING = 0
+    READY = 1
+    DRAINING = 2
+    CLOSING = 3
+    DEAD = 4
+
+
+AT_WORK = (WorkerState.READY, WorkerState.DRAINING)  # what may be, or will be, sent tasks
+
+
 class WorkerHandle:
-    """One worker process, seen from the parent; guarded by the scheduler's lock, its buffers by being the I/O thread's.
+    """One worker process, seen from the parent.
+
+    The scheduler's lock guards `state`, `assigned`, `pending_kill`, `sent` and the permits. The buffers, and what has no
+    note, are the I/O thread's. Others may read all of it.
 
     Attributes:
         name: for people.
-        timer: due when the running attempt outruns its timeout.
-        ready: whether it has said that it is.
-        closing: whether it was told to end.
-        draining: whether it must say that it dropped what was taken back, before anything is sent to it.
-        assigned: serial number → future, in the order sent; a part stands here once for each item.
-        doomed: the serial of a task for whose sake the worker is to be killed, and the error to report; or None.
-        sent: how many tasks it has been given, all told, less those taken back.
-        peek_at: when to look into its journal next; None for not before it is heard of.
-        traceback, start_error: why it could not start: what it said, what we met.
-        killed: whether we killed it.
+        timer: due when it takes too long to start, then when the running attempt outruns its timeout.
+        files: the pipes.
+        state: a `WorkerState`; nobody else writes it, nor anything of the following.
+        assigned: serial number → job, in the order sent; a chunk of a `map` stands here once for each item.
+        pending_kill: the serial number of the call for whose sake the worker is to be killed, and the error to report.
+        sent: how many calls it has been given, all told, less those taken back.
         large: whether descriptors went with the last batch.
-        leave_by: when it is killed if it has not ended, once it was told to and has nothing left to do.
-        late: whether it took too long to start.
-        watch: a descriptor that becomes readable when the process ends.
+        outgoing: what the pipe has not taken yet.
+        poll_at: when to look into its journal next; None: not before it is heard of. Also written with the lock held, by
+            whoever wants it killed.
+        traceback, start_error: why it could not start: what it said, and what its launch raised. The second is written by
+            the thread that starts it, as are the next two.
+        process: the `multiprocessing.Process`, once it is started.
+        pid: its number; 0 before that.
+        is_late: whether it took too long to start; written by its timer.
+        was_killed: whether we have killed it.
     """
 
-    def __init__(self, name: str, context: Any) -> None:
+    def __init__(self, name: str, context: Any, make_timer: Callable[[WorkerHandle], Any]) -> None:
+        """Open its files.
+
+        Raises:
+            OSError: there are no descriptors left, or no space for a semaphore.
+        """
         self.name = name
-        self.timer: Any = None
-        self.process: Any = None
-        self.pid = 0
-        self.ready = self.closing = self.draining = False
+        self.state = WorkerState.STARTING
         self.assigned: dict[int, AnyJob] = {}
         self.pending_kill: tuple[int, BaseException] | None = None
         self.sent = 0
+        self.large = False
+        self.outgoing: deque[memoryview] = deque()
         self.poll_at: float | None = None
         self.traceback = ""
         self.start_error: BaseException | None = None
-        self.late = False
-        self.killed = False
-        self.large = False
-        self.leave_by: float | None = None
-        self.watch = -1
-        self._own_watch = False
+        self.process: Any = None
+        self.pid = 0
+        self.is_late = self.was_killed = False
+        self._stop_deadline: float | None = None  # when it is killed unless it has ended
         self._handing_out = False
-        self._epoch = 0
-        self._outgoing: deque[memoryview] = deque()
+        self._epoch = 0  # of batches: each that was dropped ends one
         self._incoming = bytearray()
-        self._permits: Any = make_semaphore(context)
+        self._permits: Any = spawn.make_semaphore(context)
         try:
-            self._open_pipes()
+            self.files = WorkerFiles()
         except BaseException:
             self._permits = None  # now, and not whenever the traceback goes that leads here
             raise
+        self.timer = make_timer(self)
 
-    def _open_pipes(self) -> None:
-        opened: list[int] = []
+    # ── its start ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-        def keep(*fds: int) -> tuple[int, ...]:
-            opened.extend(fds)
-            return fds
-
-        try:
-            tasks, self.tasks = keep(*pipe())
-            self.results, results = keep(*pipe())
-            lifeline, self._lifeline = keep(*pipe())
-            journal = keep(segments.create(wire.JOURNAL_SIZE))[0]
-            self._journal = wire.Journal(journal)
-            self._channel, channel = socket_pair()
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        self._theirs = [Descriptor(fd) for fd in (tasks, results, lifeline, journal, channel.detach())]
-        os.set_blocking(self.tasks, False)
-        os.set_blocking(self.results, False)
-
-    def setup(
+    def config(
         self, initializer: Initializer | None, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
     ) -> WorkerConfig:
         """Return what the child needs."""
-        tasks, results, lifeline, journal, channel = self._theirs
         first, initargs, others = initializer or (b"", None, ())
-        own = (tasks, results, lifeline, journal, channel, self._permits)
         along = tuple(Descriptor(segment.fd) for segment in others)  # theirs to copy, ours to close
+        tasks, results, lifeline, journal, channel = self.files.theirs
+        own = (tasks, results, lifeline, journal, channel, self._permits)
         return WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
 
     def started(self, process: Any) -> None:
         """Note the process; the child has its ends of the pipes now."""
-        self.close_theirs()
+        self.files.close_theirs()
+        self.files.watch_death(process)
         self.process = process
-        self.watch, self._own_watch = death_watch(process.pid, process.sentinel)
         self.pid = process.pid
 
-    def close_theirs(self) -> None:
-        """Close the child's ends of the pipes."""
-        theirs, self._theirs = self._theirs, []  # first: a child that is forked meanwhile must not close their numbers
-        for descriptor in theirs:
-            descriptor.close()
+    def start_failed(self, error: BaseException | None = None, traceback: str = "") -> None:
+        """Note why it cannot become ready: what was raised here, or what it said."""
+        if traceback:
+            self.traceback = traceback
+        else:
+            self.start_error = error
+
+    def took_too_long(self) -> None:
+        """Kill it, as it is not ready in time; if there is no process yet, who learns of that does so."""
+        self.is_late = True
+        self.kill()
+
+    def became_ready(self) -> None:
+        """Note that it takes work from now on."""
+        self.state = WorkerState.READY
+        self.timer.disarm()
 
     # ── down ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def hand_out(self, serial: int, futures: list[AnyJob]) -> int:
-        """Send a batch, its calls numbered from `serial`; returns the next number.
+    def hand_out(self, serial: int, jobs: list[AnyJob]) -> int:
+        """Send a batch, its calls numbered from `serial`; returns the next number. Called with the lock held.
 
-        What the pipe does not take at once waits in a buffer. Each item of a part is a call of its own.
+        What the pipe does not take at once waits in a buffer. Each item of a chunk is a call of its own.
 
         Raises:
             OSError: a descriptor cannot be sent; nothing was handed out, and the worker must not be used any more.
         """
-        pieces: list[bytes] = [b""]
-        stop = serial
-        for future in futures:
-            pieces += self._encode(stop, future)
-            stop += future.weight
-        size = sum(map(len, pieces))
-        pieces[0] = wire.BATCH.pack(size, self._epoch, len(futures))
-        batch = [b"".join(pieces)] if size < _JOINED else pieces
-        for future in futures:  # the last of what may raise
-            if future.payload.has_descriptors():
-                segments.send(self._channel, future.payload.segment, future.payload.others)
+        batch, large = self._encode(serial, jobs)
+        for payload in large:  # the last of what may raise
+            segments.send(self.files.channel, payload.segment, payload.others)
         self._handing_out = True  # a finalizer that cancels something must not take back what has no permits yet
         try:
-            self._assign(serial, futures)
-            self.sent += stop - serial
-            self.large = any(future.payload.has_descriptors() for future in futures)
+            calls = self._assign(serial, jobs)
+            self.sent += calls
+            self.large = bool(large)
             release = self._permits.release
-            for _ in range(stop - serial):
+            for _ in range(calls):
                 release()
-            self._send(*batch)
+            self.outgoing.extend(map(memoryview, batch))
+            self.flush()
         finally:
             self._handing_out = False
         if self.poll_at is None:
             self.poll_at = time.monotonic() + POLL_AFTER
-        return stop
+        return serial + calls
 
-    def _assign(self, serial: int, futures: list[AnyJob]) -> None:
-        for future in futures:
-            future.placed(self)
-            if type(future) is MapChunk:
-                future.left = future.weight
-                self.assigned.update(dict.fromkeys(range(serial, serial + future.weight), future))
-                future.serial = serial
+    def _encode(self, serial: int, jobs: list[AnyJob]) -> tuple[list[bytes], list[Pickled]]:
+        """Return the bytes of a batch, in one piece unless they are many, and the payloads that descriptors go with."""
+        pieces = [b""]
+        large: list[Pickled] = []
+        size = 0
+        for job in jobs:
+            payload: Pickled = job.payload
+            luggage = 0
+            if payload.segment is not None or payload.others:
+                luggage = payload.luggage()
+                large.append(payload)
+            known: Any = job.name()
+            low = high = number = 0
+            if type(job) is MapChunk:
+                low, high, number = job.low, job.high, job.first
+            elif job.stretch is not None:
+                low, high, number, known = job.stretch
+            elif type(known) is int:
+                number, known = known, ""
+            name, data = known.encode(errors="surrogatepass"), payload.data
+            timeout, attempt = job.settings.timeout or 0.0, job.attempt_number + 1
+            pieces += (
+                wire.TASK.pack(serial, attempt, timeout, luggage, len(name), len(data), low, high, number),
+                name,
+                data,
+            )
+            size += wire.TASK.size + len(name) + len(data)
+            serial += job.weight
+        pieces[0] = wire.BATCH.pack(size, self._epoch, len(jobs))
+        return [b"".join(pieces)] if size < _JOINED else pieces, large
+
+    def _assign(self, serial: int, jobs: list[AnyJob]) -> int:
+        """Note what it is given; returns how many calls that are."""
+        first = serial
+        for job in jobs:
+            job.placed(self)
+            if type(job) is MapChunk:
+                job.left = job.weight
+                self.assigned.update(dict.fromkeys(range(serial, serial + job.weight), job))
+                job.serial = serial
             else:
-                self.assigned[serial] = future
-            serial += future.weight
-
-    def _encode(self, serial: int, future: AnyJob) -> tuple[bytes, bytes, bytes]:
-        payload = future.payload
-        known: Any = future.name()
-        low = high = number = 0
-        if type(future) is MapChunk:
-            low, high, number = future.low, future.high, future.first
-        elif future.stretch is not None:
-            low, high, number, known = future.stretch
-        elif type(known) is int:
-            number, known = known, ""
-        name = known.encode(errors="surrogatepass")
-        timeout = future.settings.timeout or 0.0
-        attempt = future.attempt_number + 1
-        luggage = payload.luggage()
-        task = wire.TASK.pack(serial, attempt, timeout, luggage, len(name), len(payload.data), low, high, number)
-        return task, name, payload.data
-
-    def tell_to_end(self) -> None:
-        """Let the worker end once it has done what it was sent."""
-        self.closing = True
-        self._send(wire.BATCH.pack(0, 0, 0))
-
-    def _send(self, *pieces: bytes) -> None:
-        self._outgoing.extend(map(memoryview, pieces))
-        self.flush()
+                self.assigned[serial] = job
+            serial += job.weight
+        return serial - first
 
     def flush(self) -> None:
         """Write what waits, as far as the pipe takes it."""
+        outgoing = self.outgoing
         try:
-            while self._outgoing:
-                data = self._outgoing[0]
-                written = os.write(self.tasks, data)
-                if written < len(data):
-                    self._outgoing[0] = data[written:]
+            while outgoing:
+                written = os.write(self.files.tasks, outgoing[0])
+                if written < len(outgoing[0]):
+                    outgoing[0] = outgoing[0][written:]
                 else:
-                    self._outgoing.popleft()
+                    outgoing.popleft()
         except BlockingIOError:
             pass
-        except (BrokenPipeError, OSError):  # it is dead; that is seen elsewhere
-            self._outgoing.clear()
+        except OSError:  # it is dead; that is seen elsewhere
+            outgoing.clear()
 
-    def has_more(self) -> bool:
-        """Return whether something waits for the pipe to take it."""
-        return bool(self._outgoing)
+    def tell_to_end(self) -> None:
+        """Let the worker end once it has done what it was sent."""
+        self.state = WorkerState.CLOSING
+        self.outgoing.append(memoryview(wire.BATCH.pack(0, 0, 0)))
+        self.flush()
+
+    def break_off(self) -> None:
+        """Kill it, as nothing more can be sent to it."""
+        self.state = WorkerState.CLOSING
+        self.kill()
+
+    # ── back ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_back(self, most: int | None = None) -> list[int]:
-        """Take back up to `most` calls that certainly have not begun, the last ones first; returns their serials in order."""
+        """Take the permits of up to `most` calls that certainly have not begun; returns their serial numbers, in order.
+
+        They are the last of `assigned`, and the caller must take them out of it. Called with the lock held.
+        """
         count = 0
         most = 0 if self._handing_out else len(self.assigned) if most is None else min(most, len(self.assigned))
         while count < most and self._permits.acquire(False):
             count += 1
         if not count:
             return []
-        self.draining = True
+        if self.state == WorkerState.READY:
+            self.state = WorkerState.DRAINING
         self.sent -= count
         return list(self.assigned)[-count:]
 
-    def forget(self, part: MapChunk) -> None:
-        """Take all items of a part out of `assigned`."""
-        for serial in [serial for serial, future in self.assigned.items() if future is part]:
-            del self.assigned[serial]
-
     def dropped(self) -> None:
         """Note that the worker has dropped what was taken back."""
-        self.draining = False
         self._epoch += 1
+        if self.state == WorkerState.DRAINING:
+            self.state = WorkerState.READY
+
+    def ended(self, serials: Sequence[int]) -> list[AnyJob | None]:
+        """Take calls that have ended out of `assigned`; None: it was heard of before. Called with the lock held."""
+        if self.pending_kill is not None and self.pending_kill[0] in serials:
+            self.pending_kill = None
+        return list(map(self.assigned.pop, serials, repeat(None)))
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self) -> tuple[list[wire.Frame], bool]:
         """Return the frames that have come through the pipe, and whether its other end is closed; does not wait."""
         eof = False
+        incoming = self._incoming
         try:
             while True:
-                data = os.read(self.results, _READ)
-                self._incoming += data
+                data = os.read(self.files.results, _READ)
+                incoming += data
                 if len(data) < _READ:
                     eof = not data
                     break
         except BlockingIOError:
             pass
-        found = list(wire.decode(self._incoming, len(self._incoming)))
-        if found:
-            del self._incoming[: found[-1][1]]
-        return [frame for frame, _ in found], eof
+        frames, end = wire.decode(incoming, len(incoming))
+        del incoming[:end]
+        return frames, eof
 
     def unread(self) -> list[wire.Frame]:
         """Return the frames in the journal; some may have come through the pipe already."""
-        return self._journal.frames()
+        return self.files.journal.frames()
 
     def running(self) -> wire.Running:
         """Return which of `assigned` is running."""
         try:
-            running = self._journal.running()
+            running = self.files.journal.running()
         except ValueError:  # a timer that was due when the worker was reaped: the journal is closed
             return wire.IDLE
         return running if running.serial in self.assigned else wire.IDLE
 
     def receive(self, luggage: int) -> segments.Received:
         """Return the descriptors that belong to a frame; the caller closes them."""
-        return segments.receive(self._channel, luggage, socket.MSG_DONTWAIT)
+        return segments.receive(self.files.channel, luggage, socket.MSG_DONTWAIT)
+
+    def heard(self, frames: list[wire.Frame]) -> None:
+        """Note when to look at it next, as it was just heard of."""
+        if not self.assigned:
+            self.poll_at = self._stop_deadline = None
+            if self.state == WorkerState.CLOSING:
+                self.check_end(time.monotonic())
+        elif self.poll_at is None or any(frame.serial for frame in frames):
+            self.poll_at = time.monotonic() + POLL_AFTER
+
+    def poll_next(self, at: float | None) -> None:
+        """Look into its journal at `at` (monotonic), or not before it is heard of."""
+        self.poll_at = at
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def kill_when_running(self, serial: int, error: BaseException) -> None:
+        """Have it killed for the sake of a call that it runs, or is about to. Called with the lock held."""
+        self.pending_kill = (serial, error)
+        self.poll_at = time.monotonic()
+        self.check_pending_kill()
+
+    def check_pending_kill(self) -> None:
+        """Kill it if it runs what it is to be killed for: it may be before the start of that, or after its end."""
+        if self.pending_kill is not None and self.running().serial == self.pending_kill[0]:
+            self.kill()
+
+    def check_end(self, now: float) -> None:
+        """Kill it if it was told to end, has nothing left to do and takes too long: a task has left behind what goes on."""
+        if self.state != WorkerState.CLOSING or self.assigned:
+            return
+        if self._stop_deadline is None:
+            self.poll_at = self._stop_deadline = now + STOP_GRACE
+        elif self._stop_deadline <= now:
+            self.kill()
+            self.poll_at, self._stop_deadline = None, NEVER
+
     def kill(self) -> None:
         """Kill the worker and what its task started."""
-        if self.pid:
-            self.killed = True
+        if self.pid and self.state != WorkerState.DEAD:
+            self.was_killed = True
             kill_group(self.pid)
 
     def terminate(self) -> None:
@@ -304,19 +389,10 @@ class WorkerHandle:
         code: int | None = self.process.exitcode
         return code
 
-    def close_files(self) -> None:
-        """Close what is open here; also in a forked child, which has copies."""
-        if not spawn.is_launching(self._theirs):  # a worker that was just forked keeps its own
-            self.close_theirs()
-        for fd in (self.tasks, self.results, self._lifeline, *([self.watch] if self._own_watch else [])):
-            os.close(fd)
-        self._own_watch = False
-        self._channel.close()
-        self._journal.close()
-
     def close(self) -> None:
         """Let go of everything, after the process has ended."""
-        self.close_files()
+        self.state = WorkerState.DEAD
+        self.files.close()
         if self.process is not None and self.process.exitcode is not None:
             self.process.close()
         self.process = None

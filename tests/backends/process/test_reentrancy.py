@@ -209,7 +209,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
-        work.until(lambda: handle._journal.running().serial != serial, 5)
+        work.until(lambda: handle.files.journal.running().serial != serial, 5)
         stop_item(handle, serial, error)
 
     monkeypatch.setattr(assignments, "stop_item", late)
@@ -229,12 +229,13 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     del dropped
     assign = worker_handle.WorkerHandle._assign
 
-    def interrupted(handle: Any, serial: int, futures: Any) -> None:
+    def interrupted(handle: Any, serial: int, jobs: Any) -> Any:
         before = len(handle.assigned)
-        assign(handle, serial, futures)
+        calls = assign(handle, serial, jobs)
         if held and before >= 2:
             held.clear()  # and with it goes the iterator, whose end cancels its items
             time.sleep(0.02)
+        return calls
 
     monkeypatch.setattr(worker_handle.WorkerHandle, "_assign", interrupted)
     assert list(kept) == list(range(1000))
@@ -325,7 +326,7 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     )
     assert next(results) == 0
     part = next(iter(handle.assigned.values()))
-    part.bad_starts = 2
+    executor._scheduler.runner.assignments._bad_starts[part] = 2
     os.kill(handle.pid, signal.SIGSTOP)
     handle.running = lambda: wire.IDLE  # between two items
     os.kill(handle.pid, signal.SIGKILL)
@@ -370,10 +371,10 @@ def test_heavy_items_are_not_sent_over_and_over(
     sent: list[int] = []
     encode = worker_handle.WorkerHandle._encode
 
-    def count(handle: Any, serial: int, future: Any) -> Any:
-        pieces = encode(handle, serial, future)
+    def count(handle: Any, serial: int, jobs: Any) -> Any:
+        pieces, large = encode(handle, serial, jobs)
         sent.append(sum(map(len, pieces)))
-        return pieces
+        return pieces, large
 
     monkeypatch.setattr(worker_handle.WorkerHandle, "_encode", count)
     items = [[number] * 10_000 for number in range(100)]

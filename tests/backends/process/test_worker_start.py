@@ -20,6 +20,7 @@ from parallel_exec.backends.process import pool as pool_module
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.pool import ProcessPool
+from parallel_exec.backends.process.worker_handle import WorkerState
 
 from . import unpicklable
 
@@ -357,7 +358,7 @@ def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch
     listen = ProcessPool._listen
 
     def look(self: Any, handle: Any) -> None:
-        if handle.ready:
+        if handle.state != WorkerState.STARTING:
             handle.poll_at = 0.0  # at once, instead of reading
         else:
             listen(self, handle)
