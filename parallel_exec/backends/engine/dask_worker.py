@@ -1,9 +1,9 @@
 """An attempt on a dask worker: what runs in the worker, and in the child process that it keeps for attempts.
 
-    scheduler ──► run_on_worker, in a thread of the worker ──► a child: an idle one, or a new one
-                     │ "it began" ──► event ──► client          │ jobs ──► call ──► results
-                     ▼                                          ▼
-                   Reply ◄───── timeout: killed ◄──────── or dies on the way
+    dask's scheduler ──► run_on_worker, in a thread of the worker ──► a child: an idle one, or a new one
+                            │ "it began" ──► event ──► client           │ jobs ──► call ──► results
+                            ▼                                           ▼
+                        CallResult ◄─── timeout: killed ◄───────── or dies on the way
     client ──► kill_on_worker, dismiss
 
 A dask worker under a nanny is a daemonic process, to which `multiprocessing` forbids children: so they are started with
@@ -67,41 +67,31 @@ class RemoteJob(NamedTuple):
 
 def run_on_worker(job: RemoteJob) -> CallResult:
     """Run an attempt in a child process; the task that dask sees. Blocks until it has ended."""
-    crew = _crews.setdefault(job.topic, _ChildPool())
+    pool = _pools.setdefault(job.topic, _ChildPool())
     for _ in range(STARTS):
         if job.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
-            crew.dismiss()
-            _crews.pop(job.topic, None)
+            pool.dismiss()
+            _pools.pop(job.topic, None)
             return failed(CancelledError("its executor has ended"), 0.0)
-        child = crew.take(job.serial)
-        try:
-            reply = child.run(job)
-        except _NeverBeganError:
-            crew.drop(job.serial, child)
-            continue
-        except BaseException:
-            crew.drop(job.serial, child)
-            raise
-        (crew.drop if child.is_lost else crew.keep)(job.serial, child)
-        return reply
+        with contextlib.suppress(_NeverBeganError):
+            return pool.run(job)
     error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
     return failed(error, 0.0)
 
 
 def kill_on_worker(topic: str, serial: int) -> None:
     """Kill the process that runs an attempt, if it is here."""
-    crew = _crews.get(topic)
-    child = crew.running.get(serial) if crew is not None else None
-    if child is not None:
-        child.kill()
+    pool = _pools.get(topic)
+    if pool is not None:
+        pool.kill(serial)
 
 
 def dismiss(topic: str) -> None:
     """Let go of all children of an executor that has ended, and take no attempt of its any more."""
-    _dismissed.append(topic)  # first: who does not find it is found
-    crew = _crews.pop(topic, None)
-    if crew is not None:
-        crew.dismiss()
+    _dismissed.append(topic)  # first: an attempt that has not seen this has put its pool where it is found now
+    pool = _pools.pop(topic, None)
+    if pool is not None:
+        pool.dismiss()
 
 
 class _NeverBeganError(Exception):
@@ -109,52 +99,65 @@ class _NeverBeganError(Exception):
 
 
 class _ChildPool:
-    """The children of one executor in this worker. Its containers are changed by single atomic calls.
-
-    Attributes:
-        running: those with an attempt, by its serial.
-    """
+    """The children of one executor in this worker. Thread-safe: its containers are changed by single atomic calls."""
 
     def __init__(self) -> None:
-        self.running: dict[int, _ChildProcess] = {}
+        self._running: dict[int, _ChildProcess] = {}  # those with an attempt, by its serial number
         self._idle: list[_ChildProcess] = []
         self._dismissed = False
 
-    def take(self, serial: int) -> _ChildProcess:
-        """Return a child for an attempt."""
-        child = None
-        while child is None:
+    def run(self, job: RemoteJob) -> CallResult:
+        """Run an attempt in one of them.
+
+        Raises:
+            _NeverBeganError: the child died first; another one may do better.
+        """
+        child = self._take()
+        self._running[job.serial] = child
+        if self._dismissed:  # maybe before it was listed
+            child.kill()
+        try:
+            return child.run(job)
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            self._running.pop(job.serial, None)
+            self._give_back(child)
+
+    def _take(self) -> _ChildProcess:
+        """Return an idle child, or a new one."""
+        while True:
             try:
                 child = self._idle.pop()
             except IndexError:
-                child = _ChildProcess()
-            if child.has_ended():
-                child.close()
-                child = None
-        self.running[serial] = child
-        if self._dismissed:
-            child.kill()
-        return child
+                return _ChildProcess()
+            if not child.has_ended():
+                return child
+            child.close()
 
-    def keep(self, serial: int, child: _ChildProcess) -> None:
-        """Take a child back for the next attempt."""
-        self.running.pop(serial, None)
+    def _give_back(self, child: _ChildProcess) -> None:
+        """Keep a child for the next attempt, unless it cannot take one."""
+        if child.is_lost:
+            child.close()
+            return
         self._idle.append(child)
-        if self._dismissed:
+        if self._dismissed:  # maybe before it was listed
             self.dismiss()
 
-    def drop(self, serial: int, child: _ChildProcess) -> None:
-        """Let go of a child."""
-        self.running.pop(serial, None)
-        child.close()
+    def kill(self, serial: int) -> None:
+        """Kill the child that runs an attempt, if there is one."""
+        child = self._running.get(serial)
+        if child is not None:
+            child.kill()
 
     def dismiss(self) -> None:
         """Kill what runs, and let go of the rest."""
         self._dismissed = True
-        for running in list(self.running.values()):
-            running.kill()
-        while self._idle:
-            with contextlib.suppress(IndexError):
+        for child in list(self._running.values()):
+            child.kill()
+        with contextlib.suppress(IndexError):
+            while True:
                 self._idle.pop().close()
 
 
@@ -169,13 +172,13 @@ class _ChildProcess:
         from multiprocessing.connection import Connection
 
         fill_standard()
-        jobs, self_jobs = pipe()
-        self_results, results = pipe()
-        lifeline, self._lifeline = pipe()  # closed by our end, whatever it is
+        jobs, our_jobs = pipe()
+        our_results, results = pipe()
+        lifeline, self._lifeline = pipe()  # the system closes our end with this process, however that ends
         theirs = (jobs, results, lifeline)
-        self._jobs = Connection(self_jobs, readable=False)
-        self._results = Connection(self_results, writable=False)
-        self._lock = threading.Lock()  # guards the process's end: its number is ours until then
+        self._jobs = Connection(our_jobs, readable=False)
+        self._results = Connection(our_results, writable=False)
+        self._lock = threading.Lock()  # held to kill it: until it was reaped, its number is no other process's
         self.is_lost = False
         try:
             self._process = subprocess.Popen(
@@ -208,8 +211,8 @@ class _ChildProcess:
                 return CallResult(*pickle.loads(self._results.recv_bytes()))
         except (EOFError, OSError):
             self.is_lost = True
-            value = (self._process.pid, self._process.wait())
-            return CallResult(CRASHED, value, time.monotonic() - start, worker_name())
+            how = (self._process.pid, self._process.wait())
+            return CallResult(CRASHED, how, time.monotonic() - start, worker_name())
         self.kill()
         error = TaskTimeoutError(info.id, info.timeout, info.number)
         return failed(error, time.monotonic() - start)
@@ -245,7 +248,7 @@ def _tell_began(job: RemoteJob, pid: int) -> None:
         worker.log_event(job.topic, {"serial": job.serial, "name": name, "address": worker.address})
 
 
-_crews: dict[str, _ChildPool] = {}  # by topic; module state, as dask calls functions of modules
+_pools: dict[str, _ChildPool] = {}  # by topic; module state, as dask calls functions of modules
 _dismissed: deque[str] = deque(maxlen=1000)  # topics; dask has long forgotten what an older one had
 
 
