@@ -179,3 +179,10 @@ def test_the_end_of_the_fork_server_is_survived(pool: Any) -> None:
     processes.kill(first)
     work.until(lambda: not processes.is_alive(first))
     assert executor.submit(work.pid).result(8) != first
+
+
+def test_a_crash_is_still_a_crash(pool: Any) -> None:
+    """An item that ends its worker is charged with that."""
+    results = pool(1).map(work.die, [3])
+    with pytest.raises(WorkerCrashedError):
+        next(results)

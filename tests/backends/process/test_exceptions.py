@@ -139,3 +139,23 @@ def test_retry_on_and_tenacity_agree(pool: Any, function: Any, wanted: type[Exce
         == len(asked.task_result().attempts)
         == 1 + isinstance(plain.exception(8), wanted)
     )
+
+
+def raise_picky() -> None:
+    """Raise what cannot be rebuilt."""
+    raise PickyError("file", line=1)
+
+
+class PickyError(LookupError):
+    """Takes other arguments than it passes on."""
+
+    def __init__(self, path: str, *, line: int) -> None:
+        super().__init__(f"{path}:{line}")
+
+
+@pytest.mark.parametrize(("retry_on", "attempts"), [(PickyError, 2), (LookupError, 2), (OSError, 1)])
+def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempts: int) -> None:
+    """By the names of its type and its bases."""
+    future = pool(retry_count=1, retry_on=retry_on).submit(raise_picky)
+    assert type(future.exception(8)).__name__ == "PickyError"
+    assert len(future.task_result().attempts) == attempts

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
+import pickle
 import signal
+import threading
 from typing import Any, Iterator
 
 import crashing_pickles
@@ -13,6 +15,7 @@ import pytest
 import work
 
 from parallel_exec import TaskSerializationError, TaskTimeoutError, WorkerCrashedError, current_task
+from parallel_exec.backends.process import worker_handle
 
 from . import stdlib_only_tasks, unpicklable
 
@@ -255,3 +258,66 @@ def test_a_kill_amid_numbers(pool: Any, log: Any, round: int) -> None:
     ran = list(map(int, log.lines()))
     assert set(ran) == set(range(800))
     assert len(ran) <= 801
+
+
+# ── their bytes, and their counts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def fail_first(mark: str, words: list[str]) -> list[str]:
+    """Fail the first time, and return the argument the second time."""
+    if not os.path.exists(mark):
+        with open(mark, "w"):
+            raise OSError("not yet")
+    return words
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None:
+    """What becomes of the arguments after the call was added is not seen, with items of a map neither."""
+    executor = pool(1, retry_count=1, backoff=0.3, jitter=False)
+    words, mark = ["original"], str(tmp_path / "mark")
+    if way == "submit":
+        future = executor.submit(fail_first, mark, words)
+    else:
+        results = executor.map(fail_first, [mark], [words])
+    work.until(lambda: os.path.exists(mark), 8)
+    words[:] = [threading.Lock()]  # type: ignore[list-item]  # now it could not even be pickled
+    assert (future.result(8) if way == "submit" else next(results)) == ["original"]
+
+
+@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 45)])  # a stretch of 50 may be shared out, by halves
+def test_heavy_items_are_not_sent_over_and_over(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, chunksize: int, times: int
+) -> None:
+    """What goes through the pipe is a small multiple of what there is to send, though workers get few items at a time."""
+    executor = pool(2)
+    for _ in range(10):
+        executor.submit(work.nap, 0.004).result(8)
+    sent: list[int] = []
+    encode = worker_handle.WorkerHandle._encode
+
+    def count(handle: Any, serial: int, jobs: Any) -> Any:
+        pieces, large = encode(handle, serial, jobs)
+        sent.append(sum(map(len, pieces)))
+        return pieces, large
+
+    monkeypatch.setattr(worker_handle.WorkerHandle, "_encode", count)
+    items = [[number] * 10_000 for number in range(100)]
+    assert list(executor.map(len, items, chunksize=chunksize)) == [10_000] * 100
+    assert sum(sent) < times * len(pickle.dumps(items))
+
+
+def test_stats_count_items(pool: Any, bench: Any) -> None:
+    """Whatever they travel in, queued, cancelled or done."""
+    executor = pool(1)
+    gate = bench.latch()
+    executor.submit(gate.wait)
+    work.until(lambda: executor.stats().running == 1, 8)
+    results: Any = executor.map(work.same, range(1000))
+    assert executor.stats().queued == executor.queue.size() == 1000
+    gate.set()
+    assert next(results) == 0
+    results.close()
+    executor.shutdown()
+    stats = executor.stats()
+    assert stats.succeeded + stats.cancelled == 1001

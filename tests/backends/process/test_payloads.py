@@ -288,3 +288,8 @@ def test_many_kinds_of_errors_side_by_side(pool: Any) -> None:
     errors = [future.exception(9) for future in futures]
     assert all(isinstance(error, ParallelExecError) for error in errors[::2])
     assert errors[1::2] == [None] * 100
+
+
+def test_an_empty_id(pool: Any) -> None:
+    """It is an id like any other."""
+    assert pool().options(id="").submit(work.own_id).result(8) == ""

@@ -1,14 +1,11 @@
-"""What happens in the middle of something else: finalizers, callbacks and clocks that come at the worst moment."""
+"""Code that comes in the middle of something else: finalizers, callbacks and timers, at the worst moment."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
 import os
-import pickle
 import signal
-import threading
 import time
 from concurrent.futures import wait
 from typing import Any
@@ -19,7 +16,7 @@ import tenacity
 import work
 from manual_backend import ManualBackend
 
-from parallel_exec import TaskTimeoutError, WorkerCrashedError
+from parallel_exec import TaskTimeoutError
 from parallel_exec._core.completion import Completion
 from parallel_exec.backends.process import segments, wire, worker_handle
 from parallel_exec.backends.process.child.writer import Outbox
@@ -115,32 +112,6 @@ def stopped_by_the_terminal() -> list[bool]:
 def test_a_worker_is_not_stopped_for_using_the_terminal(pool: Any) -> None:
     """It is in a background group, and there is nobody who would bring it to the foreground."""
     assert pool().submit(stopped_by_the_terminal).result(8) == [False, False]
-
-
-shared: list[Any] = []
-
-
-def share(*things: Any) -> None:
-    """Keep what the initializer is given."""
-    shared.extend(things)
-
-
-def is_alone(log: work.Log) -> bool:
-    """Hold the shared lock for a moment; returns whether nobody else did."""
-    with shared[0]:
-        work.span(log, 0.002)
-    return shared[1].is_set()  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_locks_of_multiprocessing_as_initargs(pool: Any, log: Any, method: str) -> None:
-    """They only travel while a process is started; so they do."""
-    context = multiprocessing.get_context(method)
-    event = context.Event()
-    event.set()
-    executor = pool(3, backend={"mp_context": method, "initializer": share, "initargs": (context.Lock(), event)})
-    assert all(future.result(8) for future in [executor.submit(is_alone, log) for _ in range(20)])
-    assert work.most_at_once(log) == 1
 
 
 # ── in the parent ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -333,98 +304,3 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     assert list(results) == list(range(1, 400))
     executor.shutdown()  # the last are counted just after their results are there
     assert executor.stats().succeeded == 3400
-
-
-# ── parts and their bytes ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def fail_first(mark: str, words: list[str]) -> list[str]:
-    """Fail the first time, and return the argument the second time."""
-    if not os.path.exists(mark):
-        with open(mark, "w"):
-            raise OSError("not yet")
-    return words
-
-
-@pytest.mark.parametrize("way", ["submit", "map"])
-def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None:
-    """What becomes of the arguments after the call was added is not seen, with items of a map neither."""
-    executor = pool(1, retry_count=1, backoff=0.3, jitter=False)
-    words, mark = ["original"], str(tmp_path / "mark")
-    if way == "submit":
-        future = executor.submit(fail_first, mark, words)
-    else:
-        results = executor.map(fail_first, [mark], [words])
-    work.until(lambda: os.path.exists(mark), 8)
-    words[:] = [threading.Lock()]  # type: ignore[list-item]  # now it could not even be pickled
-    assert (future.result(8) if way == "submit" else next(results)) == ["original"]
-
-
-@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 45)])  # a stretch of 50 may be shared out, by halves
-def test_heavy_items_are_not_sent_over_and_over(
-    pool: Any, monkeypatch: pytest.MonkeyPatch, chunksize: int, times: int
-) -> None:
-    """What goes through the pipe is a small multiple of what there is to send, though workers get few items at a time."""
-    executor = pool(2)
-    for _ in range(10):
-        executor.submit(work.nap, 0.004).result(8)
-    sent: list[int] = []
-    encode = worker_handle.WorkerHandle._encode
-
-    def count(handle: Any, serial: int, jobs: Any) -> Any:
-        pieces, large = encode(handle, serial, jobs)
-        sent.append(sum(map(len, pieces)))
-        return pieces, large
-
-    monkeypatch.setattr(worker_handle.WorkerHandle, "_encode", count)
-    items = [[number] * 10_000 for number in range(100)]
-    assert list(executor.map(len, items, chunksize=chunksize)) == [10_000] * 100
-    assert sum(sent) < times * len(pickle.dumps(items))
-
-
-def test_an_empty_id(pool: Any) -> None:
-    """It is an id like any other."""
-    assert pool().options(id="").submit(work.own_id).result(8) == ""
-
-
-def test_stats_count_items(pool: Any, bench: Any) -> None:
-    """Whatever they travel in, queued, cancelled or done."""
-    executor = pool(1)
-    gate = bench.latch()
-    executor.submit(gate.wait)
-    work.until(lambda: executor.stats().running == 1, 8)
-    results: Any = executor.map(work.same, range(1000))
-    assert executor.stats().queued == executor.queue.size() == 1000
-    gate.set()
-    assert next(results) == 0
-    results.close()
-    executor.shutdown()
-    stats = executor.stats()
-    assert stats.succeeded + stats.cancelled == 1001
-
-
-def raise_picky() -> None:
-    """Raise what cannot be rebuilt."""
-    raise PickyError("file", line=1)
-
-
-class PickyError(LookupError):
-    """Takes other arguments than it passes on."""
-
-    def __init__(self, path: str, *, line: int) -> None:
-        super().__init__(f"{path}:{line}")
-
-
-@pytest.mark.parametrize(("retry_on", "attempts"), [(PickyError, 2), (LookupError, 2), (OSError, 1)])
-def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempts: int) -> None:
-    """By the names of its type and its bases."""
-    future = pool(retry_count=1, retry_on=retry_on).submit(raise_picky)
-    assert type(future.exception(8)).__name__ == "PickyError"
-    assert len(future.task_result().attempts) == attempts
-
-
-def test_a_crash_is_still_a_crash(pool: Any) -> None:
-    """An item that ends its worker is charged with that."""
-    results = pool(1).map(work.die, [3])
-    with pytest.raises(WorkerCrashedError):
-        next(results)

@@ -1,16 +1,20 @@
-"""What the system refuses: calls that a sandbox forbids, processes and threads beyond a limit, files beyond another."""
+"""What the system refuses: calls that a sandbox forbids, too many processes, threads or files."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import gc
 import os
 import threading
 import time
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn as mp_spawn
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import processes
 import pytest
@@ -18,8 +22,10 @@ import script
 import work
 
 from parallel_exec import WorkerStartError
-from parallel_exec.backends.process import segments, spawn
+from parallel_exec.backends.process import segments, spawn, supervisor
 from parallel_exec.backends.process.pool import ProcessPool
+
+from . import stdlib_only_tasks
 
 # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,3 +263,156 @@ def test_descriptors_that_are_closed_behind_its_back(tmp_path: Path) -> None:
     out, err = script.finish(script.start(tmp_path, body, flags=("-X", "faulthandler")))
     assert out.split() == ["WorkerStartError"]
     assert len(err) < 20000
+
+
+@pytest.mark.parametrize("spare", range(0, 36, 3))
+def test_no_descriptors_for_the_first_worker(pool: Any, spare: int) -> None:
+    """However few descriptors are left: the task runs, or there is one clear error; no hang, and nothing leaks."""
+    pool().submit(work.pid).result(8)  # multiprocessing's own services are there
+    executor = pool(2)
+    with processes.few_descriptors(spare):
+        error = executor.submit(work.same, 1).exception(9)
+    assert error is None or isinstance(error, WorkerStartError)
+
+
+@pytest.mark.parametrize("spare", range(0, 48, 3))
+def test_no_descriptors_for_another_worker(pool: Any, bench: Any, spare: int) -> None:
+    """A pool that has a worker goes on with what it has."""
+    executor = pool(3)
+    executor.submit(work.pid).result(8)
+    with processes.few_descriptors(spare):
+        futures = [
+            executor.submit(stdlib_only_tasks.note_and_nap, bench.log().path, number, 0.005) for number in range(60)
+        ]
+        wait(futures, timeout=9)
+        assert [future.exception(0) for future in futures] == [None] * 60
+
+
+@contextlib.contextmanager
+def no_starts() -> Iterator[list[str]]:
+    """Let no worker start meanwhile; gives the names of those that were tried."""
+    tried: list[str] = []
+
+    def fail(context: Any, setup: Any, name: str) -> Any:
+        tried.append(name)
+        raise OSError(errno.EMFILE, "no descriptors left, for this test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "start", fail)
+        yield tried
+
+
+def test_a_failed_start_leaves_no_semaphore_to_the_collector(pool: Any, bench: Any) -> None:
+    """That might come while the resource tracker is at work, in the same thread, and wait for it for ever."""
+    gc.collect()
+    before = _count(SemLock)
+    gc.disable()
+    try:
+        executor = pool(3)
+        first, gate = busy(executor, bench)
+        with no_starts() as tried:
+            futures = [executor.submit(work.pid) for _ in range(60)]
+            work.until(lambda: len(tried) >= 2, 8)
+            gate.set()
+            wait([first, *futures], timeout=9)
+            executor.shutdown()
+        assert _count(SemLock) == before
+    finally:
+        gc.enable()
+
+
+def _count(kind: type) -> int:
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+def busy(executor: Any, bench: Any) -> tuple[Any, Any]:
+    """Occupy the only worker; returns the future, and what lets it end."""
+    entered, gate = bench.latch(), bench.latch()
+    future = executor.submit(work.hold, entered, gate)
+    entered.wait()
+    return future, gate
+
+
+def test_a_pool_that_cannot_have_another_worker(pool: Any, bench: Any, caplog: Any) -> None:
+    """It does not break while it has one, and does not try all the time to have more."""
+    executor = pool(3)
+    first, gate = busy(executor, bench)
+    with no_starts() as tried:
+        futures = [executor.submit(work.pid) for _ in range(60)]
+        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        gate.set()
+        (worker,) = {future.result(8) for future in futures}
+    assert first.result(8) == "held"
+    assert processes.workers(executor) == [worker]
+    assert len(tried) in {3, 4}  # the fourth was under way when the third failed
+
+
+def test_a_pool_whose_only_worker_ends_when_no_other_starts(pool: Any, bench: Any, caplog: Any) -> None:
+    """Then it is broken: one clear error, at once."""
+    executor = pool(2)
+    first, _ = busy(executor, bench)
+    with no_starts() as tried:
+        second = executor.submit(work.pid)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        first.abort()
+        assert isinstance(second.exception(8), WorkerStartError)
+    assert len(tried) == 6
+
+
+def test_a_pool_that_can_have_workers_again(
+    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """It finds out by itself, while its only worker is busy."""
+    monkeypatch.setattr(supervisor, "_START_AGAIN", 0.2)
+    executor = pool(2)
+    first, _ = busy(executor, bench)
+    with no_starts():
+        second = executor.submit(work.same, 2)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+    assert second.result(8) == 2
+    assert not first.done()
+
+
+def test_no_descriptor_for_a_large_result(pool: Any) -> None:
+    """A result whose segment cannot be received fails its task, no other."""
+    executor = pool()
+    executor.submit(work.pid).result(8)
+    with processes.few_descriptors(0):
+        large = executor.submit(bytearray, 3 << 20)
+        small = [executor.submit(work.same, number) for number in range(50)]
+        assert [future.result(8) for future in small] == list(range(50))
+        large.exception(8)
+    assert executor.submit(bytearray, 3 << 20).result(8) == bytearray(3 << 20)
+
+
+@pytest.mark.parametrize("refused", ["parallel_exec-io", "parallel_exec-clock"])
+def test_no_thread_to_be_had(pool: Any, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    """When the system refuses a thread that the pool needs, what waits and what comes is refused with one clear error."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    executor = pool(2)
+    future = executor.submit(work.same, 1)
+    assert isinstance(future.exception(8), BrokenProcessPool)
+    assert "can't start new thread" in str(future.exception())
+    with pytest.raises(BrokenProcessPool):
+        executor.submit(work.same, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_no_thread_for_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """When the system refuses only the thread that starts a worker, whatever it says, the worker is started without."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "parallel_exec-start":
+            raise error("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert pool(2).submit(work.same, 1).result(8) == 1

@@ -377,3 +377,29 @@ def test_shutdown_does_not_wait_for_what_tasks_left_behind(pool: Any) -> None:
     executor.shutdown()
     assert time.monotonic() - start < 5
     assert not processes.is_alive(worker)
+
+
+shared: list[Any] = []
+
+
+def share(*things: Any) -> None:
+    """Keep what the initializer is given."""
+    shared.extend(things)
+
+
+def is_alone(log: work.Log) -> bool:
+    """Hold the shared lock for a moment; returns whether nobody else did."""
+    with shared[0]:
+        work.span(log, 0.002)
+    return shared[1].is_set()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_locks_of_multiprocessing_as_initargs(pool: Any, log: Any, method: str) -> None:
+    """They only travel while a process is started; so they do."""
+    context = multiprocessing.get_context(method)
+    event = context.Event()
+    event.set()
+    executor = pool(3, backend={"mp_context": method, "initializer": share, "initargs": (context.Lock(), event)})
+    assert all(future.result(8) for future in [executor.submit(is_alone, log) for _ in range(20)])
+    assert work.most_at_once(log) == 1
