@@ -117,7 +117,74 @@ ORDER = [
 ]
 
 # What breaks the rules still, counted; each number may only go down.
-UNFINISHED = {"reach-ins": 60, "assignments": 118}
+UNFINISHED = {"reach-ins": 7, "assignments": 18}
+
+# Private names of others that we use, and why; with most of them we do without where they are not there.
+PRIVATE = {
+    "_forks": {
+        "_children": "multiprocessing waits for them at exit, and in a forked child they are the parent's",
+        "_parent_pid": "of one of those",
+        "_exit_function": "multiprocessing waits for what the child has started itself",
+        "_threads_queues": "ThreadPoolExecutor waits for its threads, of which the forked one may be a copy",
+        "_shutdown": "threading waits for the threads of the child",
+    },
+    "_lifecycle": {"_register_atexit": "what is to end before threads are waited for must be told where threads are"},
+    "_sync.locks": {
+        "_is_owned": "whether the calling thread holds a re-entrant lock: Condition asks so",
+        "_at_fork_reinit": "a lock that another thread held when the process forked",
+    },
+    "backends._exceptions": {"_slotnames": "copyreg's list of what pickle takes along"},
+    "backends._platform": {"_daemonic": "of a thread that has started, it cannot be changed otherwise"},
+    "backends._reducers": {
+        "_extra_reducers": "what others have registered with ForkingPickler",
+        "_wrapper": "what multiprocessing.sharedctypes knows its values by",
+    },
+    "backends.engine.executor": {
+        "_max_workers": "how many workers other people's executors have",
+        "_processes": "whether one of the stdlib's was used before a fork",
+        "_threads": "the same, of threads",
+        "_register_atexit": "as in _lifecycle",
+    },
+    "backends.process.child.main": {"_inheriting": "multiprocessing refuses starts while a main module is imported"},
+    "backends.process.fork_server": {
+        "_forkserver": "multiprocessing has one server and no way to say which",
+        "_forkserver_address": "to leave a server that is outdated",
+        "_forkserver_alive_fd": "the same",
+        "_forkserver_pid": "the same",
+        "_lock": "the same",
+        "_config": "where multiprocessing keeps its folder for temporary files",
+    },
+    "backends.process.preload": {
+        "_forkserver": "the list below belongs to it",
+        "_preload_modules": "by public means it can be replaced, and not be read",
+    },
+    "backends.process.spawn": {
+        "_at_fork_reinit": "as in _sync.locks, before that can be imported",
+        "_children": "else each start of any process polls ours",
+        "_inheriting": "whether a main module is being imported",
+        "_make_name": "to have a semaphore's name tracked before the semaphore is there",
+        "_semlock": "what became of such a name",
+    },
+    "task_queue": dict.fromkeys(
+        ("_get", "_put", "_qsize"), "queue.PriorityQueue's own, for subclasses, without its lock"
+    ),
+}
+
+# Attributes of others' objects that are there to be set.
+SET = {
+    "_forks": {"_children"},
+    "_lifecycle": {"atexit"},  # weakref.finalize
+    "_stdio": {"stdout"},  # sys
+    "backends._platform": {"name", "_daemonic"},  # a thread
+    "backends.process.child.main": {"_inheriting"},
+    "backends.process.fork_server": {"_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"},
+    "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
+    "backends.process.preload": {"_preload_modules"},
+    "backends.process.spawn": {"get_preparation_data"},  # multiprocessing.spawn
+    "cli.reader": {"args"},  # an error
+    "progress": {"total"},  # tqdm's bar
+    "retry": {"attempt_number", "idle_for", "next_action", "upcoming_sleep"},  # tenacity's state
+}
 
 # For types alone these point up.
 UPWARD_TYPES = {
@@ -191,15 +258,21 @@ def test_functions_are_short(module: str) -> None:
 
 
 def test_nobody_reaches_into_others() -> None:
-    """No module names a private attribute of another's object, or imports a private name."""
+    """No module names a private attribute of another's object, or imports a private name, but the standard library's above."""
     places = walls.reach_ins()
-    assert len(places) <= UNFINISHED["reach-ins"], "\n".join(map(str, places))
+    left = [place for place in places if place.attribute not in PRIVATE.get(place.module, {})]
+    assert len(left) <= UNFINISHED["reach-ins"], "\n".join(map(str, left))
+    used = {(place.module, place.attribute) for place in places}
+    assert {(module, name) for module, names in PRIVATE.items() for name in names} - used == set()
 
 
 def test_nobody_assigns_others_attributes() -> None:
     """An attribute is changed by its object, by the module that has its class, or by the function that has just made it."""
     places = walls.assignments()
-    assert len(places) <= UNFINISHED["assignments"], "\n".join(map(str, places))
+    left = [place for place in places if place.attribute not in SET.get(place.module, ())]
+    assert len(left) <= UNFINISHED["assignments"], "\n".join(map(str, left))
+    used = {(place.module, place.attribute) for place in places}
+    assert {(module, name) for module, names in SET.items() for name in names} - used == set()
 
 
 def test_no_class_is_continued_elsewhere() -> None:

@@ -80,6 +80,16 @@ def _is_own(access: Access) -> bool:
     return any(owner is not None and owner.module == scope.module.name for owner in owners)
 
 
+def _is_thread_local(access: Access) -> bool:
+    """Return whether it is one of the variables that each thread has for itself: what it sets there is its own."""
+    what = access.scope.named(access.value)
+    if not (isinstance(what, tuple) and isinstance(what[1], ast.Call)):
+        return False
+    module = access.scope.found[what[0]]
+    info = module.classes.get(ast.unparse(what[1].func))
+    return info is not None and any(ast.unparse(base) == "threading.local" for base in info.node.bases)
+
+
 def _place(access: Access) -> Place:
     return Place(access.scope.module.name, access.node.lineno, ast.unparse(access.node), access.attribute)
 
@@ -114,6 +124,7 @@ def assignments() -> list[Place]:
         if access.changes
         and not access.attribute.endswith("__")
         and not (isinstance(access.value, ast.Name) and access.value.id in access.scope.made)
+        and not _is_thread_local(access)
         and not _is_own(access)
     ]
 
