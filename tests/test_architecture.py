@@ -227,6 +227,47 @@ def test_imports_point_down(module: str) -> None:
     assert {(module, name) for name in _of_ours(for_types) - below} <= UPWARD_TYPES
 
 
+def _all_of_ours(module: str) -> set[str]:
+    """Return what a module imports whenever and for whatever, types too."""
+    return set().union(*map(_of_ours, source.imports_of(module)))
+
+
+def test_sync_knows_nothing_of_tasks() -> None:
+    """Timers, parking and locks could be anybody's: they import only each other."""
+    for module in FILES:
+        if module.startswith("_sync."):
+            assert all(name.startswith("_sync.") for name in _all_of_ours(module)), module
+
+
+def test_the_core_and_the_back_ends_meet_at_the_port() -> None:
+    """The core knows back ends by the protocols in `backends.base`, and they know a scheduler by the port, and jobs."""
+    for module in FILES:
+        if module.startswith("_core"):
+            assert {name for name in _all_of_ours(module) if name.startswith("backends")} <= {"backends.base"}, module
+        if module.startswith("backends"):
+            core = {name for name in _all_of_ours(module) if name.startswith("_core")}
+            assert core <= {"_core.job", "_core.map_chunk"}, module
+
+
+def test_packages_import_nothing() -> None:
+    """A package's `__init__` is its description, so that who needs one module gets no other: a worker process above all."""
+    assert {module for module in PACKAGES if any(source.imports_of(module))} == {"cli", "futures"}
+
+
+def test_a_worker_process_needs_few_modules() -> None:
+    """What `process/child` imports is there, in `backends`, or tiny; none of it is about tasks and executors."""
+    needed = {module for module in FILES if module.startswith("backends.process.child.")}
+    while more := set().union(*(_of_ours(source.imports_of(module)[0]) for module in needed)) - needed:
+        needed |= more
+    assert {name for name in needed if not name.startswith("backends.")} <= {
+        "_current",
+        "_forks",
+        "_lazy",
+        "_outcome",
+        "_sync.clock",
+    }
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_every_module_says_what_it_is(module: str) -> None:
     """Each module opens with a docstring that begins with a sentence."""
