@@ -1,0 +1,154 @@
+"""`parallel_exec._core.callers`: tasks that wait for their own pool, and would wait for ever, are told."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import TimeoutError as WaitTimeout
+from typing import Any
+
+import pytest
+import work
+
+from parallel_exec import ParallelExecError, Task, TaskFuture
+from parallel_exec.events import TaskFinished
+
+NEVER = 600.0
+
+
+# ── waiting for one's own pool ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_that_waits_for_its_own_pool_in_vain_is_told(lab: Any) -> None:
+    """With every slot taken by a task that waits for another one of the pool, the last to wait gets an error."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+    with pytest.raises(ParallelExecError, match=r"would wait for ever .* raise max_concurrency"):
+        executor.submit(lambda: executor.submit(int).result()).result()
+
+
+def test_the_last_of_several_waiters_is_told(lab: Any) -> None:
+    """While a slot can still make progress nobody is told, so one of two nested tasks succeeds."""
+    executor = lab.executor(max_concurrency=2, retry_count=0)
+    both = threading.Barrier(2)
+
+    def outer() -> int:
+        both.wait(work.PATIENCE)
+        return int(executor.submit(work.double, 2).result())
+
+    futures = [executor.submit(outer) for _ in range(2)]
+    errors = [future.exception(work.PATIENCE) for future in futures]
+    assert sorted(type(error) for error in errors if error) == [ParallelExecError]
+    assert [future.result() for future, error in zip(futures, errors) if not error] == [4]
+
+
+def test_a_wait_with_a_limit_is_let_be(lab: Any) -> None:
+    """A task may wait in vain if it waits for a limited time."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+
+    def outer() -> str:
+        try:
+            executor.submit(int).result(0.05)
+        except WaitTimeout:
+            return "gave up"
+        return "got it"
+
+    assert executor.submit(outer).result() == "gave up"
+
+
+def test_nested_tasks_with_room_to_spare(lab: Any) -> None:
+    """A task may wait for another of its pool while a slot is free."""
+    executor = lab.executor(max_concurrency=2)
+    future: TaskFuture[int] = executor.submit(lambda: executor.submit(work.double, 2).result() + 1)
+    assert future.result() == 5
+
+
+def test_waiting_for_what_has_ended_is_no_deadlock(lab: Any) -> None:
+    """A task may ask for the result of one that has ended, although every slot is taken."""
+    executor = lab.executor(max_concurrency=1)
+    first = executor.submit(work.double, 1)
+    assert executor.submit(lambda: first.result() + 1).result() == 3
+
+
+def test_adding_to_a_full_queue_from_inside_in_vain(lab: Any) -> None:
+    """A task on the only slot that adds to a full queue is refused instead of hanging."""
+    executor = lab.executor(max_concurrency=1, queue_size=1, retry_count=0)
+
+    def outer() -> None:
+        for _ in range(3):
+            executor.submit(int)
+
+    assert type(executor.submit(outer).exception(work.PATIENCE)).__name__ == "QueueFullError"
+
+
+def test_adding_to_a_full_queue_from_a_callback(lab: Any) -> None:
+    """A callback, which runs in the thread that would have to make room, is refused instead of hanging."""
+    executor = lab.executor(max_concurrency=1, queue_size=1)
+    gate = lab.event()
+    future = executor.submit(gate.wait)
+    work.until(lambda: executor.stats().queued == 0)
+    outcome: list[str] = []
+
+    def callback(_: Any) -> None:
+        try:
+            executor.submit(int)
+        except Exception as error:
+            outcome.append(type(error).__name__)
+
+    future.add_done_callback(callback)
+    queued = executor.submit(work.double, 1)
+    gate.set()
+    assert queued.result(work.PATIENCE) == 2
+    assert outcome == ["QueueFullError"]
+
+
+def test_a_waiter_whose_task_has_ended_does_not_count(lab: Any) -> None:
+    """It is about to go on, though its thread has not woken up yet: what takes the free slot meanwhile may wait."""
+    for _ in range(30):
+        executor = lab.executor(max_concurrency=2, retry_count=0, timeout=None)
+        late: list[TaskFuture[int]] = []
+
+        def inner(executor: Any = executor, late: Any = late) -> None:
+            executor.submit(int)
+            late.append(executor.options(priority=1).submit(lambda: executor.submit(work.double, 2).result()))
+
+        executor.submit(lambda executor=executor, inner=inner: executor.submit(inner).result()).result(work.PATIENCE)
+        assert late[0].result(work.PATIENCE) == 4
+        executor.shutdown()
+
+
+def test_a_stream_inside_a_task_in_vain(lab: Any) -> None:
+    """On the only slot it is told, as a `result()` is; with another slot it runs."""
+    executor = lab.executor(max_concurrency=1, retry_count=0)
+    future = executor.submit(lambda: list(executor.stream([Task(int)])))
+    assert type(future.exception(work.PATIENCE)) is ParallelExecError
+    roomy = lab.executor(max_concurrency=2)
+    future = roomy.submit(lambda: [result.unwrap() for result in roomy.stream([Task(int), Task(float)])])
+    assert sorted(future.result(work.PATIENCE)) == [0, 0.0]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize("way", ["callback", "hook"])
+def test_waiting_in_the_only_thread_that_could_bring_it(lab: Any, backend: str, way: str) -> None:
+    """A callback or a hook that waits for another task is told that it would do so for ever."""
+    errors: list[BaseException | None] = []
+
+    def wait(_: object) -> None:
+        if not errors:
+            errors.append(None)
+            try:
+                executor.submit(int).result()
+            except ParallelExecError as error:
+                errors[0] = error
+
+    def hook(event: object) -> None:
+        if isinstance(event, TaskFinished):
+            wait(event)
+
+    on_event = hook if way == "hook" else None
+    executor = lab.executor(max_concurrency=1, backend=backend, on_event=on_event)
+    gate = lab.latch()
+    first = executor.submit(gate.wait)
+    if way == "callback":
+        first.add_done_callback(wait)
+    gate.set()
+    work.until(lambda: bool(errors) and errors[0] is not None)
+    assert "callback or an event hook" in str(errors[0])
