@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
 from parallel_exec.backends._platform import deaf
 from parallel_exec.backends.process import fork_server
-from parallel_exec.backends.process.child.main import WorkerConfig, main
+from parallel_exec.backends.process.child.main import Start, WorkerConfig, main
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.inherited import Inherited
 from parallel_exec.backends.process.preload import preload
@@ -168,7 +168,7 @@ def lacking(context: Any) -> str | None:
     return None
 
 
-def start(context: Any, setup: WorkerConfig, name: str) -> Any:
+def start(context: Any, config: WorkerConfig, name: str) -> Any:
     """Start a worker and return its `multiprocessing.Process`. Blocks for some milliseconds.
 
     Raises:
@@ -188,9 +188,9 @@ def start(context: Any, setup: WorkerConfig, name: str) -> Any:
         if by_server:
             preload()
         output = (Descriptor(1), Descriptor(2)) if by_server else ()  # the server's are those of when it was started
-        setup = setup._replace(inherited=inherited, output=output)
-        child = context.Process(target=main, args=(setup,), name=name)
-        _launching.append((threading.get_ident(), setup.tasks))
+        config = config._replace(inherited=inherited, output=output)
+        child = context.Process(target=main, args=(Start(config),), name=name)
+        _launching.append((threading.get_ident(), config.tasks))
         try:
             # What the server forks is as the server was born.
             with contextlib.nullcontext() if by_server else deaf(), no_fork_warning():

@@ -1,21 +1,48 @@
-"""What travels between the parent and one worker process, and how it is laid out; imports the standard library only.
+"""What travels between the parent and one worker process, and how it is laid out.
 
     parent ── batches ──► task pipe ──► worker
     parent ◄── frames ── result pipe ◄── journal ◄── worker
+
+Headers are little-endian and have no gaps. The journal's words and rows of numbers are as the machine has them.
+
+    BATCH    Q   bytes after this header
+             I   epoch: how often the worker has dropped what it had; it drops what is of an epoch that has ended
+             I   number of tasks, which follow; 0: there will be no more
+    TASK     Q   serial: of the task, or of a chunk's first item
+             I   number of the attempt
+             d   timeout in seconds; 0: none
+             H   luggage: what `segments.receive` must know of the descriptors that go with it; 0: none
+             I I the stretch of a chunk, as indices; 0, 0: a plain task
+             Q   a plain task: the number in its id, 0 if the id is sent whole; a chunk: the place of index 0 in its map
+             I   bytes of the id, which follows; a chunk's: the map's
+             Q   bytes of the pickled call, which follows the id
+    FRAME    Q   bytes of the payload, which follows this header
+             B   kind: of an outcome (`_outcomes.py`), or one of those below
+             Q   serial; 0: the frame is of no task
+             d d when the call began and ended, by `time.monotonic()`
+             I   luggage, as above; of a row: its items
+    row      of a frame of kind
+      MANY         one pickle of a list of all values
+      EACH         for each value LENGTH (I) and its pickle
+      INTS, FLOATS the values themselves, 8 bytes each
+    journal  eight words of 8 bytes, in this order: GENERATION, END of what is written, START of the running call (negative:
+             it is being unpickled), RUNNING serial, and of the open row its place, first serial, start and kind; then frames;
+             then the row, without a header
 
 A frame tells of one task's end. The worker writes it into its *journal*, a piece of memory that the parent sees as well,
 before the next task begins, and sends the journal's frames through the pipe when it pauses, or once a millisecond.
 After a kill at any instant the parent finds in the journal what the pipe did not bring; what came both ways is known by
 its serial number. So nothing that was finished is lost, and a system call a task is saved.
 
-Items of a `map` that return share a *row*: behind the last frame, the length and the pickle of each value, and nothing
-else; where it begins, and with which item, is in the header. A row's serial numbers have no gaps. Where all are whole
-numbers of 8 bytes, or all are floats, the row is of these themselves, which costs half; it is the first in the journal.
+Items of a `map` that return share a row, the serial numbers of which have no gaps. A row of INTS or FLOATS costs half of
+one of EACH; it is the first in the journal.
 
 Guarantees:
-    The journal's header is written by the worker only. A frame's bytes are in place before `end` covers them, and a start
-    time before the serial number of what started: a torn write never shows what is not there. The generation changes
-    before frames are overwritten: a reader that finds it changed has read nonsense, and knows.
+    The journal's header is written by the worker only. A frame's bytes are in place before END covers them, and START
+    before the serial number of what started: a torn write never shows what is not there. GENERATION changes before frames
+    are overwritten: a reader that finds it changed has read nonsense, and knows.
+
+Imports the standard library, and modules of ours that do the same.
 """
 
 from __future__ import annotations
@@ -27,20 +54,17 @@ from typing import Any, Iterator, Literal, NamedTuple
 
 from parallel_exec.backends._outcomes import KINDS
 
-# Kinds of frames, worker to parent: those of a task's outcome (`_outcomes.KINDS`), and
+# Kinds of frames beside those of an outcome.
 READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)
-# The same, of items in a row that returned: one pickle for all their values, or one each, or numbers as they are.
 MANY, EACH, INTS, FLOATS = ROWS = range(LOG + 1, LOG + 5)
 
-FRAME = struct.Struct("<QBQddI")  # bytes after this header, kind, serial, start, end, luggage (of a row: items)
-LENGTH = struct.Struct("<I")  # before each pickle of a row
-BATCH = struct.Struct("<QII")  # bytes after this header, epoch, number of tasks; no tasks: end
-# Serial, attempt, timeout (0: none), luggage, bytes of the id, bytes of the payload; a part's stretch (0, 0: a plain task);
-# the number in a plain task's id (0: it is sent whole), or the place of a part's index 0 in its map.
-TASK = struct.Struct("<QIdHIQIIQ")
+BATCH = struct.Struct("<QII")
+TASK = struct.Struct("<QIdHIIQIQ")
+FRAME = struct.Struct("<QBQddI")
+LENGTH = struct.Struct("<I")
 
-# The journal's header, words of 8 bytes. Each is written by an item assignment, which is one aligned store;
-# `Struct.pack_into` would clear all of them first, and a kill at that instant would lose the whole journal.
+# The words of the journal's header. Each is written by an item assignment, which is one aligned store: `Struct.pack_into`
+# would clear all of them first, and a kill at that instant would lose the whole journal.
 GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
 JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
@@ -75,15 +99,15 @@ class Frame(NamedTuple):
     serial: int
     start: float
     end: float
-    segments: int
+    luggage: int
     payload: bytes
 
 
 def encode(
-    kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, segments: int = 0, payload: bytes = b""
+    kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, luggage: int = 0, payload: bytes = b""
 ) -> bytes:
     """Return a frame's bytes."""
-    return FRAME.pack(len(payload), kind, serial, start, end, segments) + payload
+    return FRAME.pack(len(payload), kind, serial, start, end, luggage) + payload
 
 
 def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame], int]:
@@ -92,12 +116,12 @@ def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame]
     frames: list[Frame] = []
     position = 0
     while upto - position >= size:
-        length, kind, serial, start, end, segments = FRAME.unpack_from(data, position)
+        length, kind, serial, start, end, luggage = FRAME.unpack_from(data, position)
         stop = position + size + length
         if stop > upto:
             break
         payload = bytes(data[position + size : stop])
-        frames.append(make(Frame, (kind, serial, start, end, segments, payload)))  # half the cost of `Frame(...)`
+        frames.append(make(Frame, (kind, serial, start, end, luggage, payload)))  # half the cost of `Frame(...)`
         position = stop
     return frames, position
 
@@ -135,8 +159,13 @@ class Journal:
 
     # ── the worker's side ───────────────────────────────────────────────────────────────────────────────────────────
 
+    def loading(self, serial: int, now: float) -> None:
+        """Note that the call of a task, or of a chunk, is being unpickled."""
+        self.times[START] = -now
+        self.words[RUNNING] = serial
+
     def started(self, serial: int, now: float) -> None:
-        """Note that a task begins; `now` is negative while its call is being unpickled."""
+        """Note that a call begins."""
         self.times[START] = now
         self.words[RUNNING] = serial
 

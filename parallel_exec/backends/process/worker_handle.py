@@ -214,7 +214,7 @@ class WorkerHandle:
             name, data = known.encode(errors="surrogatepass"), payload.data
             timeout, attempt = job.settings.timeout or 0.0, job.attempt_number + 1
             pieces += (
-                wire.TASK.pack(serial, attempt, timeout, luggage, len(name), len(data), low, high, number),
+                wire.TASK.pack(serial, attempt, timeout, luggage, low, high, number, len(name), len(data)),
                 name,
                 data,
             )

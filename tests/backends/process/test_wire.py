@@ -105,7 +105,7 @@ def test_the_parent_sees_what_runs(both: Any) -> None:
 def test_the_parent_sees_that_a_call_is_still_loaded(both: Any) -> None:
     """A negative start says so: one store, which cannot be torn."""
     writer, reader = both
-    writer.started(5, -12.5)
+    writer.loading(5, 12.5)
     assert reader.running() == (5, 12.5, True)
 
 
@@ -167,7 +167,7 @@ def test_the_parent_sees_the_numbers_of_a_row(both: Any, row: int, numbers: list
             cells[wire.FIRST_CELL + count - 1] = number
             writer.words[wire.END] = (wire.FIRST_CELL + count) * wire.CELL
             [found] = reader.frames()
-            assert (found.kind, found.serial, found.start, found.segments) == (row, 7, 1.5, count)
+            assert (found.kind, found.serial, found.start, found.luggage) == (row, 7, 1.5, count)
             assert values_of(found, NotImplemented) == (numbers[:count], {})
         assert writer.close_row() == (b"", found.payload)
         writer.sent()

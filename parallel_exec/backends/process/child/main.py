@@ -5,8 +5,8 @@
                              ▼
                           DROPPED ──► result pipe
 
-`reader.py` is what it reads, `writer.py` what it writes, `map_runner.py` runs the items of a `map`. It
-imports the standard library and the few modules beside it, so that it starts fast.
+`reader.py` is what it reads, `writer.py` what it writes, `map_runner.py` runs the items of a `map`. All of it imports
+the standard library alone, and the few modules of ours that do the same, so that a worker starts fast.
 
 Guarantees:
     A task begins only after its permit was acquired, and its frame is in the journal or in the pipe before the next
@@ -22,27 +22,30 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
-from parallel_exec._current import current
+from parallel_exec._current import call_name, current, id_of
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._outcomes import encode_unreadable
 from parallel_exec.backends._platform import be_main_thread, die_with_parent, hear, lead_group, limit_memory, say_limit
 from parallel_exec.backends.process import segments, wire
-from parallel_exec.backends.process.child.map_runner import ItemRunner, Unreadable
+from parallel_exec.backends.process.child.map_runner import MapRunner
 from parallel_exec.backends.process.child.reader import WorkerTask, read_batch
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends.process.log_relay import send_records
 
+if TYPE_CHECKING:
+    from parallel_exec.task import CurrentTask
+
 _NAMES_MAIN = re.compile(rb"main__").search
 
 
 class WorkerConfig(NamedTuple):
-    """What a worker is started with.
+    """What a worker is told at its start: filled in by `WorkerHandle.config`, the last two by `spawn.start`; read here.
 
     Attributes:
         tasks, results, lifeline, journal: `Descriptor`s.
@@ -54,7 +57,6 @@ class WorkerConfig(NamedTuple):
         memory_limit: bytes, or None.
         log_levels: the parent's loggers' levels, by name.
         others: the `Descriptor`s that go with the initializer.
-        is_copy: whether it was forked, with the parent's objects.
         inherited: what the parent has at the moment of the start, as the next.
         output: `Descriptor`s of its standard output and error, if they may be others here.
     """
@@ -71,16 +73,27 @@ class WorkerConfig(NamedTuple):
     memory_limit: int | None
     log_levels: dict[str, int]
     others: tuple[Any, ...] = ()
-    is_copy: bool = True
     inherited: Inherited | None = None
     output: tuple[Any, ...] = ()
 
+
+class Start:
+    """What `multiprocessing` is given for `main`: the configuration, and a foothold in the process before it runs anything.
+
+    Attributes:
+        is_copy: whether the process was forked, with the parent's objects, and nothing was pickled.
+    """
+
+    def __init__(self, config: WorkerConfig, *, is_copy: bool = True) -> None:
+        self.config = config
+        self.is_copy = is_copy
+
     def __reduce__(self) -> Any:
-        permits = self.permits
-        return _arrive, (type(permits), permits.__getstate__(), *self._replace(permits=None))
+        permits = self.config.permits
+        return _arrive, (type(permits), permits.__getstate__(), self.config._replace(permits=None))
 
 
-def _arrive(kind: Any, state: Any, *fields: Any) -> WorkerConfig:
+def _arrive(kind: Any, state: Any, config: WorkerConfig) -> Start:
     """Be in the new process. From here on Ctrl-C at a terminal passes by, and `multiprocessing` need not print it."""
     lead_group()
     permits: Any = kind.__new__(kind)
@@ -88,23 +101,56 @@ def _arrive(kind: Any, state: Any, *fields: Any) -> WorkerConfig:
         permits.__setstate__(state)
     except FileNotFoundError:  # the parent is ending, and has let go of it
         os._exit(1)
-    return WorkerConfig(*fields)._replace(permits=permits, is_copy=False)
+    return Start(config._replace(permits=permits), is_copy=False)
+
+
+class _RunningTask:
+    """The task that runs, or the chunk of which an item does: what `current_task()` and log records ask.
+
+    Args:
+        start: when it began, by `time.monotonic()`; None for a chunk: the journal knows it of each item.
+    """
+
+    __slots__ = ("_fn", "_journal", "_start", "_task")
+
+    def __init__(self, task: WorkerTask, fn: Any, journal: wire.Journal, start: float | None) -> None:
+        self._task = task
+        self._fn = fn
+        self._journal = journal
+        self._start = start
+
+    @property
+    def id(self) -> str:
+        """The id of the task, or of the item."""
+        task = self._task
+        if task.high:
+            return f"{task.name}-{task.number + task.low + self._journal.running().serial - task.serial}"
+        return id_of(call_name(self._fn), task.number) if task.number else task.name
+
+    def view(self, number: int) -> CurrentTask:
+        """Return what `current_task()` shows."""
+        from parallel_exec.task import CurrentTask
+
+        timeout = self._task.timeout or None
+        start = self._journal.running().since if self._start is None else self._start
+        deadline = None if timeout is None else start + timeout
+        return CurrentTask(self.id, number, deadline, timeout, lambda: False)  # an aborted one is killed
 
 
 class Worker:
     """The child's state; its main thread's."""
 
-    def __init__(self, setup: WorkerConfig) -> None:
-        self._tasks = setup.tasks.fd
-        self._acquire: Callable[[bool], bool] = setup.permits.acquire
-        self._main = setup.main
-        self._channel = socket.socket(fileno=setup.channel.fd)
-        self._journal = wire.Journal(setup.journal.fd)
+    def __init__(self, config: WorkerConfig) -> None:
+        self._tasks = config.tasks.fd
+        self._acquire: Callable[[bool], bool] = config.permits.acquire
+        self._main = config.main
+        self._channel = socket.socket(fileno=config.channel.fd)
+        self._journal = wire.Journal(config.journal.fd)
         self._journal.sent()
-        self.outbox = Outbox(setup.results.fd, self._channel, self._journal)
-        self._items = ItemRunner(self.outbox, self._acquire)
+        self.outbox = Outbox(config.results.fd, self._channel, self._journal)
+        self._map_runner = MapRunner(self.outbox, self._acquire)
         self._dead_epoch = -1
-        os.close(setup.journal.fd)
+        os.close(config.journal.fd)
 
     def serve(self) -> None:
         """Run batches until the parent says that there will be no more, or is gone."""
@@ -117,38 +163,38 @@ class Worker:
 
     def _run_batch(self, tasks: Iterator[WorkerTask], epoch: int) -> None:
         for task in tasks:
-            received = segments.receive(self._channel, task.segments) if task.segments else None
+            received = segments.receive(self._channel, task.luggage) if task.luggage else None
             try:
                 if epoch == self._dead_epoch:
                     continue
-                if not self._acquire(False):
-                    self._drop(epoch)
-                elif not task.high:
-                    self._run(task, received)
-                elif not self._run_part(task, received):
-                    self._drop(epoch)
+                if not self._acquire(False) or not (self._run_chunk if task.high else self._run)(task, received):
+                    self._drop_rest(epoch)
             finally:
                 if received is not None:
                     received.close()
 
-    def _drop(self, epoch: int) -> None:
+    def _drop_rest(self, epoch: int) -> None:
         """Say that the rest of what was sent so far will not be run: the parent took it back."""
         self._dead_epoch = epoch
         self.outbox.flush()
         self.outbox.send(wire.encode(wire.DROPPED))
 
-    def _run_part(self, task: WorkerTask, received: segments.Received | None) -> bool:
-        """Run the items of a part, for the first of which there is a permit; False if there was none for another."""
-        self._journal.started(task.serial, -time.monotonic())  # negative: it is being loaded
+    def _run_chunk(self, task: WorkerTask, received: segments.Received | None) -> bool:
+        """Run the items of a chunk, for the first of which there is a permit; False if there was none for another."""
+        self._journal.loading(task.serial, time.monotonic())
         try:
             fn, ((columns,), _) = self.load(task.payload, received)
         except BaseException as error:
-            fn, columns = Unreadable(error), []
-        return self._items.run(task, fn, columns)
+            return self._map_runner.refuse(task, *encode_unreadable(error))
+        current.running, current.number = _RunningTask(task, fn, self._journal, None), task.attempt
+        is_done = self._map_runner.run(task, fn, columns)
+        current.running = None
+        return is_done
 
-    def _run(self, task: WorkerTask, received: segments.Received | None) -> None:
+    def _run(self, task: WorkerTask, received: segments.Received | None) -> bool:
+        """Run a plain task, for which there is a permit; returns True."""
         start = time.monotonic()
-        self._journal.started(task.serial, -start)
+        self._journal.loading(task.serial, start)
         try:
             fn, (args, kwargs) = self.load(task.payload, received)
         except BaseException as error:
@@ -156,19 +202,20 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
-            current.running, current.number = task._replace(start=start, fn=fn), task.attempt
+            current.running, current.number = _RunningTask(task, fn, self._journal, start), task.attempt
             kind, pickled = ENCODER.run(fn, args, kwargs)
+            current.running = None
             del fn, args, kwargs
-        current.running = None
         self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
+        return True
 
-    def initialize(self, setup: WorkerConfig) -> None:
+    def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:
         """Call the initializer."""
-        received = segments.Received([descriptor.fd for descriptor in setup.others], False)
-        loaded = self.load(setup.initializer, received)
-        if not setup.is_copy:  # else what owns them came along
+        received = segments.Received([descriptor.fd for descriptor in config.others], False)
+        loaded = self.load(config.initializer, received)
+        if not is_copy:  # else what owns them came along
             received.close()
-        initializer, initargs = loaded if setup.initargs is None else (loaded, setup.initargs)
+        initializer, initargs = loaded if config.initargs is None else (loaded, config.initargs)
         initializer(*initargs)
 
     def load(self, payload: segments.Data | None, received: segments.Received | None) -> Any:
@@ -200,39 +247,39 @@ class Worker:
             del this._inheriting
 
 
-def _take_over(setup: WorkerConfig) -> None:
+def _take_over(config: WorkerConfig) -> None:
     """Have what a child of the parent's would have, whoever has forked this one."""
-    for number, descriptor in enumerate(setup.output, 1):
+    for number, descriptor in enumerate(config.output, 1):
         os.dup2(descriptor.fd, number)
         descriptor.close()
-    if setup.inherited is not None:
-        setup.inherited.apply()
+    if config.inherited is not None:
+        config.inherited.apply()
 
 
-def main(setup: WorkerConfig) -> None:
+def main(start: Start) -> None:
     """Be a worker process: the target of each."""
+    config = start.config
     try:
         lead_group()
         hear()
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
     be_main_thread()
-    _take_over(setup)
+    _take_over(config)
     fill_standard()  # the fork server may be somebody else's, with one of these closed
-    die_with_parent(setup.lifeline.fd)
-    for number in (
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-    ):  # this is a background group now: a task that uses the terminal gets
-        signal.signal(number, signal.SIG_IGN)  # an error where there must be one, and is not stopped for good
-    worker = Worker(setup)
-    send_records(worker.outbox.send, setup.log_levels)
+    die_with_parent(config.lifeline.fd)
+    # This is a background group now. A task that uses the terminal gets an error where there must be one, and is not
+    # stopped for good.
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    worker = Worker(config)
+    send_records(worker.outbox.send, config.log_levels)
     born = _forks.generation
     try:
-        if setup.memory_limit is not None:
-            limit_memory(setup.memory_limit)
-        if setup.initializer:
-            worker.initialize(setup)
+        if config.memory_limit is not None:
+            limit_memory(config.memory_limit)
+        if config.initializer:
+            worker.initialize(config, is_copy=start.is_copy)
     except BaseException as error:
         _forks.end_child(born, error)
         worker.outbox.send(wire.encode(wire.START_FAILED, payload=traceback.format_exc().encode()))

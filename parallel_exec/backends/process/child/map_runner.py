@@ -1,4 +1,4 @@
-"""Running the items of a part in a worker: as little as possible for each, as there may be a million a second.
+"""Running the items of a `map` chunk in a worker: as little as possible for each, as there may be a million a second.
 
     permit ──► journal: started ──► call ──► journal: its value, in the row ──► next
                                         └─ it raised, or its value does not fit: the row is sent, then a frame of its own
@@ -15,13 +15,12 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
-from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
-from parallel_exec._current import current
 from parallel_exec._sync.clock import time
-from parallel_exec.backends import _pickling
-from parallel_exec.backends._outcomes import RETURNED, encode_unreadable
+from parallel_exec.backends._outcomes import RETURNED
+from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends.process import wire
 from parallel_exec.backends.process.child.writer import ENCODER, FLUSH_EVERY
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _TINY = 64  # bytes of a pickled value whose packer is at hand
-_NOTHING = (RETURNED, _pickling.Pickled(b"", None))
 _MISFIT = object()  # what no row of numbers takes
 _LAST_CELL = wire.JOURNAL_SIZE // wire.CELL
 _END, _START, _RUNNING = wire.END, wire.START, wire.RUNNING
@@ -46,29 +44,21 @@ def _packer(size: int) -> Callable[..., None]:
 _PACKERS = [_packer(size) for size in range(_TINY)]
 
 
-class _Odd(NamedTuple):
+class _OwnFrame(NamedTuple):
     """How an item ended that has no place in a row."""
 
     kind: int
-    pickled: _pickling.Pickled
+    pickled: Pickled
     start: float
     end: float
 
 
-class Unreadable:
-    """Stands in for the function of a part that could not be unpickled."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.encoded = encode_unreadable(error)
-
-
-class ItemRunner:
-    """Runs the items of parts; the child's main thread's."""
+class MapRunner:
+    """Runs the items of chunks; the child's main thread's."""
 
     def __init__(self, outbox: Outbox, acquire: Callable[[bool], bool]) -> None:
         self._outbox = outbox
         self._acquire = acquire
-        self._unfit = _NOTHING
         self._kind = wire.EACH  # of the next row
         journal = outbox.journal
         self._numbers: dict[int, tuple[type, Any]] = {
@@ -77,36 +67,41 @@ class ItemRunner:
         }
 
     def run(self, task: WorkerTask, fn: Any, columns: list[list[Any]]) -> bool:
-        """Run a part, for the first item of which there is a permit; False if there was none for another.
+        """Run a chunk, for the first item of which there is a permit; False if there was none for another.
 
         `columns`: a list for each of the function's arguments, with an element for each item.
         """
-        current.running, current.number = _Item(task, self._outbox.journal), task.attempt
+        items = zip(*[column[task.low : task.high] for column in columns])
         serial, stop = task.serial, task.serial + task.high - task.low
         while True:
-            if type(fn) is Unreadable:
-                now = time.monotonic()
-                odd: _Odd | None = _Odd(*fn.encoded, now, now)
-            else:
-                run_row = self._run_pickles if self._kind == wire.EACH else self._run_numbers
-                low = task.low + serial - task.serial
-                serial, odd = run_row(fn, zip(*[column[low : task.high] for column in columns]), serial)
-            if odd is not None:
-                self._outbox.hand_in(odd.kind, serial, odd.start, odd.end, odd.pickled)
-                serial += 1
-            if odd is None or serial == stop or not self._acquire(False):
+            run_row = self._run_pickles if self._kind == wire.EACH else self._run_numbers
+            serial, own = run_row(fn, items, serial)
+            if own is None:
                 break
-        current.running = None
+            self._outbox.hand_in(own.kind, serial, own.start, own.end, own.pickled)
+            del own  # descriptors may be open as long as it is there
+            serial += 1
+            if serial == stop or not self._acquire(False):
+                break
         return serial == stop
 
-    def _run_numbers(self, fn: Any, items: Iterable[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
+    def refuse(self, task: WorkerTask, kind: int, pickled: Pickled) -> bool:
+        """End each item of a chunk that could not be unpickled in the same way; else as `run`."""
+        now = time.monotonic()
+        for serial in range(task.serial, task.serial + task.high - task.low):
+            if serial != task.serial and not self._acquire(False):
+                return False
+            self._outbox.hand_in(kind, serial, now, now, pickled)
+        return True
+
+    def _run_numbers(self, fn: Any, items: Iterator[tuple[Any, ...]], serial: int) -> tuple[int, _OwnFrame | None]:
         """Do as `_run_pickles`, in a row of numbers. Not one loop for both: another call for each item would cost as much."""
         outbox, acquire, clock, born = self._outbox, self._acquire, time.monotonic, _forks.generation
         words, times = outbox.journal.words, outbox.journal.times
         wanted, cells = self._numbers[self._kind]
         start = end = clock()
         outbox.open_row(self._kind, serial, end)
-        first, cell, flush_at, odd = serial, wire.FIRST_CELL, outbox.flushed + FLUSH_EVERY, None
+        first, cell, flush_at, own = serial, wire.FIRST_CELL, outbox.flushed + FLUSH_EVERY, None
         for args in items:
             if serial != first and not acquire(False):
                 break
@@ -114,8 +109,8 @@ class ItemRunner:
             words[_RUNNING] = serial
             try:
                 value = fn(*args)
-            except BaseException as error:  # as there
-                odd = _raised(error, start, clock(), born)
+            except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
+                own = _raised(error, start, clock(), born)
                 break
             if _forks.generation != born:
                 _forks.end()
@@ -123,8 +118,7 @@ class ItemRunner:
             try:
                 cells[cell] = value if type(value) is wanted else _MISFIT
             except (TypeError, ValueError):  # of another type, or of more than 8 bytes
-                kind, pickled = ENCODER.encode_value(value)
-                odd, self._kind = _Odd(kind, pickled, start, end), wire.EACH
+                own, self._kind = _OwnFrame(*ENCODER.encode_value(value), start, end), wire.EACH
                 break
             cell += 1
             words[_END] = cell * wire.CELL
@@ -134,17 +128,17 @@ class ItemRunner:
                 outbox.open_row(self._kind, serial, end)
                 cell, flush_at = wire.FIRST_CELL, end + FLUSH_EVERY
         outbox.send_row(serial, end)
-        return serial, odd
+        return serial, own
 
-    def _run_pickles(self, fn: Any, items: Iterable[tuple[Any, ...]], serial: int) -> tuple[int, _Odd | None]:
-        """Run items up to the first that has no place in a row, and return its serial and its end; (n, None): there was none.
+    def _run_pickles(self, fn: Any, items: Iterator[tuple[Any, ...]], serial: int) -> tuple[int, _OwnFrame | None]:
+        """Run items up to the first that has no place in a row; returns its serial number, and how it ended.
 
-        The first has its permit.
+        The first item has its permit. None in the second place: all were run that had a permit, and have a place.
         """
         outbox, acquire, dumps, clock = self._outbox, self._acquire, pickle.dumps, time.monotonic
         area, words, times = outbox.journal.map, outbox.journal.words, outbox.journal.times
         start = end = clock()
-        position, first, born, odd = outbox.open_row(wire.EACH, serial, end), serial, _forks.generation, None
+        position, first, born, own = outbox.open_row(wire.EACH, serial, end), serial, _forks.generation, None
         values, plain = [], True
         for args in items:
             if serial != first and not acquire(False):
@@ -154,19 +148,19 @@ class ItemRunner:
             try:
                 value = fn(*args)
             except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
-                odd = _raised(error, start, clock(), born)
+                own = _raised(error, start, clock(), born)
                 break
             if _forks.generation != born:
                 _forks.end()
             end = clock()
             try:
-                data = dumps(value, 3) if type(value) in _ATOMS else b""
+                data: Any = dumps(value, 3) if type(value) in _ATOMS else b""
             except MemoryError:
                 data = b""
             if not data:
-                data, plain = self._pickle(value), False
-            if not 0 < len(data) <= wire.ROW_VALUE:
-                odd = self._misfit(data, start, end)
+                data, plain = _encode(value, start, end), False
+            if type(data) is _OwnFrame or len(data) > wire.ROW_VALUE:
+                own = data if type(data) is _OwnFrame else _OwnFrame(RETURNED, Pickled(data, None), start, end)
                 break
             size = len(data)
             (_PACKERS[size] if size < _TINY else _packer(size))(area, position, size, data)
@@ -180,47 +174,23 @@ class ItemRunner:
         outbox.send_row(serial, end, values if plain else None)
         if plain and values:
             self._kind = _kind_for(set(map(type, values)))
-        return serial, odd
-
-    def _pickle(self, value: Any) -> bytes:
-        """Pickle a value; b"" if that failed, or if descriptors go with it: `_misfit` knows then."""
-        self._unfit = ENCODER.encode_value(value)
-        kind, pickled = self._unfit
-        return pickled.data if kind == RETURNED and not pickled.has_descriptors() else b""
-
-    def _misfit(self, data: bytes, start: float, end: float) -> _Odd:
-        """Return the end of an item with a value that is too large for the row, or could not be pickled."""
-        kind, pickled = (RETURNED, _pickling.Pickled(data, None)) if data else self._unfit
-        self._unfit = _NOTHING  # its descriptors are open as long as it is there
-        return _Odd(kind, pickled, start, end)
+        return serial, own
 
 
-def _raised(error: BaseException, start: float, end: float, born: int) -> _Odd:
+def _encode(value: Any, start: float, end: float) -> bytes | _OwnFrame:
+    """Return the pickle of a value, or the frame of its item: where it has none, or descriptors go with it."""
+    kind, pickled = ENCODER.encode_value(value)
+    if kind == RETURNED and not pickled.has_descriptors():
+        return pickled.data
+    return _OwnFrame(kind, pickled, start, end)
+
+
+def _raised(error: BaseException, start: float, end: float, born: int) -> _OwnFrame:
     """Return the end of an item that raised, if that was in this process."""
     _forks.end_child(born, error)
-    return _Odd(*ENCODER.encode_error(error), start, end)
+    return _OwnFrame(*ENCODER.encode_error(error), start, end)
 
 
 def _kind_for(types: set[type]) -> int:
     """Return the kind of row that suits values of these types."""
     return wire.INTS if types == {int} else wire.FLOATS if types == {float} else wire.EACH
-
-
-class _Item:
-    """The item that is running; what `current_task()` asks."""
-
-    __slots__ = ("_journal", "_task")
-
-    def __init__(self, task: WorkerTask, journal: wire.Journal) -> None:
-        self._task = task
-        self._journal = journal
-
-    @property
-    def id(self) -> str:
-        """The item's id."""
-        task = self._task
-        return f"{task.name}-{task.number + task.low + self._journal.words[_RUNNING] - task.serial}"
-
-    def view(self, number: int) -> Any:
-        """Return what `current_task()` shows."""
-        return self._task._replace(name=self.id, number=0, start=self._journal.times[_START]).view(number)
