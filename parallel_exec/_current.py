@@ -1,4 +1,4 @@
-"""What the calling thread is running, and how things are named: the link between back ends and `current_task()`.
+"""What the calling thread runs, as `current_task()` shows it, and how things are named.
 
 Imports nothing of ours, as worker processes need it.
 """
@@ -8,11 +8,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from parallel_exec.task import CurrentTask
-
+from typing import Any, Callable, Protocol
 
 _FUNCTIONS = frozenset((FunctionType, BuiltinFunctionType))
 _ATOMS = frozenset((float, complex, bool, type(None), type(...)))
@@ -20,28 +16,60 @@ _CONTAINERS = frozenset((list, tuple, set, frozenset, dict))
 _BRACKETS: dict[type, str] = {list: "[{}]", tuple: "({})"}
 
 
-class Running(Protocol):
-    """What a back end puts into `current`: something that can describe the attempt under way."""
+class RunningCall(Protocol):
+    """What `current_task()` asks of the call that the thread runs."""
 
-    def view(self, number: int) -> CurrentTask:
-        """Return the view of attempt `number`."""
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        ...
+
+    @property
+    def started_at(self) -> float:
+        """`time.monotonic()` when the attempt began."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for the attempt; None for no limit."""
+        ...
+
+    def unwanted(self, number: int) -> Callable[[], bool]:
+        """Return what says whether nobody waits for attempt `number` any more; it keeps nothing alive."""
         ...
 
 
 class _Current(threading.local):
-    """What each worker thread is running; set by back ends before an attempt, cleared after it.
+    """What the calling thread does for a pool. Others read the attributes; the methods write them.
 
     Attributes:
-        running: whose attempt it is.
+        running: the call that it runs.
         number: the attempt's number.
-        pool: the scheduler that the thread works for, if it is a worker's own thread.
-        ending: the schedulers of which the thread is just ending a task.
+        pool: the scheduler that it works for, if it is a thread of ours.
+        ending: the schedulers of which it is just ending a task.
     """
 
-    running: Running | None = None
+    running: RunningCall | None = None
     number = 0
     pool: object = None
     ending: tuple[object, ...] = ()
+
+    def begin(self, call: RunningCall | None, number: int) -> None:
+        """Note that the thread runs attempt `number` of a call; or, after one in the middle of another, that again."""
+        self.running = call
+        self.number = number
+
+    def end(self) -> None:
+        """Note that the call has ended."""
+        self.running = None
+
+    def work_for(self, pool: object) -> None:
+        """Note for whom the thread works, which keeps that; None: for nobody."""
+        self.pool = pool
+
+    def end_for(self, pools: tuple[object, ...]) -> None:
+        """Note of which schedulers the thread is ending a task."""
+        self.ending = pools
 
 
 current = _Current()

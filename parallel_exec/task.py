@@ -450,8 +450,11 @@ def current_task() -> CurrentTask:
     Raises:
         RuntimeError: the calling thread is not running a task.
     """
-    if current.running is None:
+    call, number = current.running, current.number
+    if call is None:
         raise RuntimeError(
             "current_task() is for code that runs as a task of a ParallelExecutor, in the task's own thread"
         )
-    return current.running.view(current.number)
+    timeout = call.timeout
+    deadline = None if timeout is None else call.started_at + timeout
+    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number))

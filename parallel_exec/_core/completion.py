@@ -64,10 +64,8 @@ class Completion:
         """End a job that is DONE, and see whether it was the last."""
         before = current.ending
         try:
-            current.ending = (
-                *before,
-                self._monitor.callers,
-            )  # a callback that shuts down must not wait for this one task
+            # Before anything of the user's runs: a callback that shuts down must not wait for this one task.
+            current.end_for((*before, self._monitor.callers))
             try:
                 self.conclude(job, outcome)
             finally:  # also when a callback raises what is no Exception
@@ -77,7 +75,7 @@ class Completion:
                     rest = self.account(job)
                 self.follow_up(rest)
         finally:
-            current.ending = before
+            current.end_for(before)
 
     def conclude(self, job: AnyJob, outcome: Outcome) -> None:
         """Settle the future of a job that is DONE, and tell who listens; `account` and `follow_up` must follow."""

@@ -27,7 +27,7 @@ from parallel_exec._sync.lazy_condition import settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
 from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
-from parallel_exec.task import Attempt, CurrentTask, LetGo, Task, TaskResult, checked_task, result_of
+from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, result_of
 
 if TYPE_CHECKING:
     from parallel_exec._core.batch import Batch
@@ -201,20 +201,22 @@ class Job(TaskFuture[T]):
         """Return whether it has ended, and well."""
         return self._state is FINISHED and self._exception is None
 
-    def view(self, number: int) -> CurrentTask:
-        """Return what `current_task()` shows in attempt `number`."""
-        timeout = self.settings.timeout
-        deadline = None if timeout is None else self.started_at + timeout
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for one attempt; None for no limit."""
+        return self.settings.timeout
 
-        weakly_self = ref(self)  # the frames of a task that fails may have the view, and the job keeps its error
+    def unwanted(self, number: int) -> Callable[[], bool]:
+        """Return what says whether nobody waits for attempt `number` any more."""
+        weakly_self = ref(self)  # the frames of a task that fails may have it, and the job keeps its error
 
-        def is_cancelled() -> bool:
+        def is_unwanted() -> bool:
             job = weakly_self()
             if job is None or job.phase != Phase.LIVE:
                 return True
             return job.attempt_number != number or job.override is not None
 
-        return CurrentTask(self.id, number, deadline, timeout, is_cancelled)
+        return is_unwanted
 
     # ── its way through the executor: called with the scheduler's lock held, but where it says something else ───────
 

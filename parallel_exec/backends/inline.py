@@ -129,9 +129,9 @@ class InlineRunner(Runner):
         if not number or context is None:
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
-        current.running, current.number = future, number
+        current.begin(future, number)
         outcome = apart(call, future.settings, context, future.fn, future.args, future.kwargs)
-        current.running, current.number = outer
+        current.begin(*outer)
         end = time.monotonic()
         timeout = future.settings.timeout
         if timeout is not None and end - future.started_at > timeout:

@@ -259,7 +259,7 @@ class ThreadRunner(Runner):
 
     def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
-        current.pool = self.port
+        current.work_for(self.port)
         arrive()
         worker.thread = threading.current_thread()
         port: SchedulerPort | None = None
@@ -336,9 +336,10 @@ class ThreadRunner(Runner):
 
     def _attempt(self, worker: _Worker, number: int, port: SchedulerPort) -> None:
         future: Any = worker.future
-        current.running, current.number = future, number
+        current.begin(future, number)
         outcome = call(future.settings, future.context, future.fn, future.args, future.kwargs)
-        current.running = worker.future = None
+        current.end()
+        worker.future = None
         worker.timer.deadline = NEVER
         try:
             worker.ended = port.report_ended(future, number, outcome, time.monotonic())

@@ -36,7 +36,7 @@ from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.backends._outcomes import KINDS, Encoder, encode_unreadable
 from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends._platform import die_with_parent, kill_group
-from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, RunningCall, failed, worker_name
+from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, EngineCall, failed, worker_name
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 
 IDLE = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
@@ -272,14 +272,14 @@ def serve() -> None:
 
 def _run(info: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
-    current.running, current.number = RunningCall(info, start), info.number
+    current.begin(EngineCall(info, start), info.number)
     try:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:
         kind, pickled = encode_unreadable(error)
     else:
         kind, pickled = _ENCODER.run(fn, args, kwargs)
-    current.running = None
+    current.end()
     return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
 
 

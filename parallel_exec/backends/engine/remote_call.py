@@ -23,7 +23,6 @@ from parallel_exec.backends.engine.start_signal import StartNotifier
 
 if TYPE_CHECKING:
     from parallel_exec._outcome import Outcome
-    from parallel_exec.task import CurrentTask
 
 _ENCODER = Encoder(None, carries=False)  # the engine pickles what a call returns
 
@@ -62,27 +61,24 @@ class CallResult(NamedTuple):
         return decode(self.kind, self.payload, task)
 
 
-class RunningCall:
-    """What `current_task()` asks in the process that runs the attempt.
+class EngineCall:
+    """What runs in a process of an engine: a `RunningCall`.
 
     Args:
         info: the attempt.
-        start: `time.monotonic()` here when it began.
+        started_at: `time.monotonic()` here when it began.
         is_unwanted: says whether nobody waits for it any more.
     """
 
-    def __init__(self, info: AttemptInfo, start: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
-        self._info = info
-        self._start = start
+    def __init__(self, info: AttemptInfo, started_at: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+        self.id = info.id
+        self.started_at = started_at
+        self.timeout = info.timeout
         self._is_unwanted = is_unwanted
 
-    def view(self, number: int) -> CurrentTask:
-        """Return the view of the attempt."""
-        from parallel_exec.task import CurrentTask
-
-        timeout = self._info.timeout
-        deadline = None if timeout is None else self._start + timeout
-        return CurrentTask(self._info.id, self._info.number, deadline, timeout, self._is_unwanted)
+    def unwanted(self, number: int) -> Callable[[], bool]:
+        """Return what says so; there is one attempt only."""
+        return self._is_unwanted
 
 
 def worker_name() -> str:
@@ -98,13 +94,13 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
     notifier = StartNotifier(info.port, info.key, worker_name())
     start = time.monotonic()
-    before = current.running, current.number
-    current.running, current.number = RunningCall(info, start, notifier.is_unwanted), info.number
+    outer = current.running, current.number
+    current.begin(EngineCall(info, start, notifier.is_unwanted), info.number)
     try:
         kind, pickled = _ENCODER.run(fn, args, kwargs)
         return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
     finally:
-        current.running, current.number = before
+        current.begin(*outer)
         notifier.close()
 
 

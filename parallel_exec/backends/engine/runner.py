@@ -194,19 +194,20 @@ class EngineRunner(Runner):
         """Run an attempt in the calling thread, unless it was withdrawn."""
         if not submission.begin(threading.current_thread().name, time.monotonic(), here=True):
             return
-        before = current.running, current.number, current.pool
-        current.pool = self.port
+        outer, pool = (current.running, current.number), current.pool
+        current.work_for(self.port)
         job = submission.job
         try:
             if self._begin(submission):
-                current.running, current.number = job, submission.number
+                current.begin(job, submission.number)
                 outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
-                current.running = None
+                current.end()
                 self._report(submission, outcome, time.monotonic())
         except BaseException:  # from a callback or a hook: not the engine's business
             logger.exception("a callback of task %r raised", job.id)
         finally:
-            current.running, current.number, current.pool = before
+            current.begin(*outer)
+            current.work_for(pool)
             self._release(submission)
             engine_is_done = submission.return_here()
             self._abandoned.discard(submission)

@@ -68,7 +68,7 @@ class SerialThread:
             pass
 
     def _run(self) -> None:
-        current.pool = self._port
+        current.work_for(self._port)
         arrive()
         while not (self._port.drained and self._callbacks.empty()):
             _call(self._callbacks.get())

@@ -146,7 +146,7 @@ class ProcessPool(Runner):
     # ── the I/O thread ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _serve(self) -> None:
-        current.pool = self.port  # keeps it, and so this
+        current.work_for(self.port)  # which keeps it, and so this
         arrive()
         try:
             error = self._io.run(self._turn, self._progress)

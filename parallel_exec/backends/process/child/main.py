@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
 from parallel_exec._current import call_name, current, id_of
@@ -37,9 +37,6 @@ from parallel_exec.backends.process.child.reader import WorkerTask, read_batch
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends.process.log_relay import send_records
-
-if TYPE_CHECKING:
-    from parallel_exec.task import CurrentTask
 
 _NAMES_MAIN = re.compile(rb"main__").search
 
@@ -105,7 +102,7 @@ def _arrive(kind: Any, state: Any, config: WorkerConfig) -> Start:
 
 
 class _RunningTask:
-    """The task that runs, or the chunk of which an item does: what `current_task()` and log records ask.
+    """The task that runs, or the chunk of which an item does: a `RunningCall`.
 
     Args:
         start: when it began, by `time.monotonic()`; None for a chunk: the journal knows it of each item.
@@ -127,14 +124,19 @@ class _RunningTask:
             return f"{task.name}-{task.number + task.low + self._journal.running().serial - task.serial}"
         return id_of(call_name(self._fn), task.number) if task.number else task.name
 
-    def view(self, number: int) -> CurrentTask:
-        """Return what `current_task()` shows."""
-        from parallel_exec.task import CurrentTask
+    @property
+    def started_at(self) -> float:
+        """When it began, by `time.monotonic()`."""
+        return self._journal.running().since if self._start is None else self._start
 
-        timeout = self._task.timeout or None
-        start = self._journal.running().since if self._start is None else self._start
-        deadline = None if timeout is None else start + timeout
-        return CurrentTask(self.id, number, deadline, timeout, lambda: False)  # an aborted one is killed
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for it; None for no limit."""
+        return self._task.timeout or None
+
+    def unwanted(self, number: int) -> Callable[[], bool]:
+        """Return what says False: an attempt that was aborted is killed."""
+        return lambda: False
 
 
 class Worker:
@@ -186,9 +188,9 @@ class Worker:
             fn, ((columns,), _) = self.load(task.payload, received)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
-        current.running, current.number = _RunningTask(task, fn, self._journal, None), task.attempt
+        current.begin(_RunningTask(task, fn, self._journal, None), task.attempt)
         is_done = self._map_runner.run(task, fn, columns)
-        current.running = None
+        current.end()
         return is_done
 
     def _run(self, task: WorkerTask, received: segments.Received | None) -> bool:
@@ -202,9 +204,9 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
-            current.running, current.number = _RunningTask(task, fn, self._journal, start), task.attempt
+            current.begin(_RunningTask(task, fn, self._journal, start), task.attempt)
             kind, pickled = ENCODER.run(fn, args, kwargs)
-            current.running = None
+            current.end()
             del fn, args, kwargs
         self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
         return True
