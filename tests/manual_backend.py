@@ -25,7 +25,7 @@ class FakeTimer:
 
 
 class ManualBackend(Backend):
-    """Its runner is the executor's `_scheduler.completion.runner`."""
+    """Makes the runner below, which a test finds by `inside.runner`."""
 
     name = "manual"
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import inside
 import psutil
 
 from parallel_exec.backends.process.worker_handle import WorkerState
@@ -38,9 +39,8 @@ def descendants(pid: int) -> list[int]:
 
 def handles(executor: Any) -> list[Any]:
     """Return what the pool knows of its workers."""
-    scheduler = executor._scheduler
-    with scheduler.lock:
-        return list(scheduler.completion.runner.assignments.handles)
+    with inside.monitor(executor).lock:
+        return list(inside.runner(executor).assignments.handles)
 
 
 def workers(executor: Any, ready: bool = True) -> list[int]:

@@ -19,7 +19,7 @@ QUIET = ("-X", "faulthandler", "-W", "error")
 HEAD = """\
 import atexit, gc, os, signal, sys, threading, time
 from functools import partial
-import work
+import inside, work
 from parallel_exec import ParallelExecutor, Task, TaskTimeoutError
 
 def say(*words):

@@ -101,7 +101,7 @@ def test_a_fork_while_our_locks_are_held(tmp_path: Path) -> None:
     held, enough = threading.Event(), threading.Event()
 
     def hold():
-        with executor._scheduler.lock, module.settling_lock:
+        with inside.monitor(executor).lock, module.settling_lock:
             held.set()
             enough.wait()
 
@@ -264,7 +264,7 @@ def test_a_signal_handler_may_shut_down(tmp_path: Path, backend: str, wait: str)
     assert script.run(tmp_path, body, backend, wait) == "fine"
 
 
-@pytest.mark.parametrize("lock", ["executor._scheduler.lock", "module.settling_lock"])
+@pytest.mark.parametrize("lock", ["inside.monitor(executor).lock", "module.settling_lock"])
 def test_shutdown_does_not_wait_for_what_its_own_frame_holds(tmp_path: Path, lock: str) -> None:
     """A handler that interrupted a section of ours, whose lock the workers need, is not made to wait for them."""
     body = f"""

@@ -14,6 +14,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 import work
 from manual_backend import ManualBackend, ManualRunner
@@ -28,13 +29,13 @@ def executor(lab: Any) -> Any:
     executor = lab.executor(backend=ManualBackend(), max_concurrency=5, retry_count=0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
-    executor._scheduler.completion.runner.give_up()
+    inside.runner(executor).give_up()
 
 
 @pytest.fixture
 def hand(executor: Any) -> ManualRunner:
     """By what the test drives it."""
-    return executor._scheduler.completion.runner  # type: ignore[no-any-return]
+    return inside.runner(executor)  # type: ignore[no-any-return]
 
 
 def _settled(executor: Any, hand: ManualRunner, how: str) -> TaskFuture[Any]:

@@ -9,6 +9,7 @@ import weakref
 from functools import partial
 from typing import Any, Iterator
 
+import inside
 import pytest
 import reference_scenarios
 import script
@@ -128,7 +129,7 @@ def test_an_error_leads_to_nothing_but_its_frames(kind: Any) -> None:
     executor: Any = _make(kind, retry_count=1)
     future: Any = executor.submit(Fail())
     error = future.exception()
-    kept = weakref.ref(future), weakref.ref(executor), weakref.ref(executor._scheduler)
+    kept = weakref.ref(future), weakref.ref(executor), weakref.ref(inside.scheduler(executor))
     executor.shutdown()
     del executor, future
     assert tracked.wait_until(lambda: [reference() for reference in kept] == [None] * 3)
@@ -266,7 +267,7 @@ class _SeenMeanwhile(Job[bool]):
 def test_a_task_seen_while_the_call_is_let_go() -> None:
     """The future settles, whoever was first to keep its task weakly."""
     with ParallelExecutor(backend="inline") as executor:
-        future = _SeenMeanwhile(executor._scheduler, executor._settings, snapshot(), bool)
+        future = _SeenMeanwhile(inside.scheduler(executor), executor._settings, snapshot(), bool)
         task = Task(bool, id="a")
         future._task = task
         future.let_go(Success(None))

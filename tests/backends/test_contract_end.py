@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, Iterator
 
+import inside
 import pytest
 import work
 from backend_kinds import ALL, CONCURRENT, SPAWN_AND_FORK, over
@@ -198,7 +199,7 @@ def test_shutdown_from_the_callback_of_a_task_that_the_caller_cancels(lab: Any) 
 @contextmanager
 def _before_the_first_wake(executor: Any, interlude: Callable[[], object]) -> Iterator[None]:
     """Have something happen when a task is in and the workers have not been told."""
-    idle = executor._scheduler.monitor.idle
+    idle = inside.monitor(executor).idle
     wake = idle.wake
 
     def late(consumer: Any) -> None:
@@ -221,7 +222,7 @@ def test_shutdown_while_another_thread_submits(lab: Any) -> None:
         submitter = lab.thread(lambda: futures.append(executor.submit(work.double, 4)))
         assert entered.wait(work.PATIENCE)
         lab.thread(lambda: (executor.shutdown(), ended.set()))
-        work.until(lambda: executor._scheduler.monitor.gate.closed)
+        work.until(lambda: inside.monitor(executor).gate.closed)
         assert not ended.wait(0.2)
         gate.set()
         assert ended.wait(work.PATIENCE)

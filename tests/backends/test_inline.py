@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 import work
 from backend_kinds import over
@@ -182,7 +183,7 @@ def test_an_error_can_be_raised_again(lab: Any) -> None:
 def test_what_another_thread_adds_at_the_last_moment_is_run(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that has just found nothing left, and has not given up its turn, looks once more."""
     executor = lab.executor()
-    scheduler = executor._scheduler
+    scheduler = inside.scheduler(executor)
     pending, found_none, added = scheduler.pending, threading.Event(), threading.Event()
 
     def look() -> bool:

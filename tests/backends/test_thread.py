@@ -7,6 +7,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 import work
 
@@ -188,7 +189,7 @@ def test_a_slot_lost_to_the_cap_comes_back(lab: Any) -> None:
 def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
     """Whoever saw no room, and says so late, does not keep the pool closed."""
     executor = lab.executor(backend=ThreadBackend(max_abandoned=0), retry_count=0)
-    runner = executor._scheduler.completion.runner
+    runner = inside.runner(executor)
     runner.port.park(runner._refuser)  # on top of the one that would start a thread
     assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
 
@@ -196,14 +197,14 @@ def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
 def test_a_timer_that_rings_before_it_can_know_for_whom(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is held up between arming its timer and noting what it runs: the attempt times out all the same."""
     executor = lab.executor(max_concurrency=1, timeout=0.1, retry_count=0)
-    announce = executor._scheduler._announce
+    announce = inside.scheduler(executor)._announce
 
     def announce_late(future: Any, slot: Any, number: int) -> Any:
         announced = announce(future, slot, number)
         work.until(lambda: slot.timer.deadline == NEVER)
         return announced
 
-    monkeypatch.setattr(executor._scheduler, "_announce", announce_late)
+    monkeypatch.setattr(inside.scheduler(executor), "_announce", announce_late)
     assert isinstance(executor.submit(lab.event().wait).exception(work.PATIENCE), TaskTimeoutError)
 
 

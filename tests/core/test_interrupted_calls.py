@@ -15,6 +15,7 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any, Callable
 
+import inside
 import psutil
 import pytest
 import script
@@ -68,7 +69,7 @@ def interrupt(call: Callable[[], Any], step: int, spared: str = "") -> bool:
 
 def interrupt_everywhere(executor: ParallelExecutor, call: Callable[[], Any]) -> int:
     """Interrupt a call at every point; after each, the pool must work and end all it has. Returns the number of points."""
-    unsettled = executor._scheduler.monitor.registry.unsettled
+    unsettled = inside.monitor(executor).registry.unsettled
     for step in itertools.count(1):
         if not interrupt(call, step):
             return step
@@ -153,7 +154,7 @@ def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: 
         executor = ParallelExecutor(max_concurrency=2, backend=backend, timeout=None)
         futures = [executor.submit(gate.wait) for _ in range(4)]
         work.until(lambda futures=futures: sum(future.running() for future in futures) == 2)  # type: ignore[misc]
-        scheduler = executor._scheduler
+        scheduler = inside.scheduler(executor)
         more = interrupt(
             lambda scheduler=scheduler: _lifecycle.interrupt([scheduler], scheduler.completion.in_hand, 10), step
         )  # type: ignore[misc]
@@ -221,7 +222,7 @@ def _tear(scheduler: Any) -> Any:
 def test_a_lock_that_was_left_taken_in_a_submit(lab: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is released, and the pool goes on."""
     executor = lab.executor(backend=backend)
-    scheduler = executor._scheduler
+    scheduler = inside.scheduler(executor)
     with monkeypatch.context() as patch:
         patch.setattr(scheduler.admission, "_enqueue", _tear(scheduler))
         with pytest.raises(KeyboardInterrupt):
@@ -235,7 +236,7 @@ def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.Mo
     executor.pause()
     future = executor.submit(int)
     with monkeypatch.context() as patch:
-        patch.setattr(executor._completion, "_withdraw", _tear(executor._scheduler))
+        patch.setattr(inside.scheduler(executor).completion, "_withdraw", _tear(inside.scheduler(executor)))
         with pytest.raises(KeyboardInterrupt):
             future.cancel()
     executor.resume()
@@ -247,6 +248,6 @@ def test_a_lock_that_was_left_taken_anywhere(lab: Any) -> None:
     executor = lab.executor()
     future = executor.submit(int)
     with pytest.raises(KeyboardInterrupt), executor:
-        _tear(executor._scheduler)()
+        _tear(inside.scheduler(executor))()
     assert future.done()
     assert executor.stats().workers == 0

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import CancelledError
 from typing import Any
 
+import inside
 import pytest
 import work
 from manual_backend import ManualBackend, ManualRunner
@@ -24,13 +25,13 @@ def executor(lab: Any) -> Any:
     executor = lab.executor(backend=ManualBackend(), max_concurrency=2, retry_count=2, backoff=0.0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
-    executor._scheduler.completion.runner.give_up()
+    inside.runner(executor).give_up()
 
 
 @pytest.fixture
 def hand(executor: Any) -> ManualRunner:
     """By what the test drives it."""
-    return executor._scheduler.completion.runner  # type: ignore[no-any-return]
+    return inside.runner(executor)  # type: ignore[no-any-return]
 
 
 # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,7 +239,7 @@ def test_a_refused_task_fails(executor: Any, hand: ManualRunner) -> None:
 def test_break_down_ends_what_waits(lab: Any) -> None:
     """When nothing can run any more, tasks that are queued or back off end with the reason, and new ones are refused."""
     executor = lab.executor(backend=ManualBackend(), backoff=NEVER, max_backoff=NEVER)
-    hand = executor._scheduler.completion.runner
+    hand = inside.runner(executor)
     backing_off = executor.submit(int)
     hand.fail(hand.start(), OSError())
     queued = executor.submit(int)
@@ -263,7 +264,7 @@ def _others_can_use(executor: Any) -> bool:
 def test_callbacks_run_without_our_lock(lab: Any, how: str) -> None:
     """However a task ends, its callbacks run while another thread can use the executor."""
     executor = lab.executor(backend=ManualBackend(), retry_count=0)
-    hand = executor._scheduler.completion.runner
+    hand = inside.runner(executor)
     future = executor.submit(int)
     seen: list[bool] = []
     future.add_done_callback(lambda _: seen.append(_others_can_use(executor)))
@@ -287,7 +288,7 @@ def test_hooks_run_without_our_lock(lab: Any) -> None:
     """Every event is told while another thread can use the executor."""
     seen: list[bool] = []
     executor = lab.executor(backend=ManualBackend(), on_event=lambda _: seen.append(_others_can_use(executor)))
-    hand = executor._scheduler.completion.runner
+    hand = inside.runner(executor)
     executor.submit(int)
     future = hand.start()
     hand.fail(future, OSError())

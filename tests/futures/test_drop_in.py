@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, Callable
 
+import inside
 import pytest
 import work
 
@@ -242,9 +243,7 @@ def test_terminating_workers_that_are_starting(lab: Any, caplog: pytest.LogCaptu
         started.wait()
         for _ in range(3):
             executor.submit(int)
-        work.until(
-            lambda: sum(handle.pid > 0 for handle in executor._scheduler.completion.runner.assignments.handles) == 4
-        )
+        work.until(lambda: sum(handle.pid > 0 for handle in inside.runner(executor).assignments.handles) == 4)
         executor.terminate_workers()
         work.until(lambda: executor.stats().workers == 4)
         gate.set()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import forking_tasks
+import inside
 import psutil
 import pytest
 import work
@@ -100,7 +101,7 @@ def test_a_client_is_a_backend_and_stays_open(client: Any, lab: Any) -> None:
 def test_an_address_is_connected_to_and_let_go(client: Any, lab: Any) -> None:
     """Given the scheduler's address, a client is made, and closed at the end."""
     executor = lab.executor(backend=DaskBackend(client.scheduler.address))
-    own = executor._scheduler.completion.runner._engine._client
+    own = inside.runner(executor)._engine._client
     assert executor.submit(work.double, 2).result() == 4
     executor.shutdown()
     assert own.status == "closed"
@@ -111,7 +112,7 @@ def test_a_client_that_was_made_for_nothing_is_closed(client: Any, lab: Any) -> 
     """A client of our own is closed, though nothing was ever run."""
     executor = lab.executor(backend=DaskBackend(client.scheduler.address))
     executor.shutdown()
-    work.until(lambda: executor._scheduler.completion.runner._engine._client.status == "closed")
+    work.until(lambda: inside.runner(executor)._engine._client.status == "closed")
 
 
 def test_what_it_takes() -> None:
@@ -234,7 +235,7 @@ def test_a_timeout_kills_the_process(client: Any, lab: Any) -> None:
 def test_a_timeout_kills_though_the_client_sleeps(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker keeps the time by itself: with the client's timer unarmed the attempt times out all the same."""
     executor = lab.executor(backend=client, timeout=2, retry_count=0)
-    monkeypatch.setattr(executor._scheduler, "expire", lambda *_: None)
+    monkeypatch.setattr(inside.scheduler(executor), "expire", lambda *_: None)
     log = lab.log()
     assert isinstance(executor.submit(hold_with_pids, log, lab.latch()).exception(LONG), TaskTimeoutError)
     work.until(lambda: not is_alive(pids_of(log)[0]))
@@ -353,9 +354,7 @@ def test_a_client_that_is_closed(client: Any, lab: Any) -> None:
     own.close()
     assert running.exception(LONG) is not None
     assert waiting.exception(LONG) is not None
-    client.run(
-        dismiss, executor._scheduler.completion.runner._engine._topic
-    )  # what else would end by itself after a while
+    client.run(dismiss, inside.runner(executor)._engine._topic)  # what else would end by itself after a while
 
 
 def test_an_attempt_that_comes_after_the_end(client: Any) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from functools import partial
 from typing import Any, Callable, Iterator
 
+import inside
 import pytest
 import script
 import tenacity
@@ -232,14 +233,14 @@ def test_a_worker_of_the_engine_that_comes_back_amid_refusals(lab: Any, monkeypa
     gate = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         executor = lab.executor(backend=pool, retry_count=0)
-        refuse = executor._scheduler.reject
+        refuse = inside.scheduler(executor).reject
 
         def refuse_slowly(future: Any, error: BaseException) -> None:
             refuse(future, error)
             gate.set()
             work.until(lambda: executor.stats().abandoned == 0)
 
-        monkeypatch.setattr(executor._scheduler, "reject", refuse_slowly)
+        monkeypatch.setattr(inside.scheduler(executor), "reject", refuse_slowly)
         executor.options(timeout=0.05).submit(gate.wait, LONG)
         first, second = executor.submit(work.double, 1), executor.submit(work.double, 2)
         assert isinstance(first.exception(LONG), CapacityExhaustedError)

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import wait
 from typing import Any
 
+import inside
 import processes
 import pytest
 import tenacity
@@ -138,7 +139,7 @@ def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
 def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
     """Of several tasks that were cancelled while a back end had them, each ends, whatever the callback of one does."""
     executor = lab.executor(backend=ManualBackend())
-    hand = executor._scheduler.completion.runner
+    hand = inside.runner(executor)
     hand.recalled = False
     futures = [executor.submit(int) for _ in range(3)]
     taken = [hand.take() for _ in futures]
@@ -159,7 +160,7 @@ def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     """It times out, and an item of a map does so alone."""
     executor = pool(2, timeout=0.3)
     executor.options(timeout=30).submit(work.same, 1).result(30)
-    executor._scheduler.completion.runner._launcher.startup_timeout = 1.5  # which is the limit for loading as well
+    inside.runner(executor)._launcher.startup_timeout = 1.5  # which is the limit for loading as well
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
@@ -176,7 +177,7 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     executor = pool(1, timeout=0.3)
     for _ in range(20):
         executor.options(timeout=30).submit(work.nap, 0.004).result(8)
-    assignments = executor._scheduler.completion.runner.assignments
+    assignments = inside.runner(executor).assignments
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
@@ -192,7 +193,7 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     """A map that is collected while a batch is being made up takes back nothing of it."""
     executor = pool(1)
     list(executor.map(work.nap, [0.0003] * 60))
-    assignments = executor._scheduler.completion.runner.assignments
+    assignments = inside.runner(executor).assignments
     dropped: Any = executor.map(work.nap, [0.0003] * 2000)
     kept = executor.map(stdlib_only_tasks.note_and_nap, ["/dev/null"] * 1000, range(1000), [0.0003] * 1000)
     next(dropped)
@@ -218,7 +219,7 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
     """A task that was taken, does not fit, and was cancelled meanwhile is ended once the lock is free."""
     executor = pool(1)
     wait([executor.submit(work.same, number) for number in range(50)], timeout=8)
-    scheduler = executor._scheduler
+    scheduler = inside.scheduler(executor)
     executor.pause()
     futures = [executor.submit(len, b"x" * 50_000) for _ in range(6)]
     owned: list[bool] = []
@@ -297,7 +298,7 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
     )
     assert next(results) == 0
     part = next(iter(handle.assigned.values()))
-    executor._scheduler.runner.assignments._bad_starts[part] = 2
+    inside.runner(executor).assignments._bad_starts[part] = 2
     os.kill(handle.pid, signal.SIGSTOP)
     handle.running = lambda: wire.IDLE  # between two items
     os.kill(handle.pid, signal.SIGKILL)
