@@ -12,11 +12,12 @@ import pytest
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Prefetch
 from parallel_exec.backends.process.wire import Running
+from parallel_exec.backends.process.worker_handle import WorkerState
 
 
 def handle(assigned: int = 0, **facts: Any) -> Any:
     """Return what `Prefetch` looks at of a worker."""
-    defaults = {"ready": True, "closing": False, "draining": False, "pending_kill": None, "sent": 0, "large": 0}
+    defaults = {"state": WorkerState.READY, "pending_kill": None, "sent": 0, "large": 0}
     return SimpleNamespace(assigned=dict.fromkeys(range(assigned)), **{**defaults, **facts})
 
 
@@ -74,7 +75,13 @@ def test_it_adapts_when_calls_become_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    "fact", [{"ready": False}, {"closing": True}, {"draining": True}, {"pending_kill": (1, OSError())}]
+    "fact",
+    [
+        {"state": WorkerState.STARTING},
+        {"state": WorkerState.CLOSING},
+        {"state": WorkerState.DRAINING},
+        {"pending_kill": (1, OSError())},
+    ],
 )
 def test_who_gets_nothing(fact: dict[str, Any]) -> None:
     """A worker that starts, ends, has things taken back or is to be killed is sent nothing."""
@@ -141,12 +148,12 @@ def deciding(crew: Any, *durations: float, grows: bool = False) -> Prefetch:
     [
         (10, 0.0, True, {}, [(0, 5)]),
         (10, 0.0, False, {}, []),
-        (10, 0.0, True, {"draining": True}, []),
+        (10, 0.0, True, {"state": WorkerState.DRAINING}, []),
         (10, 0.5, False, {}, [(0, None)]),
-        (10, 0.5, False, {"draining": True}, [(0, None)]),
+        (10, 0.5, False, {"state": WorkerState.DRAINING}, [(0, None)]),
         (1, 0.0, True, {}, []),
         (0, 0.5, True, {}, []),
-        (10, 0.5, True, {"closing": True}, []),
+        (10, 0.5, True, {"state": WorkerState.CLOSING}, []),
     ],
 )
 def test_what_an_idle_worker_is_given_of_another_ones(
