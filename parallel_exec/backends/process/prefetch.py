@@ -13,6 +13,7 @@ Only the I/O thread calls what is here, but for `preempt`; the scheduler's lock 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from typing import TYPE_CHECKING, Callable, Sequence
 
 from parallel_exec._sync.clock import time
@@ -33,6 +34,7 @@ TINY = 25e-6  # seconds, overhead included; what takes less is tiny
 STUCK = AHEAD / 2  # seconds that a call runs until what waits behind it is stuck
 MOST = 8192  # calls sent ahead to one worker
 MOST_LARGE = 32  # the same while descriptors go with some: a socket holds some 270 messages with them
+_LATEST = 8  # calls whose average says how long the next will take; a guess
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
 
 
@@ -52,18 +54,23 @@ class Prefetch:
         """
         self.depth = 1
         self._average: float | None = None
+        self._latest: deque[float] = deque(maxlen=_LATEST)
         self._assignments = assignments
         self._can_grow = can_grow
 
     def observe(self, duration: float, overhead: float = OVERHEAD, count: int = 1) -> None:
         """Note how many seconds a call took, or `count` calls on average.
 
-        A moving average over some eight, which one slow call does not spoil for long.
+        What counts is the average of the last eight, which one slow call does not spoil for long: short calls after long ones
+        are sent in batches once eight of them were seen.
         """
         seen = min(duration, LONG * 1.5) + overhead
-        share = 1 / 8 if count == 1 else 1 - (7 / 8) ** count
-        average = seen if self._average is None else self._average + (seen - self._average) * share
-        self._average = average
+        latest = self._latest
+        if count == 1:
+            latest.append(seen)
+        else:
+            latest.extend([seen] * min(count, _LATEST))
+        self._average = average = sum(latest) / len(latest)
         ahead = AHEAD_TINY if average < TINY else AHEAD
         self.depth = 1 if average >= LONG else max(2, min(MOST, int(ahead / average)))
 

@@ -150,7 +150,7 @@ class Receiver:
         if chunk is None:
             return
         known = 0 if jobs[0] is not None else jobs.count(None)
-        self._prefetch.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD)
+        self._prefetch.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD, len(serials))
         if type(chunk) is not MapChunk:
             self._hear_retried(handle, chunk, frame)
             return
