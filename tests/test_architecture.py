@@ -77,6 +77,8 @@ ORDER = [
     "backends.process.child.main",
     "backends.process.preload",
     "backends.process.spawn",
+    "backends.process.start_method",
+    "backends.process.semaphore",
     "backends.process.worker_files",
     "backends.process.worker_handle",
     "backends.process.launcher",
@@ -153,18 +155,14 @@ PRIVATE = {
         "_forkserver_pid": "the same",
         "_lock": "the same",
         "_config": "where multiprocessing keeps its folder for temporary files",
-    },
-    "backends.process.preload": {
-        "_forkserver": "the list below belongs to it",
         "_preload_modules": "by public means it can be replaced, and not be read",
     },
-    "backends.process.spawn": {
-        "_at_fork_reinit": "as in _sync.locks, before that can be imported",
-        "_children": "else each start of any process polls ours",
-        "_inheriting": "whether a main module is being imported",
+    "backends.process.semaphore": {
         "_make_name": "to have a semaphore's name tracked before the semaphore is there",
         "_semlock": "what became of such a name",
     },
+    "backends.process.spawn": {"_children": "else each start of any process polls ours"},
+    "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
     "task_queue": dict.fromkeys(
         ("_get", "_put", "_qsize"), "queue.PriorityQueue's own, for subclasses, without its lock"
     ),
@@ -177,9 +175,13 @@ SET = {
     "_stdio": {"stdout"},  # sys
     "backends._platform": {"name", "_daemonic"},  # a thread
     "backends.process.child.main": {"_inheriting"},
-    "backends.process.fork_server": {"_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"},
+    "backends.process.fork_server": {
+        "_forkserver_address",
+        "_forkserver_alive_fd",
+        "_forkserver_pid",
+        "_preload_modules",
+    },
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
-    "backends.process.preload": {"_preload_modules"},
     "backends.process.spawn": {"get_preparation_data"},  # multiprocessing.spawn
     "cli.reader": {"args"},  # an error
     "progress": {"total"},  # tqdm's bar

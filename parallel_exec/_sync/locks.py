@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 from parallel_exec._sync.clock import time
 
 _SPINS = 1000  # a guess; then the holder is held up by something else
+_FORK_PATIENCE = 5.0  # seconds that a fork waits for a lock; a guess
 
 
 def acquire_yielding(lock: Any) -> None:
@@ -44,3 +47,21 @@ def release_leaked(*locks: Any) -> None:
 def renew_after_fork(lock: Any) -> None:
     """Make a lock free in a forked child: the thread of the parent that held it did not come along."""
     lock._at_fork_reinit()  # as the stdlib's pools do with theirs
+
+
+def hold_during_forks(lock: Any) -> Any:
+    """Have whoever forks this process hold a re-entrant lock meanwhile, so that what it guards is whole in the child.
+
+    It waits for some seconds, no more. Returns the lock.
+    """
+
+    def release() -> None:
+        with contextlib.suppress(RuntimeError):  # the time was up
+            lock.release()
+
+    os.register_at_fork(
+        before=lambda: lock.acquire(timeout=_FORK_PATIENCE),
+        after_in_parent=release,
+        after_in_child=lambda: renew_after_fork(lock),
+    )
+    return lock

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Iterable
 
 from parallel_exec._outcome import Failure
-from parallel_exec.backends.process import spawn
+from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
 
@@ -45,7 +45,7 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
             max_workers = cpu_count()
         check_max_workers(max_workers)
         check_initializer(initializer)
-        context = spawn.get_context(mp_context)
+        context = start_method.get_context(mp_context)
         if max_tasks_per_child is not None:
             _check_max_tasks(max_tasks_per_child, context)
         backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child)
@@ -76,7 +76,7 @@ def _check_max_tasks(count: object, context: Any) -> None:
         raise TypeError("max_tasks_per_child must be an integer")
     if count <= 0:
         raise ValueError("max_tasks_per_child must be >= 1")
-    if spawn.forks(context):
+    if start_method.forks(context):
         raise ValueError(
             "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different mp_context."
         )

@@ -27,7 +27,7 @@ from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
 from parallel_exec.backends import _pickling
 from parallel_exec.backends.base import Backend
-from parallel_exec.backends.process import spawn
+from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.launcher import Launcher
 from parallel_exec.backends.process.payload import pack, pack_initializer
 from parallel_exec.backends.process.pool import ProcessPool
@@ -74,8 +74,8 @@ class ProcessBackend(Backend):
         if os.name != "posix":
             raise NotImplementedError('backend="process" needs POSIX: use ExecutorBackend(ProcessPoolExecutor()) here')
         check_initializer(initializer, initargs)
-        context = spawn.get_context(mp_context)
-        self._forks = spawn.forks(context)
+        context = start_method.get_context(mp_context)
+        self._forks = start_method.forks(context)
         packed = None if initializer is None else pack_initializer(initializer, initargs, has_main=self._forks)
         self._max_tasks = (
             None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
@@ -92,7 +92,7 @@ class ProcessBackend(Backend):
         Raises:
             WorkerStartError: no process can be started from here.
         """
-        reason = spawn.forbidden()
+        reason = start_method.forbidden()
         if reason is not None:
             raise start_error("process", reason)
         return ProcessPool(port, limit, self._launcher, self._max_tasks)

@@ -7,6 +7,8 @@ Guarantees:
     is left to itself, ends when all that it has made has ended, and the next start makes a new one.
     A folder for temporary files whose path is too long for a socket, or where nothing can be written, does not keep one
     from being started.
+    In a forked child there is no server: its parent's is not a child of its own, as `multiprocessing` supposes.
+    The lock that starts hold guards all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import contextlib
 import os
 import sys
 from multiprocessing import process, util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 if TYPE_CHECKING:
     from parallel_exec.backends.process.inherited import Inherited
@@ -25,19 +27,28 @@ _NAME = len("/pymp-12345678/listener-12345678")
 _PATH = 104  # bytes that the path of a socket may have, its end included, on the system that takes the fewest
 
 _accepted: list[tuple[int, object]] = []  # the server that was found to be good enough, or made anew, and for what
-_left: list[int] = []  # servers that were left to themselves and are to be reaped; guarded by the lock held for starts
+_left: list[int] = []  # servers that were left to themselves, and have not ended yet
+
+
+def _server() -> Any:
+    return getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+
+
+def _pid() -> int | None:
+    """Return the server's process id; None if none was started."""
+    pid: int | None = getattr(_server(), "_forkserver_pid", None)
+    return pid
 
 
 def renew(inherited: Inherited) -> None:
-    """Leave a server whose children could not have `inherited`. To be called with the lock that starts hold."""
+    """Leave a server whose children could not have `inherited`."""
     _left[:] = [each for each in _left if not _is_over(each)]
-    server = _server()
-    pid, wanted = getattr(server, "_forkserver_pid", None), inherited.fixed()
+    pid, wanted = _pid(), inherited.fixed()
     if pid is None or (pid, wanted) in _accepted:
         return
     if _accepted[:1] != [(0, wanted)] and inherited.is_beyond(pid):
-        with server._lock:
-            leave()
+        with _server()._lock:
+            _leave()
         _left.append(pid)
         _accepted[:] = [(0, wanted)]  # the next is as good as it gets, be it told as it may
     else:
@@ -51,8 +62,8 @@ def _is_over(child: int) -> bool:
         return True
 
 
-def leave() -> None:
-    """Forget the server: whoever wants one starts another. Also in a forked child, which cannot ask its parent's."""
+def _leave() -> None:
+    """Forget the server: whoever wants one starts another."""
     server = _server()
     alive = getattr(server, "_forkserver_alive_fd", None)
     if alive is not None:
@@ -61,25 +72,37 @@ def leave() -> None:
         server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
 
 
-def after_fork() -> None:
-    """Know of no server, in a forked child: its parent's is not a child of its own, as `multiprocessing` supposes."""
+def _after_fork() -> None:
     _left.clear()
     _accepted.clear()
-    leave()
+    _leave()
 
 
-def _server() -> Any:
-    return getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def preloaded() -> Sequence[str] | None:
+    """Return what the server imports when it is started; None if that cannot be told."""
+    from multiprocessing import forkserver
+
+    listed = getattr(getattr(forkserver, "_forkserver", None), "_preload_modules", None)
+    return listed if isinstance(listed, list) else None
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Have it import these as well; by public means the list could be replaced only."""
+    _server()._preload_modules = [*(preloaded() or ()), *modules]
 
 
 def has_place() -> bool:
     """See to a folder in which a server's socket can be made, unless one is running; returns whether there is one."""
-    if getattr(_server(), "_forkserver_pid", None) is not None:
+    if _pid() is not None:
         return True
     this: Any = process.current_process()
+    config = this._config
     with contextlib.suppress(OSError):  # nothing can be written where `tempfile` looks
-        this._config.setdefault("tempdir", None)
-        if (this._config["tempdir"] is not None or _is_short(_base())) and _serves(util.get_temp_dir()):
+        config.setdefault("tempdir", None)
+        if (config["tempdir"] is not None or _is_short(_base())) and _serves(util.get_temp_dir()):
             return True
     import shutil
     import tempfile
@@ -88,7 +111,7 @@ def has_place() -> bool:
         with contextlib.suppress(OSError):
             made = tempfile.mkdtemp(prefix="pymp-", dir=folder)
             util.Finalize(None, shutil.rmtree, args=(made, True), exitpriority=-100)
-            this._config["tempdir"] = made
+            config["tempdir"] = made
             return True
     return False
 

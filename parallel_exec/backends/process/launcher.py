@@ -11,13 +11,12 @@ import itertools
 import signal
 import sys
 import threading
-from multiprocessing import resource_tracker
 from traceback import clear_frames
 from typing import Any, Callable
 
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard
-from parallel_exec.backends.process import log_relay, spawn
+from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
@@ -37,7 +36,7 @@ class Launcher:
         self._memory_limit = memory_limit
         # Now, as the main module's `__file__` is gone once its end is reached, and what is pending then is still to be done.
         # One that cannot be imported travels by value: nothing may import it, though its name is seen.
-        self._main = {} if spawn.forks(context) or why_not_importable() else spawn.main_module()
+        self._main = {} if start_method.forks(context) or why_not_importable() else spawn.main_module()
         self._names = itertools.count(1)
         self._failures = 0
         self._ever_succeeded = False
@@ -60,13 +59,13 @@ class Launcher:
             OSError: there are no descriptors left, or no space for a semaphore.
             WorkerStartError: none can ever be started.
         """
-        reason = spawn.forbidden() or spawn.lacking(self._context)  # again: a forked child may be daemonic
+        reason = start_method.forbidden() or start_method.lacking(
+            self._context
+        )  # again: a forked child may be daemonic
         if reason is not None:
             raise start_error("process", reason)
         fill_standard()
-        with spawn.semaphores:
-            if not spawn.forks(self._context):  # else they have no name
-                resource_tracker.ensure_running()  # first: it removes the semaphores if this process is killed
+        with semaphore.lock:
             handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context, make_timer)
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}

@@ -13,23 +13,18 @@ import os
 import site
 import sys
 from importlib.machinery import PathFinder
-from typing import Any
+
+from parallel_exec.backends.process import fork_server
 
 OURS = "parallel_exec.backends.process.child.main"
 _THEIRS = ("logging.handlers", "mmap", "multiprocessing.synchronize", "pickle", "re", "socket", "traceback", "typing")
 
 
 def preload() -> None:
-    """Have the fork server import what workers need. Does nothing if that is on its list, or cannot be put there.
-
-    (The list is private: by public means it can be replaced, but not be read.)
-    """
-    from multiprocessing import forkserver
-
-    server: Any = getattr(forkserver, "_forkserver", None)
-    listed = getattr(server, "_preload_modules", None)
-    if isinstance(listed, list) and not {OURS, _THEIRS[0]}.intersection(listed):
-        server._preload_modules = [*listed, *((OURS, "multiprocessing.synchronize") if is_found_anew() else _THEIRS)]
+    """Have the fork server import what workers need. Does nothing if that is on its list, or cannot be put there."""
+    listed = fork_server.preloaded()
+    if listed is not None and not {OURS, _THEIRS[0]}.intersection(listed):
+        fork_server.preload((OURS, "multiprocessing.synchronize") if is_found_anew() else _THEIRS)
 
 
 def is_found_anew() -> bool:

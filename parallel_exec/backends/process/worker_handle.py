@@ -41,7 +41,7 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends._platform import kill_group
-from parallel_exec.backends.process import segments, spawn, wire
+from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.child.main import WorkerConfig
 from parallel_exec.backends.process.worker_files import WorkerFiles
 
@@ -119,7 +119,7 @@ class WorkerHandle:
         self._handing_out = False
         self._epoch = 0  # of batches: each that was dropped ends one
         self._incoming = bytearray()
-        self._permits: Any = spawn.make_semaphore(context)
+        self._permits: Any = semaphore.make_semaphore(context)
         try:
             self.files = WorkerFiles()
         except BaseException:
@@ -396,5 +396,5 @@ class WorkerHandle:
         if self.process is not None and self.process.exitcode is not None:
             self.process.close()
         self.process = None
-        with spawn.semaphores:
+        with semaphore.lock:
             self._permits = None  # a semaphore has a name in the system until it is collected

@@ -13,7 +13,7 @@ import pytest
 import script
 import work
 
-from parallel_exec.backends.process import spawn
+from parallel_exec.backends.process import spawn, start_method
 
 METHODS = ("forkserver", "spawn", "fork")
 FORK = {"mp_context": "fork"}
@@ -151,5 +151,5 @@ def test_a_frozen_application_without_freeze_support(tmp_path: Path, method: str
 def test_how_such_a_start_is_known(monkeypatch: pytest.MonkeyPatch, words: list[str], refused: bool) -> None:
     """By the command line that `multiprocessing` makes for Python."""
     monkeypatch.setattr("sys.argv", ["app", *words])
-    reason = spawn.forbidden()
+    reason = start_method.forbidden()
     assert (reason is not None and "freeze_support" in reason) == refused

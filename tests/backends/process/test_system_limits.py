@@ -22,7 +22,7 @@ import script
 import work
 
 from parallel_exec import WorkerStartError
-from parallel_exec.backends.process import segments, spawn, supervisor
+from parallel_exec.backends.process import segments, semaphore, spawn, supervisor
 from parallel_exec.backends.process.pool import ProcessPool
 
 from . import stdlib_only_tasks
@@ -156,7 +156,7 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(spawn.Semaphore, "__init__", refuse)
+    monkeypatch.setattr(semaphore.Semaphore, "__init__", refuse)
     error = pool().submit(work.same, 1).exception(8)
     assert isinstance(error, BrokenProcessPool)
     assert "/dev/shm" in str(error)
