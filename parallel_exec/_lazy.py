@@ -45,31 +45,20 @@ def refuse_lazy(taker: str, fn: Any) -> None:
     Raises:
         TypeError: it is such a function.
     """
-    if type(fn) is not FunctionType:
-        inner = _function_of(fn)
-        if inner is None:
-            return
-    else:
-        inner = fn
+    inner = fn  # becomes the function of Python code that runs when `fn` is called
+    while type(inner) is not FunctionType:
+        if isinstance(inner, partial):
+            inner = inner.func
+        elif type(inner) is MethodType:
+            inner = inner.__func__
+        else:
+            call = None if isinstance(inner, type) else getattr(type(inner), "__call__", None)  # noqa: B004  # as Python looks it up
+            if type(call) is not FunctionType:  # a type's call makes an instance; a builtin is not lazy
+                return
+            inner = call
     flags = inner.__code__.co_flags & _ANY
     if flags:
         _refuse(taker, fn, flags)
-
-
-def _function_of(fn: Any) -> FunctionType | None:
-    """Return the function of ours that runs when something is called; None if that is of another kind."""
-    while True:
-        if isinstance(fn, partial):
-            fn = fn.func
-        elif type(fn) is MethodType:
-            fn = fn.__func__
-        elif type(fn) is FunctionType:
-            return fn
-        elif isinstance(fn, type):  # a call makes an instance
-            return None
-        else:
-            call = getattr(type(fn), "__call__", None)  # noqa: B004  # as Python looks it up
-            return call if type(call) is FunctionType else None
 
 
 def _refuse(taker: str, fn: Any, flags: int) -> None:

@@ -15,7 +15,7 @@ from parallel_exec import _lifecycle
 from parallel_exec._checks import RetryOn, check_count, check_seconds
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
-from parallel_exec._core.job import Job, snapshot
+from parallel_exec._core.job import Job
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
@@ -26,10 +26,10 @@ from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, Settings
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
-from parallel_exec.options import Options
+from parallel_exec.options import Options, Submitter
 from parallel_exec.retry import policy_for
 from parallel_exec.stream import stream
-from parallel_exec.task import INHERIT, Inherited, LetGo, Task, TaskResult, is_named, name_task
+from parallel_exec.task import INHERIT, Inherited, Task, TaskResult
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -46,7 +46,7 @@ Order = Literal["submitted", "completed"]
 _ALL_INHERITED = (INHERIT,) * 4
 
 
-class ParallelExecutor(Executor):
+class ParallelExecutor(Submitter, Executor):
     """Runs calls in parallel, with priorities, timeouts and retries, and one result for each.
 
     Thread-safe. A `concurrent.futures.Executor`, for whoever takes one.
@@ -68,13 +68,12 @@ class ParallelExecutor(Executor):
             )
         given: Any = overrides  # what names there are is checked over there, with a hint
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
-        self._settings = Settings(self.config.timeout, policy_for(self.config), self._allows_lazy)
+        settings = Settings(self.config.timeout, policy_for(self.config), self._allows_lazy)
         backend = make_backend(self.config.backend)
-        self._scheduler = Scheduler(
-            backend, self.config.max_concurrency, self.config.queue_size, Dispatcher(self.config.on_event)
-        )
-        self._admission = self._scheduler.admission
-        self._completion = self._scheduler.completion
+        events = Dispatcher(self.config.on_event)
+        scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
+        super().__init__(scheduler, settings)
+        self._completion = scheduler.completion
         self._runs = Batches()
         _lifecycle.watch(self, self._scheduler)
 
@@ -108,23 +107,14 @@ class ParallelExecutor(Executor):
                     "add_task takes arguments for a function only, as a Task has its own: "
                     "write add_task(Task(function, argument, kwargs={...})) or add_task(function, argument, name=...)"
                 )
-            future = self._future_of(task)
+            future = Job.of_task(self._scheduler, self._settings_of(task), task)
         else:
             if not callable(task):
                 raise not_callable("add_task", task)
-            if not self._allows_lazy:
+            if not self._settings.allows_lazy:
                 refuse_lazy("add_task", task)
-            future = Job(self._scheduler, self._settings, snapshot(), task, args, kwargs or None)
+            future = Job(self._scheduler, self._settings, task, args, kwargs or None)
         self._admission.add(future, self._runs, start=False)
-        return future
-
-    def _future_of(self, task: Task[T]) -> Job[T]:
-        if type(task.execute) is LetGo:
-            task.execute()  # refuses: now, and not once an attempt after the other
-        future: Job[T] = Job(self._scheduler, self._settings_of(task), snapshot(), task.execute)
-        if not is_named(task):
-            name_task(task, future.number())
-        future._task, future._id, future.priority = task, task.id, task.priority
         return future
 
     def _settings_of(self, task: Task[Any]) -> Settings:
@@ -249,48 +239,6 @@ class ParallelExecutor(Executor):
 
     # ── concurrent.futures.Executor ─────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
-        """Start `fn(*args, **kwargs)` as soon as a slot is free, and return its future.
-
-        Starts the pool, and with it what was staged. Blocks only while the queue is full.
-
-        Raises:
-            RuntimeError: after `shutdown`.
-        """
-        if not callable(fn):
-            raise not_callable("submit", fn)
-        if not self._allows_lazy:
-            refuse_lazy("submit", fn)
-        future: Job[T] = Job(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
-        self._admission.add(future, None, start=True)
-        return future
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-        **_misspelt: Never,
-    ) -> Iterator[T]:
-        """Return an iterator over `fn(*items)` for the zipped iterables, in their order.
-
-        Args:
-            fn: called once for each tuple of items.
-            *iterables: as for the built-in `map`; read at once, or with `buffersize` as results are taken.
-            timeout: seconds from now within which each result must be there when it is asked for.
-            chunksize: how many items travel together to a worker process; 1 leaves the choice to the pool.
-            buffersize: most items that have been submitted and whose results have not been taken.
-
-        Raises:
-            TimeoutError: from the iterator: a result was not there in time.
-            BaseException: from the iterator: what a call raised; the rest is cancelled.
-        """
-        return self.options().map(
-            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, **_misspelt
-        )
-
     def options(
         self,
         *,
@@ -316,7 +264,7 @@ class ParallelExecutor(Executor):
             retry_on=retry_on,
             backoff=backoff,
         )
-        return Options(self._scheduler, checked.priority, self._settings_of(checked), id)
+        return Options(self._scheduler, self._settings_of(checked), checked.priority, id)
 
     def stream(
         self,
@@ -347,7 +295,7 @@ class ParallelExecutor(Executor):
         return stream(self._start_task, iter(tasks), size, order, self._runs.opened)
 
     def _start_task(self, task: Task[T]) -> Job[T]:
-        future = self._future_of(task)
+        future = Job.of_task(self._scheduler, self._settings_of(task), task)
         self._admission.add(future, None, start=True)
         return future
 

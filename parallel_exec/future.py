@@ -172,10 +172,11 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         """Wait for the end; raises if the task was cancelled."""
         entered = False
         try:
-            entered = timeout is None and not self.done() and self.owner.enter_wait(self)
-            while timeout is None and not self.done() and threading.get_ident() == main.ident:
-                with contextlib.suppress(WaitTimeout):
-                    super().exception(TICK)
+            if timeout is None and self._state not in FINAL:
+                entered = self.owner.enter_wait(self)
+                while threading.get_ident() == main.ident and self._state not in FINAL:
+                    with contextlib.suppress(WaitTimeout):
+                        super().exception(TICK)
             super().exception(timeout)
         finally:
             if entered:

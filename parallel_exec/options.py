@@ -1,4 +1,4 @@
-"""`executor.options(...)`: a view whose `submit` and `map` carry settings of their own."""
+"""`submit` and `map`, of an executor and of `executor.options(...)`, whose calls carry settings of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._checks import check_count, to_float
-from parallel_exec._core.job import PLACES, Job, snapshot
+from parallel_exec._core.job import PLACES, Job
 from parallel_exec._core.map_chunk import MapChunk, MapResults
 from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
@@ -31,33 +31,33 @@ _FIRST = 4  # of them, before it is known how much they weigh
 _BYTES = 1 << 13  # that they should come to, as each piece that a worker is given carries all of these; a guess
 
 
-class Options:
-    """A light view of an executor. Thread-safe, frozen, cheap to make, worth keeping for many submits."""
+class Submitter:
+    """What calls are given to: an executor, or a view of one whose calls carry settings of their own. Thread-safe."""
 
-    __slots__ = ("_id", "_priority", "_scheduler", "_settings")
+    __slots__ = ("_admission", "_id", "_priority", "_scheduler", "_settings")
 
-    def __init__(self, scheduler: Scheduler, priority: int, settings: Settings, id: str | None) -> None:
+    def __init__(self, scheduler: Scheduler, settings: Settings, priority: int = 0, id: str | None = None) -> None:
         self._scheduler = scheduler
-        self._priority = priority
+        self._admission = scheduler.admission
         self._settings = settings
+        self._priority = priority
         self._id = id
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
-        """Do as `ParallelExecutor.submit`, with this view's settings."""
+        """Start `fn(*args, **kwargs)` as soon as a slot is free, and return its future.
+
+        Starts the pool, and with it what was staged. Blocks only while the queue is full.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+        """
         if not callable(fn):
             raise not_callable("submit", fn)
         if not self._settings.allows_lazy:
             refuse_lazy("submit", fn)
-        return self._start(self._id, fn, args, kwargs)
-
-    def _start(self, id: str | None, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any = None) -> Job[T]:
-        future: Job[T] = Job(self._scheduler, self._settings, snapshot(), fn, args, kwargs or None)
-        if self._priority:
-            future.priority = self._priority
-        if id is not None:
-            future._id = id
-        self._scheduler.admission.add(future, None, start=True)
-        return future
+        job: Job[T] = Job(self._scheduler, self._settings, fn, args, kwargs or None, self._priority, self._id)
+        self._admission.add(job, None, start=True)
+        return job
 
     def map(
         self,
@@ -68,9 +68,21 @@ class Options:
         buffersize: int | None = None,
         **_misspelt: Never,
     ) -> Iterator[T]:
-        """Do as `ParallelExecutor.map`, with this view's settings; an id gets the item's number appended."""
+        """Return an iterator over `fn(*items)` for the zipped iterables, in their order.
+
+        Args:
+            fn: called once for each tuple of items.
+            *iterables: as for the built-in `map`; read at once, or with `buffersize` as results are taken.
+            timeout: seconds from now within which each result must be there when it is asked for.
+            chunksize: how many items travel together to a worker process; 1 leaves the choice to the pool.
+            buffersize: most items that have been submitted and whose results have not been taken.
+
+        Raises:
+            TimeoutError: from the iterator: a result was not there in time.
+            BaseException: from the iterator: what a call raised; the rest is cancelled.
+        """
         if _misspelt:
-            refuse_names("map()", _misspelt, Options.map)
+            refuse_names("map()", _misspelt, Submitter.map)
         _check_mapped(fn, iterables)
         if not self._settings.allows_lazy:
             refuse_lazy("map", fn)
@@ -78,41 +90,41 @@ class Options:
         if timeout is not None and (timeout := to_float(given := timeout)) is None:
             raise TypeError(f"timeout takes seconds as a number, not {given!r}")
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
-        in_parts = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
-        if in_parts and self._scheduler.admission.runs_chunks(self._settings) and buffersize is None:
+        in_chunks = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
+        if in_chunks and buffersize is None and self._admission.runs_chunks(self._settings):
             until = None if timeout is None else time.monotonic() + timeout
-            return self._map_parts(fn, iterables, chunksize).results(until)
+            return self._map_chunks(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
 
         def start(*args: Any) -> Job[T]:
-            return self._start(None if self._id is None else f"{self._id}-{next(numbers)}", fn, args)
+            task_id = None if self._id is None else f"{self._id}-{next(numbers)}"
+            job: Job[T] = Job(self._scheduler, self._settings, fn, args, None, self._priority, task_id)
+            self._admission.add(job, None, start=True)
+            return job
 
         return in_order(start, zip(*iterables), timeout, buffersize)
 
-    def _map_parts(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> MapResults:
-        """Start all calls, in stretches that travel together."""
-        mapping = MapResults()
-        place = self._scheduler.next_sequence()  # one for the whole map: its items follow one another
-        map_id = self._id or id_of(call_name(fn), place >> PLACES)
-        stretches = _Stretches(iterables, chunksize)
-        for columns in stretches:
-            first = mapping.reserve(len(columns[0]))
-            context = snapshot()
-            part = MapChunk(self._scheduler, self._settings, context, fn, columns, mapping, first, self._make_single)
-            part.priority, part._id, part.sequence = self._priority, map_id, place + first
-            self._scheduler.admission.add(part, None, start=True)
-            stretches.weigh(part.payload, len(columns[0]))
-        return mapping
+    def _map_chunks(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> MapResults:
+        """Start all calls, in rows that travel together."""
+        results = MapResults(self._scheduler.next_sequence())
+        task_id = self._id or id_of(call_name(fn), results.sequence >> PLACES)
+        rows = _Rows(iterables, chunksize)
+        for columns in rows:
+            count = len(columns[0])
+            rest = (columns, range(count), results, results.reserve(count), self._priority, task_id)
+            chunk = MapChunk(self._scheduler, self._settings, fn, *rest)
+            self._admission.add(chunk, None, start=True)
+            rows.weigh(chunk.payload, count)
+        return results
 
-    def _make_single(self, part: MapChunk, index: int) -> Job[Any]:
-        """Return the future of a task that runs one item of a part."""
-        context: Any = part.context
-        single: Job[Any] = Job(self._scheduler, self._settings, context, part.fn, part.arguments(index))
-        single.priority, single._id = self._priority, part.item_id(index)
-        single.queued_at = part.queued_at
-        single.stands_for = part.first + index
-        single.mark_retrieved()  # it is looked at when its turn comes, or the others' iteration has ended
-        return single
+
+class Options(Submitter):
+    """A light view of an executor, with settings of its own. Frozen, cheap to make, worth keeping for many submits.
+
+    An id gets the item's number appended in `map`.
+    """
+
+    __slots__ = ()
 
 
 def _check_mapped(fn: object, iterables: tuple[Any, ...]) -> None:
@@ -153,12 +165,12 @@ def _check_sizes(chunksize: int, buffersize: int | None) -> tuple[int, int | Non
         raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}") from None
 
 
-class _Stretches:
-    """Cuts zipped iterables into stretches of items that travel together, each as a list for each iterable.
+class _Rows:
+    """Cuts zipped iterables into rows of items that travel together, each as a list for each iterable.
 
     Args:
-        iterables: read as stretches are taken.
-        chunksize: items of a stretch; 1 for what weighs little enough.
+        iterables: read as rows are taken.
+        chunksize: items of a row; 1 for what weighs little enough.
     """
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], chunksize: int) -> None:
@@ -168,11 +180,11 @@ class _Stretches:
         self._size = _FIRST if self._adapts else chunksize
 
     def __iter__(self) -> Iterator[list[list[Any]]]:
-        while stretch := list(itertools.islice(self._items, self._size)):
-            yield [stretch] if self._is_single else list(map(list, zip(*stretch)))
+        while row := list(itertools.islice(self._items, self._size)):
+            yield [row] if self._is_single else list(map(list, zip(*row)))
 
     def weigh(self, payload: Any, count: int) -> None:
-        """Learn from a stretch of so many items what they come to; None: it has ended already."""
+        """Learn from a row of so many items what they come to; None: it has ended already."""
         if self._adapts and payload is not None:
             fitting = 1 if payload.has_descriptors() else _BYTES * count // len(payload.data)
             self._size = max(1, min(_MOST, fitting))

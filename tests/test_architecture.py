@@ -203,6 +203,7 @@ KINDS = {
     "_core.scheduler.Scheduler": "_core.admission.Admission",
     "_core.job.Job": "future.TaskFuture",
     "_core.map_chunk.MapChunk": "_core.job.Job",
+    "executor.ParallelExecutor": "options.Submitter",
     "_queue_view.LiveQueue": "task_queue.TaskQueue",
     "futures.pool.Pool": "executor.ParallelExecutor",
     "futures.process.ProcessPoolExecutor": "futures.pool.Pool",

@@ -19,7 +19,7 @@ from backend_kinds import IN_THIS_PROCESS, over
 from tracked import Call, Fail, Tracked
 
 from parallel_exec import ParallelExecutor, Task, TaskSerializationError
-from parallel_exec._core.job import Job, snapshot
+from parallel_exec._core.job import Job
 from parallel_exec._outcome import Success
 
 KINDS = ("thread", "process", "inline", "thread-pool", "process-pool")
@@ -267,7 +267,7 @@ class _SeenMeanwhile(Job[bool]):
 def test_a_task_seen_while_the_call_is_let_go() -> None:
     """The future settles, whoever was first to keep its task weakly."""
     with ParallelExecutor(backend="inline") as executor:
-        future = _SeenMeanwhile(inside.scheduler(executor), executor._settings, snapshot(), bool)
+        future = _SeenMeanwhile(inside.scheduler(executor), executor._settings, bool)
         task = Task(bool, id="a")
         future._task = task
         future.let_go(Success(None))

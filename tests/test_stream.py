@@ -11,6 +11,7 @@ import pytest
 import work
 
 from parallel_exec import Task, TaskFuture
+from parallel_exec._core.job import Job
 
 
 def test_an_endless_stream_runs_in_flat_memory(lab: Any) -> None:
@@ -180,7 +181,7 @@ def test_an_exception_in_the_middle_of_a_stream_loses_nothing(
     if when == "waiting":
         monkeypatch.setattr("parallel_exec.stream._next_of", interrupt)
     if when == "yielding":
-        monkeypatch.setattr(TaskFuture, "task_result", interrupt)
+        monkeypatch.setattr(Job, "task_result", interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(executor.stream(tasks(), order=order))
     monkeypatch.undo()

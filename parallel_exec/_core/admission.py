@@ -67,7 +67,8 @@ class Admission:
                 if self._queue_size:
                     self._await_room(job)
                 self._registry.unsettled.add(job)  # from here on nobody forgets it
-                job.added(self._monitor.sequence, time.monotonic(), None if batches is None else batches.current)
+                sequence = job.sequence or next(self._monitor.sequence)
+                job.added(sequence, time.monotonic(), None if batches is None else batches.current)
                 if not self._events.active:
                     outcome, consumer = self._enqueue(job, unfit)
             if self._events.active:

@@ -16,7 +16,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from contextvars import Context, copy_context
 from functools import partial
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
@@ -27,7 +27,7 @@ from parallel_exec._sync.lazy_condition import settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
 from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
-from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, result_of
+from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
 
 if TYPE_CHECKING:
     from parallel_exec._core.batch import Batch
@@ -37,15 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
-_EMPTY = Context()
-
-
-def snapshot() -> Context:
-    """Return a copy of the calling thread's context for a job: attempts run in copies of this one again.
-
-    All whose context is empty share one: a million jobs are that much less for the garbage collector to look at.
-    """
-    return copy_context() or _EMPTY
+_EMPTY = Context()  # shared by all whose context is empty: that much less for the garbage collector to look at
 
 
 class Phase:
@@ -76,7 +68,18 @@ _OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_res
 
 
 class Job(TaskFuture[T]):
-    """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's."""
+    """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's.
+
+    Args:
+        owner: the scheduler.
+        settings: those of its attempts.
+        fn: what it calls.
+        args: with these.
+        kwargs: and these by name, if there are any.
+        priority: as a `Task`'s.
+        id: its id; None for one that is made of the function's name and the job's number once somebody asks.
+        context: attempts run in copies of it; None: of a copy of the calling thread's.
+    """
 
     # Defaults live on the class, so that an instance holds only what differs from them.
 
@@ -99,8 +102,6 @@ class Job(TaskFuture[T]):
 
     # Written once before the task is queued.
     weight = 1  # how many calls it stands for
-    stands_for: int | None = None  # the place of the item of a `map` that it runs again
-    stretch: tuple[int, int, int, str] | None = None  # where it is in the payload: low, high, first, map's name
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
     batch: Batch | None = None  # what collects it
@@ -112,17 +113,38 @@ class Job(TaskFuture[T]):
         self,
         owner: FutureOwner,
         settings: Settings,
-        context: Context,
         fn: Callable[..., T],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
+        priority: int = 0,
+        id: str | None = None,
+        context: Context | None = None,
     ) -> None:
         self.owner = owner
         self.settings = settings
-        self.context: Context | None = context
+        self.context: Context | None = (copy_context() or _EMPTY) if context is None else context
         self.fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
         self.args: Any = args  # None once the call was let go
         self.kwargs = kwargs
+        if priority:
+            self.priority = priority
+        if id is not None:
+            self._id = id
+
+    @classmethod
+    def of_task(cls, owner: FutureOwner, settings: Settings, task: Task[T]) -> Job[T]:
+        """Return the job of a `Task` of the user's, which is given an id if it has none.
+
+        Raises:
+            RuntimeError: it is that of a result whose call was let go.
+        """
+        if type(task.execute) is LetGo:
+            task.execute()  # refuses: now, and not once an attempt after the other
+        job = cls(owner, settings, task.execute, priority=task.priority)
+        if not is_named(task):
+            name_task(task, job.number())
+        job._task, job._id = task, task.id
+        return job
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
@@ -220,10 +242,9 @@ class Job(TaskFuture[T]):
 
     # ── its way through the executor: called with the scheduler's lock held, but where it says something else ───────
 
-    def added(self, numbers: Iterator[int], at: float, batch: Batch | None) -> None:
-        """Take the next place in the order, unless it has one, and join a batch, if one is to collect it."""
-        if not self.sequence:
-            self.sequence = next(numbers)
+    def added(self, sequence: int, at: float, batch: Batch | None) -> None:
+        """It has its place in the order, and a batch that collects it, if one is to."""
+        self.sequence = sequence
         self.queued_at = at
         if batch is not None:
             self.batch = batch

@@ -345,7 +345,7 @@ class Scheduler:
         self.settle(job, Failure(error), end)
 
     def add_split(self, tail: AnyJob) -> None:
-        """Count a job in that was split off another. Called with the lock held."""
+        """Count a chunk in that was split off another. Called with the lock held."""
         self._registry.unsettled.add(tail)
 
     def expire(self, slot: Slot, job: AnyJob | None) -> None:

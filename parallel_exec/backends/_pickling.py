@@ -32,12 +32,18 @@ class Pickled(NamedTuple):
         segment: what has its large buffers, or all of it, if it is large; or None.
         names_main: whether something of the main module may be in it.
         others: descriptors that go with it (`_reducers.py`).
+        item: where in it the one item of a `map` is that is to be called: low, high, place of the first, the map's id; or None.
     """
 
     data: bytes
     segment: segments.Segment | None
     names_main: bool = False
     others: Sequence[segments.Segment] = ()
+    item: tuple[int, int, int, str] | None = None
+
+    def of_item(self, index: int, first: int, map_id: str) -> Pickled:
+        """Return the same for one item of a chunk."""
+        return self._replace(item=(index, index + 1, first, map_id))
 
     def is_light(self) -> bool:
         """Return whether it may well be sent several times over, and unpickled each time, rather than once."""

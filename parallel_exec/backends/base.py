@@ -182,10 +182,6 @@ class SchedulerPort(Protocol):
         """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
         ...
 
-    def add_split(self, tail: AnyJob) -> None:
-        """Count a future in that was split off another. Called with the lock held."""
-        ...
-
     def expire(self, slot: Slot, future: AnyJob | None) -> None:
         """Time is up for what runs in `slot`: the callback of the slot's timer."""
         ...

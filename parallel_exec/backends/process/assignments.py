@@ -55,14 +55,13 @@ class Assignments:
         serial: the serial number of the next call that is handed out.
     """
 
-    def __init__(self, lock: Any, wakeup: Callable[[], None], add_split: Callable[[AnyJob], None]) -> None:
+    def __init__(self, lock: Any, wakeup: Callable[[], None]) -> None:
         self.handles: list[WorkerHandle] = []
         self.done: list[MapChunk] = []
         self.worst: tuple[int, int] | None = None
         self.serial = 1
         self._lock = lock
         self._wakeup = wakeup
-        self._add_split = add_split
         self._returned: dict[AnyJob, None] = {}  # a set that keeps its order
         self._bad_starts: WeakKeyDictionary[AnyJob, int] = WeakKeyDictionary()  # by job: workers that it took along
 
@@ -136,13 +135,9 @@ class Assignments:
                 self._returned[job] = None
             elif serial == job.serial:
                 self._returned[job] = None  # the whole of it
-                job.left = 0
             elif serial < job.serial + job.weight:  # where it is split; the rest of the tail goes with it
-                tail = job.split(job.index_of(serial))
-                self._add_split(tail)
-                self._returned[tail] = None
-                job.left -= tail.weight
-                if not job.left:
+                self._returned[job.split(job.index_of(serial))] = None
+                if job.ended(0):
                     self.done.append(job)
             del handle.assigned[serial]  # last: if this is interrupted, it is done again when the worker is dead
 

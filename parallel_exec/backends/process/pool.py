@@ -58,7 +58,7 @@ class ProcessPool(Runner):
         self._max_tasks = max_tasks
         self._launcher = launcher
         self._io = IoLoop(port.lock, weakly(self._break))
-        self.assignments = Assignments(port.lock, self._io.wakeup, weakly(port.add_split))
+        self.assignments = Assignments(port.lock, self._io.wakeup)
         events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))
         self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
         self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
@@ -251,9 +251,7 @@ class ProcessPool(Runner):
             return futures
         last: Any = futures[-1]
         if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
-            tail = last.split(last.high - (calls - count))
-            port.add_split(tail)
-            self._put_back(port, [tail])
+            self._put_back(port, [last.split(last.high - (calls - count))])
         return futures
 
     def _hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:

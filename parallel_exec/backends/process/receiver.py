@@ -191,15 +191,13 @@ class Receiver:
 
     def _count_down(self, chunk: MapChunk, ended: int) -> None:
         with self._source.lock:
-            chunk.left -= ended
-            over = chunk.left == 0
+            over = chunk.ended(ended)
         if over:
             self.close_chunk(chunk)
 
     def close_chunk(self, chunk: MapChunk) -> None:
         """Report a chunk of which every item has ended."""
         number = chunk.attempt_number if chunk.phase == Phase.LIVE else 0
-        chunk.weight = chunk.good
         if number:
             self._source.report(chunk, number, Success(None), time.monotonic())
 
@@ -246,7 +244,7 @@ class Receiver:
             self._end_item(handle, job, running.serial, Failure(error), running.since, time.monotonic())
         elif number:
             try:
-                job.set_all_apart()
+                job.isolate_all()
             finally:
                 self.close_chunk(job)
 

@@ -207,8 +207,8 @@ class WorkerHandle:
             low = high = number = 0
             if type(job) is MapChunk:
                 low, high, number = job.low, job.high, job.first
-            elif job.stretch is not None:
-                low, high, number, known = job.stretch
+            elif payload.item is not None:
+                low, high, number, known = payload.item
             elif type(known) is int:
                 number, known = known, ""
             name, data = known.encode(errors="surrogatepass"), payload.data
@@ -229,9 +229,8 @@ class WorkerHandle:
         for job in jobs:
             job.placed(self)
             if type(job) is MapChunk:
-                job.left = job.weight
+                job.sent(serial)
                 self.assigned.update(dict.fromkeys(range(serial, serial + job.weight), job))
-                job.serial = serial
             else:
                 self.assigned[serial] = job
             serial += job.weight
