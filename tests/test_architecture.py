@@ -17,6 +17,7 @@ from source import FILES, PACKAGES, ROOT
 ORDER = [
     "_sync",
     "_sync.clock",
+    "_sync.guarded",
     "_sync.locks",
     "_sync.parking",
     "_sync.threads",

@@ -24,17 +24,20 @@ from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._core.monitor import Monitor
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
+from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut
 from parallel_exec.retry import Delay, RetryPolicy
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import Backend, Consumer, Slot, WorkerSlot
+
+_RAISED = "a callback of task %r raised"
 
 
 class Scheduler:
@@ -256,12 +259,9 @@ class Scheduler:
             return None
         if type(outcome) is Success and not job.settings.policy.asks_on_success:
             job.decide(end)
-            try:
-                self.completion.conclude(job, outcome)
-            except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-                logger.exception("a callback of task %r raised", job.id)
+            guarded(self.completion.conclude, job, outcome, said=_RAISED, owner=job)
             return job
-        self.settle(job, outcome, end)
+        guarded(self.settle, job, outcome, end, said=_RAISED, owner=job)
         return None
 
     def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
@@ -280,23 +280,20 @@ class Scheduler:
                 else:
                     rest.append(attempt)
         for job, outcome in settle_unwatched(ended):
-            try:
-                job.settle(outcome, False)
-            except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-                logger.exception("a callback of task %r raised", job.id)
+            guarded(job.settle, outcome, False, said=_RAISED, owner=job)
         with self.lock:
             others = [rest for rest in [self.completion.account(job) for job, _ in ended] if rest]
         for each in others:
             self.completion.stop_all(each, lambda job: CANCELLED)
         self.completion.follow_up()
         for job, start, outcome, end in rest:
-            try:
-                fresh = job.phase == Phase.HANDED_OUT
-                number = self.begin(job, slot, worker, start, over=True) if fresh else job.attempt_number
-                if number:
-                    self.report(job, number, outcome, end)
-            except BaseException:  # as above
-                logger.exception("a callback of task %r raised", job.id)
+            guarded(self._report_ran, slot, worker, job, start, outcome, end, said=_RAISED, owner=job)
+
+    def _report_ran(self, slot: Slot, worker: str, job: AnyJob, start: float, outcome: Outcome, end: float) -> None:
+        fresh = job.phase == Phase.HANDED_OUT
+        number = self.begin(job, slot, worker, start, over=True) if fresh else job.attempt_number
+        if number:
+            self.report(job, number, outcome, end)
 
     def _is_simple(self, job: AnyJob, outcome: Outcome) -> bool:
         """Return whether an attempt that ran is the end of its task, and nobody has to be told of its start."""

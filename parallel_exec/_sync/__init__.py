@@ -6,5 +6,6 @@ parking          `Parker`: one thread that waits to be woken; how long anybody m
 threads          starting threads although a signal handler may raise meanwhile; which thread is the main one
 lazy_condition   a future's condition, made when somebody waits for it
 timers           `Timers`: one thread, one heap of deadlines
+guarded          calling what may raise anything, and going on
 weak             references that keep nothing alive: upwards from a part, and out of an error's frames
 """

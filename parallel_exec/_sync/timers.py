@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import queue
 import threading
 import weakref
 from typing import Callable
 
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.threads import arrive, launch
-
-logger = logging.getLogger("parallel_exec")
 
 NEVER = float("inf")
 _LONGEST_SLEEP = 3600.0  # seconds; some platforms refuse longer waits than a few weeks
@@ -161,7 +159,4 @@ class Timers:
                 self._push(timer)
                 continue
             timer.deadline = NEVER
-            try:
-                timer.fire()
-            except BaseException:  # a callback of a future may raise SystemExit; the clock must go on
-                logger.exception("a timer's callback raised")
+            guarded(timer.fire, said="a timer's callback raised")

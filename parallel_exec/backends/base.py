@@ -159,7 +159,7 @@ class SchedulerPort(Protocol):
         ...
 
     def report_ended(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
-        """Do as `report`; what it returns must be given to `begin_next`, or to `account`."""
+        """Do as `report`, but raise nothing; what it returns must be given to `begin_next`, or to `account`."""
         ...
 
     def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:

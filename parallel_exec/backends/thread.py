@@ -1,6 +1,6 @@
 """Threads: workers pull from the queue and run the calls.
 
-    worker ── take ──► begin ──► call ──► report ──► take ...        nothing to take: parked on a lock of its own
+    worker ── begin_next ──► call ──► report_ended ──► begin_next ...        nothing to begin: parked on a lock of its own
       │
       └─ timeout, abort: the thread is *abandoned*; a new thread takes over its slot, and settles the attempt
 
@@ -28,13 +28,14 @@ from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, start_error
-from parallel_exec.events import WorkerDied, WorkerStarted, logger
+from parallel_exec.events import WorkerDied, WorkerStarted
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -52,8 +53,7 @@ class _Worker:
 
     Attributes:
         timer: due when the attempt outruns its timeout.
-        future: what it runs; written by its own thread.
-        ended: what it ran last, if that is still to be counted; its own thread's.
+        job: what it runs; written by its own thread.
         starter: the thread that starts it.
         port: the scheduler.
         abandoned: whether another thread has its slot now; guarded by the scheduler's lock.
@@ -64,19 +64,16 @@ class _Worker:
     def __init__(self, name: str, port: SchedulerPort) -> None:
         self.name = name
         self.port = port
-        self.future: AnyJob | None = None
-        self.ended: AnyJob | None = None
+        self.job: AnyJob | None = None
         self.abandoned = False
         self.timer = port.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
-        self.parker = Parker()
-
-    def wake(self) -> None:
-        self.parker.unpark()
+        parker = Parker()
+        self.wake, self.wait = parker.unpark, parker.wait
 
     def _time_is_up(self) -> None:
-        self.port.expire(self, self.future)
+        self.port.expire(self, self.job)
 
 
 class _Spawner:
@@ -111,15 +108,6 @@ def call(
         _forks.end_child(born, error)
         del context, fn, args, kwargs
         return Failure(error)
-
-
-def _do(duty: Callable[[], object] | None) -> None:
-    """Do something that may call callbacks: the stdlib's futures let what is no Exception through."""
-    try:
-        if duty is not None:
-            duty()
-    except BaseException:
-        logger.exception("a callback raised")
 
 
 class ThreadBackend(Backend):
@@ -213,7 +201,8 @@ class ThreadRunner(Runner):
             raise
         try:
             if not room:
-                _do(duty)
+                if duty is not None:
+                    guarded(duty)
                 port.decline(self._spawner)
         finally:
             self._offer()
@@ -234,7 +223,8 @@ class ThreadRunner(Runner):
 
     def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
-        _do(duty)
+        if duty is not None:
+            guarded(duty)
         if self._workers:
             self.port.decline(self._spawner)
         else:
@@ -262,23 +252,44 @@ class ThreadRunner(Runner):
         current.work_for(self.port)
         arrive()
         worker.thread = threading.current_thread()
-        port: SchedulerPort | None = None
         try:
-            _do(duty)
-            del duty
+            if duty is not None:
+                guarded(duty)
+                del duty
             if self._initialize():
-                port = self.port
-                port.events.emit(WorkerStarted, worker.name)
-                while not worker.abandoned and (number := self._next(worker, port)):
-                    self._attempt(worker, number, port)
+                self.port.events.emit(WorkerStarted, worker.name)
+                self._work(worker, self.port)
         finally:
             self._leave(worker)
-            port = None
-            del self, worker  # the errors of all attempts lead to this frame
+            del self, worker  # the errors of all attempts lead to this frame, as to that of `_work`
+
+    def _work(self, worker: _Worker, port: SchedulerPort) -> None:
+        """Run one attempt after the other, parked until there is one, until it is time to end."""
+        job: Any
+        ended: AnyJob | None = None  # what has ended, and is still to be counted
+        while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
+            begun = port.begin_next(worker, worker.name, ended)
+            ended = None  # a parked thread must keep nothing alive
+            if begun is None:
+                if port.drained:
+                    break
+                worker.wait()
+                continue
+            worker.job, number = begun
+            job = worker.job
+            if worker.timer.deadline == NEVER and job.settings.timeout is not None:
+                worker.timer.arm(job.started_at + job.settings.timeout)  # it has rung before it could know for whom
+            current.begin(job, number)
+            outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
+            current.end()
+            worker.job = None
+            ended = port.report_ended(job, number, outcome, time.monotonic())
+            del begun, job, outcome  # an error's traceback leads to this frame
+        if ended is not None:
+            port.account(ended)
+        del self, worker, port, ended
 
     def _leave(self, worker: _Worker) -> None:
-        if worker.ended is not None:
-            self.port.account(worker.ended)
         with self.port.lock:
             if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
                 self._leaving = [thread for thread in self._leaving if thread.is_alive()]
@@ -303,50 +314,16 @@ class ThreadRunner(Runner):
             return False
         return True
 
-    def _next(self, worker: _Worker, port: SchedulerPort) -> int:
-        """Begin the next attempt, parked until there is one; 0 when it is time to end."""
-        while True:
-            if len(self._workers) > self._limit and self._is_surplus(worker):
-                port.decline(worker)
-                return 0
-            ended, worker.ended = worker.ended, None
-            begun = port.begin_next(worker, worker.name, ended)
-            del ended  # a parked thread must keep nothing alive
-            if begun is not None:
-                worker.future, number = begun
-                timeout = worker.future.settings.timeout
-                if worker.timer.deadline == NEVER and timeout is not None:  # it has rung before it could know for whom
-                    worker.timer.arm(worker.future.started_at + timeout)
-                return number
-            if port.drained:
-                return 0
-            worker.parker.wait()
-
     def _is_surplus(self, worker: _Worker) -> bool:
         """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
-        if len(self._workers) <= self._room():
-            return False
         with self.port.lock:
             if len(self._workers) <= self._room():
                 return False
             self._workers.discard(worker)
-            return True
+        self.port.decline(worker)
+        return True
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _attempt(self, worker: _Worker, number: int, port: SchedulerPort) -> None:
-        future: Any = worker.future
-        current.begin(future, number)
-        outcome = call(future.settings, future.context, future.fn, future.args, future.kwargs)
-        current.end()
-        worker.future = None
-        worker.timer.deadline = NEVER
-        try:
-            worker.ended = port.report_ended(future, number, outcome, time.monotonic())
-        except BaseException:  # from a callback: the stdlib's futures let what is no Exception through
-            logger.exception("a callback of task %r raised", future.id)
-        finally:
-            del self, worker, port, future, outcome  # an error's traceback leads to this frame
 
     def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""

@@ -125,11 +125,11 @@ def test_the_first_word_on_its_end_counts() -> None:
 def test_a_task_that_is_told_to_end_sees_it() -> None:
     """As it does when its attempt is over, or another one runs."""
     job = live_job()
-    seen, other = job.view(1), job.view(2)
-    assert not seen.cancelled
-    assert other.cancelled
+    is_unwanted, another_is = job.unwanted(1), job.unwanted(2)
+    assert not is_unwanted()
+    assert another_is()
     job.override_with(Failure(CancelledError()))
-    assert seen.cancelled
+    assert is_unwanted()
 
 
 def test_a_cancelled_one_is_told_so() -> None:

@@ -133,7 +133,7 @@ def test_a_callback_that_raises_does_not_stop_the_clock(
 ) -> None:
     """After a callback has raised, whatever it was, other timers still go off."""
     logged: list[str] = []
-    monkeypatch.setattr("parallel_exec._sync.timers.logger.exception", lambda message, *_: logged.append(message))
+    monkeypatch.setattr("parallel_exec._sync.guarded._logger.exception", lambda message, *_: logged.append(message))
     fired = threading.Event()
 
     def callback() -> None:

@@ -8,9 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
+from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.weak import Upward, weakly
-from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec.backends.base import SchedulerPort
@@ -71,8 +71,8 @@ class SerialThread:
         current.work_for(self._port)
         arrive()
         while not (self._port.drained and self._callbacks.empty()):
-            _call(self._callbacks.get())
-        _call(self._at_end)
+            guarded(self._callbacks.get())
+        guarded(self._at_end)
         self._has_ended = True  # before the queue is emptied: `call_soon` looks at it after it has put something in
         self._drop_callbacks()
 
@@ -80,10 +80,3 @@ class SerialThread:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._callbacks.get_nowait()
-
-
-def _call(callback: Callable[[], object]) -> None:
-    try:
-        callback()
-    except BaseException:  # the stdlib's futures let what is no Exception through from their callbacks
-        logger.exception("a callback raised")

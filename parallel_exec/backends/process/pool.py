@@ -19,11 +19,12 @@ from __future__ import annotations
 import errno
 import selectors
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.threads import arrive
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.launcher import Launcher
     from parallel_exec.backends.process.wire import Running
     from parallel_exec.backends.process.worker_handle import WorkerHandle
+
+_BREAKING = "raised while a process pool broke"
 
 
 class ProcessPool(Runner):
@@ -384,17 +387,17 @@ class ProcessPool(Runner):
             self._has_given_up = True
             self._supervisor.give_up(failure)
         closed = isinstance(error, OSError) and error.errno == errno.EBADF  # the numbers may be others' files by now
-        _guarded(partial(self.port.fail_all, failure))
+        guarded(self.port.fail_all, failure, said=_BREAKING)
         while self._supervisor.launching:  # whoever starts one says so in any case
             self._supervisor.await_started()
         for handle in list(self.assignments.handles):
-            _guarded(partial(self._drop, handle, failure))
+            guarded(self._drop, handle, failure, said=_BREAKING)
             if not closed:
-                _guarded(handle.exitcode)
-                _guarded(handle.close)
+                guarded(handle.exitcode, said=_BREAKING)
+                guarded(handle.close, said=_BREAKING)
         with self._lock:
             self._put_back(self.port, self.assignments.returned())
-        _guarded(self._finish_overridden)
+        guarded(self._finish_overridden, said=_BREAKING)
         if closed:
             self._io.forget()
         else:
@@ -406,11 +409,3 @@ class ProcessPool(Runner):
         handle.timer.disarm()
         self._receiver.frames(handle, handle.unread())
         self._receiver.interrupted(handle, self.assignments.remove(handle, failure), None)
-
-
-def _guarded(act: Callable[[], object]) -> None:
-    """Do one thing of several, of which the others must be done, too."""
-    try:
-        act()
-    except BaseException:  # of a user's callback, which may raise what is no Exception
-        logger.exception("raised while a process pool broke")
