@@ -7,8 +7,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
-import io
 import pickle
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
@@ -17,9 +15,6 @@ from parallel_exec.backends import _reducers
 from parallel_exec.backends.process import segments
 
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
-_HEADER = 2  # bytes of a pickle that say its protocol; its last is STOP
-_FRAME = 9  # bytes that say how long a pickle is
-_TUPLE2_STOP = pickle.TUPLE2 + pickle.STOP
 _LIGHT = 1 << 14  # bytes of a pickle; a guess: some 20 µs of work on both sides
 _warned: list[str] = []  # whether the lack of shared memory was logged; a list, as module state that only grows
 
@@ -99,58 +94,27 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     return _dumps_large(make, data, buffers, inside)._replace(others=others or ())
 
 
-class CallPickler:
-    """Pickles calls, as `(function, (args, kwargs))`. Thread-safe.
+def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
+    """Pickle a call, as `(function, (args, kwargs))`; else as `dumps`.
 
-    Looking a function up by its name is most of what the pickle of a tiny call costs, and the same one is mostly called many
-    times in a row: so what it comes to is kept. A pickle is a program for a stack machine (`pickletools` lists what there
-    is): if one puts the function on the stack, and another one the arguments, the first, the second and TUPLE2 are the call.
+    Most calls are of a function of a module with plain arguments. Of what these are no reducer is asked, so that the
+    standard pickler does, which costs a third.
     """
-
-    def __init__(self) -> None:
-        self._latest: tuple[Any, bytes] = (None, b"")  # a function, and what puts it on the stack; replaced in one step
-
-    def dumps(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
-        """Do as the function `dumps` does."""
-        latest, put_function = self._latest
-        if fn is not latest:
-            put_function = self._learn(fn)
-        if put_function:
-            others: list[segments.Segment] = []
-            rest = self._dumps_rest(args, kwargs, others)
-            if rest and len(rest) < segments.THRESHOLD:
-                data = put_function + rest[_HEADER:-1] + _TUPLE2_STOP
-                return Pickled(data, None, b"__main__" in data, others or ())
-        return dumps((fn, (args, kwargs)))
-
-    def _dumps_rest(self, args: tuple[Any, ...], kwargs: dict[str, Any], others: list[segments.Segment]) -> bytes:
-        """Pickle the arguments; b"" if that must be done the other way, or fails there."""
-        if _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
-            return pickle.dumps((args, kwargs), 5)
-        buffers: list[pickle.PickleBuffer] = []
+    call = (fn, (args, kwargs))
+    if _has_name(fn) and _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
         try:
-            rest = _reducers.dumps_along((args, kwargs), others, buffers.append)
-        except _FAILURES:
-            return b""
-        return b"" if buffers else rest
+            data = pickle.dumps(call, 5)
+        except _FAILURES:  # it is not found by its name, or not there
+            return dumps(call)
+        if len(data) < segments.THRESHOLD:
+            return Pickled(data, None, b"__main__" in data)
+    return dumps(call)
 
-    def _learn(self, fn: Any) -> bytes:
-        """Return what puts a function on the stack; b"" if it is not found by its name."""
-        is_builtin = type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
-        if not is_builtin and (type(fn) is not FunctionType or "<" in fn.__qualname__):
-            return b""
-        program = io.BytesIO()
-        pickler = pickle.Pickler(program, 5)
-        pickler.fast = True  # no memo, as its numbers would be in the way of the arguments'
-        with contextlib.suppress(Exception):
-            pickler.dump(fn)
-            whole = program.getvalue()
-            if pickle.loads(whole) is fn:
-                body = whole[_HEADER:-1]
-                put_function = whole[:_HEADER] + (body[_FRAME:] if body[:1] == pickle.FRAME else body)
-                self._latest = (fn, put_function)
-                return put_function
-        return b""
+
+def _has_name(fn: Any) -> bool:
+    """Return whether a function is pickled by its name alone."""
+    kind = type(fn)
+    return kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
 
 
 def find_cloudpickle() -> Any:

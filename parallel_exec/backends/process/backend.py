@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
-from parallel_exec.backends import _pickling
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.launcher import Launcher
@@ -84,7 +83,6 @@ class ProcessBackend(Backend):
         # Here and not in the pool, as an unused one is followed by another in a forked child; it lets go of what goes to
         # workers with their start once the pool has ended, which is before this does.
         self._launcher = Launcher(context, packed, memory, check_seconds("startup_timeout", startup_timeout))
-        self._pickler = _pickling.CallPickler()
 
     def make_runner(self, port: SchedulerPort, limit: int) -> ProcessPool:
         """Return a new pool, which starts no process yet.
@@ -99,4 +97,4 @@ class ProcessBackend(Backend):
 
     def prepare(self, future: AnyJob) -> Pickled:
         """Return the call, pickled."""
-        return pack(future, self._pickler, has_main=self._forks)
+        return pack(future, has_main=self._forks)

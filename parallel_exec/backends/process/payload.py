@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
 
 
-def pack(future: AnyJob, pickler: _pickling.CallPickler, *, has_main: bool = False) -> Pickled:
+def pack(future: AnyJob, *, has_main: bool = False) -> Pickled:
     """Pickle the call of a future; `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:
@@ -40,7 +40,7 @@ def pack(future: AnyJob, pickler: _pickling.CallPickler, *, has_main: bool = Fal
     """
     fn, args, kwargs = future.fn, future.args, future.kwargs or {}
     try:
-        pickled = pickler.dumps(fn, args, kwargs)
+        pickled = _pickling.dumps_call(fn, args, kwargs)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 if not _Finder.finds_main((fn, args, kwargs)):

@@ -1,4 +1,4 @@
-"""How calls become bytes: unit tests of `CallPickler`."""
+"""How calls become bytes: unit tests of `_pickling.dumps_call`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import work
 
 from parallel_exec.backends import _reducers
-from parallel_exec.backends._pickling import CallPickler
+from parallel_exec.backends._pickling import dumps_call
 from parallel_exec.backends.process import segments
 
 from . import unpicklable
@@ -31,9 +31,9 @@ class Home:
         return args
 
 
-def there_and_back(pickler: CallPickler, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def there_and_back(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return what a worker makes of a call."""
-    return pickle.loads(pickler.dumps(fn, args, kwargs).data)
+    return pickle.loads(dumps_call(fn, args, kwargs).data)
 
 
 @pytest.mark.parametrize(
@@ -53,53 +53,42 @@ def there_and_back(pickler: CallPickler, fn: Callable[..., Any], *args: Any, **k
     ids=["nothing", "one", "shared", "functions", "large"],
 )
 def test_a_call_comes_out_as_it_went_in(fn: Any, args: Any, kwargs: Any) -> None:
-    """The first time, and when the function is known."""
-    pickler = CallPickler()
-    for _ in range(3):
-        assert there_and_back(pickler, fn, *args, **kwargs) == (fn, (args, kwargs))
-        assert there_and_back(pickler, work.pid) == (work.pid, ((), {}))
+    """The function, and all that it is given."""
+    assert there_and_back(fn, *args, **kwargs) == (fn, (args, kwargs))
 
 
 def test_what_is_shared_stays_shared() -> None:
     """An object that is given twice arrives as one."""
-    _, (args, kwargs) = there_and_back(CallPickler(), work.same, SHARED, SHARED, key=SHARED)
+    _, (args, kwargs) = there_and_back(work.same, SHARED, SHARED, key=SHARED)
     assert args[0] is args[1] is kwargs["key"]
 
 
 def test_what_cannot_be_pickled_still_cannot() -> None:
-    """The error is pickle's, whether the function is known or not."""
-    pickler = CallPickler()
-    for _ in range(2):
-        with pytest.raises(TypeError, match="cannot pickle"):
-            pickler.dumps(work.same, (unpicklable.Locked(),), {})
-        assert there_and_back(pickler, work.same, 1) == (work.same, ((1,), {}))
+    """The error is pickle's."""
+    with pytest.raises(TypeError, match="cannot pickle"):
+        dumps_call(work.same, (unpicklable.Locked(),), {})
 
 
 def test_large_arguments_leave_the_bytes() -> None:
     """What belongs into a segment goes there."""
-    pickled = CallPickler().dumps(work.same, (b"x" * segments.THRESHOLD,), {})
+    pickled = dumps_call(work.same, (b"x" * segments.THRESHOLD,), {})
     assert pickled.segment is not None
     assert len(pickled.data) < 1000
 
 
 def test_a_function_that_is_not_found_by_its_name() -> None:
-    """It is not kept: neither the function, nor a way to it."""
-    pickler = CallPickler()
+    """It travels by value: cloudpickle does that."""
     impostor = eval("lambda: 1", {"__name__": work.__name__})
     impostor.__qualname__ = "same"
     with pytest.raises(pickle.PicklingError, match="not the same object"):
         pickle.dumps(impostor)
-    for _ in range(2):
-        made = pickler.dumps(impostor, (), {})  # by cloudpickle
-        assert pickle.loads(made.data)[0]() == 1
+    assert pickle.loads(dumps_call(impostor, (), {}).data)[0]() == 1
 
 
 def test_a_builtin_function_is_known_by_its_name() -> None:
-    """Its pickle is made once; a method of an object is not taken for one."""
-    pickler = CallPickler()
-    for _ in range(2):
-        assert there_and_back(pickler, len, [1]) == (len, (([1],), {}))
-        assert there_and_back(pickler, [1].append, 2)[0].__self__ == [1]
+    """A method of an object is not taken for one."""
+    assert there_and_back(len, [1]) == (len, (([1],), {}))
+    assert there_and_back([1].append, 2)[0].__self__ == [1]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +109,5 @@ def test_what_is_plain(values: Any, plain: bool) -> None:
 
 def test_the_main_module_is_noticed() -> None:
     """In the function as in the arguments."""
-    pickler = CallPickler()
-    assert not pickler.dumps(work.same, (1,), {}).names_main
-    assert pickler.dumps(work.same, ("__main__",), {}).names_main
+    assert not dumps_call(work.same, (1,), {}).names_main
+    assert dumps_call(work.same, ("__main__",), {}).names_main
