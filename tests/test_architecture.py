@@ -164,9 +164,6 @@ PRIVATE = {
     },
     "backends.process.spawn": {"_children": "else each start of any process polls ours"},
     "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
-    "task_queue": dict.fromkeys(
-        ("_get", "_put", "_qsize"), "queue.PriorityQueue's own, for subclasses, without its lock"
-    ),
 }
 
 # Attributes of others' objects that are there to be set.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 from typing import Any
 
 import pytest
 
 from parallel_exec import Task, TaskQueue
-from parallel_exec.task_queue import PriorityHeap
 
 
 def _filled(*priorities: int) -> TaskQueue:
@@ -85,7 +83,7 @@ def test_tasks_are_never_compared() -> None:
 
 def test_it_is_built_on_a_priority_queue() -> None:
     """A real `queue.PriorityQueue` holds the entries."""
-    assert isinstance(PriorityHeap()._entries, queue.PriorityQueue)
+    assert isinstance(TaskQueue()._entries, queue.PriorityQueue)
 
 
 def test_many_threads() -> None:
@@ -113,50 +111,3 @@ def test_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert len(taken) == len(set(taken)) == 1500
-
-
-# ── the heap under it ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_what_is_struck_out_never_comes() -> None:
-    """Whatever is struck out, and when, the rest comes in order (against a plain sorted list)."""
-    chance = random.Random(7)
-    heap: PriorityHeap[int] = PriorityHeap()
-    model: dict[int, tuple[int, int]] = {}
-    for sequence in range(2000):
-        key = (chance.randrange(5), sequence)
-        heap.push(key, sequence)
-        model[sequence] = key
-        if chance.random() < 0.4:
-            victim = chance.choice(list(model))
-            heap.discard(victim)
-            del model[victim]
-        if chance.random() < 0.2 and model:
-            first = min(model, key=model.__getitem__)
-            assert heap.peek() == first
-            assert heap.pop() == first
-            del model[first]
-        assert len(heap) == len(model)
-    assert sorted(heap.items()) == sorted(model)
-    assert heap.drain() == sorted(model, key=model.__getitem__)
-
-
-def test_struck_entries_do_not_pile_up() -> None:
-    """Striking out almost everything shrinks the heap."""
-    heap: PriorityHeap[int] = PriorityHeap()
-    for sequence in range(1000):
-        heap.push((0, sequence), sequence)
-    for sequence in range(1, 1000):
-        heap.discard(sequence)
-    assert heap._entries.qsize() <= 2
-    assert heap.drain() == [0]
-
-
-def test_a_place_can_be_taken_again() -> None:
-    """What was popped and pushed again with its old key goes to its old place."""
-    heap: PriorityHeap[str] = PriorityHeap()
-    heap.push((0, 1), "first")
-    heap.push((0, 2), "second")
-    assert heap.pop() == "first"
-    heap.push((0, 1), "first again")
-    assert heap.drain() == ["first again", "second"]

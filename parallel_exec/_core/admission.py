@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import is_mine
+from parallel_exec._sync.locks import ownership
 from parallel_exec.errors import ParallelExecError, QueueFullError
 from parallel_exec.events import Dispatcher, TaskQueued
 
@@ -34,6 +34,7 @@ class Admission:
         self, monitor: Monitor, completion: Completion, backend: Backend, queue_size: int, events: Dispatcher
     ) -> None:
         self._lock = monitor.lock
+        self._is_held = ownership(monitor.lock)  # whether by the calling thread
         self._monitor = monitor
         self._gate = monitor.gate
         self._ready = monitor.ready
@@ -57,7 +58,7 @@ class Admission:
         """
         outcome: Failure | None = None
         consumer: Consumer | None = None
-        was_held = is_mine(self._lock)  # by what this call has interrupted, as a handler's
+        was_held = self._is_held()  # by what this call has interrupted, as a handler's
         gate = self._gate
         try:
             unfit = None if self._prepare is None else self._pack(job)
@@ -70,11 +71,11 @@ class Admission:
                 sequence = job.sequence or next(self._monitor.sequence)
                 job.added(sequence, time.monotonic(), None if batches is None else batches.current)
                 if not self._events.active:
-                    outcome, consumer = self._enqueue(job, unfit)
+                    outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:
                 self._events.emit(TaskQueued, job.id, 0)  # before anybody can take it
                 with self._lock:
-                    outcome, consumer = self._enqueue(job, unfit)
+                    outcome, consumer = self.enqueue(job, unfit)
             if consumer is not None:
                 self._idle.wake(consumer)
             elif outcome is not None:
@@ -85,34 +86,38 @@ class Admission:
         if self._runs_in_caller:
             self.drive()
 
-    def _enqueue(self, job: AnyJob, unfit: ParallelExecError | None) -> tuple[Failure | None, Consumer | None]:
-        """Put a reserved job in; returns how it must end instead, and whom to `wake`. Called with the lock held."""
+    def enqueue(self, job: AnyJob, unfit: ParallelExecError | None = None) -> tuple[Failure | None, Consumer | None]:
+        """Put a job in the queue, at its place, ahead of what comes after it. Called with the lock held.
+
+        Returns:
+            How it must end instead, and whom to wake: what `enqueued` must be given, without the lock.
+        """
         if self._queue_size:
             self._registry.reserved.discard(job)
         outcome = Failure(unfit) if unfit is not None else job.override or self._gate.final_outcome
         if outcome is not None:
             job.decide()
             return outcome, None
-        return None, self.push(job)
-
-    def push(self, job: AnyJob) -> Consumer | None:
-        """Put a job in the queue, at its place, ahead of what comes after it; returns whom to `wake`. With the lock held."""
         if self._prefetches:
             self._completion.runner.preempt((-job.priority, job.sequence))
         job.queued()
         self._ready.push(job)
-        return self._idle.choose()
+        return None, self._idle.choose()
+
+    def enqueued(self, job: AnyJob, outcome: Failure | None, consumer: Consumer | None) -> None:
+        """Do what `enqueue` said, without the lock."""
+        if outcome is not None:
+            self._completion.finish(job, outcome)
+        elif consumer is not None:
+            self._idle.wake(consumer)
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
         unfit = self._pack_item(job)
         with self._lock:
             self._registry.unsettled.add(job)
-            outcome, consumer = self._enqueue(job, unfit)
-        if outcome is not None:
-            self._completion.finish(job, outcome)
-        elif consumer is not None:
-            self._idle.wake(consumer)
+            outcome, consumer = self.enqueue(job, unfit)
+        self.enqueued(job, outcome, consumer)
 
     def _pack(self, job: AnyJob) -> ParallelExecError | None:
         if not self._gate.admits:  # before the work

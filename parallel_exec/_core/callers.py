@@ -73,7 +73,7 @@ class Callers:
             )
         running = current.running
         if not isinstance(running, Job) or running.owner.callers is not self:
-            if self._works_for_us() and (self._in_one_thread or self._registry.limit == 1):
+            if getattr(current.pool, "callers", None) is self and (self._in_one_thread or self._registry.limit == 1):
                 raise ParallelExecError(IN_CALLBACK)
             return False
         try:

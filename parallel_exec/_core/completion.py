@@ -67,23 +67,20 @@ class Completion:
             # Before anything of the user's runs: a callback that shuts down must not wait for this one task.
             current.end_for((*before, self._monitor.callers))
             try:
-                self.conclude(job, outcome)
+                job.settle(outcome, outcome is CANCELLED)
+                if self._events.active:
+                    self.tell_end(job, outcome)
             finally:  # also when a callback raises what is no Exception
                 if not job.done():
                     job.settle(outcome, outcome is CANCELLED)
                 with self._lock:
-                    rest = self.account(job)
+                    rest = self._registry.account(job)
                 self.follow_up(rest)
         finally:
             current.end_for(before)
 
-    def conclude(self, job: AnyJob, outcome: Outcome) -> None:
-        """Settle the future of a job that is DONE, and tell who listens; `account` and `follow_up` must follow."""
-        job.settle(outcome, outcome is CANCELLED)
-        if self._events.active:
-            self._tell_end(job, outcome)
-
-    def _tell_end(self, job: AnyJob, outcome: Outcome) -> None:
+    def tell_end(self, job: AnyJob, outcome: Outcome) -> None:
+        """Tell the hook how a job ended."""
         if outcome is CANCELLED:
             self._events.emit(TaskCancelled, job.id, job.attempt_number)
             return
@@ -91,14 +88,8 @@ class Completion:
         duration = 0.0 if job.first_started_at is None else job.ended_at - job.first_started_at
         self._events.emit(TaskFinished, job.id, job.attempt_number, error is None, error, duration, job.worker)
 
-    def account(self, job: AnyJob) -> Sequence[AnyJob]:
-        """Count a settled job; returns what must be cancelled for it, for `follow_up`. Called with the lock held."""
-        rest: Sequence[AnyJob] = () if job.batch is None else job.leave_batch()
-        self._registry.ended(job)  # last: until then it can be seen that this is still to be done
-        return rest
-
     def follow_up(self, rest: Sequence[AnyJob] = ()) -> None:
-        """Do what `account` said, and see whether all is over. Called without the lock held."""
+        """Do what `Registry.account` said, and see whether all is over. Called without the lock held."""
         if rest:
             self.stop_all(rest, lambda job: CANCELLED)
         gate = self._gate
@@ -211,7 +202,7 @@ class Completion:
                 if job.batch is not None and job in job.batch.ended:
                     job.forget_batch()
                 if job in registry.unsettled:
-                    rest = self.account(job)
+                    rest = registry.account(job)
         self.follow_up(rest)
         self._idle.wake_one()
 

@@ -69,10 +69,14 @@ class IdleConsumers:
         return self.choose()
 
     def choose(self) -> Consumer | None:
-        """Choose whom to `wake`, if there is something for somebody. Called with the lock held."""
+        """Choose whom to `wake`, if there is something for somebody. Called with the lock held.
+
+        (What is in the heap may be struck out, all of it: then one is woken in vain.)
+        """
         if self._chosen and (kept_from := self._chosen.get(get_ident())) is not None:
             return kept_from
-        while not self._is_waking and self._idle and self._gate.may_start and len(self._ready):
+        ready = self._ready
+        while not self._is_waking and self._idle and self._gate.may_start and (ready.heap or ready.aside):
             try:
                 consumer = next(reversed(self._idle))
             except (StopIteration, RuntimeError):  # just here, a signal handler has changed it

@@ -1,62 +1,115 @@
-"""The jobs that are ready to run, by priority.
+"""The jobs that are ready to run: highest priority first, equals in the order they were added.
 
-    push ──► heap of (-priority, sequence) ──► pop
+    push ──► heap of (-priority, sequence, job) ──► pop
 
-Guarded by the executor's lock, which every caller holds. Who may take, and who is woken for it, `gate.py` and `idle.py` say.
+Guarantees:
+    Guarded by the executor's lock, which every caller holds. A signal handler that interrupts a method may call any other:
+    each changes the heap in one step (of `heapq`, or an assignment), but `_tidy`, and what is pushed meanwhile is put aside.
+    Jobs are never compared: no two have the same place in the order.
+
+Who may take, and who is woken for it, say `gate.py` and `idle.py`.
 """
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
-
-from parallel_exec.task_queue import PriorityHeap
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
 
 
 class ReadyQueue:
-    """The queue of one executor's jobs: highest priority first, equals in the order they were added."""
+    """The queue of one executor, from which any job can be struck out.
+
+    Striking out is lazy: the entry stays until it comes up, or until more than half of all entries are struck out and are
+    thrown away together.
+
+    Attributes:
+        heap: the entries, some of them struck out; changed in place.
+        aside: those that are to go in amid a `_tidy`.
+    """
 
     def __init__(self) -> None:
-        self._heap: PriorityHeap[AnyJob] = PriorityHeap()
+        self.heap: list[tuple[int, int, AnyJob]] = []
+        self._struck: set[int] = set()  # places in the order
+        self._tidying = False
+        self.aside: list[tuple[int, int, AnyJob]] = []
         self._extra = 0  # calls, beyond one a job
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return max(0, len(self.heap) + len(self.aside) - len(self._struck))  # less than 0: amid a `_tidy`
 
     def calls(self) -> int:
         """Return how many calls the jobs stand for."""
-        return len(self._heap) + self._extra
+        return len(self.heap) + len(self.aside) - len(self._struck) + self._extra
 
     def push(self, job: AnyJob) -> None:
-        """Put a job in, at its own place."""
+        """Put a job in, at its own place; O(log n)."""
         if job.weight != 1:
             self._extra += job.weight - 1
-        self._heap.push((-job.priority, job.sequence), job)
+        entry = (-job.priority, job.sequence, job)
+        if self._tidying:
+            self.aside.append(entry)
+        else:
+            heappush(self.heap, entry)
 
     def pop(self) -> AnyJob | None:
-        """Take the first job out; None if there is none."""
-        job = self._heap.pop()
-        if job is not None and job.weight != 1:
-            self._extra -= job.weight - 1
-        return job
+        """Take the first job out, or return None; O(log n)."""
+        heap, struck = self.heap, self._struck
+        while heap:
+            _, sequence, job = heappop(heap)
+            if not struck or sequence not in struck:
+                if job.weight != 1:
+                    self._extra -= job.weight - 1
+                return job
+            struck.discard(sequence)
+        return None
 
     def peek(self) -> AnyJob | None:
-        """Return the first job, and leave it in; None if there is none."""
-        return self._heap.peek()
+        """Return the first job without taking it out, or None."""
+        heap, struck = self.heap, self._struck
+        while heap:
+            _, sequence, job = heap[0]
+            if sequence not in struck:
+                return job
+            entry = heappop(heap)
+            if entry[1] in struck:
+                struck.discard(entry[1])
+            else:  # a signal handler has put something else in front
+                heappush(heap, entry)
+        return None
 
     def discard(self, job: AnyJob) -> None:
-        """Take out a job that is in."""
+        """Strike out a job that is in; O(1) on average."""
         self._extra -= job.weight - 1
-        self._heap.discard(job.sequence)
+        self._struck.add(job.sequence)
+        if len(self._struck) * 2 > len(self.heap) and not self._tidying:
+            more = True
+            while more:
+                self._tidying = True
+                try:
+                    self._tidy()
+                finally:
+                    self._tidying = False
+                more = bool(self.aside)
+
+    def _tidy(self) -> None:
+        # Not all that is struck: some of it may be aside.
+        gone = {entry[1] for entry in self.heap if entry[1] in self._struck}
+        kept = [entry for entry in self.heap if entry[1] not in gone]
+        heapify(kept)
+        self.heap[:] = kept
+        self._struck.difference_update(gone)
+        while self.aside:
+            heappush(self.heap, self.aside.pop())
 
     def jobs(self) -> list[AnyJob]:
-        """Return all jobs, in no order."""
-        return self._heap.items()
+        """Return all jobs, in no order, and leave them in."""
+        return [job for _, sequence, job in self.heap if sequence not in self._struck]
 
     def holds(self, job: AnyJob) -> bool:
         """Return whether a job is in, whatever its phase says, and count the calls anew; O(n)."""
-        jobs = self._heap.items()
+        jobs = self.jobs()
         self._extra = sum(each.weight - 1 for each in jobs)  # which `push` and `discard` may have been kept from
         return any(each is job for each in jobs)

@@ -7,7 +7,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
 from parallel_exec.events import ExecutorStats
 
@@ -48,15 +48,17 @@ class Registry:
         """Count an attempt that outran its timeout."""
         self.timed_out += 1
 
-    def ended(self, job: AnyJob) -> None:
-        """Count the end of a job."""
+    def account(self, job: AnyJob) -> Sequence[AnyJob]:
+        """Count a settled job; returns what must be cancelled for it: `Completion.follow_up` must be given that."""
+        rest: Sequence[AnyJob] = () if job.batch is None else job.leave_batch()
         if job.succeeded():
             self.succeeded += job.weight
         elif job.cancelled():
             self.cancelled += job.weight
         else:
             self.failed += job.weight
-        self.unsettled.discard(job)
+        self.unsettled.discard(job)  # last: until then it can be seen that this is still to be done
+        return rest
 
     def stats(self, queued: int, workers: int, abandoned: int) -> ExecutorStats:
         """Return a snapshot."""

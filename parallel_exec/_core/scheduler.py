@@ -175,18 +175,20 @@ class Scheduler:
         if override is not None:
             self.completion.finish(job, override)
             return 0
-        return self._announce(job, None if over else slot, number)
+        begun = self._announce(job, number)
+        if begun and not over and job.settings.timeout is not None:
+            slot.timer.arm(start + job.settings.timeout)
+        return begun
 
     def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
-        completion = self.completion
         rest: Sequence[AnyJob] = ()
         while True:
             number = 0
             acquire_yielding(self.lock)
             try:
                 if ended is not None:
-                    rest = completion.account(ended)
+                    rest = self._registry.account(ended)
                 job = self._ready.pop() if self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
@@ -197,23 +199,22 @@ class Scheduler:
             finally:
                 self.lock.release()
             if rest or self._gate.closed:
-                completion.follow_up(rest)
-                rest = ()
+                self.completion.follow_up(rest)
             if job is None:
                 return None
             if idle is not None:
                 self._idle.wake(idle)
-            if self._announce(job, slot, number):
+            settings = job.settings
+            if not (settings.policy.asks_on_success or self.events.active) or self._announce(job, number):
+                if settings.timeout is not None:
+                    slot.timer.arm(job.started_at + settings.timeout)
                 return job, number
-            ended = None
+            rest, ended = (), None
 
-    def _announce(self, job: AnyJob, slot: Slot | None, number: int) -> int:
+    def _announce(self, job: AnyJob, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
-        settings = job.settings
-        if settings.policy.asks_on_success and not self._call_before(job, number):
+        if job.settings.policy.asks_on_success and not self._call_before(job, number):
             return 0
-        if settings.timeout is not None and slot is not None:
-            slot.timer.arm(job.started_at + settings.timeout)
         if self.events.active:
             self.events.emit(TaskStarted, job.id, number, job.worker)
         return number
@@ -255,14 +256,18 @@ class Scheduler:
 
     def report_ended(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
         """Do as `report`, but leave the counting to `begin_next`, if the task has ended: returns what to give it."""
-        if not self.claim(job, number):
+        if type(outcome) is not Success or job.settings.policy.asks_on_success:
+            guarded(self.report, job, number, outcome, end, said=_RAISED, owner=job)
             return None
-        if type(outcome) is Success and not job.settings.policy.asks_on_success:
-            job.decide(end)
-            guarded(self.completion.conclude, job, outcome, said=_RAISED, owner=job)
-            return job
-        guarded(self.settle, job, outcome, end, said=_RAISED, owner=job)
-        return None
+        try:
+            self._registry.live.remove((job, number))  # as `claim` does; who waited in it has returned
+        except KeyError:
+            return None
+        job.decide(end)
+        guarded(job.settle, outcome, False, said=_RAISED, owner=job)
+        if self.events.active:
+            self.completion.tell_end(job, outcome)
+        return job
 
     def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
         """Begin and report attempts of which only now anything is heard, in two turns of the lock for all of them."""
@@ -282,7 +287,7 @@ class Scheduler:
         for job, outcome in settle_unwatched(ended):
             guarded(job.settle, outcome, False, said=_RAISED, owner=job)
         with self.lock:
-            others = [rest for rest in [self.completion.account(job) for job, _ in ended] if rest]
+            others = [rest for rest in [self._registry.account(job) for job, _ in ended] if rest]
         for each in others:
             self.completion.stop_all(each, lambda job: CANCELLED)
         self.completion.follow_up()
@@ -306,7 +311,7 @@ class Scheduler:
     def account(self, ended: AnyJob) -> None:
         """Count what ended: for a worker that does not `begin_next` any more."""
         with self.lock:
-            rest = self.completion.account(ended)
+            rest = self._registry.account(ended)
         self.completion.follow_up(rest)
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
@@ -411,9 +416,8 @@ class Scheduler:
                 return
             self._registry.backing_off.discard(job)
             job.backoff_over()
-            idle = self.admission.push(job)
-        if idle is not None:
-            self._idle.wake(idle)
+            outcome, consumer = self.admission.enqueue(job)
+        self.admission.enqueued(job, outcome, consumer)
 
     def reject(self, job: AnyJob, error: BaseException) -> None:
         """End a job that was taken and cannot be run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Callable
 
 from parallel_exec._sync.clock import time
 
@@ -30,6 +30,11 @@ def acquire_yielding(lock: Any) -> None:
 def is_mine(lock: Any) -> bool:
     """Return whether the calling thread holds a re-entrant lock."""
     return bool(lock._is_owned())  # as Condition asks
+
+
+def ownership(lock: Any) -> Callable[[], bool]:
+    """Return what tells whether the calling thread holds a re-entrant lock, as `is_mine` does: for a hot path."""
+    return lock._is_owned  # type: ignore[no-any-return]
 
 
 def release_leaked(*locks: Any) -> None:

@@ -197,14 +197,15 @@ def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
 def test_a_timer_that_rings_before_it_can_know_for_whom(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is held up between arming its timer and noting what it runs: the attempt times out all the same."""
     executor = lab.executor(max_concurrency=1, timeout=0.1, retry_count=0)
-    announce = inside.scheduler(executor)._announce
+    begin_next = inside.scheduler(executor).begin_next
 
-    def announce_late(future: Any, slot: Any, number: int) -> Any:
-        announced = announce(future, slot, number)
-        work.until(lambda: slot.timer.deadline == NEVER)
-        return announced
+    def begin_late(slot: Any, *args: Any) -> Any:
+        begun = begin_next(slot, *args)
+        if begun is not None:
+            work.until(lambda: slot.timer.deadline == NEVER)
+        return begun
 
-    monkeypatch.setattr(inside.scheduler(executor), "_announce", announce_late)
+    monkeypatch.setattr(inside.scheduler(executor), "begin_next", begin_late)
     assert isinstance(executor.submit(lab.event().wait).exception(work.PATIENCE), TaskTimeoutError)
 
 

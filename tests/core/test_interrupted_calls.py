@@ -224,7 +224,7 @@ def test_a_lock_that_was_left_taken_in_a_submit(lab: Any, backend: str, monkeypa
     executor = lab.executor(backend=backend)
     scheduler = inside.scheduler(executor)
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler.admission, "_enqueue", _tear(scheduler))
+        patch.setattr(scheduler.admission, "enqueue", _tear(scheduler))
         with pytest.raises(KeyboardInterrupt):
             executor.submit(int)
     assert executor.submit(int).result(8) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from parallel_exec._core.ready_queue import ReadyQueue
@@ -55,3 +56,40 @@ def test_what_an_exception_kept_from_being_counted() -> None:
     assert ready.holds(heavy)  # type: ignore[arg-type]
     assert not ready.holds(Item(2))  # type: ignore[arg-type]
     assert ready.calls() == 10
+
+
+def test_what_is_struck_out_never_comes() -> None:
+    """Whatever is struck out, and when, the rest comes in order (against a plain sorted list)."""
+    chance = random.Random(7)
+    ready = ReadyQueue()
+    model: list[Any] = []
+    for sequence in range(2000):
+        item: Any = Item(sequence, priority=chance.randrange(5))
+        ready.push(item)
+        model.append(item)
+        if chance.random() < 0.4:
+            victim = model.pop(chance.randrange(len(model)))
+            ready.discard(victim)
+        if chance.random() < 0.2 and model:
+            first = min(model, key=_place)
+            assert ready.peek() is first
+            assert ready.pop() is first
+            model.remove(first)
+        assert len(ready) == len(model)
+    assert sorted(ready.jobs(), key=_place) == sorted(model, key=_place)
+    assert [ready.pop() for _ in model] == sorted(model, key=_place)
+
+
+def _place(item: Any) -> tuple[int, int]:
+    return -item.priority, item.sequence
+
+
+def test_struck_entries_do_not_pile_up() -> None:
+    """Striking out almost everything shrinks the queue."""
+    items: list[Any] = [Item(sequence) for sequence in range(1000)]
+    ready = _queue(*items)
+    for item in items[1:]:
+        ready.discard(item)
+    assert len(ready.heap) <= 2
+    assert ready.pop() is items[0]
+    assert ready.pop() is None
