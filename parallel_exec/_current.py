@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import MethodType
 from typing import Any, Callable, Protocol
 
-_FUNCTIONS = frozenset((FunctionType, BuiltinFunctionType))
 _ATOMS = frozenset((float, complex, bool, type(None), type(...)))
 _CONTAINERS = frozenset((list, tuple, set, frozenset, dict))
 _BRACKETS: dict[type, str] = {list: "[{}]", tuple: "({})"}
@@ -101,13 +100,6 @@ def call_name(fn: object) -> str:
     if type(name) is not str:
         name = type(fn).__name__
     return name.strip("<>")  # of a lambda
-
-
-def has_own_name(fn: object) -> bool:
-    """Return whether a callable has the same name once it was unpickled elsewhere: a function does, or a partial of one."""
-    while type(fn) is partial:
-        fn = fn.func
-    return type(fn) in _FUNCTIONS
 
 
 def id_of(name: str, number: object) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
-from parallel_exec._current import call_name, has_own_name, id_of
+from parallel_exec._current import call_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import settling_lock
@@ -155,10 +155,6 @@ class Job(TaskFuture[T]):
             name = self.fn if type(self.fn) is str else call_name(self.fn)
             self._id = id_of(name, self.number())  # the same, should another thread be here
         return self._id
-
-    def name(self) -> str | int:
-        """Return the id, or the task's number, if a worker process can make the id of that and the function it is given."""
-        return self.number() if self._id is None and has_own_name(self.fn) else self.id
 
     def number(self) -> int:
         """Return the task's number in the order added, from 1; it takes its place now, should it have none."""

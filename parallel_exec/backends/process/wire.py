@@ -13,8 +13,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              d   timeout in seconds; 0: none
              H   luggage: what `segments.receive` must know of the descriptors that go with it; 0: none
              I I the stretch of a chunk, as indices; 0, 0: a plain task
-             Q   a plain task: the number in its id, 0 if the id is sent whole; a chunk: the place of index 0 in its map
-             I   bytes of the id, which follows; a chunk's: the map's
+             Q   of a chunk: the place of its index 0 in the map
+             I   bytes of the task's id, or of the map's, which follows
              Q   bytes of the pickled call, which follows the id
     FRAME    Q   bytes of the payload, which follows this header
              B   kind: of an outcome (`_outcomes.py`), or one of those below

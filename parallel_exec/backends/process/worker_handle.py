@@ -203,22 +203,21 @@ class WorkerHandle:
             if payload.segment is not None or payload.others:
                 luggage = payload.luggage()
                 large.append(payload)
-            known: Any = job.name()
-            low = high = number = 0
+            low = high = first = 0
             if type(job) is MapChunk:
-                low, high, number = job.low, job.high, job.first
+                low, high, first, name = job.low, job.high, job.first, job.id
             elif payload.item is not None:
-                low, high, number, known = payload.item
-            elif type(known) is int:
-                number, known = known, ""
-            name, data = known.encode(errors="surrogatepass"), payload.data
+                low, high, first, name = payload.item
+            else:
+                name = job.id
+            known, data = name.encode(errors="surrogatepass"), payload.data
             timeout, attempt = job.settings.timeout or 0.0, job.attempt_number + 1
             pieces += (
-                wire.TASK.pack(serial, attempt, timeout, luggage, low, high, number, len(name), len(data)),
-                name,
+                wire.TASK.pack(serial, attempt, timeout, luggage, low, high, first, len(known), len(data)),
+                known,
                 data,
             )
-            size += wire.TASK.size + len(name) + len(data)
+            size += wire.TASK.size + len(known) + len(data)
             serial += job.weight
         pieces[0] = wire.BATCH.pack(size, self._epoch, len(jobs))
         return [b"".join(pieces)] if size < _JOINED else pieces, large

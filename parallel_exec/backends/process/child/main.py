@@ -25,7 +25,7 @@ import traceback
 from typing import Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
-from parallel_exec._current import call_name, current, id_of
+from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._descriptors import fill_standard
@@ -108,11 +108,10 @@ class _RunningTask:
         start: when it began, by `time.monotonic()`; None for a chunk: the journal knows it of each item.
     """
 
-    __slots__ = ("_fn", "_journal", "_start", "_task")
+    __slots__ = ("_journal", "_start", "_task")
 
-    def __init__(self, task: WorkerTask, fn: Any, journal: wire.Journal, start: float | None) -> None:
+    def __init__(self, task: WorkerTask, journal: wire.Journal, start: float | None) -> None:
         self._task = task
-        self._fn = fn
         self._journal = journal
         self._start = start
 
@@ -121,8 +120,8 @@ class _RunningTask:
         """The id of the task, or of the item."""
         task = self._task
         if task.high:
-            return f"{task.name}-{task.number + task.low + self._journal.running().serial - task.serial}"
-        return id_of(call_name(self._fn), task.number) if task.number else task.name
+            return f"{task.name}-{task.first + task.low + self._journal.running().serial - task.serial}"
+        return task.name
 
     @property
     def started_at(self) -> float:
@@ -188,7 +187,7 @@ class Worker:
             fn, ((columns,), _) = self.load(task.payload, received)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
-        current.begin(_RunningTask(task, fn, self._journal, None), task.attempt)
+        current.begin(_RunningTask(task, self._journal, None), task.attempt)
         is_done = self._map_runner.run(task, fn, columns)
         current.end()
         return is_done
@@ -204,7 +203,7 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
-            current.begin(_RunningTask(task, fn, self._journal, start), task.attempt)
+            current.begin(_RunningTask(task, self._journal, start), task.attempt)
             kind, pickled = ENCODER.run(fn, args, kwargs)
             current.end()
             del fn, args, kwargs

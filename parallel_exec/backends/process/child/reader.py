@@ -21,9 +21,8 @@ class WorkerTask(NamedTuple):
         timeout: seconds; 0 for none.
         luggage: what is known of the descriptors that go with the call; 0 if there are none.
         low, high: the stretch of a chunk; 0, 0 for a plain task.
-        number: of a plain task's id, of which the rest is its function's name; 0 if it was sent whole. Or the place of a
-            chunk's index 0 in its map.
-        name: the task's id, or that of a chunk's map; "" if it is made of the number.
+        first: the place of a chunk's index 0 in its map.
+        name: the task's id, or that of a chunk's map.
         payload: the pickled call; None if there was no room for it.
     """
 
@@ -33,7 +32,7 @@ class WorkerTask(NamedTuple):
     luggage: int
     low: int
     high: int
-    number: int
+    first: int
     name: str
     payload: segments.Data | None
 
@@ -56,23 +55,23 @@ def read_batch(fd: int) -> tuple[Iterator[WorkerTask], int] | None:
 def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
     position = 0
     for _ in range(count):
-        serial, attempt, timeout, luggage, low, high, number, name_size, size = wire.TASK.unpack_from(batch, position)
+        serial, attempt, timeout, luggage, low, high, first, name_size, size = wire.TASK.unpack_from(batch, position)
         position += wire.TASK.size
         start = position + name_size
         stop = start + size
         payload = batch[start:stop] if size <= _SMALL else memoryview(batch)[start:stop]
-        name = _name(batch[position:start]) if name_size else ""
-        yield WorkerTask(serial, attempt, timeout, luggage, low, high, number, name, payload)
+        name = _name(batch[position:start])
+        yield WorkerTask(serial, attempt, timeout, luggage, low, high, first, name, payload)
         position = stop
 
 
 def _skip(fd: int) -> WorkerTask:
     """Read a task, all but its payload."""
     header = wire.read_exactly(fd, wire.TASK.size)
-    serial, attempt, timeout, luggage, low, high, number, name_size, size = wire.TASK.unpack(header)
+    serial, attempt, timeout, luggage, low, high, first, name_size, size = wire.TASK.unpack(header)
     name = _name(wire.read_exactly(fd, name_size))
     wire.skip(fd, size)
-    return WorkerTask(serial, attempt, timeout, luggage, low, high, number, name, None)
+    return WorkerTask(serial, attempt, timeout, luggage, low, high, first, name, None)
 
 
 def _name(data: bytearray) -> str:
