@@ -298,6 +298,33 @@ def test_an_unused_executor_is_the_childs_own(tmp_path: Path, backend: str) -> N
     assert script.run(tmp_path, body, backend, flags=FORK).splitlines() == ["[0, 2, 4]"] * 3
 
 
+@every_backend
+def test_an_executor_between_two_runs_is_the_childs_own(tmp_path: Path, backend: str) -> None:
+    """It has workers of its own there, and a clock."""
+    body = """
+        from parallel_exec import Task
+        from parallel_exec.errors import TaskTimeoutError
+
+        executor = ParallelExecutor(backend=sys.argv[1], max_concurrency=2, retry_count=0)
+
+        def run():
+            executor.add_task(Task(work.double, 2))
+            executor.add_task(Task(work.nap, 0.5, timeout=0.1))
+            say([type(result.error).__name__ for result in executor.execute_all()])
+
+        run()
+        child = os.fork()
+        if child == 0:
+            run()
+            executor.shutdown()
+            os._exit(0)
+        os.waitpid(child, 0)
+        run()
+    """
+    said = script.run(tmp_path, body, backend, flags=FORK, stuck=3 if backend == "thread" else 0)
+    assert said.splitlines() == ["['NoneType', 'TaskTimeoutError']"] * 3
+
+
 @pytest.mark.parametrize("moment", ["start", "result"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_fork_while_a_worker_starts_or_after_it(tmp_path: Path, method: str, moment: str) -> None:

@@ -54,10 +54,11 @@ class Monitor:
         self.callers = Callers(self.lock, self.gate, self.idle, self.registry, self.timers, in_one_thread)
 
     def is_unused(self) -> bool:
-        """Return whether nothing was ever added or started; after a fork, when the parent's threads may hold the lock."""
+        """Return whether nothing is under way or staged. For a forked child: a thread of the parent's may hold the lock."""
         return self.lock.acquire(blocking=False) and not self.gate.is_open and not self.registry.unsettled
 
     def after_fork(self) -> None:
         """Be the copy in a forked child: another thread may have held the lock, and no consumer came along."""
         renew_after_fork(self.lock)
         self.idle.after_fork()
+        self.timers.after_fork()

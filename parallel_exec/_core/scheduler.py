@@ -81,15 +81,15 @@ class Scheduler:
         """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
 
         Returns:
-            Whether it is as good as new instead: nothing had been added to it.
+            Whether it is as good as new instead: nothing had been added to it, or all of it had ended.
         """
         unused = self.monitor.is_unused()
         self.monitor.after_fork()
+        self.completion.runner.after_fork()
         if unused and self._backend.works_after_fork():
             self.completion.use(self._backend.start(self, self._registry.limit))
             return True
         self._gate.fork()
-        self.completion.runner.after_fork()
         return False
 
     # ── the port: what these promise is said in backends/base.py ────────────────────────────────────────────────────

@@ -77,13 +77,17 @@ class Timers:
 
     def __init__(self, name: str = "parallel_exec-clock") -> None:
         self._name = name
+        self._stopped = False
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Be as good as new, in a forked child: the clock thread did not come along, and its locks may be taken."""
         self._requests: queue.SimpleQueue[Timer | None] = queue.SimpleQueue()
         self._parker = Parker()  # rung after a request is put
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._stopped = False
 
     def timer(self, callback: Callable[[], object]) -> Timer:
         """Return a new timer, not armed."""
