@@ -1,1 +1,14 @@
-"""Attempts in the engines of others: any `concurrent.futures.Executor`, a dask cluster."""
+"""Attempts in somebody else's engine: any `concurrent.futures.Executor`, a dask cluster.
+
+ExecutorBackend, DaskBackend                 what the user chose (`executor.py`, `dask.py`)
+    │ start
+    ▼
+EngineRunner ── submit, cancel, recall ──► ExecutorEngine, DaskEngine        (`adapter.py`: what differs)
+    │  ▲                                        │
+    │  │ run_here: in a thread of this process ◄┤
+    │  │                                        ▼ in another process
+    │  └── it began, it ended ◄──────────── run_call, run_on_worker          (`remote_call.py`, `dask_worker.py`)
+    │         StartListener ◄── StartNotifier                                (`start_signal.py`)
+    ├─ Submission: one attempt's state, and the slot that it holds           (`submission.py`)
+    └─ feeder and settler, two SerialThreads                                 (`serial_thread.py`)
+"""

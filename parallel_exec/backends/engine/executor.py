@@ -202,7 +202,7 @@ class ExecutorEngine(Engine):
 
     def await_start(self, submission: Submission) -> bool:
         """Wait until what was sent by now has been heard."""
-        if submission.state is not State.SENT:
+        if submission.state != State.SENT:
             return False
         self._listener.catch_up()  # also if its address is known: the listening thread may be about to tell the runner
         return submission.address is not None

@@ -18,7 +18,7 @@ Guarantees:
     An attempt that the engine does not let go of is abandoned: settled at once, its slot given to the next, what it
     returns dropped. It is counted until the engine says that it has ended.
     When all workers of the engine are held by abandoned attempts, what waits fails with `CapacityExhaustedError` after
-    `RETURN`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
+    `RECOVERY`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
     has gets what the limit allows, and tasks wait in it: a deadline for the run ends that.)
     Before the first `wake` returns the engine has been given something, or has had `GRACE` for it: an engine that starts
     its workers with the first call has done so before the interpreter can come to its end, from when on (since Python 3.12)
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.adapter import EngineFuture
 
 REFUSALS = 100  # in a row; a guess: any sensible retry policy has had its say by then
-RETURN = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
+RECOVERY = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
 GRACE = 0.1  # seconds that we give the engine's `submit` to return; a guess: if that blocks, it may for ever
-BREATHER = 0.01  # seconds until something is handed over again that the engine refused at interpreter exit
+RESUBMIT = 0.01  # seconds until something is handed over again that the engine refused at interpreter exit
 
 
 class EngineRunner(Runner):
@@ -73,7 +73,9 @@ class EngineRunner(Runner):
         self._free: list[EngineSlot] = []
         self._settler = SerialThread(f"parallel_exec-{engine.name}-settler", port, self._end_threads)
         self._feeder = SerialThread(f"parallel_exec-{engine.name}-feeder", port, self._settler.wakeup)
-        self._hopeless = port.timers.timer(weakly(self._lose_hope))  # armed while all workers are lost
+        self._exhaustion = port.timers.timer(
+            weakly(self._stay_exhausted)
+        )  # armed while abandoned attempts hold all workers
         self._started = False  # written by `wake`, which nobody calls twice at a time
         self._exiting = False  # whether the interpreter has come to its end; written once
         self._has_fed = threading.Event()
@@ -126,25 +128,25 @@ class EngineRunner(Runner):
             return False
         capacity = self._engine.capacity()
         if capacity is None or len(self._inside) < capacity:
-            self._hopeless.disarm()
+            self._exhaustion.disarm()
             return True
-        if not self._holding and self._hopeless.deadline == NEVER:
-            self._hopeless.arm(time.monotonic() + RETURN)
+        if not self._holding and self._exhaustion.deadline == NEVER:
+            self._exhaustion.arm(time.monotonic() + RECOVERY)
         return False
 
-    def _lose_hope(self) -> None:
-        self._feeder.call_soon(self._reject_all)
+    def _stay_exhausted(self) -> None:
+        self._feeder.call_soon(self._reject_waiting)
 
-    def _reject_all(self) -> None:
+    def _reject_waiting(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
-        while self._is_lost():
+        while self._is_exhausted():
             job = self.port.take(self)
             if job is None:
                 return
             self.port.reject(job, CapacityExhaustedError(len(self._abandoned)))
         self._feed()
 
-    def _is_lost(self) -> bool:
+    def _is_exhausted(self) -> bool:
         capacity = self._engine.capacity()
         return not self._holding and capacity is not None and len(self._abandoned) >= capacity
 
@@ -176,13 +178,13 @@ class EngineRunner(Runner):
         submission.leave_engine()
         self._inside.discard(submission)
         self._by_serial.pop(submission.serial, None)
-        if submission.state is State.WITHDRAWN:
+        if submission.state == State.WITHDRAWN:
             self._release(submission)
         elif self._exiting and self._refusals < REFUSALS and submission.withdraw():
             self._refusals += 1
             self._release(submission)
             self.port.finish_overridden(self.port.requeue([submission.job]))
-            time.sleep(BREATHER)
+            time.sleep(RESUBMIT)
             self._feeder.call_soon(self._feed)
         elif submission.begin(self._engine.name, time.monotonic()):
             self._refusals += 1
@@ -194,9 +196,9 @@ class EngineRunner(Runner):
         """Run an attempt in the calling thread, unless it was withdrawn."""
         if not submission.begin(threading.current_thread().name, time.monotonic(), here=True):
             return
+        job = submission.job
         outer, pool = (current.running, current.number), current.pool
         current.work_for(self.port)
-        job = submission.job
         try:
             if self._begin(submission):
                 current.begin(job, submission.number)
@@ -229,9 +231,9 @@ class EngineRunner(Runner):
             if not self._begin(submission):
                 self._abandon(submission)
                 self._release(submission)
-        elif submission.state is State.ABANDONED:
+        elif submission.state == State.ABANDONED:
             self._cancel(submission)  # only now it is known where it runs
-        elif submission.state is State.RUNNING and worker != submission.worker:
+        elif submission.state == State.RUNNING and worker != submission.worker:
             self._restart_clock(submission, worker, start)
 
     def _restart_clock(self, submission: Submission, worker: str, start: float) -> None:
@@ -292,7 +294,7 @@ class EngineRunner(Runner):
         if submission.runs_here:  # it was cancelled in the books only, and reports by itself
             return
         try:
-            if submission.state is State.WITHDRAWN:
+            if submission.state == State.WITHDRAWN:
                 pass
             elif engine_future.cancelled():
                 self._end_badly(submission, CancelledError("the engine cancelled the attempt"))
@@ -310,7 +312,7 @@ class EngineRunner(Runner):
         if submission.begin(result.worker, time.monotonic() - result.duration) and not self._begin(submission):
             return
         job = submission.known_job
-        if submission.state is State.RUNNING and job is not None:
+        if submission.state == State.RUNNING and job is not None:
             self._report(submission, result.outcome(job), submission.started_at + result.duration)
 
     def _end_badly(self, submission: Submission, error: BaseException) -> None:
@@ -320,7 +322,7 @@ class EngineRunner(Runner):
         if isinstance(error, BrokenExecutor):
             self._tell_failure(error)
         job = submission.known_job
-        if (had_begun or self._begin(submission)) and submission.state is State.RUNNING and job is not None:
+        if (had_begun or self._begin(submission)) and submission.state == State.RUNNING and job is not None:
             self._report(submission, Failure(explain(error, job, had_begun=had_begun)), now)
 
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
@@ -392,7 +394,7 @@ class EngineRunner(Runner):
     def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
         """Settle an attempt that `stop` has claimed. The settler."""
         stops = self._abandon(submission)
-        if submission.state is State.ABANDONED:
+        if submission.state == State.ABANDONED:
             if not stops:
                 log_abandoned(error, job.id, submission.number, f"{submission.worker} of the executor")
             self.port.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
@@ -416,7 +418,7 @@ class EngineRunner(Runner):
         submission.abandon()
         self._abandoned.add(submission)
         stops = self._cancel(submission)
-        if submission.state is not State.ABANDONED:
+        if submission.state != State.ABANDONED:
             self._abandoned.discard(submission)
         return stops
 
@@ -462,7 +464,9 @@ class EngineRunner(Runner):
             return
         self._settler.join()
         while not self._feeder.join(GRACE):
-            if self._handing_over is not None:  # something that is settled, as all is: it is the engine that holds us
+            if (
+                self._handing_over is not None
+            ):  # of an attempt that is settled, as all are: the engine's `submit` does not return
                 return
 
     def workers(self) -> int:

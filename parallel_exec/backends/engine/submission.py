@@ -13,7 +13,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import enum
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable
@@ -28,15 +27,15 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
 
 
-class State(enum.Enum):
+class State:
     """Where an attempt is."""
 
-    WAITING = "handed over, and not known to have left this process"
-    SENT = "pickled, so that it may begin elsewhere"
-    RUNNING = "begun, here or elsewhere, and not settled"
-    ABANDONED = "nobody waits for it, and the engine or a thread here still runs it"
-    WITHDRAWN = "taken back before it began"
-    SETTLED = "over"
+    WAITING = "waiting"  # handed over, and not known to have left this process
+    SENT = "sent"  # pickled, so that it may begin elsewhere
+    RUNNING = "running"  # begun, here or elsewhere, and not settled
+    ABANDONED = "abandoned"  # nobody waits for it, and the engine or a thread here still runs it
+    WITHDRAWN = "withdrawn"  # taken back before it began
+    SETTLED = "settled"  # over
 
 
 class EngineSlot:
@@ -137,7 +136,7 @@ class Submission:
     @property
     def is_pending(self) -> bool:
         """Whether it has neither begun nor been withdrawn."""
-        return self.state is State.WAITING or self.state is State.SENT
+        return self.state in (State.WAITING, State.SENT)
 
     @property
     def runs_here(self) -> bool:
@@ -150,7 +149,7 @@ class Submission:
         """Note the engine's future; returns whether it is to be cancelled at once: until now there was none to cancel."""
         with self._lock:
             self.engine_future = engine_future
-            return self.state is State.WITHDRAWN or self.state is State.ABANDONED
+            return self.state in (State.WITHDRAWN, State.ABANDONED)
 
     def send(self) -> bool:
         """Note that it is pickled; False if it was withdrawn."""
@@ -158,7 +157,7 @@ class Submission:
             if self.is_pending:
                 self.state = State.SENT
                 self.sent_at = time.monotonic()
-            return self.state is not State.WITHDRAWN
+            return self.state != State.WITHDRAWN
 
     def leave_engine(self) -> bool:
         """Note that the engine has done with it; False if its call still runs here: it was cancelled in the books only."""
@@ -183,7 +182,7 @@ class Submission:
     def withdraw(self) -> bool:
         """Decide that it never begins, if that is ours to say: it has not begun, and is in this process."""
         with self._lock:
-            if self.state is not State.WAITING:
+            if self.state != State.WAITING:
                 return False
             self.state = State.WITHDRAWN
             return True
@@ -216,7 +215,7 @@ class Submission:
     def abandon(self) -> None:
         """Note that nobody waits for it any more; nothing if it is settled: its call has just ended."""
         with self._lock:
-            if self.state is State.RUNNING:
+            if self.state == State.RUNNING:
                 self.state = State.ABANDONED
                 self._settle_abandoned()
 
@@ -224,12 +223,12 @@ class Submission:
         """Let its slot go, as its attempt is settled; returns the slot, or None if that was done."""
         with self._lock:
             slot, self.slot = self.slot, None
-            if self.state is not State.ABANDONED and self.state is not State.WITHDRAWN:
+            if self.state not in (State.ABANDONED, State.WITHDRAWN):
                 self.state = State.SETTLED
         if slot is not None:
             slot.vacate()
         return slot
 
     def _settle_abandoned(self) -> None:
-        if self.state is State.ABANDONED and not self._in_engine and not self._runs_here:
+        if self.state == State.ABANDONED and not self._in_engine and not self._runs_here:
             self.state = State.SETTLED

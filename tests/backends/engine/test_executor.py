@@ -212,7 +212,7 @@ def test_an_engine_that_recovers(lab: Any) -> None:
 
 def test_an_engine_full_of_stuck_attempts(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When each worker of the executor is stuck, what waits fails after a while; a worker that comes back is used."""
-    monkeypatch.setattr(runner, "RETURN", 0.05)
+    monkeypatch.setattr(runner, "RECOVERY", 0.05)
     gate, returned = threading.Event(), []
     with ThreadPoolExecutor(1) as pool:
         executor = lab.executor(backend=pool, retry_count=0)
@@ -229,7 +229,7 @@ def test_an_engine_full_of_stuck_attempts(lab: Any, monkeypatch: pytest.MonkeyPa
 
 def test_a_worker_of_the_engine_that_comes_back_amid_refusals(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is refused only as long as each worker is stuck."""
-    monkeypatch.setattr(runner, "RETURN", 0.05)
+    monkeypatch.setattr(runner, "RECOVERY", 0.05)
     gate = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         executor = lab.executor(backend=pool, retry_count=0)

@@ -100,7 +100,7 @@ def _settle(submission: Submission) -> None:
     submission.release()
 
 
-REACH: dict[State, Callable[[Submission], object]] = {
+REACH: dict[str, Callable[[Submission], object]] = {
     State.WAITING: lambda submission: None,
     State.SENT: _send,
     State.RUNNING: _run,
@@ -136,18 +136,18 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", REACH)
 @pytest.mark.parametrize("move", MOVES)
-def test_every_move_in_every_state(submission: Submission, state: State, move: str) -> None:
+def test_every_move_in_every_state(submission: Submission, state: str, move: str) -> None:
     """Each method leads from each state where the table says."""
     REACH[state](submission)
-    assert submission.state is state
+    assert submission.state == state
     MOVES[move](submission)
-    assert submission.state is TABLE.get((state, move), state)
+    assert submission.state == TABLE.get((state, move), state)
 
 
-@pytest.mark.parametrize("state", State)
-def test_only_what_is_pending_begins(submission: Submission, state: State) -> None:
+@pytest.mark.parametrize("state", REACH)
+def test_only_what_is_pending_begins(submission: Submission, state: str) -> None:
     """`begin` says whether it was the first to decide, and then alone writes where and when."""
     REACH[state](submission)
     pending, worker = submission.is_pending, submission.worker
@@ -211,9 +211,9 @@ def test_an_abandoned_call_here_that_returns_first(submission: Submission) -> No
     _run(submission, here=True)
     submission.abandon()
     assert not submission.return_here()
-    assert submission.state is State.ABANDONED
+    assert submission.state == State.ABANDONED
     assert submission.leave_engine()
-    assert submission.state is State.SETTLED
+    assert submission.state == State.SETTLED
 
 
 def test_the_slot_is_released_once(submission: Submission, slot: EngineSlot, record: Any) -> None:
