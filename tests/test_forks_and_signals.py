@@ -202,11 +202,11 @@ def _survives(step: int, cancels: bool) -> bool:
     futures: list[Any] = []
     with ParallelExecutor(max_concurrency=1) as executor:
         executor.pause()
-        doomed = [executor.submit(int) for _ in range(2)]
+        queued = [executor.submit(int) for _ in range(2)]
 
         def change() -> None:
             futures.append(executor.submit(work.double, 1))
-            for future in doomed:
+            for future in queued:
                 future.cancel()
             futures.append(executor.submit(work.double, 2))
 
@@ -220,7 +220,7 @@ def _survives(step: int, cancels: bool) -> bool:
             return False
         executor.resume()
         assert sorted(future.result(9) for future in futures) == [2, 4, 6]
-        assert all(future.cancelled() for future in doomed)
+        assert all(future.cancelled() for future in queued)
     stats = executor.stats()  # now: a task is counted just after its result is there
     assert (stats.queued, stats.succeeded, stats.failed) == (0, 3, 0)
     return True

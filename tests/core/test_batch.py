@@ -99,14 +99,14 @@ def test_only_one_run_at_a_time() -> None:
     """A run that was begun cannot be begun again before it has ended."""
     runs = Batches()
     lock = threading.RLock()
-    ticket, other = object(), object()
-    run = runs.begin(lock, False, ticket)
+    mine, other = object(), object()
+    run = runs.begin(lock, False, mine)
     with pytest.raises(RuntimeError, match="joins its run"):
         runs.begin(lock, False, other)
-    assert runs.is_mine(ticket)
+    assert runs.is_mine(mine)
     assert not runs.is_mine(other)
     runs.end(lock, lambda: None)
-    assert not runs.is_mine(ticket)
+    assert not runs.is_mine(mine)
     assert runs.begin(lock, False, other) is not run
 
 

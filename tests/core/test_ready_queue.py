@@ -24,8 +24,8 @@ def _queue(*items: Any) -> ReadyQueue:
     return ready
 
 
-def test_what_is_put_back_goes_to_its_place() -> None:
-    """Items that are put back are taken in the old order."""
+def test_what_is_pushed_again_goes_to_its_place() -> None:
+    """Items that are pushed again are taken in the old order."""
     items = [Item(1), Item(2, priority=5), Item(3)]
     ready = _queue(*items)
     taken: list[Any] = [ready.pop() for _ in items]
@@ -37,7 +37,7 @@ def test_what_is_put_back_goes_to_its_place() -> None:
 
 
 def test_the_calls_that_items_stand_for() -> None:
-    """A chunk counts as many times as it has items, until it is taken or struck out."""
+    """A chunk counts as many times as it has items, until it is taken or discarded."""
     light, heavy, other = Item(1), Item(2, weight=10), Item(3, weight=5)
     ready = _queue(light, heavy, other)
     assert (len(ready), ready.calls()) == (3, 16)

@@ -102,7 +102,7 @@ def test_a_retried_task_keeps_its_place(executor: Any, hand: ManualRunner) -> No
     assert [hand.take(), hand.take(), hand.take()] == [first, second, third]
 
 
-def test_what_is_given_back_keeps_its_place(executor: Any, hand: ManualRunner) -> None:
+def test_what_is_requeued_keeps_its_place(executor: Any, hand: ManualRunner) -> None:
     """What was taken and never began goes back to where it was, and is charged no attempt."""
     futures = [executor.submit(int) for _ in range(4)]
     taken = [hand.take() for _ in range(3)]
@@ -185,8 +185,8 @@ def test_aborting_what_was_handed_out(executor: Any, hand: ManualRunner) -> None
     assert future.task_result().attempts == ()
 
 
-def test_aborting_what_is_given_back(executor: Any, hand: ManualRunner) -> None:
-    """A task that is aborted while it is handed out, and given back then, ends there."""
+def test_aborting_what_is_requeued(executor: Any, hand: ManualRunner) -> None:
+    """A task that is aborted while it is handed out, and requeued then, ends there."""
     hand.recalled = False
     future = executor.submit(int)
     hand.take()
@@ -217,7 +217,7 @@ def test_an_attempt_that_finishes_before_it_is_stopped(executor: Any, hand: Manu
     assert future.result() == "done"
 
 
-def test_a_verdict_during_settling_ends_the_backoff(executor: Any, hand: ManualRunner) -> None:
+def test_an_override_during_settling_ends_the_backoff(executor: Any, hand: ManualRunner) -> None:
     """A task that is aborted between the end of an attempt and its backoff has no further attempt."""
     executor.submit(int)
     future = hand.start()
@@ -236,7 +236,7 @@ def test_a_refused_task_fails(executor: Any, hand: ManualRunner) -> None:
     assert future.task_result().attempts == ()
 
 
-def test_break_down_ends_what_waits(lab: Any) -> None:
+def test_fail_all_ends_what_waits(lab: Any) -> None:
     """When nothing can run any more, tasks that are queued or back off end with the reason, and new ones are refused."""
     executor = lab.executor(backend=ManualBackend(), backoff=NEVER, max_backoff=NEVER)
     hand = inside.runner(executor)

@@ -33,7 +33,7 @@ def test_callbacks_that_raise(pool: Any, error: type[BaseException]) -> None:
 
 
 def test_callbacks_that_raise_when_a_worker_dies(pool: Any) -> None:
-    """The same while a dead worker is buried: its place is taken by another."""
+    """The same while a dead worker is reaped: another comes in its place."""
 
     def fail(_: object) -> None:
         raise SystemExit

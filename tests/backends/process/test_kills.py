@@ -33,15 +33,15 @@ STALL = 6.0  # seconds that a machine may stand still meanwhile: what is lost is
 
 @pytest.mark.timeout(60 * max(1.0, TIMES))
 def test_kill_roulette(pool: Any, log: Any) -> None:
-    """2,000 short tasks while a random one of 8 workers is killed every 100 ms: one result each, only victims charged."""
+    """2,000 short tasks while a random one of 8 workers is killed every 100 ms: one result each, only who is hit is charged."""
     executor = pool(8, retry_count=200)
     killed: list[int] = []
     dice = random.Random(1)
 
     def kill_one() -> None:
         pids = processes.workers(executor)
-        if len(killed) < 60 * TIMES and pids and processes.kill(victim := dice.choice(pids)):
-            killed.append(victim)
+        if len(killed) < 60 * TIMES and pids and processes.kill(pid := dice.choice(pids)):
+            killed.append(pid)
 
     count = int(2000 * max(1.0, TIMES))
     for number in range(count):

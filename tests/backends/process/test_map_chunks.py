@@ -84,7 +84,7 @@ def test_a_function_that_the_worker_cannot_find(pool: Any, log: Any) -> None:
         next(results)
 
 
-def test_a_worker_that_is_killed_while_it_loads_a_part(pool: Any, bench: Any) -> None:
+def test_a_worker_that_is_killed_while_it_loads_a_chunk(pool: Any, bench: Any) -> None:
     """No item has begun, so none is charged: all of them return, though there are no retries."""
     executor = pool(1)
     started, gate = bench.latch(), bench.latch()
@@ -117,7 +117,7 @@ def test_items_are_named_after_the_map(pool: Any) -> None:
 
 
 def test_errors_name_the_item(pool: Any) -> None:
-    """Not the stretch that it travelled in."""
+    """Not the chunk that it travelled in."""
     executor = pool(1)
     results = executor.options(id="mine").map(own_id, range(600), [300] * 600)
     assert [next(results) for _ in range(300)] == [f"mine-{number}" for number in range(300)]
@@ -250,10 +250,10 @@ def test_a_kill_amid_numbers(pool: Any, log: Any, round: int) -> None:
     """What had returned when its worker was shot is not run again: only what was running is, by policy."""
     executor = pool(1, retry_count=1)
     assert list(executor.map(work.same, range(600))) == list(range(600))
-    [victim] = processes.workers(executor)
+    [pid] = processes.workers(executor)
     results = executor.map(stdlib_only_tasks.note_and_nap, [log.path] * 800, range(800), [0.0] * 800)
     work.until(lambda: len(log.lines()) > 100 + 50 * round, 8)
-    os.kill(victim, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     assert list(results) == list(range(800))
     ran = list(map(int, log.lines()))
     assert set(ran) == set(range(800))
@@ -285,7 +285,9 @@ def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None
     assert (future.result(8) if way == "submit" else next(results)) == ["original"]
 
 
-@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 45)])  # a stretch of 50 may be shared out, by halves
+@pytest.mark.parametrize(
+    ("chunksize", "times"), [(1, 3), (50, 45)]
+)  # a chunk of 50 may be split among workers, by halves
 def test_heavy_items_are_not_sent_over_and_over(
     pool: Any, monkeypatch: pytest.MonkeyPatch, chunksize: int, times: int
 ) -> None:

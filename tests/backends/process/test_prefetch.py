@@ -113,7 +113,7 @@ def test_never_more_than_a_worker_may_have_in_its_life() -> None:
     assert pace.want(handle(sent=3), 10_000, 1, 3) == 0
 
 
-class Crew:
+class FakeAssignments:
     """Workers of which it is noted what is taken back from them."""
 
     def __init__(self, *handles: Any) -> None:
@@ -135,9 +135,9 @@ def busy(waiting: int, ran: float, **facts: Any) -> Any:
     return handle(waiting + 1, running=lambda: Running(1, time.monotonic() - ran, False), **facts)
 
 
-def deciding(crew: Any, *durations: float, grows: bool = False) -> Prefetch:
+def deciding(assignments: Any, *durations: float, grows: bool = False) -> Prefetch:
     """Return what decides for these workers."""
-    made = Prefetch(crew, lambda: grows)
+    made = Prefetch(assignments, lambda: grows)
     for duration in durations * 60:
         made.observe(duration)
     return made
@@ -160,9 +160,9 @@ def test_what_an_idle_worker_is_given_of_another_ones(
     waiting: int, ran: float, nothing_else: bool, facts: dict[str, Any], taken: list[Any]
 ) -> None:
     """Half of what waits if there is nothing else and it is worth it, and all of it if it is stuck."""
-    crew = Crew(busy(waiting, ran, **facts), handle())
-    deciding(crew, 0.0002).rebalance(nothing_else=nothing_else)
-    assert crew.taken == taken
+    assignments = FakeAssignments(busy(waiting, ran, **facts), handle())
+    deciding(assignments, 0.0002).rebalance(nothing_else=nothing_else)
+    assert assignments.taken == taken
 
 
 @pytest.mark.parametrize(
@@ -180,19 +180,19 @@ def test_what_is_stuck_behind_a_call(
     duration: float, ran: float, others: list[Any], grows: bool, stuck: bool, taken: list[Any]
 ) -> None:
     """It is taken back if another worker could begin it, or if that are many."""
-    crew = Crew(busy(1, ran), *others)
-    assert deciding(crew, duration, grows=grows).relieve(crew.handles[0], ran) is stuck
-    assert crew.taken == taken
+    assignments = FakeAssignments(busy(1, ran), *others)
+    assert deciding(assignments, duration, grows=grows).relieve(assignments.handles[0], ran) is stuck
+    assert assignments.taken == taken
 
 
 def test_what_comes_before_all_that_was_handed_out_has_that_taken_back() -> None:
     """What comes after it does not."""
-    crew = Crew()
-    decides = deciding(crew)
+    assignments = FakeAssignments()
+    decides = deciding(assignments)
     decides.preempt((1, 0))
-    assert crew.taken == []
+    assert assignments.taken == []
     decides.preempt((-1, 50))
-    assert crew.taken == [(-1, None)]
+    assert assignments.taken == [(-1, None)]
 
 
 @pytest.mark.parametrize(("first", "second", "waits"), [(0, 5, True), (5, 5, False), (None, 5, False)])
@@ -201,4 +201,4 @@ def test_nothing_of_lower_priority_begins_first(first: int | None, second: int, 
     port: Any = SimpleNamespace(first_priority=lambda: first)
     sent = handle()
     sent.assigned = {1: SimpleNamespace(priority=9), 2: SimpleNamespace(priority=second)}
-    assert deciding(Crew(sent)).must_wait(port) is waits
+    assert deciding(FakeAssignments(sent)).must_wait(port) is waits

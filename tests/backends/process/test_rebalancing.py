@@ -241,7 +241,7 @@ def test_shrinking_while_running(pool: Any, bench: Any) -> None:
 
 
 def test_shrinking_takes_back_what_was_sent_ahead(pool: Any, log: Any) -> None:
-    """Workers that must go give back what they have not begun; nothing is lost, nothing runs twice."""
+    """Workers that must go return what they have not begun; nothing is lost, nothing runs twice."""
     executor = pool(4)
     warm(executor)
     futures = [executor.submit(stdlib_only_tasks.note_and_nap, log.path, number, 0.001) for number in range(600)]

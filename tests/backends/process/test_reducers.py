@@ -81,7 +81,7 @@ def test_two_tasks_with_the_same(pool: Any, pipe: Any) -> None:
 
 
 def test_items_of_a_map(pool: Any, pipe: Any) -> None:
-    """They may be connections, or be told by one; parts that are split included."""
+    """They may be connections, or be told by one; chunks that are split included."""
     reading, writing = pipe
     with pool(2) as executor:
         workers = list(executor.map(connection_tasks.say_item, [writing] * 50))

@@ -227,11 +227,11 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
         future.add_done_callback(lambda _: owned.append(scheduler.lock._is_owned()))
     end_waiting = Completion.cancel_all_waiting
 
-    def slowly(self: Any, verdict: Any) -> None:
+    def slowly(self: Any, outcome: Any) -> None:
         scheduler.completion.runner.recheck()
         scheduler.monitor.idle.wake_one()
         time.sleep(0.2)
-        end_waiting(self, verdict)
+        end_waiting(self, outcome)
 
     monkeypatch.setattr(Completion, "cancel_all_waiting", slowly)
     executor.shutdown(wait=False, cancel_futures=True)
@@ -288,8 +288,8 @@ class _Counted:
         self._left -= 1
 
 
-def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that dies between two items of a part was not killed by loading it, whatever happened to those before."""
+def test_a_chunk_that_is_under_way_is_not_taken_for_poison(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies between two items of a chunk was not killed by loading it, whatever happened to those before."""
     executor = pool(1, retry_count=3)
     assert list(executor.map(work.same, range(3000))) == list(range(3000))
     handle = processes.handles(executor)[0]
@@ -297,8 +297,8 @@ def test_a_part_that_is_under_way_is_no_suspect(pool: Any, monkeypatch: pytest.M
         stdlib_only_tasks.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400
     )
     assert next(results) == 0
-    part = next(iter(handle.assigned.values()))
-    inside.runner(executor).assignments._bad_starts[part] = 2
+    chunk = next(iter(handle.assigned.values()))
+    inside.runner(executor).assignments._bad_starts[chunk] = 2
     os.kill(handle.pid, signal.SIGSTOP)
     handle.running = lambda: wire.IDLE  # between two items
     os.kill(handle.pid, signal.SIGKILL)

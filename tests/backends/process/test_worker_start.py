@@ -145,7 +145,7 @@ def test_large_initargs(pool: Any) -> None:
     assert {len(future.result(9)) for future in futures} == {5 << 20}
 
 
-def test_a_retry_after_the_break_down_does_not_hang(pool: Any, bench: Any) -> None:
+def test_a_retry_after_a_failed_start_does_not_hang(pool: Any, bench: Any) -> None:
     """Workers cannot start any more; a task whose worker is killed for its timeout then ends, too."""
     log, started = bench.log(), bench.latch()
     executor = pool(2, timeout=1.0, retry_count=2, backend={"initializer": work.fail_after_first, "initargs": (log,)})
