@@ -178,9 +178,9 @@ class ParallelExecutor(Submitter, Executor):
             self._runs.end(self._scheduler.lock, self._admission.stage)
         except BaseException:
             if self._runs.is_mine(ticket):
-                self._runs.current.given_up = True
+                given_up = self._runs.give_up()
                 try:
-                    self._interrupt(self._runs.current)
+                    self._interrupt(given_up)
                 finally:
                     self._runs.end(self._scheduler.lock, self._admission.stage)
             raise

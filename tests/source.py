@@ -340,8 +340,9 @@ class Scope:
         if isinstance(target, ast.Name):
             self.names[target.id] = self.names.get(target.id, UNKNOWN) | types
         elif isinstance(target, (ast.Tuple, ast.List)):
+            inner = UNKNOWN.union(*(each.types for each in types if isinstance(each, Elements)))
             for each in target.elts:
-                self._bind(each, UNKNOWN)
+                self._bind(each, inner)
 
 
 def _of_this_scope(function: Any) -> Iterator[ast.AST]:

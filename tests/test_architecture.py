@@ -119,9 +119,6 @@ ORDER = [
     "__main__",
 ]
 
-# What breaks the rules still, counted; each number may only go down.
-UNFINISHED = {"reach-ins": 7, "assignments": 18}
-
 # Private names of others that we use, and why; with most of them we do without where they are not there.
 PRIVATE = {
     "_forks": {
@@ -195,14 +192,12 @@ UPWARD_TYPES = {
     ("retry", "config"),
 }
 
-# What is derived from a class of another module, and why it is a kind of it.
+# What is derived from a class of another module is a kind of it; beside exceptions and what is abstract, these are.
 KINDS = {
-    "_core.admission.Admission": "_core.completion.Completion",
-    "_core.scheduler.Scheduler": "_core.admission.Admission",
-    "_core.job.Job": "future.TaskFuture",
+    "_core.job.Job": "future.TaskFuture",  # and its record; a user knows it as the future alone
     "_core.map_chunk.MapChunk": "_core.job.Job",
-    "executor.ParallelExecutor": "options.Submitter",
     "_queue_view.LiveQueue": "task_queue.TaskQueue",
+    "executor.ParallelExecutor": "options.Submitter",  # `submit` and `map`, as with settings of their own
     "futures.pool.Pool": "executor.ParallelExecutor",
     "futures.process.ProcessPoolExecutor": "futures.pool.Pool",
     "futures.thread.ThreadPoolExecutor": "futures.pool.Pool",
@@ -303,7 +298,7 @@ def test_nobody_reaches_into_others() -> None:
     """No module names a private attribute of another's object, or imports a private name, but the standard library's above."""
     places = walls.reach_ins()
     left = [place for place in places if place.attribute not in PRIVATE.get(place.module, {})]
-    assert len(left) <= UNFINISHED["reach-ins"], "\n".join(map(str, left))
+    assert not left, "\n".join(map(str, left))
     used = {(place.module, place.attribute) for place in places}
     assert {(module, name) for module, names in PRIVATE.items() for name in names} - used == set()
 
@@ -312,7 +307,7 @@ def test_nobody_assigns_others_attributes() -> None:
     """An attribute is changed by its object, by the module that has its class, or by the function that has just made it."""
     places = walls.assignments()
     left = [place for place in places if place.attribute not in SET.get(place.module, ())]
-    assert len(left) <= UNFINISHED["assignments"], "\n".join(map(str, left))
+    assert not left, "\n".join(map(str, left))
     used = {(place.module, place.attribute) for place in places}
     assert {(module, name) for module, names in SET.items() for name in names} - used == set()
 
@@ -320,7 +315,7 @@ def test_nobody_assigns_others_attributes() -> None:
 def test_no_class_is_continued_elsewhere() -> None:
     """A class that is derived from another module's is a kind of it: of an exception, of an abstract class, or see above."""
     derived = {f"{kind.module}.{kind.name}": f"{base.module}.{base.name}" for kind, base in walls.derivations()}
-    assert derived.items() <= KINDS.items()
+    assert derived == KINDS
 
 
 def test_imports_are_absolute_and_not_from_the_root() -> None:

@@ -77,7 +77,7 @@ def _is_own(access: Access) -> bool:
     if not kinds:
         return access.attribute in scope.module.own_attributes()
     owners = [member(scope.found, each, access.attribute)[0] for each in kinds]
-    return any(owner is not None and owner.module == scope.module.name for owner in owners)
+    return any(each is not None and each.module == scope.module.name for each in (*kinds, *owners))
 
 
 def _is_thread_local(access: Access) -> bool:

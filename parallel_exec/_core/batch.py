@@ -145,11 +145,6 @@ class Batches:
             self.latest = self.current
             return self.current
 
-    def join(self, job: AnyJob) -> None:
-        """Add a job to the current run."""
-        job.batch = self.current
-        self.current.join(job)
-
     def opened(self, stream: Finished) -> None:
         """Let `results()` tell of a stream that begins. One assignment, so without the lock."""
         self.latest = stream
@@ -157,6 +152,11 @@ class Batches:
     def is_mine(self, ticket: object) -> bool:
         """Return whether the run under way was begun with this ticket."""
         return self._ticket is ticket
+
+    def give_up(self) -> Batch:
+        """Do not wait for the rest of the run under way, as its caller was interrupted; returns the run."""
+        self.current.given_up = True
+        return self.current
 
     def end(self, lock: Any, stage: Callable[[], object]) -> None:
         """Let tasks join a new run from now on; waits for what joined at the last moment, unless the run was given up.

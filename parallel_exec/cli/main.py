@@ -283,7 +283,8 @@ def _map(options: argparse.Namespace, missing: frozenset[int]) -> int:
                 run = _run_staged if staged else _run_streamed
                 run(executor, items, writer, options)
         except KeyboardInterrupt:
-            writer.interrupted = writer.interrupted or signal.SIGINT
+            if not writer.interrupted:
+                writer.interrupt(signal.SIGINT)
         finally:
             open_files.close()  # and with them the bar, before the summary
             with contextlib.suppress(OSError):  # nobody reads it
@@ -361,7 +362,7 @@ def _noting_signals(writer: Writer) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             if os.getpid() != program:  # a process that the callable forked, and now terminates
                 os.kill(os.getpid(), number)
-        writer.interrupted = number
+        writer.interrupt(number)
         signal.default_int_handler(number, frame)
 
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

@@ -157,8 +157,7 @@ class Writer:
         tracebacks: whether the line of a failed item has its traceback.
 
     Attributes:
-        interrupted: the signal that ends the run, to be set by whoever hears it; 0 while there was none. What is
-            cancelled from then on gets no line.
+        interrupted: the signal that ends the run; 0 while there was none. What is cancelled from then on gets no line.
         output_error: why nothing can be written any more; None while it can. Then all that is watched is aborted.
         summary: of what was written; for other threads after the block.
     """
@@ -191,6 +190,10 @@ class Writer:
         self._held: dict[int, str] = {}  # lines whose turn has not come; the writing thread's
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="parallel-exec-writer", daemon=True)
+
+    def interrupt(self, number: int) -> None:
+        """Note the signal that ends the run. For signal handlers, too."""
+        self.interrupted = number
 
     def __enter__(self) -> Self:
         self._thread.start()
