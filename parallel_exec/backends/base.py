@@ -2,16 +2,16 @@
 
     Backend ── start ──► Runner        the user's settings ──► what runs the attempts of one executor
 
-                 take(consumer) ──► future | None        None: the consumer is noted as idle
-    Runner ◄───► begin(future, slot, worker)             an attempt starts to run: the timeout's clock starts
-                 report(future, number, outcome, ...)    it ended
+                 take(consumer) ──► job | None        None: the consumer is listed as idle
+    Runner ◄───► begin(job, slot, worker)             an attempt starts to run: the timeout's clock starts
+                 report(job, number, outcome, ...)    it ended
 
 Work is pulled, never pushed. A *consumer* is anything that takes: a worker thread, the thread that feeds processes. One
-that found nothing is idle, and `wake` is called on it, once, when there may be something.
+that found nothing is idle, and `wake` is called on it when there may be something.
 
 Guarantees of a runner:
     It takes only what it can start soon, and reports each attempt it began exactly once; what it took and never began it
-    either begins or gives back. `stop` and `wake` never block and run no user code.
+    either begins or requeues. `stop` and `wake` never block and run no user code.
     It opens no file and starts no thread before there is work: one that was not used leaves nothing in a forked child.
 """
 
@@ -63,10 +63,13 @@ def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) 
 
 
 class Consumer(Protocol):
-    """Whatever takes futures from the scheduler."""
+    """Whatever takes jobs from the scheduler."""
 
     def wake(self) -> None:
-        """Come and take: there may be work. Called without locks held, from any thread; must not block."""
+        """Come and take: there may be work. Called without locks held, from any thread; must not block.
+
+        It stays listed as idle until it takes, declines or is unparked.
+        """
         ...
 
 
@@ -85,11 +88,13 @@ class WorkerSlot(Slot, Consumer, Protocol):
 
 
 class SchedulerPort(Protocol):
-    """What a back end sees of the scheduler.
+    """What a back end sees of the scheduler. Thread-safe.
 
     Attributes:
         lock: guards the scheduler's state, and may guard the back end's: re-entrant, held only for moments.
-        drained: true once there is nothing left to do and nothing can be added: consumers end.
+        events: tells the hook.
+        timers: the executor's clock.
+        drained: whether there is nothing left to do and nothing can be added: consumers end.
     """
 
     lock: threading.RLock
@@ -101,8 +106,10 @@ class SchedulerPort(Protocol):
         """Whether nothing is left to do."""
         ...
 
+    # ── consumers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
     def park(self, consumer: Consumer, *, last: bool = False) -> None:
-        """Note a consumer as idle; it is woken if there is work. `last`: only after all others."""
+        """List a consumer as idle; it is woken if there is work. `last`: only after all others."""
         ...
 
     def unpark(self, consumer: Consumer) -> bool:
@@ -113,23 +120,28 @@ class SchedulerPort(Protocol):
         """Forget a consumer that was woken and is not going to take, and wake another."""
         ...
 
-    def take(self, consumer: Consumer) -> AnyJob | None:
-        """Return the first ready future; else note the consumer as idle (unless drained) and return None."""
-        ...
-
-    def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
-        """Take the first ready futures, until they stand for so many calls; for a back end with one consumer.
-
-        If there are fewer, the consumer is noted as idle.
-        """
-        ...
+    # ── from the queue, and back ────────────────────────────────────────────────────────────────────────────────────
 
     def backlog(self) -> int:
         """Return how many calls may be taken now."""
         ...
 
     def first_priority(self) -> int | None:
-        """Return the priority of the future that would be taken next; None if there is none. Called with the lock held."""
+        """Return the priority of the job that would be taken next; None if there is none. Called with the lock held.
+
+        For who prefetches: nothing of a lower priority may begin before what was sent ahead.
+        """
+        ...
+
+    def take(self, consumer: Consumer) -> AnyJob | None:
+        """Return the first ready job; else list the consumer as idle (unless drained) and return None."""
+        ...
+
+    def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
+        """Take the first ready jobs of one priority, until they stand for so many calls; for a runner with one consumer.
+
+        If there are fewer, the consumer is listed as idle.
+        """
         ...
 
     def requeue(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
@@ -144,47 +156,61 @@ class SchedulerPort(Protocol):
         """End what has to end instead of going back to the queue, and wake an idle consumer if there is something for it."""
         ...
 
-    def begin(self, future: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+    def reject(self, job: AnyJob, error: BaseException) -> None:
+        """End a job that was taken and cannot be run."""
+        ...
+
+    def fail_all(self, error: ParallelExecError) -> None:
+        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
+        ...
+
+    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         """Start an attempt at `start` (monotonic) and return its number; 0 if it must not run after all.
 
         `over`: it has ended already, which is to be reported next; its timeout needs no timer.
         """
         ...
 
+    def expire(self, slot: Slot, job: AnyJob | None) -> None:
+        """Time is up for what runs in `slot`: the callback of the slot's timer."""
+        ...
+
+    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
+        """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
+        ...
+
+    def claim(self, job: AnyJob, number: int) -> bool:
+        """Return whether the caller may settle this attempt: true for exactly one caller."""
+        ...
+
+    def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
+        """Say how a claimed attempt ended, at `end` (monotonic)."""
+        ...
+
+    # ── the same in fewer turns of the lock ─────────────────────────────────────────────────────────────────────────
+
+    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
+        """Begin (where that was not done) and report attempts, as (job, start, outcome, end)."""
+        ...
+
+    def report_ended(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
+        """Do as `report`, but raise nothing; what it returns must be given to `begin_next`, or to `account`."""
+        ...
+
     def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
-        """Take and begin in one step: the first ready future and its attempt's number; None if there is none.
+        """Take and begin in one step: the first ready job and its attempt's number; None if there is none.
 
         `ended` is what `report_ended` returned last.
         """
         ...
 
-    def report_ended(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
-        """Do as `report`, but raise nothing; what it returns must be given to `begin_next`, or to `account`."""
-        ...
-
-    def report_ran(self, slot: Slot, worker: str, ran: list[tuple[AnyJob, float, Outcome, float]]) -> None:
-        """Begin (where that was not done) and report attempts, as (future, start, outcome, end)."""
-        ...
-
     def account(self, ended: AnyJob) -> None:
-        """Count a task that ended."""
+        """Count what `report_ended` returned, in a worker that begins nothing more."""
         ...
 
-    def claim(self, future: AnyJob, number: int) -> bool:
-        """Return whether the caller may settle this attempt: true for exactly one caller."""
-        ...
-
-    def settle(self, future: AnyJob, outcome: Outcome, end: float) -> None:
-        """Say how a claimed attempt ended, at `end` (monotonic)."""
-        ...
-
-    def report(self, future: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
-        """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
-        ...
-
-    def expire(self, slot: Slot, future: AnyJob | None) -> None:
-        """Time is up for what runs in `slot`: the callback of the slot's timer."""
-        ...
+    # ── for a runner in the caller's thread, which waits for backoffs itself ────────────────────────────────────────
 
     def pending(self) -> bool:
         """Return whether anything is ready to start, or will be after its backoff."""
@@ -196,14 +222,6 @@ class SchedulerPort(Protocol):
 
     def skip_to(self, due: float) -> None:
         """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
-        ...
-
-    def reject(self, future: AnyJob, error: BaseException) -> None:
-        """End a future that was taken and cannot be run."""
-        ...
-
-    def fail_all(self, error: ParallelExecError) -> None:
-        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
         ...
 
 

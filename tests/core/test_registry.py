@@ -14,6 +14,8 @@ class Ended:
         self.how = how
         self.weight = weight
 
+    batch = None
+
     def succeeded(self) -> bool:
         """Return whether it ended well."""
         return self.how == "succeeded"
@@ -29,7 +31,7 @@ def test_each_end_is_counted_once_for_each_call() -> None:
     jobs: list[Any] = [Ended("succeeded"), Ended("succeeded", 10), Ended("cancelled", 5), Ended("failed")]
     registry.unsettled.update(jobs)
     for job in jobs:
-        registry.ended(job)
+        registry.account(job)
     stats = registry.stats(queued=3, workers=2, abandoned=1)
     assert (stats.succeeded, stats.cancelled, stats.failed) == (11, 5, 1)
     assert (stats.queued, stats.workers, stats.abandoned) == (3, 2, 1)
