@@ -31,8 +31,8 @@ def lead_group() -> None:
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Keep Ctrl-C from a process that is forked or spawned by this thread meanwhile, until it calls `hear`."""
+def without_sigint() -> Iterator[None]:
+    """Keep Ctrl-C from a process that this thread forks or spawns meanwhile, until that calls `admit_sigint`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -40,18 +40,18 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def hear() -> None:
-    """Be interrupted by SIGINT from now on, and not by one that came before: it was for the group that we were born in."""
+def admit_sigint() -> None:
+    """Be interrupted by SIGINT from now on, and not by one that came before: it was for the group of the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def be_main_thread() -> None:
-    """Be as the main thread of a new process is, in one that was forked: there this is a copy of the thread that forked it.
+def become_main_thread() -> None:
+    """Make a forked process's only thread, a copy of the one that forked it, what the main thread of a new process is.
 
-    Threads that it starts would be daemons, as that was one, and be cut off at the end; and signals that come here would be
-    written to the files by which that process's event loop hears of its own.
+    The one that forked was a daemon: threads that its copy starts would be daemons, too, and be cut off at the end. And
+    signals that come here would be written to the file by which an event loop of the parent's is told of its own.
     """
     this: Any = threading.current_thread()
     this.name = "MainThread"
@@ -68,7 +68,7 @@ def die_with_parent(lifeline: int) -> None:
     if _is_signalled(lifeline):
         poll = select.poll()
         poll.register(lifeline, select.POLLIN)
-        if poll.poll(0):  # the parent was gone before we asked
+        if poll.poll(0):  # the parent had ended before the kernel was asked
             os.killpg(0, signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(lifeline,), name="parallel_exec-lifeline", daemon=True).start()

@@ -1,15 +1,15 @@
-"""What a process has from the one that starts it, and what workers must have from this one, whoever forks them.
+"""What a process inherits from the one that starts it, and workers must have from this one, whoever forks them.
 
-    here, at each start: Inherited.now() ──► pickled with what the worker is started with ──► apply(), first thing in the worker
+    here, at each start: Inherited.now() ──► pickled with the worker's configuration ──► apply(), first of all in the worker
 
-A worker that the fork server makes would be as this process was when the server was started. And on Linux what is said of
-"the process" is each thread's own, niceness and processors for two: also those that are forked or spawned by a thread of ours
-would have what it had when it was started. So all of this travels with each start, by every method.
+The fork server's children would be as this process was when the server was started. And on Linux some of this is each
+thread's own, such as niceness and processors: what a thread of ours forks or spawns would have what this process had when
+the thread was started. So all of it travels with each start, by every method.
 
 Guarantees:
     A worker has the environment, umask, niceness, processors, resource limits and ignored signals that the main thread of
     this process has when it is started. (The current folder and `sys.path` travel by `multiprocessing`.)
-    What a worker may not set is left as it is: `is_beyond` says which fork server's workers could not. It costs some 0.2 ms.
+    What a worker may not set is left as it is; `is_beyond` says of a fork server whether that would be so. It costs 0.2 ms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IDENTITY = (b"Uid:", b"Gid:", b"Groups:")
 
 
 class Inherited(NamedTuple):
-    """What travels.
+    """What is inherited.
 
     Attributes:
         environment: `os.environ`.
@@ -40,8 +40,8 @@ class Inherited(NamedTuple):
         niceness: as `os.nice` tells.
         processors: those it may run on; None where there is no such choice.
         limits: soft and hard, by the number of the resource.
-        ignored: the signals.
-        identity: whose it is, as the system words it.
+        ignored: the signals that are ignored.
+        identity: users and groups, as the system words them.
     """
 
     environment: dict[str, str]
@@ -68,7 +68,7 @@ class Inherited(NamedTuple):
         )
 
     def apply(self) -> None:
-        """Have it in this process, as far as that is allowed; to be called by the main thread."""
+        """Set it in this process, as far as that is allowed. In the main thread."""
         mine = os.environ
         for name in [name for name in mine if name not in self.environment]:
             del mine[name]
@@ -91,12 +91,12 @@ class Inherited(NamedTuple):
                 signal.signal(number, signal.SIG_DFL if is_ignored else signal.SIG_IGN)
 
     def fixed(self) -> tuple[object, ...]:
-        """Return what a process cannot take on later: as what else it depends on who starts it."""
+        """Return what a process cannot set later, and has from whoever starts it."""
         hard = {kind: limits[1] for kind, limits in self.limits.items()}
         return self.identity, self.niceness, hard, _read_at_start(self.environment.items())
 
     def is_beyond(self, server: int) -> bool:
-        """Return whether the children of another process of ours cannot have all of this, or are somebody else."""
+        """Return whether the children of process `server` could not set all of this, or would be another user's."""
         if _identity(_status(server)) != self.identity:
             return True
         try:
@@ -114,7 +114,7 @@ def _set_limits(kind: int, limits: tuple[int, int]) -> None:
     if mine == limits:
         return
     soft, hard = [mine[1] if _is_more(limit, mine[1]) else limit for limit in limits]
-    for wanted in (limits, (soft, hard)):  # the second, if it may not have more than it was given
+    for wanted in (limits, (soft, hard)):  # the second, if it may not raise its hard limit
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, wanted)
             return

@@ -1,4 +1,8 @@
-"""Hiring: starting worker processes, and giving up when they keep dying before they are ready.
+"""Launching worker processes, and giving up when they keep dying before they are ready.
+
+    start ──► a thread of its own: spawn ──► started(handle, error) ──► the supervisor
+                                                    ├── ready ──► succeeded
+                                                    └── dead before that, or never made ──► failed
 
 Guarantees:
     A start never holds up the I/O thread. After a few failures in a row, or one that took the whole start-up time while
@@ -11,6 +15,7 @@ import itertools
 import signal
 import sys
 import threading
+from functools import partial
 from traceback import clear_frames
 from typing import Any, Callable
 
@@ -25,17 +30,21 @@ _PATIENCE = 3  # failures in a row; the first may have been bad luck, such as th
 
 
 class Launcher:
-    """How workers are started; its counts belong to the I/O thread."""
+    """Launches the workers of one pool; all but the starting threads is the I/O thread's.
+
+    Attributes:
+        startup_timeout: seconds that a worker has to become ready, and its call to be loaded; None: no limit.
+    """
 
     def __init__(
         self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
     ) -> None:
-        self.startup_timeout = startup_timeout  # written once, as the next four
+        self.startup_timeout = startup_timeout
         self._context = context
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
-        # Now, as the main module's `__file__` is gone once its end is reached, and what is pending then is still to be done.
-        # One that cannot be imported travels by value: nothing may import it, though its name is seen.
+        # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
+        # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
         self._main = {} if start_method.forks(context) or why_not_importable() else spawn.main_module()
         self._names = itertools.count(1)
         self._failures = 0
@@ -48,20 +57,19 @@ class Launcher:
         keep: Callable[[WorkerHandle], None],
         started: Callable[[WorkerHandle, BaseException | None], None],
     ) -> None:
-        """Start a worker in a thread of its own, which calls `started` in the end, with the error if there was one.
+        """Start a worker, in a thread of its own.
 
         Args:
             make_timer: makes the worker's timer.
-            keep: is given the worker before it is started.
-            started: as said.
+            keep: is given the worker before it is started, by the calling thread.
+            started: is given the worker by the starting thread in the end, with the error if there was one.
 
         Raises:
             OSError: there are no descriptors left, or no space for a semaphore.
             WorkerStartError: none can ever be started.
         """
-        reason = start_method.forbidden() or start_method.lacking(
-            self._context
-        )  # again: a forked child may be daemonic
+        # Asked again, as a forked child may be daemonic.
+        reason = start_method.forbidden() or start_method.lacking(self._context)
         if reason is not None:
             raise start_error("process", reason)
         fill_standard()
@@ -69,29 +77,17 @@ class Launcher:
             handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context, make_timer)
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
-
-        initializer = self._initializer
-
-        def make() -> None:
-            config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
-            handle.started(spawn.start(self._context, config, handle.name))
-
-        def start() -> None:
-            try:
-                try:
-                    make()
-                finally:
-                    arrive()  # not before: no finalizer that runs in here may wait for the pool
-            except BaseException as error:
-                _clear(error)  # here, as this thread may be what the collector comes to
-                started(handle, error)
-            else:
-                started(handle, None)
-
+        spawning = partial(self._spawn, handle, self._initializer, main)
+        starting = partial(_start, spawning, partial(started, handle))
         try:
-            launch(threading.Thread(target=start, name="parallel_exec-start", daemon=True))
+            launch(threading.Thread(target=starting, name="parallel_exec-start", daemon=True))
         except (RuntimeError, MemoryError):  # no more threads: the interpreter is ending, or the limit is reached
-            start()
+            starting()
+
+    def _spawn(self, handle: WorkerHandle, initializer: Initializer | None, main: dict[str, Any]) -> None:
+        """Make the process. In the starting thread."""
+        config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
+        handle.started(spawn.start(self._context, config, handle.name))
 
     def close(self) -> None:
         """Let go of what goes to workers with their start: there will be no more."""
@@ -140,10 +136,25 @@ class Launcher:
         )
 
 
+def _start(spawning: Callable[[], None], started: Callable[[BaseException | None], None]) -> None:
+    """Do all that a starting thread does."""
+    try:
+        try:
+            spawning()
+        finally:
+            arrive()  # not before: no finalizer that runs in here may wait for the pool
+    except BaseException as error:
+        _clear(error)  # here, as the collector may come to this very thread
+        started(error)
+    else:
+        started(None)
+
+
 def _clear(error: BaseException) -> None:
     """Let go of what the frames of an error hold, its worker's semaphore for one.
 
-    The collector may come while the thread it comes to has the resource tracker's lock, which the end of a semaphore takes.
+    Else the garbage collector would do so, in a thread that may just hold the resource tracker's lock, which the end of a
+    semaphore takes.
     """
     each: BaseException | None = error
     while each is not None:

@@ -18,16 +18,16 @@ from typing import Any, ClassVar
 
 from parallel_exec._sync.locks import hold_during_forks
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
-from parallel_exec.backends._platform import deaf
+from parallel_exec.backends._platform import without_sigint
 from parallel_exec.backends.process import fork_server
 from parallel_exec.backends.process.child.main import Start, WorkerConfig, main
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.inherited import Inherited
 from parallel_exec.backends.process.preload import preload
 
-_lock = hold_during_forks(
-    threading.RLock()
-)  # held while a worker is started, as `multiprocessing` has locks of its own then
+# Held while a worker is started. Also by forks: what is forked while another thread has one of the locks that
+# `multiprocessing` takes then could start no process itself.
+_lock = hold_during_forks(threading.RLock())
 # The thread that starts a worker, and the worker's end of its pipe for tasks; guarded by the lock.
 _launching: list[tuple[int, Descriptor]] = []
 _SPARE = 8 + 12  # descriptors: what `multiprocessing` opens for a start at most, and another worker's pipes meanwhile
@@ -59,7 +59,7 @@ def start(context: Any, config: WorkerConfig, name: str) -> Any:
         _launching.append((threading.get_ident(), config.tasks))
         try:
             # What the server forks is as the server was born.
-            with contextlib.nullcontext() if by_server else deaf(), no_fork_warning():
+            with contextlib.nullcontext() if by_server else without_sigint(), no_fork_warning():
                 Context().run(child.start)  # without the filters of this one, `fork_warning.py` says why
         finally:
             _launching.clear()

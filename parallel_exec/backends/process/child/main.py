@@ -30,7 +30,14 @@ from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends._outcomes import encode_unreadable
-from parallel_exec.backends._platform import be_main_thread, die_with_parent, hear, lead_group, limit_memory, say_limit
+from parallel_exec.backends._platform import (
+    admit_sigint,
+    become_main_thread,
+    die_with_parent,
+    lead_group,
+    limit_memory,
+    say_limit,
+)
 from parallel_exec.backends.process import segments, wire
 from parallel_exec.backends.process.child.map_runner import MapRunner
 from parallel_exec.backends.process.child.reader import WorkerTask, read_batch
@@ -262,10 +269,10 @@ def main(start: Start) -> None:
     config = start.config
     try:
         lead_group()
-        hear()
+        admit_sigint()
     except KeyboardInterrupt:  # Ctrl-C at a terminal, for the group that this process was forked in
         os._exit(1)
-    be_main_thread()
+    become_main_thread()
     _take_over(config)
     fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(config.lifeline.fd)
