@@ -14,6 +14,7 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.launcher import Launcher
 
+_SERIAL = itemgetter(wire.Frame._fields.index("serial"))
 _RAISED = "raised by what came of a message from %s"
 
 
@@ -45,17 +47,17 @@ class Receiver:
         heard: how many frames, so far.
     """
 
-    _source = Upward["SchedulerPort"]()
+    _port = Upward["SchedulerPort"]()
 
     def __init__(
         self,
-        source: SchedulerPort,
+        port: SchedulerPort,
         assignments: Assignments,
         prefetch: Prefetch,
         launcher: Launcher,
         on_ready: Callable[[WorkerHandle], object],
     ) -> None:
-        self._source = source
+        self._port = port
         self._assignments = assignments
         self._prefetch = prefetch
         self._launcher = launcher
@@ -103,9 +105,9 @@ class Receiver:
 
     def _hear_successes(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:
         """Hear of plain jobs that returned: all in one go, as they come by the hundred."""
-        source = self._source
-        with source.lock:
-            jobs = handle.ended([frame[1] for frame in frames])
+        port = self._port
+        with port.lock:
+            jobs = handle.ended(list(map(_SERIAL, frames)))
         try:
             ran = []
             seconds = 0.0
@@ -117,13 +119,13 @@ class Receiver:
                     ran.append((job, start, outcome, end))
             if ran:
                 self._prefetch.observe(seconds / len(ran), count=len(ran))
-                source.report_ran(handle, handle.name, ran)
+                port.report_ran(handle, handle.name, ran)
         except BaseException:  # a signal handler's; callbacks are guarded one by one
             logger.exception(_RAISED, handle.name)
 
     def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear how one call ended."""
-        with self._source.lock:
+        with self._port.lock:
             job = handle.ended((frame.serial,))[0]
         if job is None:
             return  # from the journal and through the pipe
@@ -137,14 +139,14 @@ class Receiver:
         if type(job) is MapChunk:
             self._end_item(handle, job, frame.serial, outcome, frame.start, frame.end)
         elif number:
-            self._source.report(job, number, outcome, frame.end)
+            self._port.report(job, number, outcome, frame.end)
 
     # ── chunks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear_values(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear of items in a row that returned; the first of them may be known from the journal."""
         serials = range(frame.serial, frame.serial + frame.luggage)
-        with self._source.lock:
+        with self._port.lock:
             jobs = handle.ended(serials)
         chunk: Any = jobs[-1]
         if chunk is None:
@@ -171,7 +173,7 @@ class Receiver:
         """Hear of an item that had failed, and has returned now."""
         values, failures = values_of(frame, lambda _: job)
         outcome = failures[0] if failures else Success(values[0])
-        self._source.report_ran(handle, handle.name, [(job, frame.start, outcome, frame.end)])
+        self._port.report_ran(handle, handle.name, [(job, frame.start, outcome, frame.end)])
 
     def _end_item(
         self, handle: WorkerHandle, chunk: MapChunk, serial: int, outcome: Outcome | None, start: float, end: float
@@ -190,7 +192,7 @@ class Receiver:
             self._count_down(chunk, 1)
 
     def _count_down(self, chunk: MapChunk, ended: int) -> None:
-        with self._source.lock:
+        with self._port.lock:
             over = chunk.ended(ended)
         if over:
             self.close_chunk(chunk)
@@ -199,7 +201,7 @@ class Receiver:
         """Report a chunk of which every item has ended."""
         number = chunk.attempt_number if chunk.phase == Phase.LIVE else 0
         if number:
-            self._source.report(chunk, number, Success(None), time.monotonic())
+            self._port.report(chunk, number, Success(None), time.monotonic())
 
     # ── silence and death ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +215,7 @@ class Receiver:
         serial, ran = running.serial, now - running.since
         if has_gone_on or (running.loading and ran < (self._launcher.startup_timeout or NEVER)):
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
-                with self._source.lock:
+                with self._port.lock:
                     self._prefetch.relieve(handle, ran)
             handle.poll_next(now + POLL_AFTER)
             return
@@ -221,7 +223,7 @@ class Receiver:
         is_unwanted = job is not None and not self._begin(handle, job, running.since)
         if job is not None and job.settings.timeout is not None:
             handle.timer.arm(running.since + job.settings.timeout)  # of this very item, if it is one of a chunk
-        with self._source.lock:
+        with self._port.lock:
             if is_unwanted and handle.pending_kill is None:  # it was ended before we knew that it runs
                 handle.kill_when_running(serial, CancelledError())
             else:
@@ -239,7 +241,7 @@ class Receiver:
         error = error or _crash_error(handle.pid, exitcode, _named(job, running.serial).id)
         if type(job) is not MapChunk:
             if number:
-                self._source.report(job, number, Failure(error), time.monotonic())
+                self._port.report(job, number, Failure(error), time.monotonic())
         elif not running.loading:
             self._end_item(handle, job, running.serial, Failure(error), running.since, time.monotonic())
         elif number:
@@ -251,7 +253,7 @@ class Receiver:
     def _begin(self, handle: WorkerHandle, job: AnyJob, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
         if job.phase == Phase.HANDED_OUT:
-            return self._source.begin(job, handle, handle.name, start, over=over)
+            return self._port.begin(job, handle, handle.name, start, over=over)
         return job.attempt_number if job.phase == Phase.LIVE else 0
 
 
