@@ -1,7 +1,7 @@
 """`ParallelExecutor`: the front. What it is told it hands to the scheduler; it decides nothing about tasks itself.
 
 add_task, submit, map, stream ──► Scheduler ──► TaskFuture
-                                  execute_all ──► Run ──► list[TaskResult]
+                                  execute_all ──► Batch ──► list[TaskResult]
 """
 
 from __future__ import annotations

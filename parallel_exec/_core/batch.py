@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """The futures of one run. Guarded by the scheduler's lock, except `changed`, which has its own.
+    """The futures of one run. Guarded by the scheduler's lock, except the event that `wait` waits for.
 
     Attributes:
         futures: all that joined, in the order added.

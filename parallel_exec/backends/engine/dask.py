@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.adapter import EngineFuture, RunnerPort
     from parallel_exec.backends.engine.submission import Submission
 
-FAREWELL = 5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
+DISMISS_TIMEOUT = (
+    5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
+)
 
 
 class DaskBackend(Backend):
@@ -195,7 +197,7 @@ class DaskEngine(Engine):
 
         async def quietly() -> None:
             with contextlib.suppress(Exception):  # the worker is gone: so is what we would have of it
-                await asyncio.wait_for(coroutine, FAREWELL)
+                await asyncio.wait_for(coroutine, DISMISS_TIMEOUT)
 
         running = quietly()
         try:
@@ -213,7 +215,7 @@ class DaskEngine(Engine):
             dismissing = self._soon(self._client.run(dismiss, self._topic, asynchronous=True))
             if dismissing is not None:
                 with contextlib.suppress(Exception):
-                    dismissing.result(2 * FAREWELL)
+                    dismissing.result(2 * DISMISS_TIMEOUT)
         if self.must_close:
             self._client.close()
 
