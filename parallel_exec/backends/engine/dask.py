@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.adapter import EngineFuture, RunnerPort
     from parallel_exec.backends.engine.submission import Submission
 
-DISMISS_TIMEOUT = (
-    5.0  # seconds that workers have to answer at the end; a guess, for a cluster that is not there any more
-)
+DISMISS_TIMEOUT = 5.0  # seconds that workers have to answer at the end; a guess, as the cluster may be gone
 
 
 class DaskBackend(Backend):
