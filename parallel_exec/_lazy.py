@@ -76,9 +76,8 @@ def _refuse(taker: str, fn: Any, flags: int) -> None:
 def lazy_result(value: Any) -> LazyResultError:
     """Close a coroutine or generator that a call has returned, and return the task's error for it."""
     kind: Any = type(value)
-    if (
-        kind is not AsyncGeneratorType
-    ):  # one that was not iterated over needs no closing, and nobody is there to await it
+    # (An asynchronous generator that was not iterated over needs no closing, and nobody is there to await it.)
+    if kind is not AsyncGeneratorType:
         with contextlib.suppress(BaseException):  # it may have begun, and have a `finally`
             value.close()
     name = value.__name__.strip("<>")

@@ -269,9 +269,8 @@ class Completion:
             self.runner.drive()
         else:
             with self._monitor.drained:
-                while (
-                    not self._gate.drained
-                ):  # maybe there is no worker yet: another thread is about to wake the back end
+                # (Maybe there is no worker yet: another thread is about to wake the back end.)
+                while not self._gate.drained:
                     self._monitor.drained.wait(TICK)
         self.runner.join()
         self._monitor.timers.join()

@@ -464,9 +464,8 @@ class EngineRunner(Runner):
             return
         self._settler.join()
         while not self._feeder.join(GRACE):
-            if (
-                self._handing_over is not None
-            ):  # of an attempt that is settled, as all are: the engine's `submit` does not return
+            # Of an attempt that is settled, as all are: the engine's `submit` does not return.
+            if self._handing_over is not None:
                 return
 
     def workers(self) -> int:
