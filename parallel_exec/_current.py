@@ -10,8 +10,8 @@ from functools import partial
 from types import MethodType
 from typing import Any, Callable, Protocol
 
-_ATOMS = frozenset((float, complex, bool, type(None), type(...)))
-_CONTAINERS = frozenset((list, tuple, set, frozenset, dict))
+_SHOWN = frozenset((float, complex, bool, type(None), type(...)))
+_COUNTED = frozenset((list, tuple, set, frozenset, dict))
 _BRACKETS: dict[type, str] = {list: "[{}]", tuple: "({})"}
 
 
@@ -123,11 +123,11 @@ def _short_repr(value: Any, most: int) -> str:
         text = repr(value if len(value) <= most else value[:most])
     elif kind is int:
         text = repr(value) if value.bit_length() < 256 else f"<int of {value.bit_length()} bits>"
-    elif kind in _ATOMS:
+    elif kind in _SHOWN:
         text = repr(value)
     elif kind in _BRACKETS and len(value) <= 4 and most >= 16:  # (it may contain itself)
         comma = "," if kind is tuple and len(value) == 1 else ""
         text = _BRACKETS[kind].format(", ".join([short_repr(item, most // 2) for item in value]) + comma)
-    elif kind in _CONTAINERS:
+    elif kind in _COUNTED:
         text = f"<{kind.__name__} of {len(value)}>"
     return text

@@ -63,17 +63,17 @@ NOTES: Mapping[str, str] = {
 
 # How each setting of ours is written, by whoever wrote it in a place that does not take it.
 _EXECUTOR = "ParallelExecutor({}=...)"
-_TASK = "Task(..., {}=...) or executor.options({}=...)"
-_BOTH = f"{_EXECUTOR} for all tasks, {_TASK} for one"
+_PER_TASK = "Task(..., {}=...) or executor.options({}=...)"
+_BOTH = f"{_EXECUTOR} for all tasks, {_PER_TASK} for one"
 _PROCESS = "ParallelExecutor(backend=ProcessBackend({}=...))"
 _THREAD = "ParallelExecutor(backend=ThreadBackend({}=...))"
 _RUN = "execute_all({}=...)"
 _MAP = "map(fn, items, {}=...)"
-HOMES: Mapping[str, str] = {
+WRITTEN: Mapping[str, str] = {
     **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
     **dict.fromkeys(("queue_size", "backend", "on_event"), _EXECUTOR),
     **dict.fromkeys(("timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
-    **dict.fromkeys(("priority", "id"), _TASK),
+    **dict.fromkeys(("priority", "id"), _PER_TASK),
     **dict.fromkeys(("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout"), _PROCESS),
     **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
     **dict.fromkeys(
@@ -154,8 +154,8 @@ def settings_of(function: Callable[..., object]) -> tuple[str, ...]:
 
 def instead_of(name: str, known: Sequence[str]) -> str:
     """Return what to write instead of a keyword, in words."""
-    if name not in SYNONYMS and name not in HOMES:
-        close = closest(name, [*known, *SYNONYMS, *HOMES])
+    if name not in SYNONYMS and name not in WRITTEN:
+        close = closest(name, [*known, *SYNONYMS, *WRITTEN])
         if close is None:
             return f"the settings are {', '.join(known)}" if known else "it has none"
         if close in known:
@@ -164,15 +164,15 @@ def instead_of(name: str, known: Sequence[str]) -> str:
     elsewhere = _home_of(name)
     for ours in SYNONYMS.get(name, ()):
         if ours in known:
-            also = f" ({name} is {elsewhere})" if name in HOMES else NOTES.get(name, "")
+            also = f" ({name} is {elsewhere})" if name in WRITTEN else NOTES.get(name, "")
             return f"did you mean {ours!r}?{also}"
     return f"write {elsewhere}{NOTES.get(name, '')}"
 
 
 def _home_of(name: str) -> str:
     """Return how a setting of ours, by whatever name, is written where it belongs."""
-    ours = name if name in HOMES else next(other for other in SYNONYMS[name] if other in HOMES)
-    return HOMES[ours].replace("{}", ours)
+    ours = name if name in WRITTEN else next(other for other in SYNONYMS[name] if other in WRITTEN)
+    return WRITTEN[ours].replace("{}", ours)
 
 
 def no_attribute(owner: object, name: str) -> AttributeError:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
 
-GRACE = 1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
-PATIENCE = 1.8  # seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise
+INTERRUPT_GRACE = (
+    1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
+)
+INTERRUPT_LIMIT = 1.8  # seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise
 _POLL = 0.01  # seconds
 
 _schedulers: weakref.WeakSet[Scheduler] = (
@@ -100,7 +102,7 @@ def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[AnyJob]],
             ending.begin()
             time.sleep(_POLL)  # nothing with a lock in it: what is interrupted in one may leave it taken for good
         except BaseException as error:
-            ending.hurry, raised, until = True, error, min(until, time.monotonic() + GRACE / 2)
+            ending.hurry, raised, until = True, error, min(until, time.monotonic() + INTERRUPT_GRACE / 2)
     try:
         if raised is not None:
             raise raised
@@ -149,12 +151,12 @@ class _Ending:
         for scheduler in self._schedulers:
             scheduler.completion.cancel_all_waiting(CANCELLED)
         futures = self._live()
-        self._wait(futures, GRACE)
+        self._wait(futures, INTERRUPT_GRACE)
         for scheduler in self._schedulers:
             scheduler.completion.stop_all(
                 [future for future in futures if future.owner is scheduler], lambda future: CANCELLED
             )
-        self._wait(futures, GRACE / 2)
+        self._wait(futures, INTERRUPT_GRACE / 2)
 
     def _wait(self, futures: list[AnyJob], seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -221,7 +221,7 @@ class ParallelExecutor(Submitter, Executor):
 
     def _interrupt(self, run: Batch | None = None) -> None:
         live = self._completion.in_hand if run is None else run.unended
-        _lifecycle.interrupt([self._scheduler], live, _lifecycle.PATIENCE)
+        _lifecycle.interrupt([self._scheduler], live, _lifecycle.INTERRUPT_LIMIT)
 
     def results(self) -> list[TaskResult[Any]]:
         """Return the results of those tasks of the current or last run that have finished, in the order added. Does not block.

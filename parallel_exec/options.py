@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST = 1024  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
+_MOST_ITEMS = (
+    1024  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
+)
 _FIRST = 4  # of them, before it is known how much they weigh
 _BYTES = 1 << 13  # that they should come to, as each piece that a worker is given carries all of these; a guess
 
@@ -187,4 +189,4 @@ class _Rows:
         """Learn from a row of so many items what they come to; None: it has ended already."""
         if self._adapts and payload is not None:
             fitting = 1 if payload.has_descriptors() else _BYTES * count // len(payload.data)
-            self._size = max(1, min(_MOST, fitting))
+            self._size = max(1, min(_MOST_ITEMS, fitting))

@@ -68,7 +68,7 @@ class Delay(NamedTuple):
 Decision = Union[Delay, Success, Failure]
 
 # The asynchronous kind of cancellation is no Exception, this kind is.
-_FINAL = (
+_NEVER_RETRIED = (
     CancelledError,
     TaskSerializationError,
     WorkerStartError,
@@ -82,7 +82,7 @@ def is_final(error: BaseException) -> bool:
     """Return whether no policy may ever retry `error`."""
     if isinstance(error, RemoteTaskError) and error.type_names and "Exception" not in error.type_names:
         return True  # it stands in for an interruption or an exit
-    return not isinstance(error, Exception) or isinstance(error, _FINAL)
+    return not isinstance(error, Exception) or isinstance(error, _NEVER_RETRIED)
 
 
 class RetryPolicy(ABC):

@@ -18,7 +18,7 @@ from parallel_exec import (
     Task,
     ThreadBackend,
 )
-from parallel_exec._hints import BACKEND_HINTS, HOMES, METHODS, NOTES, SYNONYMS, settings_of
+from parallel_exec._hints import BACKEND_HINTS, METHODS, NOTES, SYNONYMS, WRITTEN, settings_of
 from parallel_exec.config import BACKENDS
 
 EXECUTOR = ParallelExecutor(backend="inline")
@@ -120,7 +120,7 @@ def test_what_the_hints_tell_to_write_is_there() -> None:
         "options({": ParallelExecutor.options,
         "InlineBackend({": InlineBackend.__init__,
     }
-    for name, home in HOMES.items():
+    for name, home in WRITTEN.items():
         for owner, function in owners.items():
             if owner in home:
                 assert name in settings_of(function), (name, owner)
@@ -131,9 +131,9 @@ def test_no_synonym_hides_a_setting() -> None:
     known = {
         name for call in (ParallelConfig, Task, ThreadBackend, ProcessBackend) for name in settings_of(call.__init__)
     }
-    assert known <= {*HOMES}
+    assert known <= {*WRITTEN}
     assert set(SYNONYMS) & known == {"timeout"}
-    assert {ours for names in SYNONYMS.values() for ours in names} <= {*HOMES}
+    assert {ours for names in SYNONYMS.values() for ours in names} <= {*WRITTEN}
     assert set(NOTES) <= set(SYNONYMS)
 
 

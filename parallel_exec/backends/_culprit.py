@@ -25,10 +25,10 @@ _TESTS = 1000  # pieces that are tried; a guess: a culprit behind more of them i
 _SECONDS = 1.0  # for all of them, as the pieces may be large
 _DEPTH = 20  # steps from a part to its culprit that are told
 WHOLE = "the call"  # what is named if no part of it is at fault
-_ATOMS = (str, bytes, bytearray, int, float, complex, bool, type(None))
+_WITHOUT_PARTS = (str, bytes, bytearray, int, float, complex, bool, type(None))
 
 _CLOUDPICKLE = 'or install cloudpickle for lambdas and closures: pip install "parallel_exec[cloudpickle]"'
-_PLAIN = "Use a function of a module, and arguments that pickle"
+_PLAIN_REMEDY = "Use a function of a module, and arguments that pickle"
 _PER_WORKER = "once in each worker, by ProcessBackend(initializer=...), or in the task"
 _REMEDIES = {
     "_thread.lock": f"A lock is of one process: make it {_PER_WORKER}; one that processes share is multiprocessing's",
@@ -85,7 +85,7 @@ def find_culprit(parts: dict[str, Any]) -> Culprit:
         if error is not None:
             way, leaf, error = _descend(part, error)
             return Culprit(f"{name} ({_describe(part)})", way + _say(error), _hint(leaf, error))
-    return Culprit(WHOLE, "its parts can be pickled each, but not together", _PLAIN)
+    return Culprit(WHOLE, "its parts can be pickled each, but not together", _PLAIN_REMEDY)
 
 
 def _describe(part: Any) -> str:
@@ -131,7 +131,7 @@ def _descend(value: Any, error: BaseException) -> tuple[str, Any, BaseException]
     tests = 0
     while len(way) < _DEPTH and not isinstance(error, (RecursionError, MemoryError)) and not _is_inherited(error):
         for label, child in _children(value):
-            if issubclass(type(child), _ATOMS) or any(child is other for other in seen):
+            if issubclass(type(child), _WITHOUT_PARTS) or any(child is other for other in seen):
                 continue
             tests += 1
             if tests > _TESTS or time.monotonic() > until:
@@ -234,8 +234,8 @@ def _hint(leaf: Any, error: BaseException) -> str:
         if remedy := _REMEDIES.get(_SAME_REMEDY.get(name, name)):
             return remedy
     if issubclass(type(leaf), (FunctionType, type)) and _pickling.find_cloudpickle() is None:
-        return f"{_PLAIN}; {_CLOUDPICKLE}"
-    return _PLAIN
+        return f"{_PLAIN_REMEDY}; {_CLOUDPICKLE}"
+    return _PLAIN_REMEDY
 
 
 def _short(value: object) -> str:

@@ -25,7 +25,7 @@ from parallel_exec._checks import check_priority
 from parallel_exec._hints import did_you_mean
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._stdio import STDIN, take_input
-from parallel_exec.cli.writer import TICK, USERS_ERRORS, Refused, describe_error
+from parallel_exec.cli.writer import POLL, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:
     import argparse
@@ -206,7 +206,7 @@ def _readable(descriptor: int) -> Iterator[None]:
     poll = select.poll()  # unlike `select`, it takes any descriptor
     poll.register(descriptor, select.POLLIN)
     while True:
-        while not poll.poll(TICK * 1000):
+        while not poll.poll(POLL * 1000):
             pass
         yield
 

@@ -47,9 +47,9 @@ WORTH_TELLING = 0.1  # seconds; tasks that all take less are not compared
 LEAST = 1e-6  # seconds that durations are told apart by
 FAILED_SHOWN = 10
 WIDTH = 100  # characters of an id or a message in a summary
-BATCH = 256  # lines that are written at once, when so many are there
+LINES_AT_ONCE = 256  # lines that are written at once, when so many are there
 USERS_ERRORS = (Exception, SystemExit)  # what code of the user's may raise
-TICK = 0.2  # seconds; a signal that comes just before a blocking call is only heard after it, so none may last longer
+POLL = 0.2  # seconds; a signal that comes just before a blocking call is only heard after it, so none may last longer
 
 
 class Refused(NamedTuple):
@@ -202,7 +202,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.put(None)
         while self._thread.is_alive():
-            self._thread.join(TICK)
+            self._thread.join(POLL)
 
     def admit(self) -> bool:
         """Wait for room for one more item; returns False if no more should be started."""
@@ -218,7 +218,7 @@ class Writer:
             self._enter()
 
     def _enter(self) -> None:
-        while not self._room.acquire(timeout=TICK):
+        while not self._room.acquire(timeout=POLL):
             pass
 
     def watch(self, number: int, future: AnyFuture) -> None:
@@ -245,7 +245,7 @@ class Writer:
         open_ended = True
         while open_ended:
             batch = [self._ended.get()]
-            while len(batch) < BATCH and not self._ended.empty():
+            while len(batch) < LINES_AT_ONCE and not self._ended.empty():
                 batch.append(self._ended.get())
             open_ended = batch[-1] is not None
             self._write([line for ended in batch if ended is not None for line in self._lines_after(ended)])

@@ -148,7 +148,7 @@ def test_execute_all(backend: str) -> None:
 @pytest.mark.parametrize(("backend", "every"), [("thread", 1), ("process", 9)])
 def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whatever point of what the first one started it comes, nothing goes on running that was to be stopped."""
-    monkeypatch.setattr(_lifecycle, "GRACE", 0.1)
+    monkeypatch.setattr(_lifecycle, "INTERRUPT_GRACE", 0.1)
     gate = work.Latch(tmp_path / "gate")
     for step in itertools.count(20, every):  # in the first few points nothing has begun yet
         executor = ParallelExecutor(max_concurrency=2, backend=backend, timeout=None)

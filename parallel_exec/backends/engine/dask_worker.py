@@ -14,7 +14,7 @@ Guarantees:
     kernel once the worker is gone. No other attempt notices.
     What the call returns is pickled there and unpickled by the client: the worker never sees it.
     A child that died before an attempt began in it has cost nothing: another one takes the job.
-    A child that has been idle for `IDLE` seconds ends by itself, should nobody dismiss it.
+    A child that has been idle for `IDLE_LIMIT` seconds ends by itself, should nobody dismiss it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, EngineCall, failed, worker_name
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 
-IDLE = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
+IDLE_LIMIT = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
 STARTS = 3  # children that may die before they take a job; a guess
 CRASHED = len(KINDS)  # a `CallResult`'s kind, beside those of outcomes; its payload is pid and exit code
 
@@ -264,7 +264,7 @@ def serve() -> None:
     die_with_parent(lifeline_fd)
     jobs, results = Connection(jobs_fd, writable=False), Connection(results_fd, readable=False)
     with contextlib.suppress(EOFError, OSError):  # the worker has closed its ends
-        while jobs.poll(IDLE):
+        while jobs.poll(IDLE_LIMIT):
             info, payload = pickle.loads(jobs.recv_bytes())
             results.send_bytes(b"began")
             results.send_bytes(pickle.dumps(tuple(_run(info, payload))))

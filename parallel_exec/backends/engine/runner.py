@@ -20,7 +20,7 @@ Guarantees:
     When all workers of the engine are held by abandoned attempts, what waits fails with `CapacityExhaustedError` after
     `RECOVERY`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
     has gets what the limit allows, and tasks wait in it: a deadline for the run ends that.)
-    Before the first `wake` returns the engine has been given something, or has had `GRACE` for it: an engine that starts
+    Before the first `wake` returns the engine has been given something, or has had `SUBMIT_GRACE` for it: an engine that starts
     its workers with the first call has done so before the interpreter can come to its end, from when on (since Python 3.12)
     no thread and no process can be started. What it refuses then for lack of workers is offered again and again.
     The engine is never shut down. `join` waits until our attempts in it have settled, and not for abandoned ones.
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 REFUSALS = 100  # in a row; a guess: any sensible retry policy has had its say by then
 RECOVERY = 5.0  # seconds; a guess: a call that looks at its deadline now and then has come back by then
-GRACE = 0.1  # seconds that we give the engine's `submit` to return; a guess: if that blocks, it may for ever
+SUBMIT_GRACE = 0.1  # seconds that we give the engine's `submit` to return; a guess: if that blocks, it may for ever
 RESUBMIT = 0.01  # seconds until something is handed over again that the engine refused at interpreter exit
 
 
@@ -104,7 +104,7 @@ class EngineRunner(Runner):
                 return
             self._started = True
             self._feeder.call_soon(self._feed)
-            self._has_fed.wait(GRACE)
+            self._has_fed.wait(SUBMIT_GRACE)
         else:
             self._feeder.call_soon(self._feed)
 
@@ -463,7 +463,7 @@ class EngineRunner(Runner):
         if not self._started:
             return
         self._settler.join()
-        while not self._feeder.join(GRACE):
+        while not self._feeder.join(SUBMIT_GRACE):
             # Of an attempt that is settled, as all are: the engine's `submit` does not return.
             if self._handing_over is not None:
                 return

@@ -26,7 +26,7 @@ from parallel_exec.backends.process.payload import Initializer, why_not_importab
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
 
-_PATIENCE = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
+_MOST_FAILURES = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
 
 class Launcher:
@@ -107,7 +107,7 @@ class Launcher:
         self._failures += 1
         if self._failures == 1:
             self._first = (traceback, error)
-        if self._failures < _PATIENCE and not (late and not self._ever_succeeded):
+        if self._failures < _MOST_FAILURES and not (late and not self._ever_succeeded):
             return None
         traceback, cause = self._first
         why = f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}"

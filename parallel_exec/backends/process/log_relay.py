@@ -21,7 +21,7 @@ from parallel_exec._current import current
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.process import wire
 
-_PLAIN = frozenset((str, int, float, bool, type(None)))  # what arrives for certain
+_PLAIN_TYPES = frozenset((str, int, float, bool, type(None)))  # what arrives for certain
 _LONGEST = 10_000  # characters of a `repr` that takes something's place; a guess
 _FORMAT = logging.Formatter(logging.BASIC_FORMAT)
 
@@ -59,8 +59,8 @@ def _pickle(record: logging.LogRecord) -> bytes:
         error = record.exc_info[1]
         facts["exc_text"] = record.exc_text or _FORMAT.formatException(record.exc_info)
         described = b"" if error is None else _exceptions.describe(error)
-    plain = {name: value for name, value in facts.items() if type(value) in _PLAIN}
-    pieces = {name: _pickle_piece(value) for name, value in facts.items() if type(value) not in _PLAIN}
+    plain = {name: value for name, value in facts.items() if type(value) in _PLAIN_TYPES}
+    pieces = {name: _pickle_piece(value) for name, value in facts.items() if type(value) not in _PLAIN_TYPES}
     return pickle.dumps((plain, pieces, described), 5)
 
 

@@ -32,7 +32,7 @@ ITEM_OVERHEAD = 1e-6  # the same for an item of a chunk
 LONG = 0.020  # seconds; from here on a round trip is below 1 %, and nothing is sent ahead
 TINY = 25e-6  # seconds, overhead included; what takes less is tiny
 STUCK = AHEAD / 2  # seconds that a call runs until what waits behind it is stuck
-MOST = 8192  # calls sent ahead to one worker
+MOST_CALLS = 8192  # calls sent ahead to one worker
 MOST_LARGE = 32  # the same while descriptors go with some: a socket holds some 270 messages with them
 _LATEST = 8  # calls whose average says how long the next will take; a guess
 MOST_BYTES = 1 << 16  # of pickled calls in a batch; what is larger travels alone
@@ -72,7 +72,7 @@ class Prefetch:
             latest.extend([seen] * min(count, _LATEST))
         self._average = average = sum(latest) / len(latest)
         ahead = AHEAD_TINY if average < TINY else AHEAD
-        self.depth = 1 if average >= LONG else max(2, min(MOST, int(ahead / average)))
+        self.depth = 1 if average >= LONG else max(2, min(MOST_CALLS, int(ahead / average)))
 
     # ── what is sent ahead ──────────────────────────────────────────────────────────────────────────────────────────
 

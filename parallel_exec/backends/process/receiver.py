@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.launcher import Launcher
 
 _SERIAL = itemgetter(wire.Frame._fields.index("serial"))
-_RAISED = "raised by what came of a message from %s"
+_FRAME_RAISED = "raised by what came of a message from %s"
 
 
 class Receiver:
@@ -85,7 +85,7 @@ class Receiver:
             try:
                 self._hear_one(handle, frame)
             except BaseException:  # from a callback, a log handler, a record that cannot be unpickled
-                logger.exception(_RAISED, handle.name)
+                logger.exception(_FRAME_RAISED, handle.name)
         if plain:
             self._hear_successes(handle, plain)
 
@@ -121,7 +121,7 @@ class Receiver:
                 self._prefetch.observe(seconds / len(ran), count=len(ran))
                 port.report_ran(handle, handle.name, ran)
         except BaseException:  # a signal handler's; callbacks are guarded one by one
-            logger.exception(_RAISED, handle.name)
+            logger.exception(_FRAME_RAISED, handle.name)
 
     def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear how one call ended."""

@@ -27,7 +27,9 @@ logger = logging.getLogger("parallel_exec")
 Data = Union[bytes, bytearray, memoryview]
 
 THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
-MOST = 64  # segments at a time, and mappings; each holds a descriptor, and a socket takes some 270 of them on their way
+MOST_SEGMENTS = (
+    64  # segments at a time, and mappings; each holds a descriptor, and a socket takes some 270 of them on their way
+)
 SHARE = 8  # of the descriptors that this process may have, at most one in so many goes for them
 _COUNT = struct.Struct("<I")
 _MESSAGE = 250  # descriptors in one message; Linux takes 253
@@ -38,7 +40,7 @@ def most() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // SHARE)
+    return MOST_SEGMENTS if soft == resource.RLIM_INFINITY else min(MOST_SEGMENTS, soft // SHARE)
 
 
 def is_full() -> bool:

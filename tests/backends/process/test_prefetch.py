@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parallel_exec.backends.process.assignments import Assignments
-from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST, Prefetch
+from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST_CALLS, Prefetch
 from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import WorkerState
 
@@ -52,7 +52,7 @@ def test_there_is_a_most() -> None:
     pace = bare()
     for _ in range(60):
         pace.observe(1e-7, 0.0)
-    assert pace.depth == MOST
+    assert pace.depth == MOST_CALLS
 
 
 def test_one_slow_call_does_not_spoil_it_for_long() -> None:

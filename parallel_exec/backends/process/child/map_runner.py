@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.child.writer import Outbox
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
-_TINY = 64  # bytes of a pickled value whose packer is at hand
+_READY_SIZES = 64  # bytes of a pickled value whose packer is at hand
 _MISFIT = object()  # what no row of numbers takes
 _LAST_CELL = wire.JOURNAL_SIZE // wire.CELL
 _END, _START, _RUNNING = wire.END, wire.START, wire.RUNNING
@@ -41,7 +41,7 @@ def _packer(size: int) -> Callable[..., None]:
     return struct.Struct(f"<I{size}s").pack_into
 
 
-_PACKERS = [_packer(size) for size in range(_TINY)]
+_PACKERS = [_packer(size) for size in range(_READY_SIZES)]
 
 
 class _OwnFrame(NamedTuple):
@@ -163,7 +163,7 @@ class MapRunner:
                 own = data if type(data) is _OwnFrame else _OwnFrame(RETURNED, Pickled(data, None), start, end)
                 break
             size = len(data)
-            (_PACKERS[size] if size < _TINY else _packer(size))(area, position, size, data)
+            (_PACKERS[size] if size < _READY_SIZES else _packer(size))(area, position, size, data)
             position += 4 + size
             words[_END] = position
             serial += 1

@@ -11,7 +11,7 @@ from typing import Iterator, NamedTuple
 
 from parallel_exec.backends.process import segments, wire
 
-_SMALL = 1 << 12  # bytes of a call up to which a copy costs less than a view
+_COPIED_BELOW = 1 << 12  # bytes of a call up to which a copy costs less than a view
 
 
 class WorkerTask(NamedTuple):
@@ -59,7 +59,7 @@ def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
         position += wire.TASK.size
         start = position + name_size
         stop = start + size
-        payload = batch[start:stop] if size <= _SMALL else memoryview(batch)[start:stop]
+        payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
         name = _name(batch[position:start])
         yield WorkerTask(serial, attempt, timeout, luggage, low, high, first, name, payload)
         position = stop
