@@ -37,15 +37,15 @@ class FutureOwner(Protocol):
 
     callers: Any
 
-    def cancel(self, future: Any) -> bool:
+    def cancel(self, job: Any) -> bool:
         """Cancel it unless an attempt is running."""
         ...
 
-    def abort(self, future: Any) -> bool:
+    def abort(self, job: Any) -> bool:
         """Cancel it, and stop a running attempt."""
         ...
 
-    def enter_wait(self, *futures: Any) -> bool:
+    def enter_wait(self, *jobs: Any) -> bool:
         """Note that the calling task waits for any of them; False if it is none of the pool's tasks. Raises if in vain."""
         ...
 

@@ -265,7 +265,7 @@ class Backend(abc.ABC):
     def make_runner(self, port: SchedulerPort, limit: int) -> Runner:
         """Return a new runner; called by `start`."""
 
-    def prepare(self, future: AnyJob) -> Any:
+    def prepare(self, job: AnyJob) -> Any:
         """Return the call, ready to travel; called in the thread that adds it, and what it raises ends the task."""
         return None
 

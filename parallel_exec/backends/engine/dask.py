@@ -87,19 +87,19 @@ class DaskBackend(Backend):
         """Return False: the client's loop did not come along."""
         return False
 
-    def prepare(self, future: AnyJob) -> bytes:
+    def prepare(self, job: AnyJob) -> bytes:
         """Return the call, pickled.
 
         Raises:
             TaskSerializationError: a part of it cannot be pickled.
         """
-        call = (future.fn, future.args, future.kwargs or {})
+        call = (job.fn, job.args, job.kwargs or {})
         try:
             return dumps(call)
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
             raise TaskSerializationError(
-                f"{what} of task {future.id!r}", "to the worker", why, hint
+                f"{what} of task {job.id!r}", "to the worker", why, hint
             ) from _exceptions.detached(error)
 
 
@@ -138,9 +138,9 @@ class DaskEngine(Engine):
 
     async def _see_through(self, remote_job: RemoteJob, key: str, priority: int) -> CallResult | None:
         """Have an attempt run, and run again if its process dies. In the client's loop."""
-        import dask
+        import dask.config
 
-        allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))  # pyright: ignore[reportAttributeAccessIssue]
+        allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))
         for deaths in itertools.count(1):
             result = await self._run(remote_job, f"{key}-{deaths}", priority)
             if result.kind != CRASHED:

@@ -95,6 +95,6 @@ class ProcessBackend(Backend):
             raise start_error("process", reason)
         return ProcessPool(port, limit, self._launcher, self._max_tasks)
 
-    def prepare(self, future: AnyJob) -> Pickled:
+    def prepare(self, job: AnyJob) -> Pickled:
         """Return the call, pickled."""
-        return pack(future, has_main=self._forks)
+        return pack(job, has_main=self._forks)

@@ -101,7 +101,7 @@ class IoLoop:
                         os.read(key.fd, 512)
                         self._wakeup_pending = False
                     elif (watched := self._watched.get(key.fd)) is key:  # else one of those before it has closed it
-                        watched.data()
+                        watched.data()  # pyright: ignore[reportOptionalMemberAccess]  # it is `key`
                 raised = None
             except BaseException as error:  # of a user's callback, which may raise what is no Exception; or ours
                 before, raised = raised, (type(error), progress())

@@ -160,7 +160,7 @@ class MapRunner:
             if not data:
                 data, plain = _encode(value, start, end), False
             if type(data) is _OwnFrame or len(data) > wire.ROW_VALUE:
-                own = data if type(data) is _OwnFrame else _OwnFrame(RETURNED, Pickled(data, None), start, end)
+                own = data if isinstance(data, _OwnFrame) else _OwnFrame(RETURNED, Pickled(data, None), start, end)
                 break
             size = len(data)
             (_PACKERS[size] if size < _READY_SIZES else _packer(size))(area, position, size, data)
