@@ -83,7 +83,7 @@ class Timers:
     def after_fork(self) -> None:
         """Be as good as new, in a forked child: the clock thread did not come along, and its locks may be taken."""
         self._requests: queue.SimpleQueue[Timer | None] = queue.SimpleQueue()
-        self._parker = Parker()  # rung after a request is put
+        self._parker = Parker()  # unparked after a request is put
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._start_lock = threading.Lock()

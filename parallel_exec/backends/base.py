@@ -293,8 +293,8 @@ class Runner(abc.ABC):
     def recheck(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
         """Look again whether something is left to do; must not block, may be called with the lock held."""
 
-    def recall(self, future: AnyJob) -> bool:
-        """Take back a future that was handed out; True if it certainly never began. Called with the lock held."""
+    def recall(self, job: AnyJob) -> bool:
+        """Take back a job that was handed out; True if it certainly never began. Called with the lock held."""
         return False
 
     def preempt(self, key: tuple[int, int]) -> None:  # noqa: B027
@@ -308,7 +308,7 @@ class Runner(abc.ABC):
         return []
 
     @abc.abstractmethod
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""
 
     @abc.abstractmethod

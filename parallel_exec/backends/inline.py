@@ -105,9 +105,9 @@ class InlineRunner(Runner):
         while self.port.pending():
             self._news.clear()
             self.port.unpark(self)
-            future = self.port.take(self)
-            if future is not None:
-                self._attempt(future)
+            job = self.port.take(self)
+            if job is not None:
+                self._attempt(job)
             elif self.port.pending():
                 self._wait()
 
@@ -122,30 +122,30 @@ class InlineRunner(Runner):
             self._sleep(seconds)
         self.port.skip_to(due)
 
-    def _attempt(self, future: AnyJob) -> None:
+    def _attempt(self, job: AnyJob) -> None:
         port = self.port
-        context = future.context
-        number = port.begin(future, self, threading.current_thread().name, time.monotonic())
+        context = job.context
+        number = port.begin(job, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
         outer = current.running, current.number  # a task of another executor may be what drives us
-        current.begin(future, number)
-        outcome = apart(call, future.settings, context, future.fn, future.args, future.kwargs)
+        current.begin(job, number)
+        outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
         current.begin(*outer)
         end = time.monotonic()
-        timeout = future.settings.timeout
-        if timeout is not None and end - future.started_at > timeout:
-            outcome = Failure(TaskTimeoutError(future.id, timeout, number))
-        port.report(future, number, outcome, end)
+        timeout = job.settings.timeout
+        if timeout is not None and end - job.started_at > timeout:
+            outcome = Failure(TaskTimeoutError(job.id, timeout, number))
+        port.report(job, number, outcome, end)
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
-            future.mark_retrieved()  # the caller sees it now, and may never have seen the future
+            job.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
             # to lead to all that the caller has, the future among it.
             raise KeyboardInterrupt(*outcome.error.args) from outcome.error
 
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
-        self.port.report(future, number, Failure(error), time.monotonic())
+        self.port.report(job, number, Failure(error), time.monotonic())
 
     def resize(self, limit: int) -> None:
         """Do nothing: there is one calling thread."""

@@ -76,11 +76,11 @@ class _Worker:
         self.port.expire(self, self.job)
 
 
-class _Spawner:
-    """An idle consumer that stands for a worker which is not there yet: waking it starts one."""
+class _IdleCallback:
+    """An idle consumer that calls something when it is woken: what starts a worker, or what refuses all there is."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self.wake = weakly(wake)
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.wake = weakly(callback)
 
 
 def call(
@@ -92,12 +92,12 @@ def call(
 ) -> Outcome:
     """Run a call in a context: a fresh copy of its submitter's, as an abandoned attempt may still be in the last one.
 
-    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the future. Nor may
+    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the job. Nor may
     what is left of the frames that called it, which a frame keeps, too: callers drop what they had, or call `apart`.
     """
     born = _forks.generation
     try:
-        context = copy_context() if context is None else context.copy()  # None: it was ended just now, all is in vain
+        context = copy_context() if context is None else context.copy()  # None: it has just ended, and this is dropped
         value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
         if _forks.generation != born:
             _forks.end()
@@ -172,27 +172,27 @@ class ThreadRunner(Runner):
         self._stuck: set[_Worker] = set()
         self._leaving: list[threading.Thread] = []  # at the very end of their bodies
         self._gone = threading.Condition(port.lock)
-        self._spawner = _Spawner(self._spawn)
-        self._refuser: Consumer = _Spawner(self._refuse_all)
+        self._spawner = _IdleCallback(self._spawn)
+        self._refuser: Consumer = _IdleCallback(self._refuse_all)
         port.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
 
-    def _spawn(self, duty: Callable[[], object] | None = None) -> None:
-        """Start a worker, which first does its duty. Without room for one the duty is done here."""
+    def _spawn(self, first: Callable[[], object] | None = None) -> None:
+        """Start a worker, which calls `first` before anything else; without room for one that is called here."""
         port = self.port
         worker = _Worker(f"{self._prefix}_{next(self._names)}", port)
-        thread = threading.Thread(target=self._serve, args=(worker, duty), name=worker.name, daemon=True)
+        thread = threading.Thread(target=self._serve, args=(worker, first), name=worker.name, daemon=True)
         try:
             with port.lock:
-                room = len(self._workers) < self._room() and (duty is not None or not port.drained)
+                room = len(self._workers) < self._room() and (first is not None or not port.drained)
                 if room:
                     self._workers.add(worker)
             if room:
                 port.timers.start()
                 launch(thread)
         except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
-            self._start_failed(worker, duty, error)
+            self._start_failed(worker, first, error)
             return
         except BaseException:  # a signal handler's
             if worker in self._workers and thread.ident is None:
@@ -201,8 +201,8 @@ class ThreadRunner(Runner):
             raise
         try:
             if not room:
-                if duty is not None:
-                    guarded(duty)
+                if first is not None:
+                    guarded(first)
                 port.decline(self._spawner)
         finally:
             self._offer()
@@ -221,17 +221,17 @@ class ThreadRunner(Runner):
         elif not self._workers:
             port.park(self._refuser)
 
-    def _start_failed(self, worker: _Worker, duty: Callable[[], object] | None, error: Exception) -> None:
+    def _start_failed(self, worker: _Worker, first: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
-        if duty is not None:
-            guarded(duty)
+        if first is not None:
+            guarded(first)
         if self._workers:
             self.port.decline(self._spawner)
         else:
             self.port.fail_all(start_error("thread", f"no thread can be started: {error}"))
 
     def _dismiss(self, worker: _Worker) -> None:
-        """Forget a worker, and tell who waits for the last to go."""
+        """Forget a worker, and wake who joins."""
         with self.port.lock:
             self._workers.discard(worker)
             self._stuck.discard(worker)
@@ -240,28 +240,28 @@ class ThreadRunner(Runner):
     def _refuse_all(self) -> None:
         """End what waits, for as long as there is no slot, and none in sight."""
         while self._room() <= 0:
-            future = self.port.take(self._refuser)
-            if future is None:
+            job = self.port.take(self._refuser)
+            if job is None:
                 return
-            self.port.reject(future, CapacityExhaustedError(len(self._stuck)))
+            self.port.reject(job, CapacityExhaustedError(len(self._stuck)))
         self._offer()
         self.port.decline(self._refuser)
 
-    def _serve(self, worker: _Worker, duty: Callable[[], object] | None) -> None:
+    def _serve(self, worker: _Worker, first: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
         current.work_for(self.port)
         arrive()
         worker.thread = threading.current_thread()
         try:
-            if duty is not None:
-                guarded(duty)
-                del duty
+            if first is not None:
+                guarded(first)
+                del first
             if self._initialize():
                 self.port.events.emit(WorkerStarted, worker.name)
                 self._work(worker, self.port)
         finally:
             self._leave(worker)
-            del self, worker  # the errors of all attempts lead to this frame, as to that of `_work`
+            del self, worker  # the errors of all attempts lead to this frame, and to that of `_work`
 
     def _work(self, worker: _Worker, port: SchedulerPort) -> None:
         """Run one attempt after the other, parked until there is one, until it is time to end."""
@@ -278,7 +278,7 @@ class ThreadRunner(Runner):
             worker.job, number = begun
             job = worker.job
             if worker.timer.deadline == NEVER and job.settings.timeout is not None:
-                worker.timer.arm(job.started_at + job.settings.timeout)  # it has rung before it could know for whom
+                worker.timer.arm(job.started_at + job.settings.timeout)  # it was due before it could know for whom
             current.begin(job, number)
             outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
             current.end()
@@ -325,24 +325,24 @@ class ThreadRunner(Runner):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
         port = self.port
         with port.lock:
-            worker = future.slot
-            if not port.claim(future, number):
+            worker = job.slot
+            if not port.claim(job, number):
                 return
             worker.abandoned = True
             self._workers.discard(worker)
             self._stuck.add(worker)
-        duty = partial(self._settle_abandoned, worker, future, number, error, time.monotonic())
-        self._spawn(duty)
+        first = partial(self._settle_abandoned, worker, job, number, error, time.monotonic())
+        self._spawn(first)
 
-    def _settle_abandoned(self, worker: _Worker, future: AnyJob, number: int, error: BaseException, end: float) -> None:
+    def _settle_abandoned(self, worker: _Worker, job: AnyJob, number: int, error: BaseException, end: float) -> None:
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
-            log_abandoned(error, future.id, number, f"thread {worker.name}")
+            log_abandoned(error, job.id, number, f"thread {worker.name}")
         self.port.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
-        self.port.settle(future, Failure(error), end)
+        self.port.settle(job, Failure(error), end)
 
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
