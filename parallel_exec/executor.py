@@ -74,7 +74,7 @@ class ParallelExecutor(Submitter, Executor):
         scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
         super().__init__(scheduler, settings)
         self._completion = scheduler.completion
-        self._runs = Batches()
+        self._batches = Batches(scheduler.lock)
         _lifecycle.watch(self, self._scheduler)
 
     # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,7 +114,7 @@ class ParallelExecutor(Submitter, Executor):
             if not self._settings.allows_lazy:
                 refuse_lazy("add_task", task)
             future = Job(self._scheduler, self._settings, task, args, kwargs or None)
-        self._admission.add(future, self._runs, start=False)
+        self._admission.add(future, self._batches, start=False)
         return future
 
     def _settings_of(self, task: Task[Any]) -> Settings:
@@ -168,30 +168,28 @@ class ParallelExecutor(Submitter, Executor):
             quiet_tqdm()  # without it, this fails now, while nothing has begun
         ticket = object()
         try:
-            run = self._runs.begin(self._scheduler.lock, fail_fast, ticket)
-            with self._scheduler.lock:
-                rest = run.trip()  # one may have failed already, as it could not be pickled
-            self._completion.stop_all(rest, lambda future: CANCELLED)
+            batch, rest = self._batches.begin(fail_fast, ticket)
+            self._completion.stop_all(rest, lambda job: CANCELLED)
             self._admission.start()
             until = None if deadline is None else time.monotonic() + deadline
-            self._drive(run, until, deadline, progress)
-            self._runs.end(self._scheduler.lock, self._admission.stage)
+            self._drive(batch, until, deadline, progress)
+            self._batches.end(self._admission.stage)
         except BaseException:
-            if self._runs.is_mine(ticket):
-                given_up = self._runs.give_up()
+            if self._batches.is_mine(ticket):
+                self._batches.current.give_up()
                 try:
-                    self._interrupt(given_up)
+                    self._interrupt(self._batches.current)
                 finally:
-                    self._runs.end(self._scheduler.lock, self._admission.stage)
+                    self._batches.end(self._admission.stage)
             raise
-        return [future.task_result() for future in (run.futures if order == "submitted" else run.ended)]
+        return [job.task_result() for job in (batch.jobs if order == "submitted" else batch.ended)]
 
-    def _drive(self, run: Batch, until: float | None, deadline: float | None, progress: bool) -> None:
-        """Wait for a run, lending this thread to a back end that wants it, and end what outlasts the deadline."""
+    def _drive(self, batch: Batch, until: float | None, deadline: float | None, progress: bool) -> None:
+        """Wait for a batch, lending this thread to a back end that wants it, and end what outlasts the deadline."""
 
         def give_up() -> None:
-            override = lambda future: Failure(DeadlineExceededError(future.id, deadline or 0.0))  # noqa: E731
-            self._completion.stop_all(run.unended(), override)
+            override = lambda job: Failure(DeadlineExceededError(job.id, deadline or 0.0))  # noqa: E731
+            self._completion.stop_all(batch.unended(), override)
 
         if self._completion.runs_in_caller:
             alarm = self._scheduler.timers.timer(give_up)
@@ -200,27 +198,27 @@ class ParallelExecutor(Submitter, Executor):
             self._admission.drive()
             alarm.cancel()
         try:
-            self._wait(run, until, progress)
+            self._wait(batch, until, progress)
         except WaitTimeout:
             give_up()
-            run.wait()
+            batch.wait()
 
-    def _wait(self, run: Batch, until: float | None, progress: bool) -> None:
+    def _wait(self, batch: Batch, until: float | None, progress: bool) -> None:
         if not progress:
-            run.wait(until)
+            batch.wait(until)
             return
         from parallel_exec.progress import progress_bar
 
-        with progress_bar(len(run.futures)) as bar:
+        with progress_bar(len(batch.jobs)) as bar:
 
             def show() -> None:
-                bar.update_to(len(run.ended), len(run.futures), run.failed)
+                bar.update_to(len(batch.ended), len(batch.jobs), batch.failed)
 
-            run.wait(until, show)
+            batch.wait(until, show)
             show()
 
-    def _interrupt(self, run: Batch | None = None) -> None:
-        live = self._completion.in_hand if run is None else run.unended
+    def _interrupt(self, batch: Batch | None = None) -> None:
+        live = self._completion.in_hand if batch is None else batch.unended
         _lifecycle.interrupt([self._scheduler], live, _lifecycle.INTERRUPT_LIMIT)
 
     def results(self) -> list[TaskResult[Any]]:
@@ -235,7 +233,7 @@ class ParallelExecutor(Submitter, Executor):
         end, and what had finished, but for the results that the caller has, where it was closed, or interrupted by Ctrl-C or
         another exception. What is started by `submit` and `map` belongs to no run.
         """
-        return self._runs.latest.finished()
+        return self._batches.latest.finished()
 
     # ── concurrent.futures.Executor ─────────────────────────────────────────────────────────────────────────────────
 
@@ -292,7 +290,7 @@ class ParallelExecutor(Submitter, Executor):
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
         size = window or 4 * self._scheduler.monitor.registry.limit
-        return stream(self._start_task, iter(tasks), size, order, self._runs.opened)
+        return stream(self._start_task, iter(tasks), size, order, self._batches.opened)
 
     def _start_task(self, task: Task[T]) -> Job[T]:
         future = Job.of_task(self._scheduler, self._settings_of(task), task)

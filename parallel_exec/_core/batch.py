@@ -1,9 +1,9 @@
-"""One run: the tasks that one `execute_all` answers for, from the first `add_task` to the last result.
+"""A batch: the tasks that one `execute_all` answers for, from the first `add_task` to the last result.
 
     add_task ──► join ──► ... ──► leave ──► wait() returns when the last has left
 
 Guarantees:
-    `join` and `leave` are called under the scheduler's lock, once for each future; a run is over only when all that joined
+    `join` and `leave` are called under the executor's lock, once for each job; a batch is over only when all that joined
     have left, so a task added from inside a running task is waited for as well.
 """
 
@@ -22,74 +22,81 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """The futures of one run. Guarded by the scheduler's lock, except the event that `wait` waits for.
+    """The jobs of one `execute_all`. Guarded by the executor's lock, except for the wait.
 
     Attributes:
-        futures: all that joined, in the order added.
+        jobs: all that joined, in the order added.
         ended: those that have left, in the order they ended.
-        fail_fast: whether the first failure cancels the rest.
         failed: how many of them failed.
-        given_up: nobody waits for the rest any more.
     """
 
     def __init__(self) -> None:
-        self.futures: list[AnyJob] = []
+        self.jobs: list[AnyJob] = []
         self.ended: list[AnyJob] = []
-        self.fail_fast = False
         self.failed = 0
-        self.given_up = False
-        self._tripped = False  # whether a failure has cancelled the rest
+        self._fails_fast = False  # whether the first failure cancels the rest
+        self._has_cancelled = False  # whether it has
+        self._is_given_up = False  # whether nobody waits for the rest any more
         self._over = threading.Event()
         self._over.set()
 
-    def join(self, future: AnyJob) -> None:
-        """Add a future."""
-        self.futures.append(future)
+    def join(self, job: AnyJob) -> None:
+        """Add a job."""
+        self.jobs.append(job)
         if self._over.is_set():
             self._over.clear()
 
-    def forget(self, future: AnyJob) -> None:
-        """Undo `join`, for a future that was not added after all; also if only a part of `join` was done."""
-        if future not in self.ended and future in self.futures:
-            self.futures.remove(future)
-        if len(self.ended) == len(self.futures):
+    def forget(self, job: AnyJob) -> None:
+        """Undo `join`, for a job that was not added after all; also if only a part of `join` was done."""
+        if job not in self.ended and job in self.jobs:
+            self.jobs.remove(job)
+        if len(self.ended) == len(self.jobs):
             self._over.set()
 
-    def leave(self, future: AnyJob, success: bool) -> Sequence[AnyJob]:
-        """Note that a future has ended; returns those that must be cancelled for it.
+    def leave(self, job: AnyJob, success: bool) -> Sequence[AnyJob]:
+        """Note that a job has ended; returns those that must be cancelled for it.
 
         Args:
-            future: which.
+            job: which.
             success: that it did not fail: a cancelled one has not.
         """
-        self.ended.append(future)
+        self.ended.append(job)
         if not success:
             self.failed += 1
-        if len(self.ended) == len(self.futures):
+        if len(self.ended) == len(self.jobs):
             self._over.set()
-        return self.trip()
+        return self._cancelled_by_failure()
 
-    def trip(self) -> Sequence[AnyJob]:
-        """Return those that must be cancelled, if the run fails fast and one has failed; once."""
-        if not self.fail_fast or not self.failed or self._tripped:
+    def fail_fast(self) -> Sequence[AnyJob]:
+        """Let the first failure cancel the rest; returns those that must be cancelled, as one may have failed already."""
+        self._fails_fast = True
+        return self._cancelled_by_failure()
+
+    def _cancelled_by_failure(self) -> Sequence[AnyJob]:
+        """Return those that must be cancelled, if the batch fails fast and one has failed; once."""
+        if not self._fails_fast or not self.failed or self._has_cancelled:
             return ()
-        self._tripped = True
+        self._has_cancelled = True
         return self.unended()
 
+    def give_up(self) -> None:
+        """Note that nobody waits for the rest any more. One assignment, so without the lock."""
+        self._is_given_up = True
+
     def is_over(self) -> bool:
-        """Return whether all that joined have left."""
-        return self._over.is_set()
+        """Return whether all that joined have left, or nobody waits for them."""
+        return self._is_given_up or self._over.is_set()
 
     def finished(self) -> list[TaskResult[Any]]:
         """Return the results of those that have ended, and were not cancelled, in the order added. From any thread."""
-        return [future.task_result() for future in list(self.futures) if future.done() and not future.cancelled()]
+        return [job.task_result() for job in list(self.jobs) if job.done() and not job.cancelled()]
 
     def unended(self) -> list[AnyJob]:
-        """Return the futures that have not ended."""
-        return [future for future in list(self.futures) if not future.done()]
+        """Return the jobs that have not ended."""
+        return [job for job in list(self.jobs) if not job.done()]
 
     def wait(self, until: float | None = None, tick: Callable[[], object] | None = None) -> None:
-        """Wait until the run is over; Ctrl-C interrupts it. Calls `tick` about ten times a second.
+        """Wait until all have left; Ctrl-C interrupts it. Calls `tick` about ten times a second.
 
         Args:
             until: give up at this `time.monotonic()`.
@@ -111,7 +118,7 @@ class Batch:
 
 
 class Finished(Protocol):
-    """A run, or a stream, as far as `results()` asks."""
+    """A batch, or a stream, as far as `results()` asks."""
 
     def finished(self) -> list[TaskResult[Any]]:
         """Return the results that it has."""
@@ -119,59 +126,56 @@ class Finished(Protocol):
 
 
 class Batches:
-    """The run that tasks join now, and the one that `results()` tells of. Guarded by the scheduler's lock.
+    """The batch that tasks join now, and the one that `results()` tells of. Guarded by the executor's lock.
 
     Attributes:
-        current: the run under way or, between two, the one being staged.
-        latest: the run or stream that was begun last (or, before the first, the run being staged).
+        current: the batch under way or, between two, the one being staged.
+        latest: the batch or stream that was begun last (or, before the first, the batch being staged).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.RLock) -> None:
         self.current = Batch()
         self.latest: Finished = self.current
+        self._lock = lock
         self._ticket: object = None  # of the `execute_all` that is under way
 
-    def begin(self, lock: Any, fail_fast: bool, ticket: object) -> Batch:
-        """Start the current run; by its ticket the caller can tell whether it did, whatever was raised meanwhile.
+    def begin(self, fail_fast: bool, ticket: object) -> tuple[Batch, Sequence[AnyJob]]:
+        """Start the current batch; returns it, and what must be cancelled, as one may have failed already.
+
+        By its ticket the caller can tell whether it did, whatever was raised meanwhile.
 
         Raises:
             RuntimeError: it was started already.
         """
-        with lock:
+        with self._lock:
             if self._ticket is not None:
                 raise RuntimeError("execute_all() is running already in another thread: add_task() joins its run")
             self._ticket = ticket
-            self.current.fail_fast = fail_fast
-            self.latest = self.current
-            return self.current
+            self.latest = batch = self.current
+            return batch, batch.fail_fast() if fail_fast else ()
 
     def opened(self, stream: Finished) -> None:
         """Let `results()` tell of a stream that begins. One assignment, so without the lock."""
         self.latest = stream
 
     def is_mine(self, ticket: object) -> bool:
-        """Return whether the run under way was begun with this ticket."""
+        """Return whether the batch under way was begun with this ticket."""
         return self._ticket is ticket
 
-    def give_up(self) -> Batch:
-        """Do not wait for the rest of the run under way, as its caller was interrupted; returns the run."""
-        self.current.given_up = True
-        return self.current
+    def end(self, stage: Callable[[], object]) -> None:
+        """Let tasks join a new batch from now on; waits for what joined at the last moment, unless it was given up.
 
-    def end(self, lock: Any, stage: Callable[[], object]) -> None:
-        """Let tasks join a new run from now on; waits for what joined at the last moment, unless the run was given up.
-
-        `stage` closes the queue's gate, in the same turn of the lock: what joins the new run must not seem to be running.
+        `stage` closes the gate, in the same turn of the lock: what joins the new batch must not seem to be running.
         """
-        run = self.current
-        while not self._end(lock, run, stage):
-            run.wait()
+        batch = self.current
+        while not self._end(batch, stage):
+            batch.wait()
 
-    def _end(self, lock: Any, run: Batch, stage: Callable[[], object]) -> bool:
-        with lock:
-            over = run.is_over() or run.given_up
-            if over and self.current is run:
+    def _end(self, batch: Batch, stage: Callable[[], object]) -> bool:
+        with self._lock:
+            is_over = batch.is_over()
+            if is_over and self.current is batch:
                 stage()
                 self.current = Batch()
                 self._ticket = None
-            return over
+            return is_over

@@ -317,12 +317,12 @@ class Job(TaskFuture[T]):
             self.ended_at = at
         self.phase = Phase.DONE
 
-    def leave_batch(self, *, again: bool = False) -> Sequence[AnyJob]:
-        """Tell its batch, if it has one, that it has ended; returns what must be cancelled for it. `again`: it may know."""
+    def leave_batch(self) -> Sequence[AnyJob]:
+        """Tell its batch, if it has one, that it has ended; returns what must be cancelled for it."""
         batch = self.batch
         if batch is None:
             return ()
-        rest = () if again and self in batch.ended else batch.leave(self, self._exception is None)
+        rest = batch.leave(self, self._exception is None)
         self.batch = None  # the batch keeps its jobs, and they do not keep it
         return rest
 

@@ -87,7 +87,7 @@ def test_waiting_ticks() -> None:
 def test_fail_fast_names_the_rest_once() -> None:
     """The first failure of a run that fails fast gives those who are not done, later ones nobody."""
     run, (done, failed, running, queued) = _run(4)
-    run.fail_fast = True
+    assert list(run.fail_fast()) == []
     done.ended = True
     run.leave(done, True)
     failed.ended = True
@@ -97,17 +97,16 @@ def test_fail_fast_names_the_rest_once() -> None:
 
 def test_only_one_run_at_a_time() -> None:
     """A run that was begun cannot be begun again before it has ended."""
-    runs = Batches()
-    lock = threading.RLock()
+    batches = Batches(threading.RLock())
     mine, other = object(), object()
-    run = runs.begin(lock, False, mine)
+    batch, _ = batches.begin(False, mine)
     with pytest.raises(RuntimeError, match="joins its run"):
-        runs.begin(lock, False, other)
-    assert runs.is_mine(mine)
-    assert not runs.is_mine(other)
-    runs.end(lock, lambda: None)
-    assert not runs.is_mine(mine)
-    assert runs.begin(lock, False, other) is not run
+        batches.begin(False, other)
+    assert batches.is_mine(mine)
+    assert not batches.is_mine(other)
+    batches.end(lambda: None)
+    assert not batches.is_mine(mine)
+    assert batches.begin(False, other)[0] is not batch
 
 
 # ── execute_all ─────────────────────────────────────────────────────────────────────────────────────────────────────
