@@ -30,10 +30,7 @@ from parallel_exec.backends import _pickling, _reducers
 
 _LINKS = 64  # exceptions of a chain that travel, its first ones; a guess: the text of the traceback has them all
 _NOBODY = -1
-_MAINS = (
-    "__mp_main__",
-    "<fake __main__>",
-)  # what the main module is called in a process of `multiprocessing`, an interpreter
+_MAINS = ("__mp_main__", "<fake __main__>")  # the main module's name in a process of `multiprocessing`, an interpreter
 
 # How the interpreter sets them: past a class's own `__setattr__`, and past properties of the same names.
 _set_cause = BaseException.__dict__["__cause__"].__set__
@@ -241,16 +238,6 @@ def _make(described: list[Described], place: int, made: dict[int, BaseException]
         members = [_make(described, member, made) for member in one.members]
         made[place] = _rebuild_one(one, members, described[0].text)
     return made[place]
-
-
-def unreadable(described: list[Described], task_id: str, hint: str = "") -> BaseException:
-    """Return the error of a task whose call could not be unpickled in the worker, which described why."""
-    from parallel_exec.errors import TaskSerializationError
-
-    why = f"the worker cannot rebuild it: {described[0].names[0]}: {described[0].message}"
-    failed = TaskSerializationError(f"the call of task {task_id!r}", "to the worker", why, hint)
-    failed.__cause__ = WorkerTraceback(described[0].text)
-    return failed
 
 
 def _link(error: BaseException, one: Described, links: list[BaseException | None]) -> None:

@@ -109,13 +109,13 @@ class Named(Protocol):
         ...
 
 
-def no_descriptors(luggage: int) -> Received:
+def no_descriptors(ancillary: int) -> Received:
     """Refuse to receive descriptors."""
     raise EOFError("no descriptors go with it")
 
 
 def decode(
-    kind: int, payload: Any, task: Named, luggage: int = 0, receive: Callable[[int], Received] = no_descriptors
+    kind: int, payload: Any, task: Named, ancillary: int = 0, receive: Callable[[int], Received] = no_descriptors
 ) -> Outcome:
     """Return what an encoded outcome says of its task.
 
@@ -123,15 +123,15 @@ def decode(
         kind: what `Encoder` said.
         payload: the bytes of the payload; the value itself for AS_IS.
         task: what it is the outcome of.
-        luggage: what is known of descriptors that go with it; 0 if there are none.
+        ancillary: what is known of descriptors that go with it; 0 if there are none.
         receive: called with it to get them, if there are.
     """
     received = None
     try:
-        if kind == RETURNED and not luggage:  # most are
+        if kind == RETURNED and not ancillary:  # most are
             return Success(pickle.loads(payload))
-        if luggage:
-            received = receive(luggage)
+        if ancillary:
+            received = receive(ancillary)
         if kind == RETURNED:
             return Success(_pickling.loads(payload, received))
         if kind == AS_IS:
@@ -159,7 +159,10 @@ def _error_of(kind: int, payload: bytes, task: Named) -> BaseException:
     if isinstance(error, (MemoryError, ParallelExecError)) and not isinstance(error, RemoteTaskError):
         return error
     hint = _MUST_FIND if isinstance(error, (ImportError, AttributeError)) else ""
-    return _exceptions.unreadable(described, task.id, hint)
+    why = f"the worker cannot rebuild it: {described[0].names[0]}: {described[0].message}"
+    failed = TaskSerializationError(f"the call of task {task.id!r}", "to the worker", why, hint)
+    failed.__cause__ = _exceptions.WorkerTraceback(described[0].text)
+    return failed
 
 
 def _not_rebuilt(error: BaseException, task: Named) -> BaseException:

@@ -48,9 +48,9 @@ class Pickled(NamedTuple):
         """Return whether descriptors go with it."""
         return self.segment is not None or bool(self.others)
 
-    def luggage(self) -> int:
+    def ancillary(self) -> int:
         """Return what its receiver must know of them."""
-        return segments.luggage(self.segment, self.others)
+        return segments.ancillary(self.segment, self.others)
 
 
 def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:

@@ -79,7 +79,7 @@ class Receiver:
             if frame.kind == RETURNED and type(handle.assigned.get(frame.serial)) is Job:
                 plain.append(frame)
                 continue
-            if frame.luggage and plain:  # descriptors are matched to frames by their order
+            if frame.ancillary and plain:  # descriptors are matched to frames by their order
                 self._hear_successes(handle, plain)
                 plain = []
             try:
@@ -115,7 +115,7 @@ class Receiver:
                 if job is not None:  # else it was heard of before
                     start, end = frame.start, frame.end
                     seconds += end - start
-                    outcome = decode(frame.kind, frame.payload, job, frame.luggage, handle.receive)
+                    outcome = decode(frame.kind, frame.payload, job, frame.ancillary, handle.receive)
                     ran.append((job, start, outcome, end))
             if ran:
                 self._prefetch.observe(seconds / len(ran), count=len(ran))
@@ -135,7 +135,7 @@ class Receiver:
             self._end_item(handle, job, frame.serial, None, frame.start, frame.end)
             return
         what = _named(job, frame.serial)
-        outcome = decode(frame.kind, frame.payload, what, frame.luggage, handle.receive)
+        outcome = decode(frame.kind, frame.payload, what, frame.ancillary, handle.receive)
         if type(job) is MapChunk:
             self._end_item(handle, job, frame.serial, outcome, frame.start, frame.end)
         elif number:
@@ -145,7 +145,7 @@ class Receiver:
 
     def _hear_values(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear of items in a row that returned; the first of them may be known from the journal."""
-        serials = range(frame.serial, frame.serial + frame.luggage)
+        serials = range(frame.serial, frame.serial + frame.ancillary)
         with self._port.lock:
             jobs = handle.ended(serials)
         chunk: Any = jobs[-1]

@@ -27,25 +27,23 @@ logger = logging.getLogger("parallel_exec")
 Data = Union[bytes, bytearray, memoryview]
 
 THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
-MOST_SEGMENTS = (
-    64  # segments at a time, and mappings; each holds a descriptor, and a socket takes some 270 of them on their way
-)
-SHARE = 8  # of the descriptors that this process may have, at most one in so many goes for them
+_MAX_SEGMENTS = 64  # at a time, and as many mappings; each holds a descriptor, and a socket takes some 270 on their way
+_SHARE = 8  # of the descriptors that this process may have, one in so many at most is for them
 _COUNT = struct.Struct("<I")
 _MESSAGE = 250  # descriptors in one message; Linux takes 253
 
 
-def most() -> int:
+def _limit() -> int:
     """Return how many segments, and how many mappings of them, this process may have at a time."""
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_SEGMENTS if soft == resource.RLIM_INFINITY else min(MOST_SEGMENTS, soft // SHARE)
+    return _MAX_SEGMENTS if soft == resource.RLIM_INFINITY else min(_MAX_SEGMENTS, soft // _SHARE)
 
 
 def is_full() -> bool:
     """Return whether this process has as many segments as it may."""
-    return len(Segment.alive) >= most()
+    return len(Segment.alive) >= _limit()
 
 
 def create(size: int) -> int:
@@ -130,7 +128,7 @@ def load(fd: int, data: Data) -> tuple[list[memoryview], Data]:
 def _map(fd: int) -> Any:
     """Return the content of a segment, writable: mapped or, if many are, copied, as each mapping holds a descriptor."""
     fill_standard()  # a mapping has a descriptor of its own
-    if len(_mapped) < most():
+    if len(_mapped) < _limit():
         try:
             area = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError as error:
@@ -175,8 +173,11 @@ class Received:
             os.close(fd)
 
 
-def luggage(segment: Segment | None, others: Sequence[Segment]) -> int:
-    """Return what the receiver must know of the descriptors that go with bytes: 0 if there are none."""
+def ancillary(segment: Segment | None, others: Sequence[Segment]) -> int:
+    """Return what the receiver must know of the descriptors that go with bytes; 0 if there are none.
+
+    It is twice the number of the others, and 1 more if there is a segment.
+    """
     return 2 * len(others) + (segment is not None)
 
 
@@ -188,26 +189,26 @@ def send(channel: socket.socket, segment: Segment | None, others: Sequence[Segme
         channel.sendmsg([b"s"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)])
 
 
-def receive(channel: socket.socket, luggage: int, flags: int = 0) -> Received:
-    """Return the next descriptors that were sent, of which the sender said so much.
+def receive(channel: socket.socket, ancillary: int, flags: int = 0) -> Received:
+    """Return the next descriptors that were sent; `ancillary` is what the sender said of them.
 
     Raises:
         EOFError: there are none.
         OSError: this process has too many; or, with MSG_DONTWAIT, none has come yet.
     """
-    count, fds = luggage // 2 + luggage % 2, array.array("i")
+    count, fds = ancillary // 2 + ancillary % 2, array.array("i")
     for wanted in [_MESSAGE] * (count // _MESSAGE) + [count % _MESSAGE]:
         if wanted:
             size = socket.CMSG_LEN(wanted * fds.itemsize)
-            message, ancillary, _, _ = channel.recvmsg(1, size, flags)
-            for level, kind, data in ancillary:
+            message, found, _, _ = channel.recvmsg(1, size, flags)
+            for level, kind, data in found:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
             if not message:
                 break
     for fd in fds:
         os.set_inheritable(fd, False)
-    received = Received([lift(fd) for fd in fds], bool(luggage % 2))
+    received = Received([lift(fd) for fd in fds], bool(ancillary % 2))
     if len(fds) < count:
         received.close()
         raise (OSError if fds else EOFError)(f"{len(fds)} descriptors came, and {count} were sent")

@@ -11,7 +11,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
     TASK     Q   serial: of the task, or of a chunk's first item
              I   number of the attempt
              d   timeout in seconds; 0: none
-             H   luggage: what `segments.receive` must know of the descriptors that go with it; 0: none
+             H   ancillary: what `segments.receive` must know of the descriptors that go with it; 0: none
              I I the stretch of a chunk, as indices; 0, 0: a plain task
              Q   of a chunk: the place of its index 0 in the map
              I   bytes of the task's id, or of the map's, which follows
@@ -20,7 +20,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              B   kind: of an outcome (`_outcomes.py`), or one of those below
              Q   serial; 0: the frame is of no task
              d d when the call began and ended, by `time.monotonic()`
-             I   luggage, as above; of a row: its items
+             I   ancillary, as above; of a row: its items
     row      of a frame of kind
       MANY         one pickle of a list of all values
       EACH         for each value LENGTH (I) and its pickle
@@ -99,15 +99,15 @@ class Frame(NamedTuple):
     serial: int
     start: float
     end: float
-    luggage: int
+    ancillary: int
     payload: bytes
 
 
 def encode(
-    kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, luggage: int = 0, payload: bytes = b""
+    kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, ancillary: int = 0, payload: bytes = b""
 ) -> bytes:
     """Return a frame's bytes."""
-    return FRAME.pack(len(payload), kind, serial, start, end, luggage) + payload
+    return FRAME.pack(len(payload), kind, serial, start, end, ancillary) + payload
 
 
 def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame], int]:
@@ -116,12 +116,12 @@ def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame]
     frames: list[Frame] = []
     position = 0
     while upto - position >= size:
-        length, kind, serial, start, end, luggage = FRAME.unpack_from(data, position)
+        length, kind, serial, start, end, ancillary = FRAME.unpack_from(data, position)
         stop = position + size + length
         if stop > upto:
             break
         payload = bytes(data[position + size : stop])
-        frames.append(make(Frame, (kind, serial, start, end, luggage, payload)))  # half the cost of `Frame(...)`
+        frames.append(make(Frame, (kind, serial, start, end, ancillary, payload)))  # half the cost of `Frame(...)`
         position = stop
     return frames, position
 

@@ -199,9 +199,9 @@ class WorkerHandle:
         size = 0
         for job in jobs:
             payload: Pickled = job.payload
-            luggage = 0
+            ancillary = 0
             if payload.segment is not None or payload.others:
-                luggage = payload.luggage()
+                ancillary = payload.ancillary()
                 large.append(payload)
             low = high = first = 0
             if type(job) is MapChunk:
@@ -213,7 +213,7 @@ class WorkerHandle:
             known, data = name.encode(errors="surrogatepass"), payload.data
             timeout, attempt = job.settings.timeout or 0.0, job.attempt_number + 1
             pieces += (
-                wire.TASK.pack(serial, attempt, timeout, luggage, low, high, first, len(known), len(data)),
+                wire.TASK.pack(serial, attempt, timeout, ancillary, low, high, first, len(known), len(data)),
                 known,
                 data,
             )
@@ -322,9 +322,9 @@ class WorkerHandle:
             return wire.IDLE
         return running if running.serial in self.assigned else wire.IDLE
 
-    def receive(self, luggage: int) -> segments.Received:
+    def receive(self, ancillary: int) -> segments.Received:
         """Return the descriptors that belong to a frame; the caller closes them."""
-        return segments.receive(self.files.channel, luggage, socket.MSG_DONTWAIT)
+        return segments.receive(self.files.channel, ancillary, socket.MSG_DONTWAIT)
 
     def heard(self, frames: list[wire.Frame]) -> None:
         """Note when to look at it next, as it was just heard of."""

@@ -167,7 +167,7 @@ def test_the_parent_sees_the_numbers_of_a_row(both: Any, row: int, numbers: list
             cells[wire.FIRST_CELL + count - 1] = number
             writer.words[wire.END] = (wire.FIRST_CELL + count) * wire.CELL
             [found] = reader.frames()
-            assert (found.kind, found.serial, found.start, found.luggage) == (row, 7, 1.5, count)
+            assert (found.kind, found.serial, found.start, found.ancillary) == (row, 7, 1.5, count)
             assert values_of(found, NotImplemented) == (numbers[:count], {})
         assert writer.close_row() == (b"", found.payload)
         writer.sent()

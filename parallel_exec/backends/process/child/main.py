@@ -171,7 +171,7 @@ class Worker:
 
     def _run_batch(self, tasks: Iterator[WorkerTask], epoch: int) -> None:
         for task in tasks:
-            received = segments.receive(self._channel, task.luggage) if task.luggage else None
+            received = segments.receive(self._channel, task.ancillary) if task.ancillary else None
             try:
                 if epoch == self._dead_epoch:
                     continue
@@ -214,7 +214,7 @@ class Worker:
             kind, pickled = ENCODER.run(fn, args, kwargs)
             current.end()
             del fn, args, kwargs
-        self.outbox.hand_in(kind, task.serial, start, time.monotonic(), pickled)
+        self.outbox.report(kind, task.serial, start, time.monotonic(), pickled)
         return True
 
     def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:

@@ -78,7 +78,7 @@ class MapRunner:
             serial, own = run_row(fn, items, serial)
             if own is None:
                 break
-            self._outbox.hand_in(own.kind, serial, own.start, own.end, own.pickled)
+            self._outbox.report(own.kind, serial, own.start, own.end, own.pickled)
             del own  # descriptors may be open as long as it is there
             serial += 1
             if serial == stop or not self._acquire(False):
@@ -91,7 +91,7 @@ class MapRunner:
         for serial in range(task.serial, task.serial + task.high - task.low):
             if serial != task.serial and not self._acquire(False):
                 return False
-            self._outbox.hand_in(kind, serial, now, now, pickled)
+            self._outbox.report(kind, serial, now, now, pickled)
         return True
 
     def _run_numbers(self, fn: Any, items: Iterator[tuple[Any, ...]], serial: int) -> tuple[int, _OwnFrame | None]:

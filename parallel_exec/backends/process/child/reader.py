@@ -19,7 +19,7 @@ class WorkerTask(NamedTuple):
 
     Attributes:
         timeout: seconds; 0 for none.
-        luggage: what is known of the descriptors that go with the call; 0 if there are none.
+        ancillary: what is known of the descriptors that go with the call; 0 if there are none.
         low, high: the stretch of a chunk; 0, 0 for a plain task.
         first: the place of a chunk's index 0 in its map.
         name: the task's id, or that of a chunk's map.
@@ -29,7 +29,7 @@ class WorkerTask(NamedTuple):
     serial: int
     attempt: int
     timeout: float
-    luggage: int
+    ancillary: int
     low: int
     high: int
     first: int
@@ -55,23 +55,23 @@ def read_batch(fd: int) -> tuple[Iterator[WorkerTask], int] | None:
 def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
     position = 0
     for _ in range(count):
-        serial, attempt, timeout, luggage, low, high, first, name_size, size = wire.TASK.unpack_from(batch, position)
+        serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack_from(batch, position)
         position += wire.TASK.size
         start = position + name_size
         stop = start + size
         payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
         name = _name(batch[position:start])
-        yield WorkerTask(serial, attempt, timeout, luggage, low, high, first, name, payload)
+        yield WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, payload)
         position = stop
 
 
 def _skip(fd: int) -> WorkerTask:
     """Read a task, all but its payload."""
     header = wire.read_exactly(fd, wire.TASK.size)
-    serial, attempt, timeout, luggage, low, high, first, name_size, size = wire.TASK.unpack(header)
+    serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack(header)
     name = _name(wire.read_exactly(fd, name_size))
     wire.skip(fd, size)
-    return WorkerTask(serial, attempt, timeout, luggage, low, high, first, name, None)
+    return WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, None)
 
 
 def _name(data: bytearray) -> str:

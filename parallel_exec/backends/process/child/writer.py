@@ -1,7 +1,7 @@
 """What a worker writes: how its tasks ended, into the journal at once and through the result pipe when it pauses.
 
 Guarantees:
-    What was handed in, or is in the row, reaches the parent, whatever happens to this process afterwards.
+    What was reported, or is in the row, reaches the parent, whatever happens to this process afterwards.
     Frames go through the pipe in the order in which their tasks ended.
 """
 
@@ -20,8 +20,7 @@ from parallel_exec.backends.process import segments, wire
 if TYPE_CHECKING:
     import socket
 
-
-ENCODER = Encoder(_pickling.dumps, carries=True)
+ENCODER = Encoder(_pickling.dumps, carries=True)  # how outcomes travel from a worker
 FLUSH_EVERY = 0.001  # seconds between two system calls for results, at most
 
 
@@ -62,12 +61,12 @@ class Outbox:
                 finally:
                     self._writing = False
 
-    def hand_in(self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled) -> None:
+    def report(self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled) -> None:
         """Say how a task ended; there must be no open row."""
-        luggage = pickled.luggage()
-        if luggage:
+        ancillary = pickled.ancillary()
+        if ancillary:
             segments.send(self.channel, pickled.segment, pickled.others)
-        frame = wire.encode(kind, serial, start, end, luggage, pickled.data)
+        frame = wire.encode(kind, serial, start, end, ancillary, pickled.data)
         if not self.journal.finished(frame):
             self.flush(end)
             if not self.journal.finished(frame):  # too large for it
