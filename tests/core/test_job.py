@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
 import pytest
 import work
+from bare_jobs import live_job, new_job
 
 from parallel_exec._core.batch import Batch
-from parallel_exec._core.job import PLACES, Job, Phase, settle_unwatched, snapshot
+from parallel_exec._core.job import PLACES, Phase, settle_unwatched
 from parallel_exec._outcome import Failure, Success
-from parallel_exec.config import Settings
-
-
-class Owner:
-    """As much of a scheduler as a job asks for."""
-
-    callers: Any = None
-
-    def __init__(self) -> None:
-        self._sequence = itertools.count(1 << PLACES, 1 << PLACES)
-
-    def next_sequence(self) -> int:
-        """Return the next place."""
-        return next(self._sequence)
-
-
-def new_job(fn: Any = work.double, *args: Any) -> Job[Any]:
-    """Return a job that was just made."""
-    owner: Any = Owner()
-    policy: Any = None
-    return Job(owner, Settings(None, policy), snapshot(), fn, args)
-
-
-def live_job() -> Job[Any]:
-    """Return a job with an attempt that is running since 10."""
-    job = new_job(work.double, 1)
-    job.added(itertools.count(1 << PLACES), 9.0, None)
-    job.queued()
-    job.handed_out()
-    job.begin("slot", "w1", 10.0)
-    return job
 
 
 def test_the_way_to_a_success() -> None:
     """Each step is one call; the attempt's number, its worker and its times are those of the step."""
-    job = new_job(work.double, 1)
+    job = new_job()
     assert job.phase == Phase.NEW
-    job.added(itertools.count(3 << PLACES), 9.0, None)
+    job.added(3 << PLACES, 9.0, None)
     job.queued()
     assert (job.phase, job.number(), job.queued_at, job.id) == (Phase.QUEUED, 3, 9.0, "double-3")
     job.handed_out()
@@ -156,7 +125,7 @@ def test_a_batch_is_joined_and_left_once() -> None:
     batch = Batch()
     job, other = new_job(), new_job()
     for each in (job, other):
-        each.added(itertools.count(1 << PLACES), 9.0, batch)
+        each.added(1 << PLACES, 9.0, batch)
     other.forget_batch()
     other.forget_batch()
     assert not batch.is_over()
@@ -169,11 +138,9 @@ def test_a_batch_is_joined_and_left_once() -> None:
 
 
 def test_a_place_is_taken_once() -> None:
-    """Whoever asks first for the number gives it its place, and being added leaves it."""
+    """Whoever asks first for the number of one that has none gives it the next place."""
     job = new_job()
-    assert job.number() == 1
-    job.added(itertools.count(7 << PLACES), 9.0, None)
-    assert (job.number(), job.id) == (1, "double-1")
+    assert (job.number(), job.number(), job.id, job.sequence) == (1, 1, "double-1", 1 << PLACES)
 
 
 def test_success_lets_the_call_go_and_failure_keeps_it() -> None:
