@@ -23,7 +23,7 @@ def handle(assigned: int = 0, **facts: Any) -> Any:
 
 def bare() -> Prefetch:
     """Return what decides for a pool without workers."""
-    return Prefetch(Assignments(threading.RLock(), bool, bool), bool)
+    return Prefetch(Assignments(threading.RLock(), int), bool)
 
 
 def after(*durations: float) -> Prefetch:
