@@ -347,7 +347,8 @@ class Job(TaskFuture[T]):
                 if not watched:
                     self._store(outcome, cancelled)
         else:
-            acquire_yielding(settling_lock)
+            if not settling_lock.acquire(blocking=False):
+                acquire_yielding(settling_lock)
             try:
                 watched = self._watched
                 if not watched:

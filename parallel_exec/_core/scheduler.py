@@ -182,13 +182,12 @@ class Scheduler:
 
     def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
-        rest: Sequence[AnyJob] = ()
         while True:
             number = 0
-            acquire_yielding(self.lock)
+            if not self.lock.acquire(blocking=False):
+                acquire_yielding(self.lock)
             try:
-                if ended is not None:
-                    rest = self._registry.account(ended)
+                rest = self._registry.account(ended) if ended is not None else ()
                 job = self._ready.pop() if self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
@@ -209,7 +208,7 @@ class Scheduler:
                 if settings.timeout is not None:
                     slot.timer.arm(job.started_at + settings.timeout)
                 return job, number
-            rest, ended = (), None
+            ended = None
 
     def _announce(self, job: AnyJob, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""
