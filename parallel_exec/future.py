@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from parallel_exec._sync.lazy_condition import LazyAttribute, settled
+from parallel_exec._sync.lazy_condition import FINAL, LazyAttribute, settled
 from parallel_exec._sync.parking import TICK
 from parallel_exec._sync.threads import main
 from parallel_exec.events import logger
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from parallel_exec.task import Attempt, Task, TaskResult
 
 T = TypeVar("T")
-
-FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)
 
 
 class FutureOwner(Protocol):

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
 from functools import partial
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
@@ -23,10 +23,10 @@ from parallel_exec import _forks
 from parallel_exec._current import call_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.lazy_condition import settling_lock
+from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
-from parallel_exec.future import FINAL, FutureOwner, TaskFuture, Unretrieved
+from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Phase:
 
 
 def _name_source(fn: Any) -> Any:
-    """Return what `call_name` finds the name of a callable in, if that is a function which keeps nothing; else the name."""
+    """Return what `call_name` finds the name of a callable in, if that is a function that keeps nothing alive; else the name."""
     if type(fn) is str:  # it was asked before
         return fn
     while type(fn) is partial:
@@ -123,7 +123,9 @@ class Job(TaskFuture[T]):
         self.owner = owner
         self.settings = settings
         self.context: Context | None = (copy_context() or _EMPTY) if context is None else context
-        self.fn: Any = fn  # once the call was let go, what the id is made of: a function that keeps nothing, or a name
+        self.fn: Any = (
+            fn  # once the call was let go, what the id is made of: a function that keeps nothing alive, or a name
+        )
         self.args: Any = args  # None once the call was let go
         self.kwargs = kwargs
         if priority:
@@ -396,7 +398,11 @@ class Job(TaskFuture[T]):
         if self.kwargs is not None:
             self.kwargs = None
         fn = self.fn
-        if type(fn) is not FunctionType or fn.__closure__ is not None:
+        if type(fn) is FunctionType:
+            keeps_nothing = fn.__closure__ is None
+        else:
+            keeps_nothing = type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
+        if not keeps_nothing:
             self.fn = None if self._id is not None else _name_source(fn)
         task = self._task  # read once: `_make_task` may put a reference in its place
         if type(task) is Task:  # one of a class of the user's may carry what only it knows

@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import Any, Callable
 
 from parallel_exec._sync.locks import renew_after_fork
 
+FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)  # a future's last states
 settling_lock = threading.RLock()  # guards nothing but the moment in which a future without waiters settles
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: renew_after_fork(settling_lock))
@@ -59,7 +61,7 @@ class LazyAttribute:
 
     Args:
         make: makes the attribute's value.
-        late: what is seen in its place once the instance is `done()`, unless it was made before.
+        late: what is seen in its place once the instance, a future, is settled, unless it was made before.
     """
 
     def __init__(self, make: Callable[[], Any], late: Any = None) -> None:
@@ -75,7 +77,7 @@ class LazyAttribute:
         mine = instance.__dict__
         with settling_lock:
             if self._name not in mine:
-                if self._late is not None and instance.done():
+                if self._late is not None and mine.get("_state") in FINAL:
                     return self._late
                 mine[self._name] = self._make()
                 mine["_watched"] = True
