@@ -13,6 +13,8 @@ Guarantees:
     Nothing that a call raises, and nothing that its result or its exception does when it is pickled or rebuilt, gets past
     here: `run` returns an outcome that can be sent, and `decode` the outcome of a task.
 
+A thread of this process needs none of it: `thread.call` returns the outcome itself.
+
 The worker's half imports the standard library only.
 """
 

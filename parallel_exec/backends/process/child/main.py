@@ -82,7 +82,7 @@ class WorkerConfig(NamedTuple):
 
 
 class Start:
-    """What `multiprocessing` is given for `main`: the configuration, and a foothold in the process before it runs anything.
+    """What `multiprocessing` gives to `main`: the configuration. It brings along what is to happen as soon as it arrives.
 
     Attributes:
         is_copy: whether the process was forked, with the parent's objects, and nothing was pickled.
@@ -175,7 +175,8 @@ class Worker:
             try:
                 if epoch == self._dead_epoch:
                     continue
-                if not self._acquire(False) or not (self._run_chunk if task.high else self._run)(task, received):
+                run = self._run_chunk if task.high else self._run
+                if not (self._acquire(False) and run(task, received)):
                     self._drop_rest(epoch)
             finally:
                 if received is not None:
