@@ -252,12 +252,12 @@ class Completion:
         """
         if self._gate.forked:
             return
+        gate = self._gate
         with self._lock:
-            cancel = cancel or not self._gate.is_open
-            self._gate.close(CANCELLED if cancel else None, at_exit=at_exit)
+            gate.close(CANCELLED if cancel or not gate.is_open else None, at_exit=at_exit)
             self._monitor.room.notify_all()
-        if cancel:
-            self.cancel_all_waiting(CANCELLED)
+        if gate.final_outcome is not None:  # also where an exception kept an earlier call from it
+            self.cancel_all_waiting(gate.final_outcome)
         self.follow_up()
         self._idle.wake_one()
 

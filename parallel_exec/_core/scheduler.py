@@ -149,7 +149,7 @@ class Scheduler:
                 if job.override is not None or self._gate.final_outcome is not None:
                     job.decide()
                     overridden.append(job)
-                else:
+                elif job.phase != Phase.DONE:
                     job.queued()
                     self._ready.push(job)
         return overridden
@@ -413,6 +413,8 @@ class Scheduler:
         with self.lock:
             if job.phase != Phase.BACKING_OFF or job.attempt_number != number:
                 return
+            if self._gate.final_outcome is not None:
+                return  # whoever has set that ends it, and in another thread than the clock's
             self._registry.backing_off.discard(job)
             job.backoff_over()
             outcome, consumer = self.admission.enqueue(job)
