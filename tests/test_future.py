@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import CancelledError, Future, InvalidStateError, as_completed, wait
 from concurrent.futures import TimeoutError as WaitTimeout
@@ -20,7 +19,6 @@ import work
 from manual_backend import ManualBackend, ManualRunner
 
 from parallel_exec import Task, TaskFuture
-from parallel_exec._sync.parking import Parker
 
 
 @pytest.fixture
@@ -360,21 +358,6 @@ def test_a_failed_task_keeps_nothing_alive(lab: Any) -> None:
     executor.submit(partial(failing, thing)).exception()
     del thing
     work.until(lambda: gc.collect() >= 0 and alive() is None)
-
-
-def test_a_bell_is_heard_whenever_it_rings() -> None:
-    """Rung before or while somebody waits, once or more often, it ends one wait; a wait that is over at once is over."""
-    parker = Parker()
-    parker.unpark()
-    parker.unpark()
-    parker.wait(work.PATIENCE)
-    parker.wait(-1)
-    ringer = threading.Timer(0.05, parker.unpark)
-    ringer.start()
-    start = time.monotonic()
-    parker.wait(work.PATIENCE)
-    assert time.monotonic() - start < work.PATIENCE
-    ringer.join()
 
 
 def test_completion_shows_what_is_the_holders(lab: Any) -> None:

@@ -44,9 +44,15 @@ def check_initializer(initializer: object) -> None:
 
 
 class Pool(ParallelExecutor):
-    """A `ParallelExecutor` with the standard library's settings: no time limit, and no retries."""
+    """A `ParallelExecutor` with the standard library's settings: no time limit, and no retries.
+
+    Attributes:
+        _takes_chunks: whether `chunksize` has an effect; else any value will do, as in the standard library: 0, where a
+            short input is divided.
+    """
 
     _allows_lazy = True
+    _takes_chunks = True
 
     def __init__(self, max_workers: int, backend: Backend) -> None:
         super().__init__(max_concurrency=max_workers, timeout=None, retry_count=0, backend=backend)
@@ -61,6 +67,8 @@ class Pool(ParallelExecutor):
         **_misspelt: Never,
     ) -> Iterator[T]:
         """Do as `ParallelExecutor.map`; each call goes through `submit` where a subclass has one of its own."""
+        if not self._takes_chunks:
+            chunksize = 1
         if _misspelt or type(self).submit is Pool.submit:
             return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, **_misspelt)
         sizes: dict[str, Any] = {"chunksize": chunksize}

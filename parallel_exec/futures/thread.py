@@ -6,13 +6,10 @@ import concurrent.futures.thread
 import itertools
 import math
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, TypeVar
 
 from parallel_exec.backends.thread import ThreadBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
-
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
 __all__ = ["BrokenThreadPool", "ThreadPoolExecutor"]
 
@@ -35,6 +32,8 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):  # type: 
         TypeError, ValueError: as the standard library's does.
     """
 
+    _takes_chunks = False
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -49,15 +48,3 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):  # type: 
         name = thread_name_prefix or f"ThreadPoolExecutor-{next(_numbers)}"
         # The standard library takes a float, such as half the CPUs, and starts threads while there are fewer.
         Pool.__init__(self, math.ceil(max_workers), ThreadBackend(initializer, tuple(initargs), name))
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,  # any value will do, as in the standard library: 0, where a short input is divided
-        buffersize: int | None = None,
-        **_misspelt: Never,
-    ) -> Iterator[T]:
-        """Do as `ParallelExecutor.map`; `chunksize` has no effect in threads, and is not looked at."""
-        return super().map(fn, *iterables, timeout=timeout, buffersize=buffersize, **_misspelt)
