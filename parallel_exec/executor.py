@@ -166,16 +166,16 @@ class ParallelExecutor(Submitter, Executor):
             from parallel_exec.progress import quiet_tqdm
 
             quiet_tqdm()  # without it, this fails now, while nothing has begun
-        ticket = object()
+        call = object()
         try:
-            batch, rest = self._batches.begin(fail_fast, ticket)
+            batch, rest = self._batches.begin(fail_fast, call)
             self._completion.stop_all(rest, lambda job: CANCELLED)
             self._admission.start()
             until = None if deadline is None else time.monotonic() + deadline
             self._drive(batch, until, deadline, progress)
             self._batches.end(self._admission.stage)
         except BaseException:
-            if self._batches.is_mine(ticket):
+            if self._batches.is_mine(call):
                 self._batches.current.give_up()
                 try:
                     self._interrupt(self._batches.current)

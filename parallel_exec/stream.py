@@ -55,9 +55,8 @@ class Window(Generic[T]):
     def close(self) -> None:
         """Cancel what waits, and stop what runs; what has ended stays."""
         self.drop_handed()
-        for future in [
-            future for future in self.futures if not future.cancel()
-        ]:  # first what waits, or it would run now
+        running = [future for future in self.futures if not future.cancel()]  # first what waits, or it would run now
+        for future in running:
             future.abort()
 
 

@@ -137,20 +137,20 @@ class Batches:
         self.current = Batch()
         self.latest: Finished = self.current
         self._lock = lock
-        self._ticket: object = None  # of the `execute_all` that is under way
+        self._call: object = None  # stands for the call of `execute_all` that is under way
 
-    def begin(self, fail_fast: bool, ticket: object) -> tuple[Batch, Sequence[AnyJob]]:
+    def begin(self, fail_fast: bool, call: object) -> tuple[Batch, Sequence[AnyJob]]:
         """Start the current batch; returns it, and what must be cancelled, as one may have failed already.
 
-        By its ticket the caller can tell whether it did, whatever was raised meanwhile.
+        By `call`, an object of its own, the caller can tell whether it did, whatever was raised meanwhile.
 
         Raises:
             RuntimeError: it was started already.
         """
         with self._lock:
-            if self._ticket is not None:
+            if self._call is not None:
                 raise RuntimeError("execute_all() is running already in another thread: add_task() joins its run")
-            self._ticket = ticket
+            self._call = call
             self.latest = batch = self.current
             return batch, batch.fail_fast() if fail_fast else ()
 
@@ -158,9 +158,9 @@ class Batches:
         """Let `results()` tell of a stream that begins. One assignment, so without the lock."""
         self.latest = stream
 
-    def is_mine(self, ticket: object) -> bool:
-        """Return whether the batch under way was begun with this ticket."""
-        return self._ticket is ticket
+    def is_mine(self, call: object) -> bool:
+        """Return whether the batch under way was begun by this call."""
+        return self._call is call
 
     def end(self, stage: Callable[[], object]) -> None:
         """Let tasks join a new batch from now on; waits for what joined at the last moment, unless it was given up.
@@ -177,5 +177,5 @@ class Batches:
             if is_over and self.current is batch:
                 stage()
                 self.current = Batch()
-                self._ticket = None
+                self._call = None
             return is_over

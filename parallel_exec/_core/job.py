@@ -41,14 +41,14 @@ _EMPTY = Context()  # shared by all whose context is empty: that much less for t
 
 
 class Phase:
-    """Where a task is. Written by the scheduler alone, under its lock."""
+    """Where a task is; changed by the methods of `Job` alone."""
 
     NEW = 0  # not in the queue yet
     QUEUED = 1  # in the queue
     HANDED_OUT = 2  # a back end has it, and no attempt has started
     LIVE = 3  # an attempt is running
     SETTLING = 4  # an attempt has ended, and one thread has claimed the right to say what follows
-    BACKING_OFF = 5  # parked until the next attempt
+    BACKING_OFF = 5  # it waits for the next attempt's time
     DONE = 6  # the outcome is decided
 
 
@@ -83,7 +83,7 @@ class Job(TaskFuture[T]):
 
     # Defaults live on the class, so that an instance holds only what differs from them.
 
-    # The scheduler's record, written under its lock.
+    # Changed under the executor's lock.
     phase = Phase.NEW
     sequence = 0  # its place in the order added; 0: it has none yet
     attempt_number = 0  # of the current or last attempt
@@ -91,7 +91,7 @@ class Job(TaskFuture[T]):
     backoff_timer: Any = None  # while backing off
     override: Failure | None = None  # how it must end instead of another attempt
 
-    # Written by the one thread that starts, or has claimed, the attempt.
+    # Changed by the one thread that starts, or has claimed, the attempt.
     past: tuple[Attempt, ...] = ()
     first_started_at: float | None = None
     started_at = 0.0
@@ -123,9 +123,7 @@ class Job(TaskFuture[T]):
         self.owner = owner
         self.settings = settings
         self.context: Context | None = (copy_context() or _EMPTY) if context is None else context
-        self.fn: Any = (
-            fn  # once the call was let go, what the id is made of: a function that keeps nothing alive, or a name
-        )
+        self.fn: Any = fn  # once the call was let go: a function that keeps nothing alive, or a name, for the id
         self.args: Any = args  # None once the call was let go
         self.kwargs = kwargs
         if priority:
@@ -194,7 +192,7 @@ class Job(TaskFuture[T]):
         self._retrieved()
 
     def task_result(self) -> TaskResult[T]:
-        if self._state is FINISHED and self._exception is None:
+        if self.succeeded():
             outcome: Outcome = Success(self._result)
         else:
             self._retrieved()
@@ -206,7 +204,7 @@ class Job(TaskFuture[T]):
 
     def attempts(self) -> tuple[Attempt, ...]:
         past = self.past
-        if self._state is FINISHED and self._exception is None and len(past) < self.attempt_number:
+        if len(past) < self.attempt_number and self.succeeded():  # whose last attempt is noted in no other way
             past += (Attempt(self.attempt_number, self.started_at, self.ended_at - self.started_at, None, self.worker),)
         return past
 
@@ -238,7 +236,7 @@ class Job(TaskFuture[T]):
 
         return is_unwanted
 
-    # ── its way through the executor: called with the scheduler's lock held, but where it says something else ───────
+    # ── its way through the executor: called with the executor's lock held, unless a docstring says otherwise ───────
 
     def added(self, sequence: int, at: float, batch: Batch | None) -> None:
         """It has its place in the order, and a batch that collects it, if one is to."""
@@ -282,7 +280,7 @@ class Job(TaskFuture[T]):
         self.started_at = at
 
     def claimed(self) -> None:
-        """The attempt has ended, or is refused: one thread has the right to say what follows. By that thread, lock or no."""
+        """An attempt has ended, or cannot begin: the calling thread alone says what follows. With or without the lock."""
         self.phase = Phase.SETTLING
 
     def judged_by(self, retry_state: Any) -> None:
@@ -306,14 +304,17 @@ class Job(TaskFuture[T]):
         self.backoff_timer = None
 
     def override_with(self, outcome: Failure) -> None:
-        """Let it end like this instead of by another attempt; the first such word counts."""
+        """Let it end like this instead of by another attempt; the first call counts."""
         if self.override is None:
             self.override = outcome
 
     def decide(self, at: float | None = None) -> None:
-        """The outcome is decided: who calls this `settle`s it. `at`: when the attempt ended that decided it.
+        """The outcome is decided, and the calling thread must `settle` it.
 
-        With the lock held, or by the thread that has claimed the attempt.
+        Called with the lock held, or by the thread that has claimed the attempt.
+
+        Args:
+            at: when the attempt ended that decided it; None: it is no attempt's outcome.
         """
         if at is not None:
             self.ended_at = at
@@ -334,7 +335,7 @@ class Job(TaskFuture[T]):
             self.batch.forget(self)
             self.batch = None
 
-    # ── its end: without the scheduler's lock ───────────────────────────────────────────────────────────────────────
+    # ── its end: called without the lock ────────────────────────────────────────────────────────────────────────────
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """Set the result, wake who waits and call the callbacks; once it is decided, by who decided it. Runs users' code."""
