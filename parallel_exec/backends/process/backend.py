@@ -1,22 +1,4 @@
-"""Processes: each worker has its own pipes and permits, and one thread in the parent serves them all.
-
-                    ┌── pump: take ──► hand_out ──► worker 1..n
-    I/O thread ─────┤── frames ──► begin, report
-    (a selector)    ├── peek: what is running? stuck? ──► take back
-                    └── a death: frames, journal, the culprit ──► replacement
-
-Tiny tasks go over in batches, so that a worker need not wait for the parent between two; permits (`worker_handle.py`) make it
-possible to take back what has not begun: when another worker is idle, when something of higher priority comes, when a
-task is cancelled, or when a batch turns out to be stuck behind a long task.
-
-Guarantees:
-    Workers share nothing: no lock, no queue, no pipe. Killing one touches only the task it was running; what it had
-    finished counts, what it had not begun goes back uncharged.
-
-The parts: `launcher.py` starts workers, `preload.py` makes that fast, `worker_handle.py` is one of them seen from here,
-`io_loop.py` the thread, `prefetch.py` says how much to send ahead, `payload.py` and `_pickling.py` what it is made of,
-`wire.py` how it is laid out, `segments.py` how large buffers travel, `child/main.py` what runs in the child.
-"""
+"""`ProcessBackend`: the settings of a process pool, checked; the package says how one works."""
 
 from __future__ import annotations
 
