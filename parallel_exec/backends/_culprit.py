@@ -96,10 +96,8 @@ def _describe(part: Any) -> str:
 def unsendable(value: Any, error: BaseException) -> tuple[str, str]:
     """Return what a result that cannot be pickled is, and why it cannot; for the error that its task ends with."""
     what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
-    if isinstance(error, MemoryError) or not isinstance(
-        error, Exception
-    ):  # it is not to be raised again by a closer look
-        return what, _say(error)
+    if isinstance(error, MemoryError) or not isinstance(error, Exception):
+        return what, _say(error)  # a closer look must not raise it again
     way = ""
     if _failure(value) is not None:
         way, _, error = _descend(value, error)

@@ -1,6 +1,6 @@
 """Records of the workers' loggers, on their way to the parent's.
 
-worker: logger ──► handler ──► LOG frame ──► parent: the logger of the same name
+    worker: logger ──► handler ──► LOG frame ──► parent: the logger of the same name
 
 Guarantees:
     A record is never lost for what is in it. Its message is filled in when it is made. What else it carries, `extra` and
