@@ -228,9 +228,7 @@ class EngineRunner(Runner):
 
     def _began(self, submission: Submission, worker: str, start: float) -> None:
         if submission.begin(worker, start):
-            if not self._begin(submission):
-                self._abandon(submission)
-                self._release(submission)
+            self._begin_elsewhere(submission)
         elif submission.state == State.ABANDONED:
             self._cancel(submission)  # only now it is known where it runs
         elif submission.state == State.RUNNING and worker != submission.worker:
@@ -267,6 +265,17 @@ class EngineRunner(Runner):
         assert slot is not None, "it is held until the attempt is settled"
         return self.port.begin(submission.job, slot, submission.worker, submission.started_at) > 0
 
+    def _begin_elsewhere(self, submission: Submission) -> None:
+        """Do the same for an attempt that the engine has, and have it let go of one whose task ends instead."""
+        begins = False
+        try:
+            begins = self._begin(submission)
+        finally:  # also when a callback raises what is no Exception
+            if not begins:
+                self._abandon(submission)
+                self._release(submission)
+                self._feeder.call_soon(self._feed)
+
     def _report(self, submission: Submission, outcome: Outcome, end: float) -> None:
         """Settle an attempt, unless it is settled."""
         job = submission.known_job
@@ -287,6 +296,9 @@ class EngineRunner(Runner):
     def _ended(self, submission: Submission, engine_future: EngineFuture) -> None:
         """Settle what the engine has done with, if it is not settled. The settler."""
         failed = engine_future.cancelled() or engine_future.exception() is not None
+        if failed:
+            with self.port.lock:  # which `recall` holds, when it is about to withdraw what it has had cancelled
+                pass
         if failed and submission.is_pending and self._engine.await_start(submission):
             self._settler.call_soon(partial(self._ended, submission, engine_future))  # after `_began`
             return
@@ -328,14 +340,14 @@ class EngineRunner(Runner):
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
         """Settle what the engine refused. The settler."""
         self._tell_failure(error)
-        if for_good:
+        try:
+            if for_good:
+                self.port.reject(submission.job, error)
+            elif self._begin(submission):
+                self._report(submission, Failure(explain(error, submission.job, had_begun=False)), time.monotonic())
+        finally:  # also when a callback raises what is no Exception
             self._release(submission)
-            self.port.reject(submission.job, error)
-        elif self._begin(submission):
-            self._report(submission, Failure(explain(error, submission.job, had_begun=False)), time.monotonic())
-        else:
-            self._release(submission)
-        self._feeder.call_soon(self._feed)
+            self._feeder.call_soon(self._feed)
 
     def _tell_failure(self, error: BaseException) -> None:
         """Say that the engine fails, once until it has run something again."""
@@ -406,12 +418,7 @@ class EngineRunner(Runner):
         """End what was aborted while the engine had it and it was not known to have begun: `begin` does so."""
         job = submission.known_job
         if job is not None and job.override is not None and submission.begin(self._engine.name, time.monotonic()):
-            try:
-                self._begin(submission)
-            finally:
-                self._abandon(submission)
-                self._release(submission)
-                self._feeder.call_soon(self._feed)
+            self._begin_elsewhere(submission)
 
     def _abandon(self, submission: Submission) -> bool:
         """Have the engine let go of an attempt, and count it if it does not; returns what `Engine.cancel` does."""
