@@ -50,6 +50,7 @@ class Assignments:
     Attributes:
         handles: the workers, those included that are starting or closing.
         done: chunks that have come to their end by being split; for the I/O thread.
+        returned: what was taken back, for the scheduler; a set that keeps its order.
         worst: the key of the last in line of all that was handed out, None if nothing is. (It may be out of date, and
             then is too late in line: that costs a needless look, no more.)
         serial: the serial number of the next call that is handed out.
@@ -62,7 +63,7 @@ class Assignments:
         self.serial = 1
         self._lock = lock
         self._wakeup = wakeup
-        self._returned: dict[AnyJob, None] = {}  # a set that keeps its order
+        self.returned: dict[AnyJob, None] = {}
         self._bad_starts: WeakKeyDictionary[AnyJob, int] = WeakKeyDictionary()  # by job: workers that it took along
 
     def add(self, handle: WorkerHandle) -> None:
@@ -81,7 +82,7 @@ class Assignments:
         try:
             self.serial = handle.hand_out(self.serial, jobs)
         except OSError:  # dead, or no more descriptors in flight: then it is out of step with its segments
-            self._returned.update(dict.fromkeys(jobs))
+            self.returned.update(dict.fromkeys(jobs))
             handle.break_off()
             return
         last = jobs[-1]
@@ -89,15 +90,15 @@ class Assignments:
         if self.worst is None or key > self.worst:
             self.worst = key
 
-    def returned(self) -> list[AnyJob]:
+    def take_returned(self) -> list[AnyJob]:
         """Return what was taken back since the last call, for the scheduler. Called with the lock held."""
-        returned, self._returned = list(self._returned), {}
+        returned, self.returned = list(self.returned), {}
         return returned
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
         waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
-        return [*waiting, *self._returned]
+        return [*waiting, *self.returned]
 
     # ── taking back ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,11 +121,11 @@ class Assignments:
 
     def recall(self, job: AnyJob) -> bool:
         """Take a job back if it has not begun. Called with the lock held."""
-        if job not in self._returned and isinstance(job.slot, WorkerHandle):
+        if job not in self.returned and isinstance(job.slot, WorkerHandle):
             self.take_back(job.slot)
-        if job not in self._returned:
+        if job not in self.returned:
             return False
-        del self._returned[job]
+        del self.returned[job]
         return True
 
     def _reclaim(self, handle: WorkerHandle, serials: list[int]) -> None:
@@ -132,11 +133,11 @@ class Assignments:
         for serial in serials:
             job = handle.assigned[serial]
             if type(job) is not MapChunk:
-                self._returned[job] = None
+                self.returned[job] = None
             elif serial == job.serial:
-                self._returned[job] = None  # the whole of it
+                self.returned[job] = None  # the whole of it
             elif serial < job.serial + job.weight:  # where it is split; the rest of the tail goes with it
-                self._returned[job.split(job.index_of(serial))] = None
+                self.returned[job.split(job.index_of(serial))] = None
                 if job.ended(0):
                     self.done.append(job)
             del handle.assigned[serial]  # last: if this is interrupted, it is done again when the worker is dead

@@ -100,8 +100,10 @@ class IoLoop:
                     if key.fd == self._wakeup_r:
                         os.read(key.fd, 512)
                         self._wakeup_pending = False
-                    elif (watched := self._watched.get(key.fd)) is key:  # else one of those before it has closed it
-                        watched.data()  # pyright: ignore[reportOptionalMemberAccess]  # it is `key`
+                    else:
+                        watched = self._watched.get(key.fd)
+                        if watched is not None and watched is key and watched.data():  # else it was closed just now
+                            self.unwatch(watched.fd)
                 raised = None
             except BaseException as error:  # of a user's callback, which may raise what is no Exception; or ours
                 before, raised = raised, (type(error), progress())
@@ -109,13 +111,13 @@ class IoLoop:
                     return error
                 logger.exception("raised in the I/O thread of a process pool, which goes on")
 
-    def watch(self, fd: int, callback: Callable[[], object], event: int = selectors.EVENT_READ) -> None:
-        """Have a callback called whenever a descriptor is ready, unless it is watched already. In the thread."""
+    def watch(self, fd: int, callback: Callable[[], bool | None], event: int = selectors.EVENT_READ) -> None:
+        """Have a callback called whenever a descriptor is ready, until it returns true. In the thread."""
         if fd not in self._watched:
             self._watched[fd] = self._selector.register(fd, event, callback)
 
     def unwatch(self, *fds: int) -> None:
-        """Do so no more, for those that are watched; comes before they are closed. In the thread."""
+        """Watch descriptors no more, those that are; must be called before they are closed. In the thread."""
         for fd in fds:
             if self._watched.pop(fd, None) is not None:
                 self._selector.unregister(fd)

@@ -67,8 +67,9 @@ class ProcessPool(Runner):
         self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
         self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._supervisor.note_ready)
         self._parked = True  # whether the scheduler has us as idle
-        self._gave_back = False
-        self._overridden: list[AnyJob] = []  # put back, and cancelled meanwhile
+        self._overridden: list[AnyJob] | None = (
+            None  # given back, and cancelled meanwhile; None: nothing was given back
+        )
         self._due: float | None = None  # when the next turn has something to do even if nothing is heard
         self._stop_deadline: float | None = None  # until when workers have time to end
         self._has_given_up = False  # guarded by the lock
@@ -166,7 +167,8 @@ class ProcessPool(Runner):
         port, now = self.port, time.monotonic()
         if self._due is not None and now >= self._due:
             self._poll_journals(now)
-        self._supervisor.register_started()
+        if not self._supervisor.started.empty():
+            self._supervisor.register_started()
         if not port.drained:
             self._pump(port)
         elif self._dismiss(now):
@@ -193,83 +195,80 @@ class ProcessPool(Runner):
 
     def _pump(self, port: SchedulerPort) -> None:
         """Give work to whoever wants it, start workers for what is left, and share out what lies with one."""
+        assignments = self.assignments
         ready: list[WorkerHandle] = []
         idle = 0
-        for handle in self.assignments.handles:
+        for handle in assignments.handles:
             if handle.state in AT_WORK:
                 ready.append(handle)
                 idle += not handle.assigned
         if idle and len(ready) > 1:
             with self._lock:  # first: what comes back is ahead of what waits in the queue
                 self._prefetch.rebalance(nothing_else=not port.backlog())
-        self._requeue_returned(port)
+        if assignments.returned:
+            with self._lock:
+                self._requeue(port, assignments.take_returned())
+        while assignments.done:
+            self._receiver.close_chunk(assignments.done.pop())
         while len(ready) > self._limit:
             self._retire(ready.pop())
         if not self._parked:
             self._feed(port, ready)
-        if self._gave_back:
-            self._finish_overridden()
-        if len(self.assignments.handles) < self._limit:
+        if len(assignments.handles) < self._limit:
             self._start_workers(port)
+        if self._overridden is not None:
+            self._finish_overridden(port)
 
     def _feed(self, port: SchedulerPort, ready: list[WorkerHandle]) -> None:
         """Hand out to each worker what it wants, as long as there is something; who has least comes first."""
-        if len(ready) > 1:
+        several = len(self.assignments.handles) > 1
+        if several:
             ready.sort(key=lambda handle: len(handle.assigned))
         for handle in ready:
-            with self._lock:
+            with self._lock:  # from taking to handing out
                 count = self._prefetch.want(handle, port.backlog(), len(ready), self._max_tasks)
                 if count > 0:
-                    if self._prefetch.must_wait(port):
+                    if several and self._prefetch.must_wait(port):
                         break
-                    futures = self._take(port, count)
-                    if futures:
-                        self._hand_out(handle, futures)
+                    jobs = self._take(port, count)
+                    if jobs:
+                        self.assignments.hand_out(handle, jobs)
+                        if self._max_tasks is not None and handle.sent >= self._max_tasks:
+                            handle.tell_to_end()
+            if handle.outgoing:
+                self._watch_writing(handle)
             if self._parked:  # the queue is empty
                 break
-
-    def _requeue_returned(self, port: SchedulerPort) -> None:
-        """Give the scheduler what was taken back, and report the chunks that have ended by that."""
-        with self._lock:  # nothing is in nobody's hands in between
-            self._put_back(port, self.assignments.returned())
-        self._finish_overridden()
-        while self.assignments.done:
-            self._receiver.close_chunk(self.assignments.done.pop())
 
     def _take(self, port: SchedulerPort, count: int) -> list[AnyJob]:
         """Take up to `count` calls; of a chunk that has more the rest stays in the queue. Called with the lock held."""
         self._parked = True  # first: the wake-up may come before we are back
-        futures = port.take_many(self, count)
+        jobs = port.take_many(self, count)
         calls = 0
-        for future in futures:
-            calls += future.weight
-        fits = fitting(futures) if len(futures) > 1 else 1
-        if fits < len(futures):
-            self._put_back(port, futures[fits:])
+        for job in jobs:
+            calls += job.weight
+        fits = fitting(jobs) if len(jobs) > 1 else 1
+        if fits < len(jobs):
+            self._requeue(port, jobs[fits:])
+            self._parked = False
+            return jobs[:fits]
         if calls >= count or port.backlog():
             self._parked = False
-        if fits < len(futures):
-            return futures[:fits]
-        if calls <= count:
-            return futures
-        last: Any = futures[-1]
-        if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
-            self._put_back(port, [last.split(last.high - (calls - count))])
-        return futures
-
-    def _hand_out(self, handle: WorkerHandle, futures: list[AnyJob]) -> None:
-        self.assignments.hand_out(handle, futures)
-        if self._max_tasks is not None and handle.sent >= self._max_tasks:
-            handle.tell_to_end()
-        self._watch_writing(handle)
+        if calls > count:
+            last: Any = jobs[-1]
+            if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
+                self._requeue(port, [last.split(last.high - (calls - count))])
+        return jobs
 
     def _start_workers(self, port: SchedulerPort) -> None:
         """Start a worker for each task that none is free for, and hear of the next task if there is room for more."""
-        if not self._parked and not port.backlog():
-            with self._lock:
-                self._put_back(port, self._take(port, 1))  # to be listed as idle: the next task is to be heard of
-            self._finish_overridden()
         missing = port.backlog()
+        if not missing and not self._parked:
+            with self._lock:
+                jobs = self._take(port, 1)  # to be listed as idle: the next task is to be heard of
+                if jobs:  # it has just come
+                    self._requeue(port, jobs)
+            missing = len(jobs)
         if missing:
             handles = self.assignments.handles
             for handle in handles:
@@ -283,27 +282,20 @@ class ProcessPool(Runner):
         """Return whether another worker may be started."""
         return len(self.assignments.handles) < self._limit
 
-    def _put_back(self, port: SchedulerPort, futures: list[AnyJob]) -> None:
-        """Give futures back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
-        if futures:
-            self._gave_back = True
-            self._overridden += port.requeue(futures)
+    def _requeue(self, port: SchedulerPort, jobs: list[AnyJob]) -> None:
+        """Give jobs back to the scheduler; `_finish_overridden` must follow. Called with the lock held."""
+        overridden = port.requeue(jobs)
+        self._overridden = overridden if self._overridden is None else self._overridden + overridden
 
-    def _finish_overridden(self) -> None:
-        """Do what `_put_back` must not, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
-        if self._gave_back:
-            self._gave_back = False
-            overridden, self._overridden = self._overridden, []
-            self.port.finish_overridden(overridden)
+    def _finish_overridden(self, port: SchedulerPort) -> None:
+        """Do what follows a `_requeue`, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
+        overridden, self._overridden = self._overridden, None
+        port.finish_overridden(overridden or ())
 
     # ── its files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_started(self, handle: WorkerHandle) -> None:
-        self._io.watch(handle.files.results, partial(self._listen, handle))
-
-    def _listen(self, handle: WorkerHandle) -> None:
-        if self._receiver.receive(handle):
-            self._io.unwatch(handle.files.results)  # its death is told otherwise
+        self._io.watch(handle.files.results, partial(self._receiver.receive, handle))  # its death is told otherwise
 
     def _poll_journals(self, now: float) -> None:
         for handle in list(self.assignments.handles):
@@ -311,14 +303,8 @@ class ProcessPool(Runner):
                 self._receiver.poll_journal(handle, now)
 
     def _watch_writing(self, handle: WorkerHandle) -> None:
-        """Have what waits, if anything does, written when the pipe takes more."""
-        if handle.outgoing:
-            self._io.watch(handle.files.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
-
-    def _flush(self, handle: WorkerHandle) -> None:
-        handle.flush()
-        if not handle.outgoing:
-            self._io.unwatch(handle.files.tasks)
+        """Have what waits written when the pipe takes more."""
+        self._io.watch(handle.files.tasks, handle.flush, selectors.EVENT_WRITE)
 
     # ── time is up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -349,7 +335,8 @@ class ProcessPool(Runner):
         with self._lock:
             self.assignments.take_back(handle)
         handle.tell_to_end()
-        self._watch_writing(handle)
+        if handle.outgoing:
+            self._watch_writing(handle)
 
     def _dismiss(self, now: float) -> bool:
         """Let all workers end, those that take too long by force; returns whether all have."""
@@ -365,7 +352,7 @@ class ProcessPool(Runner):
     def _on_death(self, handle: WorkerHandle) -> None:
         """Settle what a dead worker leaves: what it had finished, what it was running, what it had not begun."""
         if handle.process is not None:
-            self._listen(handle)
+            self._receiver.receive(handle)
             self._receiver.frames(handle, handle.unread())
         handle.timer.cancel()
         exitcode = handle.exitcode()
@@ -396,8 +383,8 @@ class ProcessPool(Runner):
                 guarded(handle.exitcode, said=_BREAKING)
                 guarded(handle.close, said=_BREAKING)
         with self._lock:
-            self._put_back(self.port, self.assignments.returned())
-        guarded(self._finish_overridden, said=_BREAKING)
+            self._requeue(self.port, self.assignments.take_returned())
+        guarded(self._finish_overridden, self.port, said=_BREAKING)
         if closed:
             self._io.forget()
         else:

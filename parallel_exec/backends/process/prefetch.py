@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments
+    from parallel_exec.backends.process.wire import Running
     from parallel_exec.backends.process.worker_handle import WorkerHandle
 
 AHEAD = 0.002  # seconds of work in a batch: some ten round trips, and hardly felt by a task of higher priority
@@ -120,7 +121,7 @@ class Prefetch:
             waiting = len(handle.assigned) - 1
             if waiting > 0 and handle.state in AT_WORK:
                 running = handle.running()
-                if running.serial and now - running.since > STUCK:
+                if running.serial and now - running.since > STUCK and not _loads_what_waits(handle, running):
                     self._assignments.take_back(handle)
                 elif nothing_else and handle.state == WorkerState.READY and self._pays(waiting):
                     self._assignments.take_back(handle, (waiting + 1) // 2)
@@ -129,25 +130,29 @@ class Prefetch:
         """Return whether it pays to share out so many calls that are on their way to one worker."""
         return self._average is None or waiting * self._average > STUCK
 
-    def relieve(self, handle: WorkerHandle, ran: float) -> bool:
+    def relieve(self, handle: WorkerHandle, running: Running, now: float) -> bool:
         """Take back what waits behind a call if that is stuck, and may be begun elsewhere. Called with the lock held.
-
-        Args:
-            handle: the worker.
-            ran: for how many seconds the call has been running.
 
         Returns:
             Whether it is stuck.
         """
-        if ran < STUCK:
+        if now - running.since < STUCK:
             return False
-        if (
-            self.depth > 2
-            or self._can_grow()
-            or any(each.state != WorkerState.STARTING and not each.assigned for each in self._assignments.handles)
-        ):
+        if (self.depth > 2 or self._others_may_begin()) and not _loads_what_waits(handle, running):
             self._assignments.take_back(handle)
         return True
+
+    def _others_may_begin(self) -> bool:
+        """Return whether a call that waits behind another would be begun elsewhere at once."""
+        handles = self._assignments.handles
+        return self._can_grow() or any(
+            handle.state != WorkerState.STARTING and not handle.assigned for handle in handles
+        )
+
+
+def _loads_what_waits(handle: WorkerHandle, running: Running) -> bool:
+    """Return whether a worker loads a chunk of which is all that waits: whoever got that would have to load it again."""
+    return running.loading and next(reversed(handle.assigned.values())) is handle.assigned[running.serial]
 
 
 def fitting(futures: Sequence[AnyJob]) -> int:

@@ -216,7 +216,7 @@ class Receiver:
         if has_gone_on or (running.loading and ran < (self._launcher.startup_timeout or NEVER)):
             if not has_gone_on:  # it still loads what it needs, and the attempt's clock does not run yet
                 with self._port.lock:
-                    self._prefetch.relieve(handle, ran)
+                    self._prefetch.relieve(handle, running, now)
             handle.poll_next(now + POLL_AFTER)
             return
         job = handle.assigned[serial] if serial else None
@@ -228,7 +228,7 @@ class Receiver:
                 handle.kill_when_running(serial, CancelledError())
             else:
                 handle.check_pending_kill()
-            is_stuck = job is not None and self._prefetch.relieve(handle, ran)
+            is_stuck = job is not None and self._prefetch.relieve(handle, running, now)
         is_done = (is_stuck and not handle.pending_kill) or not handle.assigned
         handle.poll_next(None if is_done else now + POLL_AFTER)
 

@@ -44,6 +44,7 @@ class Supervisor:
 
     Attributes:
         launching: how many workers' processes are being made.
+        started: workers of which the starting thread has said how their start went, for `register_started`.
         start_again: when further workers are tried again; None: any time.
     """
 
@@ -66,7 +67,7 @@ class Supervisor:
         self._on_started = on_started
         self._on_timeout = on_timeout
         self._on_death = on_death
-        self._started_workers: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
+        self.started: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
         self.launching = 0
         self.start_again: float | None = None
         self._pauses = False  # whether `start_again` holds also for a pool without workers
@@ -125,12 +126,12 @@ class Supervisor:
         """Hear from the starting thread."""
         if error is not None:
             handle.start_failed(error)
-        self._started_workers.put(handle)
+        self.started.put(handle)
         self._io.wakeup()
 
     def register_started(self) -> None:
         """Watch the workers that have been started, and have those reaped that could not be."""
-        while not self._started_workers.empty():
+        while not self.started.empty():
             handle = self.await_started()
             if handle.process is None:
                 handle.files.close_theirs()
@@ -143,7 +144,7 @@ class Supervisor:
 
     def await_started(self) -> WorkerHandle:
         """Return the next worker of which the starting thread has said how its start went; waits for that."""
-        handle = self._started_workers.get()
+        handle = self.started.get()
         self.launching -= 1
         return handle
 

@@ -235,8 +235,8 @@ class WorkerHandle:
             serial += job.weight
         return serial - first
 
-    def flush(self) -> None:
-        """Write what waits, as far as the pipe takes it."""
+    def flush(self) -> bool:
+        """Write what waits, as far as the pipe takes it; returns whether nothing waits any more."""
         outgoing = self.outgoing
         try:
             while outgoing:
@@ -249,6 +249,7 @@ class WorkerHandle:
             pass
         except OSError:  # it is dead; that is seen elsewhere
             outgoing.clear()
+        return not outgoing
 
     def tell_to_end(self) -> None:
         """Let the worker end once it has done what it was sent."""

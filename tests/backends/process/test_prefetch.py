@@ -181,7 +181,8 @@ def test_what_is_stuck_behind_a_call(
 ) -> None:
     """It is taken back if another worker could begin it, or if that are many."""
     assignments = FakeAssignments(busy(1, ran), *others)
-    assert deciding(assignments, duration, grows=grows).relieve(assignments.handles[0], ran) is stuck
+    handle = assignments.handles[0]
+    assert deciding(assignments, duration, grows=grows).relieve(handle, handle.running(), time.monotonic()) is stuck
     assert assignments.taken == taken
 
 
@@ -202,3 +203,20 @@ def test_nothing_of_lower_priority_begins_first(first: int | None, second: int, 
     sent = handle()
     sent.assigned = {1: SimpleNamespace(priority=9), 2: SimpleNamespace(priority=second)}
     assert deciding(FakeAssignments(sent)).must_wait(port) is waits
+
+
+def test_what_waits_for_its_own_chunk_to_be_loaded_stays_there() -> None:
+    """Whoever got the rest of a chunk would have to load it again."""
+    chunk, job = object(), object()
+    loading = Running(1, time.monotonic() - 0.5, True)
+    sent = handle(running=lambda: loading)
+    assignments = FakeAssignments(sent, handle())
+    decides = deciding(assignments, 0.0001)
+    sent.assigned = dict.fromkeys(range(1, 50), chunk)
+    decides.rebalance(nothing_else=False)
+    assert decides.relieve(sent, loading, time.monotonic())
+    assert assignments.taken == []
+    sent.assigned[50] = job
+    decides.rebalance(nothing_else=False)
+    assert decides.relieve(sent, loading, time.monotonic())
+    assert assignments.taken == [(0, None), (0, None)]

@@ -19,7 +19,7 @@ from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartE
 from parallel_exec.backends.process import pool as pool_module
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.backends.process.fork_warning import no_fork_warning
-from parallel_exec.backends.process.pool import ProcessPool
+from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.worker_handle import WorkerState
 
 from . import unpicklable
@@ -355,15 +355,15 @@ def test_a_retired_worker_that_does_not_end_is_killed(pool: Any) -> None:
 
 def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same when its last frame was found by a look into the pipe, not by the selector: the race, made certain."""
-    listen = ProcessPool._listen
+    receive = Receiver.receive
 
-    def look(self: Any, handle: Any) -> None:
+    def look(self: Any, handle: Any) -> bool:
         if handle.state != WorkerState.STARTING:
             handle.poll_at = 0.0  # at once, instead of reading
-        else:
-            listen(self, handle)
+            return False
+        return receive(self, handle)
 
-    monkeypatch.setattr(ProcessPool, "_listen", look)
+    monkeypatch.setattr(Receiver, "receive", look)
     executor = pool(backend={"max_tasks_per_child": 1})
     first = executor.submit(work.leave_thread).result(8)
     assert executor.submit(work.pid).result(8) != first
