@@ -10,7 +10,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
@@ -61,7 +61,7 @@ class Admission:
         was_held = self._is_held()  # by what this call has interrupted, as a handler's
         gate = self._gate
         try:
-            unfit = None if self._prepare is None else self._pack(job)
+            unfit = None if self._prepare is None or not gate.admits else self._pack(job, self._prepare)
             with self._lock:
                 if not gate.admits or (start and not gate.is_kept_open):
                     gate.enter(start)
@@ -113,22 +113,16 @@ class Admission:
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
-        unfit = self._pack_item(job)
+        unfit = None if self._prepare is None else self._pack(job, self._prepare)
         with self._lock:
             self._registry.unsettled.add(job)
             outcome, consumer = self.enqueue(job, unfit)
         self.enqueued(job, outcome, consumer)
 
-    def _pack(self, job: AnyJob) -> ParallelExecError | None:
-        if not self._gate.admits:  # before the work
-            self._gate.refuse()
-        return self._pack_item(job)
-
-    def _pack_item(self, job: AnyJob) -> ParallelExecError | None:
+    def _pack(self, job: AnyJob, prepare: Callable[[AnyJob], Any]) -> ParallelExecError | None:
         """Have the back end make the call ready to travel; returns why it cannot."""
         try:
-            if self._prepare is not None:
-                job.packed(self._prepare(job))
+            job.packed(prepare(job))
         except ParallelExecError as error:
             return error.with_traceback(None)  # which holds this frame, and the job is to keep the error
         return None

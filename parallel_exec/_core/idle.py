@@ -66,7 +66,7 @@ class IdleConsumers:
         if not self._idle:
             return None
         self._idle.pop(consumer, None)
-        return self.choose()
+        return self.choose() if self._ready.heap else None
 
     def choose(self) -> Consumer | None:
         """Choose whom to `wake`, if there is something for somebody. Called with the lock held.

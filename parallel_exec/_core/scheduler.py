@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Sequence
 
 from parallel_exec._core.admission import Admission
-from parallel_exec._core.completion import CANCELLED, Completion
+from parallel_exec._core.completion import Completion
 from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._core.monitor import Monitor
 from parallel_exec._outcome import Failure, Outcome, Success
@@ -117,10 +117,10 @@ class Scheduler:
         taken: list[AnyJob] = []
         with self.lock:
             while calls > 0:
-                first = self._ready.peek() if self._gate.may_start else None
-                if first is not None and taken and first.priority != taken[0].priority:
+                first = self.first_priority() if taken and self._ready.heap else None
+                if first is not None and first != taken[0].priority:
                     break  # what is sent ahead is of one priority, or the lower would be ahead of others' higher
-                job = None if first is None else self._ready.pop()
+                job = self._ready.pop() if self._gate.may_start else None
                 idle = self._idle.came(consumer, job)
                 assert idle is None, "who takes many is the only consumer"
                 if job is None:
@@ -285,11 +285,12 @@ class Scheduler:
                     rest.append(attempt)
         for job, outcome in settle_unwatched(ended):
             guarded(job.settle, outcome, False, said=_RAISED, owner=job)
+        others: list[AnyJob] = []
         with self.lock:
-            others = [rest for rest in [self._registry.account(job) for job, _ in ended] if rest]
-        for each in others:
-            self.completion.stop_all(each, lambda job: CANCELLED)
-        self.completion.follow_up()
+            for job, _ in ended:
+                others += self._registry.account(job)
+        if others or self._gate.closed:
+            self.completion.follow_up(others)
         for job, start, outcome, end in rest:
             guarded(self._report_ran, slot, worker, job, start, outcome, end, said=_RAISED, owner=job)
 
