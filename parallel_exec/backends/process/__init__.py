@@ -17,9 +17,32 @@
                │        ▼
     a worker process              a permit, the call, its frame; the next           child/
 
-Tiny tasks go over in batches, so that a worker need not wait for the parent between two. A worker acquires a permit before
-it begins a call, and the parent takes permits back for what has not begun: when another worker is idle, when something of
-higher priority comes, when a task is cancelled, or when a batch turns out to be stuck behind a long task.
+The threads of the parent, and what each of them does here:
+
+    any caller        pickles the call; wakes the I/O thread; takes back what has not begun, or has a worker killed (stop)
+    I/O thread        everything else: one for a pool, started by the first task
+    starting threads  one for each worker that is being started; hands it to the I/O thread through a queue
+    clock             a worker's timer: its start, or an attempt, takes too long; has it killed
+
+A turn of the I/O thread (`ProcessPool._turn`), after which it sleeps until a file is ready or something is due:
+
+    poll journals that are due ─► watch workers that were started ─► rebalance ─► give back what was taken back
+        ─► retire workers beyond the limit ─► take and hand out ─► start workers for what is left
+
+The way of a call, and what proves where it is:
+
+    parent   take ─► serial number, `assigned` ─► one permit ─► batch, task pipe                   frame ─► begin, report
+    worker                                   permit acquired ─► journal: runs ─► call ─► journal: frame ─► result pipe
+
+    A permit that the parent gets back proves that the last of `assigned` has not begun and never will: it is taken back when
+    another worker is idle, when something of higher priority comes, when a task is cancelled or a worker killed, and when
+    what it is part of is stuck behind a long call. Tiny calls go over in batches, so that no worker waits for the parent.
+    The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
+    worker is silent, or dead. What comes both by it and through the pipe counts once.
+
+The states of a worker (`worker_handle.py` says who may be sent what):
+
+    STARTING ─► READY ◄─► DRAINING ─► CLOSING ─► DEAD      a process ends from any of them; what it had not begun goes back
 
 Guarantees:
     Workers share nothing: no lock, no queue, no pipe. Killing one touches only the task it was running; what it had
