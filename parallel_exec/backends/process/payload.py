@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 _GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
 
 
-def pack(future: AnyJob, *, has_main: bool = False) -> Pickled:
-    """Pickle the call of a future; `has_main`: for workers that need not import the main module, as they have it.
+def pack(job: AnyJob, *, has_main: bool = False) -> Pickled:
+    """Pickle the call of a job; `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:
         TaskSerializationError: a part of it cannot be pickled.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
-    fn, args, kwargs = future.fn, future.args, future.kwargs or {}
+    fn, args, kwargs = job.fn, job.args, job.kwargs or {}
     try:
         pickled = _pickling.dumps_call(fn, args, kwargs)
         if pickled.names_main and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 if not _Finder.finds_main((fn, args, kwargs)):
                     return pickled  # it only says the name
-                raise start_error("process", f"task {future.id!r} needs the main module, {reason}")
+                raise start_error("process", f"task {job.id!r} needs the main module, {reason}")
             pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
     except ParallelExecError:
         raise
@@ -53,7 +53,7 @@ def pack(future: AnyJob, *, has_main: bool = False) -> Pickled:
         with _reducers.carry([]):
             what, why, hint = find_culprit(parts_of(fn, args, kwargs))
         raise TaskSerializationError(
-            f"{what} of task {future.id!r}", "to the worker", why, hint
+            f"{what} of task {job.id!r}", "to the worker", why, hint
         ) from _exceptions.detached(error)
     return pickled
 

@@ -5,7 +5,7 @@
 
 Guarantees:
     What other threads take back is given to the scheduler by the I/O thread, as that may run user code.
-    No future is in nobody's hands while the scheduler's lock is free: taking and handing out are one turn of the lock.
+    No job is in nobody's hands while the scheduler's lock is free: taking and handing out are one turn of the lock.
     After a worker's death its pipe is read, then its journal; only then is anything called lost.
     Nothing here waits: pipes are non-blocking.
 
@@ -103,17 +103,17 @@ class ProcessPool(Runner):
         """Take back everything that has not begun. Called with the lock held."""
         self.assignments.take_back_all()
 
-    def recall(self, future: AnyJob) -> bool:
-        """Take a future back if it has not begun. Called with the lock held."""
-        return self.assignments.recall(future)
+    def recall(self, job: AnyJob) -> bool:
+        """Take a job back if it has not begun. Called with the lock held."""
+        return self.assignments.recall(job)
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
         return self.assignments.handed_out()
 
-    def stop(self, future: AnyJob, number: int, error: BaseException) -> None:
+    def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
-        self.assignments.stop(future, number, error)
+        self.assignments.stop(job, number, error)
 
     def terminate(self) -> None:
         """Send each worker SIGTERM; a task that it ends fails like one whose worker crashed. Not those that still start."""
@@ -311,11 +311,11 @@ class ProcessPool(Runner):
     def _on_timeout(self, handle: WorkerHandle) -> None:
         """Stop what a worker runs, if it outran its timeout. Called by the clock."""
         running = handle.running()
-        future = handle.assigned.get(running.serial)
-        if type(future) is MapChunk:
-            self._stop_late_item(handle, future, running)
+        job = handle.assigned.get(running.serial)
+        if type(job) is MapChunk:
+            self._stop_late_item(handle, job, running)
         else:
-            self.port.expire(handle, future)
+            self.port.expire(handle, job)
 
     def _stop_late_item(self, handle: WorkerHandle, chunk: MapChunk, running: Running) -> None:
         """Stop an item that outran its timeout, or a chunk that cannot be loaded in time; else look again later."""

@@ -155,13 +155,13 @@ def _loads_what_waits(handle: WorkerHandle, running: Running) -> bool:
     return running.loading and next(reversed(handle.assigned.values())) is handle.assigned[running.serial]
 
 
-def fitting(futures: Sequence[AnyJob]) -> int:
+def fitting(jobs: Sequence[AnyJob]) -> int:
     """Return how many of these, from the first on and at least one, may travel in one batch."""
     size = segments = 0
-    for place, future in enumerate(futures):
-        payload = future.payload
+    for place, job in enumerate(jobs):
+        payload = job.payload
         size += len(payload.data)
         segments += payload.has_descriptors()
         if place and (size > MOST_BYTES or segments > MOST_LARGE):
             return place
-    return len(futures)
+    return len(jobs)
