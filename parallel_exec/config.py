@@ -1,4 +1,4 @@
-"""`ParallelConfig`: every setting of an executor, checked in one place."""
+"""`ParallelConfig`: every setting of an executor, checked in one place; and which retry policy a task has by it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from parallel_exec._checks import (
 )
 from parallel_exec._hints import backend_hint, refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec.retry import PlainPolicy, RetryPolicy, TenacityPolicy
+from parallel_exec.task import INHERIT, Inherited
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
     from parallel_exec.backends.base import Backend
     from parallel_exec.events import Event
-    from parallel_exec.retry import RetryPolicy
 
     class Overrides(TypedDict, total=False):
         """The settings as type checkers and editors know them, where any of them may be given by name."""
@@ -130,29 +131,37 @@ class ParallelConfig:
         return replace(self, **given)
 
 
-class Settings:
-    """What of the configuration applies to a task; shared by all tasks without settings of their own.
+def policy_for(
+    config: ParallelConfig,
+    retry_count: int | Inherited = INHERIT,
+    retry: BaseRetrying | Inherited | None = INHERIT,
+    retry_on: RetryOn | Inherited = INHERIT,
+    backoff: float | Inherited = INHERIT,
+) -> RetryPolicy:
+    """Return the policy of a task with these settings of its own; the result may be kept and shared.
 
-    Attributes:
-        timeout: seconds for one attempt, None for no limit.
-        policy: decides about retries.
-        allows_lazy: whether a call may return a coroutine or a generator that has not run.
-        own: those that the task has for itself, by the names of `Task`'s fields.
+    A `Retrying` replaces the plain settings, so the nearest one that was said wins: the task's `retry`, then the task's
+    plain settings (with the config's others, even where the config has a `retry`, which they could not be put into), then
+    the config's `retry`, then its plain settings.
+
+    `retry=None` asks for the plain settings.
+
+    Raises:
+        ValueError: the task's `backoff` is more than the config's `max_backoff`.
     """
-
-    __slots__ = ("allows_lazy", "own", "policy", "timeout")
-
-    def __init__(
-        self,
-        timeout: float | None,
-        policy: RetryPolicy,
-        allows_lazy: bool = False,
-        own: dict[str, Any] | None = None,
-    ) -> None:
-        self.timeout = timeout
-        self.policy = policy
-        self.allows_lazy = allows_lazy
-        self.own = own or {}
+    if retry is INHERIT:
+        retry = config.retry if retry_count is retry_on is backoff is INHERIT else None
+    if retry is not None:
+        return TenacityPolicy(retry)
+    if backoff is not INHERIT:
+        check_backoff(backoff, config.max_backoff)
+    return PlainPolicy(
+        config.retry_count if retry_count is INHERIT else retry_count,
+        config.backoff if backoff is INHERIT else backoff,
+        config.max_backoff,
+        config.jitter,
+        config.retry_on if retry_on is INHERIT else retry_on,
+    )
 
 
 def check_concurrency(value: int) -> int:

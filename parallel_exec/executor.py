@@ -17,17 +17,17 @@ from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
 from parallel_exec._core.scheduler import Scheduler
+from parallel_exec._core.settings import Settings
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._queue_view import LiveQueue
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.registry import make_backend
-from parallel_exec.config import ParallelConfig, Settings
+from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
-from parallel_exec.retry import policy_for
 from parallel_exec.stream import stream
 from parallel_exec.task import INHERIT, Inherited, Task, TaskResult
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never, ParamSpec
 
     from parallel_exec._core.scheduler import Scheduler
-    from parallel_exec.config import Settings
+    from parallel_exec._core.settings import Settings
     from parallel_exec.future import TaskFuture
 
     P = ParamSpec("P")

@@ -1,6 +1,6 @@
 """Whether a task gets another attempt, and when: tenacity decides, we wait.
 
-    config, task ──► policy_for ──► PlainPolicy | TenacityPolicy
+    config, task ──► policy_for ──► PlainPolicy | TenacityPolicy      (`policy_for` is in config.py)
                                           │
     first attempt starts ──► begin        │   one state per task, its clock is `stop_after_delay`'s
     an attempt is to run ──► before       │   tenacity's `before`
@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
 from parallel_exec import _forks
-from parallel_exec._checks import check_backoff
 from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
 from parallel_exec._outcome import Failure, Outcome, Success
@@ -44,7 +43,6 @@ from parallel_exec.errors import (
     TaskSerializationError,
     WorkerStartError,
 )
-from parallel_exec.task import INHERIT, Inherited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
     from tenacity import BaseRetrying, RetryCallState
 
     from parallel_exec._checks import RetryOn
-    from parallel_exec.config import ParallelConfig
 
 
 class Delay(NamedTuple):
@@ -322,36 +319,3 @@ def _is_try_again(outcome: Outcome) -> bool:
     from tenacity import TryAgain
 
     return isinstance(outcome, Failure) and isinstance(outcome.error, TryAgain)
-
-
-def policy_for(
-    config: ParallelConfig,
-    retry_count: int | Inherited = INHERIT,
-    retry: BaseRetrying | Inherited | None = INHERIT,
-    retry_on: RetryOn | Inherited = INHERIT,
-    backoff: float | Inherited = INHERIT,
-) -> RetryPolicy:
-    """Return the policy of a task with these settings of its own; the result may be kept and shared.
-
-    A `Retrying` replaces the plain settings, so the nearest one that was said wins: the task's `retry`, then the task's
-    plain settings (with the config's others, even where the config has a `retry`, which they could not be put into), then
-    the config's `retry`, then its plain settings.
-
-    `retry=None` asks for the plain settings.
-
-    Raises:
-        ValueError: the task's `backoff` is more than the config's `max_backoff`.
-    """
-    if retry is INHERIT:
-        retry = config.retry if retry_count is retry_on is backoff is INHERIT else None
-    if retry is not None:
-        return TenacityPolicy(retry)
-    if backoff is not INHERIT:
-        check_backoff(backoff, config.max_backoff)
-    return PlainPolicy(
-        config.retry_count if retry_count is INHERIT else retry_count,
-        config.backoff if backoff is INHERIT else backoff,
-        config.max_backoff,
-        config.jitter,
-        config.retry_on if retry_on is INHERIT else retry_on,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 import work
 
 from parallel_exec._core.job import PLACES, Job
-from parallel_exec.config import Settings
+from parallel_exec._core.settings import Settings
 
 
 class Owner:

@@ -12,8 +12,8 @@ import pytest
 import tenacity
 
 from parallel_exec._outcome import Failure, Success
-from parallel_exec.config import ParallelConfig
-from parallel_exec.retry import Delay, PlainPolicy, TenacityPolicy, policy_for
+from parallel_exec.config import ParallelConfig, policy_for
+from parallel_exec.retry import Delay, PlainPolicy, TenacityPolicy
 from parallel_exec.task import INHERIT
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -88,7 +88,7 @@ def test_tenacity_is_imported_only_for_a_wait() -> None:
         import sys
         from parallel_exec.config import ParallelConfig
         from parallel_exec._outcome import Failure, Success
-        from parallel_exec.retry import policy_for
+        from parallel_exec.config import policy_for
         policy = policy_for(ParallelConfig(retry_count=1, backoff=0))
         policy.decide(policy.begin(len, (), {}), 1, Success(1))
         policy.decide(None, 1, Failure(OSError()))

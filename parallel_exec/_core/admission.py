@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from parallel_exec._core.completion import Completion
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.monitor import Monitor
+    from parallel_exec._core.settings import Settings
     from parallel_exec.backends.base import Backend, Consumer
-    from parallel_exec.config import Settings
 
 
 class Admission:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
-    from parallel_exec.config import Settings
+    from parallel_exec._core.settings import Settings
 
 _MISSING = object()  # the place of an item that has not ended
 

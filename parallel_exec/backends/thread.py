@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob
-    from parallel_exec.config import Settings
+    from parallel_exec._core.settings import Settings
 
 _backends = itertools.count()
 

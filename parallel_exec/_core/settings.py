@@ -1,0 +1,33 @@
+"""What of an executor's configuration, or of a call's own, applies to one task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parallel_exec.retry import RetryPolicy
+
+
+class Settings:
+    """What of the configuration applies to a task; shared by all tasks without settings of their own.
+
+    Attributes:
+        timeout: seconds for one attempt, None for no limit.
+        policy: decides about retries.
+        allows_lazy: whether a call may return a coroutine or a generator that has not run.
+        own: those that the task has for itself, by the names of `Task`'s fields.
+    """
+
+    __slots__ = ("allows_lazy", "own", "policy", "timeout")
+
+    def __init__(
+        self,
+        timeout: float | None,
+        policy: RetryPolicy,
+        allows_lazy: bool = False,
+        own: dict[str, Any] | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self.policy = policy
+        self.allows_lazy = allows_lazy
+        self.own = own or {}
