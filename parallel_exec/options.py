@@ -120,6 +120,10 @@ class Submitter:
         return results
 
 
+# As Python's own messages name them: "ParallelExecutor.submit() missing 1 required positional argument: 'fn'".
+Submitter.submit.__qualname__, Submitter.map.__qualname__ = "ParallelExecutor.submit", "ParallelExecutor.map"
+
+
 class Options(Submitter):
     """A light view of an executor, with settings of its own. Frozen, cheap to make, worth keeping for many submits.
 

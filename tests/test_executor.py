@@ -19,6 +19,13 @@ def test_it_is_a_stdlib_executor() -> None:
     assert issubclass(ParallelExecutor, Executor)
 
 
+@pytest.mark.parametrize("method", ["submit", "map"])
+def test_a_call_without_a_function(lab: Any, method: str) -> None:
+    """Python's own message names the executor's method."""
+    with pytest.raises(TypeError, match=rf"^(ParallelExecutor\.)?{method}\(\) missing 1 required"):
+        getattr(lab.executor(), method)()
+
+
 def test_the_example_of_the_documentation(lab: Any) -> None:
     """Adding tasks and running them gives a result for each, in order."""
     with lab.executor(max_concurrency=8, timeout=30, retry_count=2) as executor:

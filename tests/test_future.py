@@ -375,3 +375,4 @@ def test_its_repr_is_the_standard_librarys(lab: Any) -> None:
     assert (len(returned.result()), type(failed.exception())) == (10**6, OSError)
     assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished returned bytes>", repr(returned))
     assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished raised OSError>", repr(failed))
+    assert (type(returned).__module__, type(returned).__qualname__) == (TaskFuture.__module__, "TaskFuture")

@@ -451,7 +451,8 @@ class Job(TaskFuture[T]):
                 waiter.add_result(self)
 
 
-Job.__name__ = Job.__qualname__ = "TaskFuture"  # as its repr says it
+# Its holder sees the name of what it is to him: in its repr, in messages.
+Job.__module__, Job.__name__, Job.__qualname__ = TaskFuture.__module__, TaskFuture.__name__, TaskFuture.__qualname__
 AnyJob = Job[Any]
 
 
