@@ -52,7 +52,7 @@ class _Worker:
     """A thread and its slot.
 
     Attributes:
-        timer: due when the attempt outruns its timeout.
+        timer: due when the attempt outruns its timeout; not disarmed after it, as the clock need not hear of each attempt.
         job: what it runs; written by its own thread.
         starter: the thread that starts it.
         port: the scheduler.
