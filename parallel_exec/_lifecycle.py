@@ -31,15 +31,14 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
 
-INTERRUPT_GRACE = (
-    1.0  # seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise
-)
-INTERRUPT_LIMIT = 1.8  # seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise
+# Seconds that running attempts have to end by themselves after Ctrl-C; a guess, half of what we promise.
+INTERRUPT_GRACE = 1.0
+# Seconds until the caller has its `KeyboardInterrupt`; a guess, a little less than we promise.
+INTERRUPT_LIMIT = 1.8
 _POLL = 0.01  # seconds
 
-_schedulers: weakref.WeakSet[Scheduler] = (
-    weakref.WeakSet()
-)  # alive in this process; module state, as exit is the process's
+# Alive in this process; module state, as exit is the process's.
+_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 _over: list[bool] = []  # whether the interpreter has come to its end
 
 
@@ -79,9 +78,7 @@ def _at_exit() -> None:
 
 
 def _stop(schedulers: list[Scheduler]) -> None:
-    interrupt(
-        schedulers, lambda: [future for scheduler in schedulers for future in scheduler.completion.in_hand()], NEVER
-    )
+    interrupt(schedulers, lambda: [job for scheduler in schedulers for job in scheduler.completion.in_hand()], NEVER)
 
 
 def interrupt(schedulers: Sequence[Scheduler], live: Callable[[], list[AnyJob]], patience: float) -> None:
@@ -150,17 +147,15 @@ class _Ending:
     def _end(self) -> None:
         for scheduler in self._schedulers:
             scheduler.completion.cancel_all_waiting(CANCELLED)
-        futures = self._live()
-        self._wait(futures, INTERRUPT_GRACE)
+        jobs = self._live()
+        self._wait(jobs, INTERRUPT_GRACE)
         for scheduler in self._schedulers:
-            scheduler.completion.stop_all(
-                [future for future in futures if future.owner is scheduler], lambda future: CANCELLED
-            )
-        self._wait(futures, INTERRUPT_GRACE / 2)
+            scheduler.completion.stop_all([job for job in jobs if job.owner is scheduler], lambda job: CANCELLED)
+        self._wait(jobs, INTERRUPT_GRACE / 2)
 
-    def _wait(self, futures: list[AnyJob], seconds: float) -> None:
+    def _wait(self, jobs: list[AnyJob], seconds: float) -> None:
         until = time.monotonic() + seconds
-        while not self.hurry and time.monotonic() < until and not all(future.done() for future in futures):
+        while not self.hurry and time.monotonic() < until and not all(job.done() for job in jobs):
             time.sleep(_POLL)
 
 
