@@ -71,7 +71,7 @@ class IdleConsumers:
     def choose(self) -> Consumer | None:
         """Choose whom to `wake`, if there is something for somebody. Called with the lock held.
 
-        (What is in the heap may be struck out, all of it: then one is woken in vain.)
+        (What is in the heap may be discarded, all of it: then one is woken in vain.)
         """
         if self._chosen and (kept_from := self._chosen.get(get_ident())) is not None:
             return kept_from

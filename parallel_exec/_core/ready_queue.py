@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 
 class ReadyQueue:
-    """The queue of one executor, from which any job can be struck out.
+    """The queue of one executor, from which any job can be discarded.
 
-    Striking out is lazy: the entry stays until it comes up, or until more than half of all entries are struck out and are
+    Discarding is lazy: the entry stays until it comes up, or until more than half of all entries are discarded and are
     thrown away together.
 
     Attributes:
-        heap: the entries, some of them struck out; changed in place.
+        heap: the entries, some of them discarded; changed in place.
         aside: those that are to go in amid a `_tidy`.
     """
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, int, AnyJob]] = []
-        self._struck: set[int] = set()  # places in the order
+        self._discarded: set[int] = set()  # places in the order
         self._tidying = False
         self.aside: list[tuple[int, int, AnyJob]] = []
         self._extra = 0  # calls, beyond one a job
 
     def __len__(self) -> int:
-        return max(0, len(self.heap) + len(self.aside) - len(self._struck))  # less than 0: amid a `_tidy`
+        return max(0, len(self.heap) + len(self.aside) - len(self._discarded))  # less than 0: amid a `_tidy`
 
     def calls(self) -> int:
         """Return how many calls the jobs stand for."""
-        return len(self.heap) + len(self.aside) - len(self._struck) + self._extra
+        return len(self.heap) + len(self.aside) - len(self._discarded) + self._extra
 
     def push(self, job: AnyJob) -> None:
         """Put a job in, at its own place; O(log n)."""
@@ -56,35 +56,35 @@ class ReadyQueue:
 
     def pop(self) -> AnyJob | None:
         """Take the first job out, or return None; O(log n)."""
-        heap, struck = self.heap, self._struck
+        heap, discarded = self.heap, self._discarded
         while heap:
             _, sequence, job = heappop(heap)
-            if not struck or sequence not in struck:
+            if not discarded or sequence not in discarded:
                 if job.weight != 1:
                     self._extra -= job.weight - 1
                 return job
-            struck.discard(sequence)
+            discarded.discard(sequence)
         return None
 
     def peek(self) -> AnyJob | None:
         """Return the first job without taking it out, or None."""
-        heap, struck = self.heap, self._struck
+        heap, discarded = self.heap, self._discarded
         while heap:
             _, sequence, job = heap[0]
-            if sequence not in struck:
+            if sequence not in discarded:
                 return job
             entry = heappop(heap)
-            if entry[1] in struck:
-                struck.discard(entry[1])
+            if entry[1] in discarded:
+                discarded.discard(entry[1])
             else:  # a signal handler has put something else in front
                 heappush(heap, entry)
         return None
 
     def discard(self, job: AnyJob) -> None:
-        """Strike out a job that is in; O(1) on average."""
+        """Take a job out that is in; O(1) on average."""
         self._extra -= job.weight - 1
-        self._struck.add(job.sequence)
-        if len(self._struck) * 2 > len(self.heap) and not self._tidying:
+        self._discarded.add(job.sequence)
+        if len(self._discarded) * 2 > len(self.heap) and not self._tidying:
             more = True
             while more:
                 self._tidying = True
@@ -95,18 +95,18 @@ class ReadyQueue:
                 more = bool(self.aside)
 
     def _tidy(self) -> None:
-        # Not all that is struck: some of it may be aside.
-        gone = {entry[1] for entry in self.heap if entry[1] in self._struck}
+        # Not all that was discarded: some of it may be aside.
+        gone = {entry[1] for entry in self.heap if entry[1] in self._discarded}
         kept = [entry for entry in self.heap if entry[1] not in gone]
         heapify(kept)
         self.heap[:] = kept
-        self._struck.difference_update(gone)
+        self._discarded.difference_update(gone)
         while self.aside:
             heappush(self.heap, self.aside.pop())
 
     def jobs(self) -> list[AnyJob]:
         """Return all jobs, in no order, and leave them in."""
-        return [job for _, sequence, job in self.heap if sequence not in self._struck]
+        return [job for _, sequence, job in self.heap if sequence not in self._discarded]
 
     def holds(self, job: AnyJob) -> bool:
         """Return whether a job is in, whatever its phase says, and count the calls anew; O(n)."""

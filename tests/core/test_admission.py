@@ -193,7 +193,7 @@ def test_an_item_comes_in_after_shutdown() -> None:
 
 
 def test_no_room_is_made_for_what_was_reserved_and_refused() -> None:
-    """A place in a full queue is given back with an exception."""
+    """A place in a full queue is free again after an exception."""
     bare = Bare(queue_size=1)
     job = new_job()
     job.added = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]

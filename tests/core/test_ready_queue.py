@@ -58,8 +58,8 @@ def test_what_an_exception_kept_from_being_counted() -> None:
     assert ready.calls() == 10
 
 
-def test_what_is_struck_out_never_comes() -> None:
-    """Whatever is struck out, and when, the rest comes in order (against a plain sorted list)."""
+def test_what_is_discarded_never_comes() -> None:
+    """Whatever is discarded, and when, the rest comes in order (against a plain sorted list)."""
     chance = random.Random(7)
     ready = ReadyQueue()
     model: list[Any] = []
@@ -68,8 +68,8 @@ def test_what_is_struck_out_never_comes() -> None:
         ready.push(item)
         model.append(item)
         if chance.random() < 0.4:
-            victim = model.pop(chance.randrange(len(model)))
-            ready.discard(victim)
+            gone = model.pop(chance.randrange(len(model)))
+            ready.discard(gone)
         if chance.random() < 0.2 and model:
             first = min(model, key=_place)
             assert ready.peek() is first
@@ -84,8 +84,8 @@ def _place(item: Any) -> tuple[int, int]:
     return -item.priority, item.sequence
 
 
-def test_struck_entries_do_not_pile_up() -> None:
-    """Striking out almost everything shrinks the queue."""
+def test_discarded_entries_do_not_pile_up() -> None:
+    """Discarding almost everything shrinks the queue."""
     items: list[Any] = [Item(sequence) for sequence in range(1000)]
     ready = _queue(*items)
     for item in items[1:]:

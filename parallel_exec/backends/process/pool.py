@@ -67,9 +67,7 @@ class ProcessPool(Runner):
         self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
         self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._supervisor.note_ready)
         self._parked = True  # whether the scheduler has us as idle
-        self._overridden: list[AnyJob] | None = (
-            None  # given back, and cancelled meanwhile; None: nothing was given back
-        )
+        self._overridden: list[AnyJob] | None = None  # requeued, and cancelled meanwhile; None: nothing was requeued
         self._due: float | None = None  # when the next turn has something to do even if nothing is heard
         self._stop_deadline: float | None = None  # until when workers have time to end
         self._has_given_up = False  # guarded by the lock
@@ -194,7 +192,7 @@ class ProcessPool(Runner):
         return None if due is None else max(0.0, due - now)
 
     def _pump(self, port: SchedulerPort) -> None:
-        """Give work to whoever wants it, start workers for what is left, and share out what lies with one."""
+        """Give work to whoever wants it, start workers for what is left, and rebalance what waits."""
         assignments = self.assignments
         ready: list[WorkerHandle] = []
         idle = 0

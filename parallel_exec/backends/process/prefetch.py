@@ -127,7 +127,7 @@ class Prefetch:
                     self._assignments.take_back(handle, (waiting + 1) // 2)
 
     def _pays(self, waiting: int) -> bool:
-        """Return whether it pays to share out so many calls that are on their way to one worker."""
+        """Return whether it pays to split so many calls that are on their way to one worker."""
         return self._average is None or waiting * self._average > STUCK
 
     def relieve(self, handle: WorkerHandle, running: Running, now: float) -> bool:

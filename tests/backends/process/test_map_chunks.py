@@ -285,7 +285,7 @@ def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None
     assert (future.result(8) if way == "submit" else next(results)) == ["original"]
 
 
-@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 15)])  # a chunk of 50 may be shared out, by halves
+@pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 15)])  # a chunk of 50 may be split, by halves
 def test_heavy_items_are_not_sent_over_and_over(
     pool: Any, monkeypatch: pytest.MonkeyPatch, chunksize: int, times: int
 ) -> None:
