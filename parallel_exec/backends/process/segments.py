@@ -27,7 +27,9 @@ logger = logging.getLogger("parallel_exec")
 Data = Union[bytes, bytearray, memoryview]
 
 THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
-_MAX_SEGMENTS = 64  # at a time, and as many mappings; each holds a descriptor, and a socket takes some 270 on their way
+_MOST_SEGMENTS = (
+    64  # at a time, and as many mappings; each holds a descriptor, and a socket takes some 270 on their way
+)
 _SHARE = 8  # of the descriptors that this process may have, one in so many at most is for them
 _COUNT = struct.Struct("<I")
 _MESSAGE = 250  # descriptors in one message; Linux takes 253
@@ -38,7 +40,7 @@ def _limit() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MAX_SEGMENTS if soft == resource.RLIM_INFINITY else min(_MAX_SEGMENTS, soft // _SHARE)
+    return _MOST_SEGMENTS if soft == resource.RLIM_INFINITY else min(_MOST_SEGMENTS, soft // _SHARE)
 
 
 def is_full() -> bool:
