@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import check_count, check_initializer, check_seconds
 from parallel_exec._hints import refuse_names
+from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.launcher import Launcher
-from parallel_exec.backends.process.payload import pack, pack_initializer
+from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable
 from parallel_exec.backends.process.pool import ProcessPool
-from parallel_exec.errors import start_error
+from parallel_exec.errors import ParallelExecError, start_error
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -78,5 +79,16 @@ class ProcessBackend(Backend):
         return ProcessPool(port, limit, self._launcher, self._max_tasks)
 
     def prepare(self, job: AnyJob) -> Pickled:
-        """Return the call, pickled."""
-        return pack(job, has_main=self._forks)
+        """Return the call, pickled.
+
+        Raises:
+            TaskSerializationError: a part of it cannot be pickled.
+            WorkerStartError: it lives in a main script that workers cannot import.
+        """
+        try:
+            pickled = _pickling.dumps_call(job.fn, job.args, job.kwargs or {})
+        except ParallelExecError:
+            raise
+        except Exception as error:
+            raise unpicklable(job) from _exceptions.detached(error)
+        return by_value(job, pickled) if pickled.names_main and not self._forks else pickled

@@ -31,31 +31,34 @@ if TYPE_CHECKING:
 _GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
 
 
-def pack(job: AnyJob, *, has_main: bool = False) -> Pickled:
-    """Pickle the call of a job; `has_main`: for workers that need not import the main module, as they have it.
+def by_value(job: AnyJob, pickled: Pickled) -> Pickled:
+    """Return a pickled call that names the main module so that a worker can load it: by value, if it cannot import that.
 
     Raises:
-        TaskSerializationError: a part of it cannot be pickled.
+        TaskSerializationError: a part of it cannot be pickled by value.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
+    reason = why_not_importable()
+    if not reason:
+        return pickled
     fn, args, kwargs = job.fn, job.args, job.kwargs or {}
     try:
-        pickled = _pickling.dumps_call(fn, args, kwargs)
-        if pickled.names_main and not has_main and (reason := why_not_importable()):
-            if _pickling.find_cloudpickle() is None:
-                if not _Finder.finds_main((fn, args, kwargs)):
-                    return pickled  # it only says the name
-                raise start_error("process", f"task {job.id!r} needs the main module, {reason}")
-            pickled = _pickling.dumps((fn, (args, kwargs)), by_value=True)
+        if _pickling.find_cloudpickle() is not None:
+            return _pickling.dumps((fn, (args, kwargs)), by_value=True)
+        if not _Finder.finds_main((fn, args, kwargs)):
+            return pickled  # it only says the name
     except ParallelExecError:
         raise
     except Exception as error:
-        with _reducers.carry([]):
-            what, why, hint = find_culprit(parts_of(fn, args, kwargs))
-        raise TaskSerializationError(
-            f"{what} of task {job.id!r}", "to the worker", why, hint
-        ) from _exceptions.detached(error)
-    return pickled
+        raise unpicklable(job) from _exceptions.detached(error)
+    raise start_error("process", f"task {job.id!r} needs the main module, {reason}")
+
+
+def unpicklable(job: AnyJob) -> TaskSerializationError:
+    """Return the error of a job whose call could not be pickled, which says what of it cannot."""
+    with _reducers.carry([]):
+        what, why, hint = find_culprit(parts_of(job.fn, job.args, job.kwargs or {}))
+    return TaskSerializationError(f"{what} of task {job.id!r}", "to the worker", why, hint)
 
 
 class Initializer(NamedTuple):
@@ -73,7 +76,7 @@ class Initializer(NamedTuple):
 
 
 def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any], *, has_main: bool) -> Initializer:
-    """Pickle an initializer; `has_main` as for `pack`.
+    """Pickle an initializer; `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:
         TaskSerializationError: a part of it cannot be pickled.
