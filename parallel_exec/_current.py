@@ -1,4 +1,4 @@
-"""What the calling thread runs, as `current_task()` shows it, and how things are named.
+"""What the calling thread runs, as `current_task()` shows it, and for which pool.
 
 Imports nothing of ours, as worker processes need it.
 """
@@ -6,13 +6,7 @@ Imports nothing of ours, as worker processes need it.
 from __future__ import annotations
 
 import threading
-from functools import partial
-from types import MethodType
-from typing import Any, Callable, Protocol
-
-_SHOWN = frozenset((float, complex, bool, type(None), type(...)))
-_COUNTED = frozenset((list, tuple, set, frozenset, dict))
-_BRACKETS: dict[type, str] = {list: "[{}]", tuple: "({})"}
+from typing import Callable, Protocol
 
 
 class RunningCall(Protocol):
@@ -72,62 +66,3 @@ class _Current(threading.local):
 
 
 current = _Current()
-
-
-def type_name(kind: type) -> str:
-    """Return a type's qualified name: a builtin's without its module, and one of the main module as the parent knows it."""
-    return name_of(kind.__module__, kind.__qualname__)
-
-
-def name_of(module: str, qualname: str) -> str:
-    """Return the name of a type, as `type_name` does."""
-    return {"builtins": "", "__mp_main__": "__main__."}.get(module, f"{module}.") + qualname
-
-
-def call_name(fn: object) -> str:
-    """Return the short name of a callable: a partial's is its function's, an object's is its type's. Runs no user code."""
-    while True:
-        if isinstance(fn, partial):
-            fn = fn.func
-        elif type(fn) is MethodType:
-            fn = fn.__func__
-        else:
-            break
-    try:
-        name = object.__getattribute__(fn, "__name__")  # past a `__getattr__` of the user's
-    except Exception:
-        name = None
-    if type(name) is not str:
-        name = type(fn).__name__
-    return name.strip("<>")  # of a lambda
-
-
-def id_of(name: str, number: object) -> str:
-    """Return the id of a task to which nobody gave one: most are never looked at, and a number costs less."""
-    return f"{name}-{number}"
-
-
-def short_repr(value: object, most: int = 60) -> str:
-    """Return a text for a value that fits into `most` characters; it never raises, and calls no `__repr__` of a user's."""
-    text = _short_repr(value, most)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _short_repr(value: Any, most: int) -> str:
-    kind = type(value)
-    text = f"<{type_name(kind)} object>"
-    if isinstance(value, BaseException):
-        args: Any = BaseException.args.__get__(value)  # type: ignore[attr-defined]  # past a property of the user's
-        text = f"{kind.__name__}({', '.join(short_repr(arg, most) for arg in args[:3])})"
-    elif kind in (str, bytes):
-        text = repr(value if len(value) <= most else value[:most])
-    elif kind is int:
-        text = repr(value) if value.bit_length() < 256 else f"<int of {value.bit_length()} bits>"
-    elif kind in _SHOWN:
-        text = repr(value)
-    elif kind in _BRACKETS and len(value) <= 4 and most >= 16:  # (it may contain itself)
-        comma = "," if kind is tuple and len(value) == 1 else ""
-        text = _BRACKETS[kind].format(", ".join([short_repr(item, most // 2) for item in value]) + comma)
-    elif kind in _COUNTED:
-        text = f"<{kind.__name__} of {len(value)}>"
-    return text

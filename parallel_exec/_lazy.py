@@ -16,7 +16,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
-from parallel_exec._current import call_name
+from parallel_exec._names import call_name
 
 LAZY = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))  # the types of what such a call returns
 

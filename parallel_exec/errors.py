@@ -22,7 +22,7 @@ import queue
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any, Literal, Sequence
 
-from parallel_exec._current import short_repr
+from parallel_exec._names import short_repr
 
 try:
     from _pickle import PicklingError  # the same class, without the rest of `pickle`

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 from parallel_exec._checks import check_count, to_float
 from parallel_exec._core.job import PLACES, Job
 from parallel_exec._core.map_chunk import MapChunk, MapResults
-from parallel_exec._current import call_name, id_of
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec._names import call_name, id_of
 from parallel_exec._sync.clock import time
 from parallel_exec.stream import in_order
 

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
 from parallel_exec import _forks
-from parallel_exec._current import type_name
 from parallel_exec._lazy import LazyResultError
+from parallel_exec._names import type_name
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import (

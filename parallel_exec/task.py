@@ -37,9 +37,10 @@ from parallel_exec._checks import (
     check_seconds,
     check_wait,
 )
-from parallel_exec._current import call_name, current, id_of, short_repr
+from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
+from parallel_exec._names import call_name, id_of, short_repr
 from parallel_exec._outcome import Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import TaskTimeoutError

@@ -26,6 +26,7 @@ ORDER = [
     "_sync.timers",
     "_hints",
     "_current",
+    "_names",
     "errors",
     "_crash_error",
     "_outcome",
@@ -256,6 +257,7 @@ def test_a_worker_process_needs_few_modules() -> None:
         "_current",
         "_forks",
         "_lazy",
+        "_names",
         "_outcome",
         "_sync.clock",
     }

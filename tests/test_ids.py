@@ -11,7 +11,7 @@ import work
 from backend_kinds import ALL, over
 
 from parallel_exec import Task, TaskFuture, current_task
-from parallel_exec._current import call_name
+from parallel_exec._names import call_name
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
-from parallel_exec._current import call_name, id_of
+from parallel_exec._names import call_name, id_of
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, settling_lock

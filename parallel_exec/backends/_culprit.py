@@ -16,7 +16,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Iterator, NamedTuple
 
-from parallel_exec._current import type_name
+from parallel_exec._names import type_name
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends import _pickling

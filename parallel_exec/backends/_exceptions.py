@@ -25,7 +25,7 @@ import sys
 import traceback
 from typing import Any, Iterator, NamedTuple, cast
 
-from parallel_exec._current import name_of, type_name
+from parallel_exec._names import name_of, type_name
 from parallel_exec.backends import _pickling, _reducers
 
 _LINKS = 64  # exceptions of a chain that travel, its first ones; a guess: the text of the traceback has them all

@@ -17,7 +17,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._current import call_name
+from parallel_exec._names import call_name
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
 

@@ -18,7 +18,7 @@ import pytest
 import work
 
 from parallel_exec import ProcessBackend, TaskSerializationError
-from parallel_exec._current import type_name
+from parallel_exec._names import type_name
 from parallel_exec.backends._culprit import find_culprit, parts_of, unsendable
 
 from . import unpicklable
