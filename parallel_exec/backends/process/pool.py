@@ -1,4 +1,4 @@
-"""The process pool of one executor: takes tasks from the scheduler, hands them out to workers, and takes them back.
+"""The process pool of one executor: takes jobs from the scheduler, hands them out to workers, and takes them back.
 
     a turn of the I/O thread:  journals that are due ──► workers that were started ──► what was taken back ──► scheduler
                                take ──► hand out ──► start workers for what is left ──► sleep until something is due
@@ -52,7 +52,7 @@ class ProcessPool(Runner):
     """Runs one executor's attempts in worker processes; its thread is started by the first `wake`.
 
     Attributes:
-        assignments: the workers, and which task is where.
+        assignments: the workers, and which job is where.
     """
 
     def __init__(self, port: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None) -> None:
@@ -332,7 +332,7 @@ class ProcessPool(Runner):
     def _retire(self, handle: WorkerHandle) -> None:
         with self._lock:
             self.assignments.take_back(handle)
-        handle.tell_to_end()
+            handle.tell_to_end()
         if handle.outgoing:
             self._watch_writing(handle)
 

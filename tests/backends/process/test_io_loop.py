@@ -1,0 +1,117 @@
+"""The loop of a process pool's thread, alone: no worker, no job."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from parallel_exec.backends.process.io_loop import ENDED, IoLoop
+
+
+class Turns:
+    """Takes turns in the loop's thread, as a pool would, and notes how many, and how they ended."""
+
+    def __init__(self) -> None:
+        self.broken: list[BaseException] = []
+        self.loop = IoLoop(threading.RLock(), self.broken.append)
+        self.todo: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.count = 0
+        self.progress = 0
+        self.ends = False
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.loop.start(self._serve)
+
+    def do(self, act: Callable[[], Any]) -> Any:
+        """Have something done in a turn; returns what comes of it."""
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.todo.put(lambda: done.put(act()))
+        self.loop.wakeup()
+        return done.get(timeout=5)
+
+    def end(self) -> None:
+        """Have the loop end, and wait for that."""
+        self.ends = True
+        self.loop.wakeup()
+        self.loop.join()
+
+    def _serve(self) -> None:
+        self.error = self.loop.run(self._turn, lambda: self.progress)
+        self.loop.close()
+
+    def _turn(self) -> float | None:
+        self.count += 1
+        while not self.todo.empty():
+            self.todo.get()()
+        return ENDED if self.ends else None
+
+
+@pytest.fixture
+def turns() -> Iterator[Turns]:
+    """Give a loop that has not been started; it has ended afterwards."""
+    made = Turns()
+    yield made
+    made.end()
+
+
+def test_nothing_is_open_before_the_start(turns: Turns) -> None:
+    """Waking, joining and closing do nothing then."""
+    before = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
+    turns.loop.wakeup()
+    turns.loop.join()
+    turns.loop.close()
+    assert (os.listdir("/proc/self/fd") if before else []) == before
+    assert turns.loop.thread is None
+
+
+def test_each_wakeup_is_followed_by_a_turn(turns: Turns) -> None:
+    """From whatever thread it comes."""
+    turns.start()
+    for number in range(100):
+        assert turns.do(lambda number=number: number) == number
+
+
+def test_a_callback_that_returns_true_is_not_called_again(turns: Turns) -> None:
+    """Until then it is called whenever the file is ready."""
+    turns.start()
+    readable, writable = os.pipe()
+    said: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def hear() -> bool:
+        data = os.read(readable, 1)
+        said.put(data)
+        return data == b"."
+
+    turns.do(lambda: turns.loop.watch(readable, hear))
+    for data in (b"a", b"b", b"."):
+        os.write(writable, data)
+        assert said.get(timeout=5) == data
+    os.write(writable, b"c")
+    assert turns.do(lambda: 1) == turns.do(lambda: 1)
+    assert said.empty()
+    os.close(readable)
+    os.close(writable)
+
+
+def test_what_is_raised_without_progress_ends_the_loop(turns: Turns, caplog: pytest.LogCaptureFixture) -> None:
+    """Twice the same; with progress in between it goes on."""
+    turns.start()
+
+    def fail() -> None:
+        raise ValueError("for this test")
+
+    for turns.progress in range(5):
+        turns.todo.put(fail)
+        assert turns.do(lambda: "goes on") == "goes on"
+    assert len(caplog.records) == 5
+    turns.todo.put(fail)
+    turns.todo.put(fail)
+    turns.loop.wakeup()
+    turns.loop.join()
+    assert isinstance(turns.error, ValueError)
