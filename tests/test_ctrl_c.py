@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, backend: str) -> None:
     program = PROGRAM.replace("\n        ready()", first_is_heard)
     process = script.start(
         tmp_path,
-        f"\n    from parallel_exec import _lifecycle\n    _lifecycle.GRACE = _lifecycle.PATIENCE = 600{program}",
+        f"\n    from parallel_exec import _lifecycle\n    _lifecycle.INTERRUPT_GRACE = _lifecycle.INTERRUPT_LIMIT = 600{program}",
         backend,
         str(tmp_path),
     )
@@ -133,7 +133,7 @@ def test_tasks_that_end_by_themselves_are_let_end(tmp_path: Path) -> None:
     body = """
         from parallel_exec import _lifecycle
 
-        _lifecycle.GRACE = _lifecycle.PATIENCE = 10
+        _lifecycle.INTERRUPT_GRACE = _lifecycle.INTERRUPT_LIMIT = 10
         executor = ParallelExecutor(max_concurrency=1)
         started, gate = threading.Event(), threading.Event()
 
@@ -276,7 +276,7 @@ def test_ctrl_c_over_a_long_queue(tmp_path: Path) -> None:
     body = """
         from parallel_exec import _lifecycle
 
-        _lifecycle.PATIENCE = 0.0
+        _lifecycle.INTERRUPT_LIMIT = 0.0
         executor = ParallelExecutor(max_concurrency=1, timeout=None)
         gate = threading.Event()
         futures = [executor.add_task(task) for task in [gate.wait] + [int] * 3000]
