@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes  # noqa: F401  # now, as some loaders keep its library's file open: NumPy would load it amid a test
 import gc
 import os
 import sys
