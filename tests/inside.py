@@ -15,6 +15,16 @@ def monitor(executor: Any) -> Any:
     return scheduler(executor).monitor
 
 
+def admission(executor: Any) -> Any:
+    """Return how its tasks come in."""
+    return scheduler(executor).admission
+
+
+def completion(executor: Any) -> Any:
+    """Return how its tasks end."""
+    return scheduler(executor).completion
+
+
 def runner(executor: Any) -> Any:
     """Return what runs its attempts."""
-    return scheduler(executor).completion.runner
+    return completion(executor).runner

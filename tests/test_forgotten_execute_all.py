@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import TYPE_CHECKING, Any, Callable
 
+import inside
 import pytest
 import script
 from backend_kinds import CONCURRENT, OWN, over
@@ -83,14 +84,14 @@ def test_adding_and_waiting_at_the_end_of_a_run(lab: Lab, monkeypatch: pytest.Mo
         except ParallelExecError as error:
             seen.append(error)
 
-    def stage(close: Callable[[], object] = executor._admission.stage) -> None:
+    def stage(close: Callable[[], object] = inside.admission(executor).stage) -> None:
         executor.pause()  # no worker is quick enough to save it
         threads.append(lab.thread(add_and_wait))
         threads[0].join(0.2)
         close()
         executor.resume()
 
-    monkeypatch.setattr(executor._admission, "stage", stage)
+    monkeypatch.setattr(inside.admission(executor), "stage", stage)
     executor.add_task(int)
     executor.execute_all()
     threads[0].join(10)
@@ -146,7 +147,7 @@ def test_ctrl_c_while_it_looks_leaves_nothing_open(lab: Lab, monkeypatch: pytest
         raise KeyboardInterrupt
 
     executor = lab.executor()
-    monkeypatch.setattr(executor._completion, "forgotten", interrupt)
+    monkeypatch.setattr(inside.completion(executor), "forgotten", interrupt)
     with pytest.raises(KeyboardInterrupt):
         _leave(executor)
     monkeypatch.undo()

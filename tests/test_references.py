@@ -20,7 +20,9 @@ from tracked import Call, Fail, Tracked
 
 from parallel_exec import ParallelExecutor, Task, TaskSerializationError
 from parallel_exec._core.job import Job
+from parallel_exec._core.settings import Settings
 from parallel_exec._outcome import Success
+from parallel_exec.config import policy_for
 
 KINDS = ("thread", "process", "inline", "thread-pool", "process-pool")
 BESIDE_THE_CALLER = tuple(name for name in KINDS if name != "inline")
@@ -267,9 +269,8 @@ class _SeenMeanwhile(Job[bool]):
 def test_a_task_seen_while_the_call_is_let_go() -> None:
     """The future settles, whoever was first to keep its task weakly."""
     with ParallelExecutor(backend="inline") as executor:
-        future = _SeenMeanwhile(inside.scheduler(executor), executor._settings, bool)
         task = Task(bool, id="a")
-        future._task = task
+        future = _SeenMeanwhile.of_task(inside.scheduler(executor), Settings(None, policy_for(executor.config)), task)
         future.let_go(Success(None))
         assert future.task is task
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import inside
 import pytest
 from manual_backend import ManualBackend, ManualRunner
 
@@ -26,7 +27,7 @@ def test_a_back_end_serves_one_executor(lab: Any) -> None:
 def test_the_same_executor_may_start_it_again(lab: Any) -> None:
     """With a new runner, as an idle one does in a forked child."""
     backend = ManualBackend()
-    runner = lab.executor(backend=backend)._scheduler.completion.runner
+    runner = inside.runner(lab.executor(backend=backend))
     other = backend.start(runner.port, 2)
     assert other is not runner
     assert other.port is runner.port

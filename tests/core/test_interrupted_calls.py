@@ -236,7 +236,7 @@ def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.Mo
     executor.pause()
     future = executor.submit(int)
     with monkeypatch.context() as patch:
-        patch.setattr(inside.scheduler(executor).completion, "_withdraw", _tear(inside.scheduler(executor)))
+        patch.setattr(inside.completion(executor), "_withdraw", _tear(inside.scheduler(executor)))
         with pytest.raises(KeyboardInterrupt):
             future.cancel()
     executor.resume()
