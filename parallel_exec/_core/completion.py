@@ -222,13 +222,18 @@ class Completion:
             self.cancel_waiting(job, override)
 
     def finish_overridden(self, overridden: Iterable[AnyJob]) -> None:
-        """End jobs that were given an override while a back end had them; raises what a callback of one raised, in the end."""
+        """Do what follows `Scheduler.requeue`: end those that were given an override while a back end had them, and wake.
+
+        Raises:
+            BaseException: what is no Exception, and the callback of one raised; once the others have ended, too.
+        """
         raised: BaseException | None = None
         for job in overridden:
             try:
                 self.finish(job, job.override or self._gate.final_outcome or CANCELLED)
-            except BaseException as error:  # the stdlib's futures let what is no Exception through; the others end, too
+            except BaseException as error:  # the stdlib's futures let what is no Exception through
                 raised = raised or error
+        self._idle.wake_one()
         if raised is not None:
             raise raised
 

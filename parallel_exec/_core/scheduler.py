@@ -71,7 +71,7 @@ class Scheduler:
         self._registry = monitor.registry
         # What the port and the jobs ask for, and these do:
         self.park, self.unpark, self.decline = monitor.idle.park, monitor.idle.unpark, monitor.idle.decline
-        self.fail_all = self.completion.fail_all
+        self.fail_all, self.finish_overridden = self.completion.fail_all, self.completion.finish_overridden
         self.cancel, self.abort = self.completion.cancel, self.completion.abort
         self.enter_wait, self.leave_wait = monitor.callers.enter_wait, monitor.callers.leave_wait
         self.next_sequence = monitor.sequence.__next__
@@ -153,14 +153,6 @@ class Scheduler:
                     job.queued()
                     self._ready.push(job)
         return overridden
-
-    def finish_overridden(self, overridden: Sequence[AnyJob]) -> None:
-        """Do what follows `requeue`, without the lock."""
-        try:
-            if overridden:
-                self.completion.finish_overridden(overridden)
-        finally:
-            self._idle.wake_one()
 
     def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         """Start an attempt."""
