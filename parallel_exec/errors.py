@@ -12,7 +12,7 @@
     └── QueueFullError(queue.Full)             no room in the queue
 
 Every error pickles, and carries its facts as attributes. `BrokenProcessPool` lives where `multiprocessing` is imported,
-so what derives from it is loaded or made when it is first asked for: who uses threads alone never pays for it.
+so what derives from it is made when it is first asked for: who uses threads alone never pays for it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ except ImportError:
     from pickle import PicklingError
 
 if TYPE_CHECKING:
-    from parallel_exec._crash_error import WorkerCrashedError as WorkerCrashedError  # noqa: PLC0414  # handed on
+    from concurrent.futures.process import BrokenProcessPool
 
 
 def __getattr__(name: str) -> object:
-    """Load `WorkerCrashedError` when it is first used (PEP 562)."""
+    """Make `WorkerCrashedError` when it is first used (PEP 562)."""
     if name != "WorkerCrashedError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from parallel_exec import _crash_error
-
-    globals()[name] = _crash_error.WorkerCrashedError
-    return _crash_error.WorkerCrashedError
+    facts = {"__module__": __name__, "__doc__": _CrashError.__doc__}
+    made = type(name, (_CrashError, broken_type("process")), facts)
+    return globals().setdefault(name, made)  # unless another thread was first
 
 
 Pool = Literal["thread", "process"]
@@ -111,6 +110,28 @@ def how_ended(exitcode: int | None) -> str:
         return f"signal {signal.Signals(-exitcode).name}"
     except ValueError:
         return f"signal {-exitcode}"
+
+
+class _CrashError(ParallelExecError):
+    """A worker process died while it ran the task. Only this task is lost: the pool goes on.
+
+    Attributes:
+        pid: the worker's process id.
+        exitcode: its exit code, negative for a signal; None if unknown.
+        task_id: the task it was running.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
+        super().__init__(f"worker process {pid} died ({how_ended(exitcode)}) while it ran task {task_id!r}")
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task_id = task_id
+
+
+if TYPE_CHECKING:
+
+    class WorkerCrashedError(_CrashError, BrokenProcessPool):
+        """What `__getattr__` makes."""
 
 
 class WorkerStartError(ParallelExecError, BrokenExecutor):
