@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
+import pickle
 import re
 import sys
 import threading
@@ -376,3 +378,18 @@ def test_its_repr_is_the_standard_librarys(lab: Any) -> None:
     assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished returned bytes>", repr(returned))
     assert re.fullmatch(r"<TaskFuture at 0x[0-9a-f]+ state=finished raised OSError>", repr(failed))
     assert (type(returned).__module__, type(returned).__qualname__) == (TaskFuture.__module__, "TaskFuture")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_it_cannot_be_pickled(executor: Any, protocol: int) -> None:
+    """The error is that of the standard library's futures, which name what of them stays in the process."""
+    with pytest.raises(TypeError, match=r"cannot pickle '(_thread\.)?RLock' object"):
+        pickle.dumps(executor.submit(int), protocol)
+
+
+def test_a_copy_is_another_future_of_the_same_task(lab: Any) -> None:
+    """`copy.copy` makes one, as of a future of the standard library's."""
+    future = lab.executor().submit(int)
+    future.result()
+    twin = copy.copy(future)
+    assert (type(twin), twin.task_result().result, twin.id) == (type(future), 0, future.id)

@@ -167,6 +167,13 @@ class Job(TaskFuture[T]):
         job._task, job._id = task, task.id
         return job
 
+    def __reduce__(self) -> Any:
+        return (
+            _blank,
+            (),
+            self.__dict__,
+        )  # for `copy.copy`; `pickle` fails by what it leads to, and not by the class's name
+
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
 
@@ -454,6 +461,10 @@ class Job(TaskFuture[T]):
 # Its holder sees the name of what it is to him: in its repr, in messages.
 Job.__module__, Job.__name__, Job.__qualname__ = TaskFuture.__module__, TaskFuture.__name__, TaskFuture.__qualname__
 AnyJob = Job[Any]
+
+
+def _blank() -> AnyJob:
+    return Job.__new__(Job)
 
 
 def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
