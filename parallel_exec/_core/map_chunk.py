@@ -176,8 +176,7 @@ class MapChunk(Job[None]):
     """
 
     owner: Scheduler
-    weight = 1  # set in __init__; the class's is a plain task's
-    _quiet = True  # its items tell
+    _quiet = True  # its items are what fails
 
     def __init__(
         self,

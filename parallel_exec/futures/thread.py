@@ -6,14 +6,12 @@ import concurrent.futures.thread
 import itertools
 import math
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any, Callable, Iterable, TypeVar
+from typing import Any, Callable, Iterable
 
 from parallel_exec.backends.thread import ThreadBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
 
 __all__ = ["BrokenThreadPool", "ThreadPoolExecutor"]
-
-T = TypeVar("T")
 
 _numbers = itertools.count()
 

@@ -21,6 +21,7 @@ from parallel_exec import _forks
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._outcomes import RETURNED
 from parallel_exec.backends._pickling import Pickled
+from parallel_exec.backends._reducers import ATOMS
 from parallel_exec.backends.process import wire
 from parallel_exec.backends.process.child.writer import ENCODER, FLUSH_EVERY
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.child.reader import WorkerTask
     from parallel_exec.backends.process.child.writer import Outbox
 
-_ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what pickles for certain, and can wait to be sent
 _READY_SIZES = 64  # bytes of a pickled value whose packer is at hand
 _MISFIT = object()  # what no row of numbers takes
 _LAST_CELL = wire.JOURNAL_SIZE // wire.CELL
@@ -154,7 +154,7 @@ class MapRunner:
                 _forks.end()
             end = clock()
             try:
-                data: Any = dumps(value, 3) if type(value) in _ATOMS else b""
+                data: Any = dumps(value, 3) if type(value) in ATOMS else b""
             except MemoryError:
                 data = b""
             if not data:
