@@ -16,7 +16,7 @@ Guarantees:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.admission import Admission
 from parallel_exec._core.completion import Completion
@@ -356,6 +356,11 @@ class Scheduler:
                 return
         self.completion.runner.stop(job, number, TaskTimeoutError(job.id, timeout, number))
 
+    def finish_at_exit(self) -> None:
+        """Shut down because the interpreter ends, and wait."""
+        self.completion.shutdown(cancel=False, at_exit=True)
+        self.completion.join()
+
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
 
     def _back_off(self, job: AnyJob, delay: float, error: BaseException | None) -> None:
@@ -379,13 +384,15 @@ class Scheduler:
         with self.lock:
             return self._gate.may_start and bool(len(self._ready) or self._registry.backing_off)
 
-    def next_due(self) -> float | None:
-        """Return when the first backoff will be over (monotonic)."""
+    def skip_backoff(self, sleep: Callable[[float], object]) -> bool:
+        """Let the first backoff be over once `sleep` has returned, and the others last so much less."""
         with self.lock:
-            return min((timer.deadline for _, timer in self._backing_off()), default=None)
-
-    def skip_to(self, due: float) -> None:
-        """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
+            due = min((timer.deadline for _, timer in self._backing_off()), default=None)
+        if due is None:
+            return False
+        seconds = due - time.monotonic()
+        if seconds > 0:
+            sleep(seconds)
         with self.lock:
             seconds = max(0.0, due - time.monotonic())
             waiting = self._backing_off()
@@ -395,6 +402,7 @@ class Scheduler:
                     timer.arm(timer.deadline - seconds)
         for job, number in over:
             self._due(job, number)
+        return True
 
     def _backing_off(self) -> list[tuple[AnyJob, Timer]]:
         """Return the jobs in backoff, with their timers; not those that are just coming up. Called with the lock held."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import weakref
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskTimeoutError
@@ -164,6 +164,10 @@ class SchedulerPort(Protocol):
         """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
         ...
 
+    def finish_at_exit(self) -> None:
+        """Refuse what is added, and wait until all there is has ended: what runs it is about to be closed by its own hook."""
+        ...
+
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
@@ -216,12 +220,11 @@ class SchedulerPort(Protocol):
         """Return whether anything is ready to start, or will be after its backoff."""
         ...
 
-    def next_due(self) -> float | None:
-        """Return when the first backoff will be over (monotonic); None if nothing is in backoff."""
-        ...
+    def skip_backoff(self, sleep: Callable[[float], object]) -> bool:
+        """Call `sleep` with the seconds until the first backoff is over, and let it be over then; False if there is none.
 
-    def skip_to(self, due: float) -> None:
-        """Let backoffs that last until `due` (monotonic) be over now, and the others last so much less."""
+        The others last so much less, whether time has passed or not.
+        """
         ...
 
 
@@ -310,6 +313,9 @@ class Runner(abc.ABC):
     @abc.abstractmethod
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""
+
+    def terminate(self) -> None:  # noqa: B027  # only a process can be asked to end
+        """Ask all workers to end, whatever they run. Does not wait."""
 
     @abc.abstractmethod
     def resize(self, limit: int) -> None:

@@ -113,14 +113,8 @@ class InlineRunner(Runner):
 
     def _wait(self) -> None:
         """Wait for the next backoff to be over, or for news, or have the user's `sleep` do so."""
-        due = None if self._sleep is None else self.port.next_due()
-        if self._sleep is None or due is None:
+        if self._sleep is None or not self.port.skip_backoff(self._sleep):
             self._news.wait()
-            return
-        seconds = due - time.monotonic()
-        if seconds > 0:
-            self._sleep(seconds)
-        self.port.skip_to(due)
 
     def _attempt(self, job: AnyJob) -> None:
         port = self.port

@@ -57,8 +57,7 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         What runs ends with `BrokenProcessPool`, unless it handles the signal and returns.
         """
         self.shutdown(wait=False, cancel_futures=True)
-        pool: Any = self._completion.runner  # a `ProcessPool`
-        pool.terminate()
+        self._completion.runner.terminate()
 
     def kill_workers(self) -> None:
         """End the pool now: cancel what waits, and kill each worker with what it started. Does not wait.

@@ -33,7 +33,7 @@ import itertools
 import threading
 from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
@@ -461,9 +461,7 @@ class EngineRunner(Runner):
         """Finish all that is pending, as the interpreter is about to exit; the engine may start no more workers then."""
         self._exiting = True
         with contextlib.suppress(ReferenceError):  # the executor is gone, and this is kept by somebody else
-            scheduler: Any = self.port
-            scheduler.completion.shutdown(cancel=False, at_exit=True)
-            scheduler.completion.join()
+            self.port.finish_at_exit()
 
     def join(self) -> None:
         """Wait until all attempts have settled, and our threads have ended."""
