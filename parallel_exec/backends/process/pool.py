@@ -167,6 +167,8 @@ class ProcessPool(Runner):
             self._poll_journals(now)
         if not self._supervisor.started.empty():
             self._supervisor.register_started()
+        if self._supervisor.start_again is not None:
+            self._supervisor.rests()  # forgets a time that has come, also if no worker is wanted: a sleep would end at once
         if not port.drained:
             self._pump(port)
         elif self._dismiss(now):

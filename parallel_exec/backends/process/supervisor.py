@@ -82,7 +82,7 @@ class Supervisor:
             if not self._has_ready():
                 self._port.fail_all(self._broken)  # of what has come back since
             return
-        if self._cannot_start is not None or self._rests():
+        if self._cannot_start is not None or self.rests():
             return
         for _ in range(min(count, _LAUNCHES - self.launching)):
             try:
@@ -96,8 +96,8 @@ class Supervisor:
             self._judge()
             return
 
-    def _rests(self) -> bool:
-        """Return whether it is too early to try again to start a worker."""
+    def rests(self) -> bool:
+        """Return whether it is too early to try again to start a worker; forgets a time that has come."""
         if self.start_again is not None and (
             time.monotonic() >= self.start_again or not (self._pauses or self._has_ready())
         ):

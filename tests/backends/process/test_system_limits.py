@@ -373,6 +373,26 @@ def test_a_pool_that_can_have_workers_again(
     assert not first.done()
 
 
+def test_a_pool_that_no_longer_needs_another_worker(
+    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """When the time for the next try has come, and nothing waits for it, its thread sleeps on."""
+    monkeypatch.setattr(supervisor, "_START_AGAIN", 0.1)
+    turns: list[ProcessPool] = []
+    turn = ProcessPool._turn
+    monkeypatch.setattr(ProcessPool, "_turn", lambda self: turns.append(self) or turn(self))  # type: ignore[func-returns-value]
+    executor = pool(2)
+    busy(executor, bench)
+    with no_starts():
+        second = executor.submit(work.same, 2)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        assert second.cancel()
+    time.sleep(0.2)
+    before = len(turns)
+    time.sleep(0.2)
+    assert len(turns) - before < 10
+
+
 def test_no_descriptor_for_a_large_result(pool: Any) -> None:
     """A result whose segment cannot be received fails its task, no other."""
     executor = pool()
