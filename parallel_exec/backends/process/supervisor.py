@@ -197,12 +197,14 @@ class Supervisor:
 
     def reap(self, handle: WorkerHandle, exitcode: int | None) -> None:
         """Close what belongs to a dead worker that has nothing any more, and count it if it never was ready."""
-        state = handle.state
+        state, was_made = handle.state, handle.process is not None
         handle.close()
         if state != WorkerState.CLOSING:
             self._port.events.emit(WorkerDied, handle.name, f"exit code {exitcode}")
         if self._port.drained:
             return
         if state == WorkerState.STARTING:
-            self._note_failure(self._launcher.failed(handle.traceback, handle.start_error, handle.is_late, exitcode))
+            why = self._launcher.failed(handle.traceback, handle.start_error, handle.is_late, exitcode)
+            if why is not None or not was_made:
+                self._note_failure(why)
         self._judge()

@@ -17,6 +17,7 @@ import work
 
 from parallel_exec import ParallelExecutor, TaskSerializationError, WorkerStartError
 from parallel_exec.backends.process import pool as pool_module
+from parallel_exec.backends.process import supervisor
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.receiver import Receiver
@@ -110,6 +111,15 @@ def test_an_initializer_that_fails_once_is_forgiven(pool: Any, log: Any) -> None
     future = executor.submit(work.same, 5)
     assert future.result(8) == 5
     assert len(future.task_result().attempts) == 1
+
+
+def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(
+    pool: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where the system refuses a process is there a pause before the next try."""
+    monkeypatch.setattr(supervisor, "_PAUSE", 60.0)
+    executor = pool(backend={"initializer": work.fail_first, "initargs": (log, 1)})
+    assert executor.submit(work.same, 5).result(8) == 5
 
 
 def test_a_hanging_initializer_ends_at_the_startup_timeout(pool: Any) -> None:
