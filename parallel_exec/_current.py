@@ -48,7 +48,7 @@ class _Current(threading.local):
     ending: tuple[object, ...] = ()
 
     def begin(self, call: RunningCall | None, number: int) -> None:
-        """Note that the thread runs attempt `number` of a call; or, after one in the middle of another, that again."""
+        """Note that the thread runs attempt `number` of a call: a new one, or the one that a new one had interrupted."""
         self.running = call
         self.number = number
 

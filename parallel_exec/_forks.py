@@ -43,7 +43,7 @@ def end_child(born: int, error: BaseException | None = None) -> None:
 
 
 def end_copy(born: int, error: BaseException | None = None) -> None:
-    """Do so for what was called in a thread of ours: a callback, a hook. In anybody else's thread the child goes on."""
+    """Do as `end_child`, after a callback or a hook in a thread of ours. In anybody else's thread the child goes on."""
     if generation != born and current.pool is not None:
         end(error)
 

@@ -3,8 +3,8 @@
 Such a call "succeeds" at once with an object, and its body never runs. So these functions are refused when they are added,
 and where a call returns such an object all the same (through a decorator, a lambda), that is an error of the task.
 
-`refuse_lazy` is the one question, `LAZY` and `lazy_result` the other. An executor whose `Settings` allow such results, as
-the drop-in ones do, asks neither in this process; to another process none can be sent anyway.
+`refuse_lazy` refuses the functions, `LAZY` and `lazy_result` find the objects. An executor whose `Settings` allow such
+results, as the drop-in ones do, calls neither in this process; from another process none can be sent anyway.
 
 Imports the standard library only, as worker processes need it.
 """

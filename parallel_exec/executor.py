@@ -77,7 +77,7 @@ class ParallelExecutor(Submitter, Executor):
         self._batches = Batches(scheduler.lock)
         _lifecycle.watch(self, self._scheduler)
 
-    # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @overload
     def add_task(self, task: Task[T], /) -> TaskFuture[T]: ...
@@ -308,9 +308,8 @@ class ParallelExecutor(Submitter, Executor):
         """
         if _misspelt:
             refuse_names("shutdown()", _misspelt, ParallelExecutor.shutdown)
-        may_wait = (
-            not self._scheduler.callers.must_not_block()
-        )  # first: what this wakes looks as if nothing were to be woken
+        # First: by what `shutdown` wakes the calling thread looks as if it had nobody to wake.
+        may_wait = not self._scheduler.callers.must_not_block()
         self._completion.shutdown(cancel=cancel_futures)
         if wait and may_wait:
             self._completion.join()

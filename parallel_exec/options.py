@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_ITEMS = (
-    1024  # items of a `map` that are pickled together; a worker is given as many of them at a time as suits it
-)
+_MOST_ITEMS = 1024  # items of a `map` that are pickled together; a worker is given as many at a time as suit it
 _FIRST = 4  # of them, before it is known how much they weigh
 _BYTES = 1 << 13  # that they should come to, as each piece that a worker is given carries all of these; a guess
 
@@ -176,7 +174,7 @@ class _Rows:
 
     Args:
         iterables: read as rows are taken.
-        chunksize: items of a row; 1 for what weighs little enough.
+        chunksize: items of a row; 1: as many as are small enough together.
     """
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], chunksize: int) -> None:

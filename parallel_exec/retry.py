@@ -137,7 +137,7 @@ class PlainPolicy(RetryPolicy):
             return Delay(self._wait(number)) if self._is_worth_it(outcome.error) else outcome
         except (
             BaseException
-        ) as error:  # of the user's predicate; its SystemExit must not end the thread that settles tasks
+        ) as error:  # of the user's predicate: a SystemExit must not end the thread that settles tasks
             return Failure(error)
 
     def _is_worth_it(self, error: BaseException) -> bool:

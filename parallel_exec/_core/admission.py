@@ -105,7 +105,7 @@ class Admission:
         return None, self._idle.choose()
 
     def enqueued(self, job: AnyJob, outcome: Failure | None, consumer: Consumer | None) -> None:
-        """Do what `enqueue` said, without the lock."""
+        """End a job, or wake a consumer, as `enqueue` returned it. Called without the lock."""
         if outcome is not None:
             self._completion.finish(job, outcome)
         elif consumer is not None:

@@ -52,7 +52,7 @@ class Completion:
         self._registry = monitor.registry
         self._idle = monitor.idle
         self._events = events
-        self._is_over = False  # whether all that waits for the end was told
+        self._is_over = False  # whether all who wait for the end were told
 
     def use(self, runner: Runner) -> None:
         """Run attempts by this runner: called before anything is added, and in a forked child that goes on with the executor."""
@@ -89,7 +89,7 @@ class Completion:
         self._events.emit(TaskFinished, job.id, job.attempt_number, error is None, error, duration, job.worker)
 
     def follow_up(self, rest: Sequence[AnyJob] = ()) -> None:
-        """Do what `Registry.account` said, and see whether all is over. Called without the lock held."""
+        """Cancel what `Registry.account` returned, and see whether all is over. Called without the lock held."""
         if rest:
             self.stop_all(rest, lambda job: CANCELLED)
         gate = self._gate
@@ -222,7 +222,7 @@ class Completion:
             self.cancel_waiting(job, override)
 
     def finish_overridden(self, overridden: Iterable[AnyJob]) -> None:
-        """Do what follows `Scheduler.requeue`: end those that were given an override while a back end had them, and wake.
+        """End those that were given an override while a back end had them, as `Scheduler.requeue` returned them, and wake.
 
         Raises:
             BaseException: what is no Exception, and the callback of one raised; once the others have ended, too.

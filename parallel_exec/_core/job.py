@@ -168,11 +168,8 @@ class Job(TaskFuture[T]):
         return job
 
     def __reduce__(self) -> Any:
-        return (
-            _blank,
-            (),
-            self.__dict__,
-        )  # for `copy.copy`; `pickle` fails by what it leads to, and not by the class's name
+        # For `copy.copy`. `pickle` finds that the owner cannot be pickled, instead of stumbling over the name of the class.
+        return _blank, (), self.__dict__
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]

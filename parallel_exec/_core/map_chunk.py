@@ -58,7 +58,8 @@ class MapResults:
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
         self.override: Failure | None = None
-        # For each item `_MISSING`, a `_Raise`, a job that will tell, or None: its value is in a row, or was yielded.
+        # For each item `_MISSING`, a `_Raise`, a job that has or will have its outcome, or None: the value is in a row, or
+        # was yielded.
         # Written by whoever ends a chunk or an item, each place once, and by the iterator.
         self._places: list[Any] = []
         self._rows: dict[int, list[Any]] = {}  # values, by the place of the first
@@ -85,7 +86,7 @@ class MapResults:
         self._tell(first, first + len(values))
 
     def put(self, place: int, value: Any) -> None:
-        """Store one outcome: a `_Raise`, or a job that will tell."""
+        """Store one outcome: a `_Raise`, or the job that has or will have it."""
         self._places[place] = value
         self._tell(place, place + 1)
 
@@ -100,7 +101,7 @@ class MapResults:
                 left = TICK if until is None else until - time.monotonic()
                 if left <= 0:
                     raise WaitTimeout
-                self._news.wait(min(left, TICK))  # it may also be a late word of an earlier place
+                self._news.wait(min(left, TICK))  # a wake-up may be late, and meant for an earlier place
         finally:
             self._awaited = -1
 
@@ -176,7 +177,7 @@ class MapChunk(Job[None]):
     """
 
     owner: Scheduler
-    _quiet = True  # its items are what fails
+    _quiet = True  # what fails is an item, whose own job says so
 
     def __init__(
         self,

@@ -4,7 +4,7 @@
 
 Guarantees:
     Guarded by the executor's lock, which every caller holds. A signal handler that interrupts a method may call any other:
-    each changes the heap in one step (of `heapq`, or an assignment), but `_tidy`, and what is pushed meanwhile is put aside.
+    each changes the heap in one step (of `heapq`, or an assignment). `_tidy` does not: what is pushed meanwhile is put aside.
     Jobs are never compared: no two have the same place in the order.
 
 Who may take, and who is woken for it, say `gate.py` and `idle.py`.
@@ -27,7 +27,7 @@ class ReadyQueue:
 
     Attributes:
         heap: the entries, some of them discarded; changed in place.
-        aside: those that are to go in amid a `_tidy`.
+        aside: those that were pushed in the middle of a `_tidy`.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ReadyQueue:
         self._extra = 0  # calls, beyond one a job
 
     def __len__(self) -> int:
-        return max(0, len(self.heap) + len(self.aside) - len(self._discarded))  # less than 0: amid a `_tidy`
+        return max(0, len(self.heap) + len(self.aside) - len(self._discarded))  # less than 0 in the middle of a `_tidy`
 
     def calls(self) -> int:
         """Return how many calls the jobs stand for."""

@@ -1,9 +1,6 @@
 """How attempts begin, and what follows from their ends: the port that back ends see, and the retries.
 
-    add ──► ReadyQueue ──► take ──► begin ──► claim ──► settle ──► finish ──► job
-                ▲            │                            │
-                │            └── requeue (never began)    └─ Delay: backing off, in Timers; holds no worker
-                └─────────────────────────────────────────┘ due again, with its old place in the queue
+`_core/__init__.py` draws the way of a task. One that backs off holds no worker, and keeps its place in the queue.
 
 Guarantees:
     1. A live attempt is settled by the one caller whose `claim` changes its phase to SETTLING.
@@ -69,7 +66,7 @@ class Scheduler:
         self._ready = monitor.ready
         self._idle = monitor.idle
         self._registry = monitor.registry
-        # What the port and the jobs ask for, and these do:
+        # Methods of the port, and those that jobs call, of the objects below:
         self.park, self.unpark, self.decline = monitor.idle.park, monitor.idle.unpark, monitor.idle.decline
         self.fail_all, self.finish_overridden = self.completion.fail_all, self.completion.finish_overridden
         self.cancel, self.abort = self.completion.cancel, self.completion.abort
@@ -307,7 +304,7 @@ class Scheduler:
         self.completion.follow_up(rest)
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
-        """Say how a claimed attempt ended, and what follows from it."""
+        """Decide what follows from a claimed attempt: the end of its task, or a backoff."""
         policy = job.settings.policy
         if type(outcome) is Success and not policy.asks_on_success:
             job.decide(end)
@@ -332,7 +329,7 @@ class Scheduler:
             self._end(job, decision)  # type: ignore[arg-type]
 
     def add_failed_item(self, job: AnyJob, error: BaseException, end: float) -> None:
-        """Do the same with one whose first attempt has ended elsewhere, and which has its payload."""
+        """Settle an item of a chunk as a job of its own: its first attempt has failed in a worker, with that error."""
         with self.lock:
             job.claimed()
             self._registry.unsettled.add(job)

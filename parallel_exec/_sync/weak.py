@@ -57,9 +57,9 @@ def apart(function: Callable[..., T], *args: Any) -> T:
     """Call a function so that the frames of an error that it catches, and returns, do not lead to the caller.
 
     An error keeps its traceback, that its frames, and each of these the frame that called it, with all its variables: the
-    future that is to keep the error, for one. Nobody has called the frame of a generator that has yielded. (An asynchronous
-    one, with a finalizer that does nothing: a plain one is resumed to be closed, and on Python 3.12 then keeps as its caller
-    whoever let it go.) It costs about 1 µs.
+    future that is to keep the error, for one. The frame of a generator that has yielded has no caller. (An asynchronous
+    generator, with a finalizer that does nothing: a plain one is resumed to be closed, and on Python 3.12 then keeps as its
+    caller whoever let it go.) It costs about 1 µs.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, _leave_suspended)

@@ -63,9 +63,8 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
     """
     if not by_value and _reducers.are_plain((value,)):
         data = pickle.dumps(value, 5)
-        return (
-            Pickled(data, None, b"__main__" in data) if len(data) < segments.THRESHOLD else _dumps(value, None, inside)
-        )
+        is_small = len(data) < segments.THRESHOLD
+        return Pickled(data, None, b"__main__" in data) if is_small else _dumps(value, None, inside)
     try:
         return _dumps(value, find_cloudpickle() if by_value else None, inside)
     except _FAILURES:

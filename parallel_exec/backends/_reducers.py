@@ -101,7 +101,7 @@ def dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None, kind:
 def dumps_along(
     value: Any, along: list[segments.Segment], buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
 ) -> bytes:
-    """Do so, and `carry` descriptors along meanwhile."""
+    """Do as `dumps`, and `carry` descriptors along."""
     before, _travel.carried = _travel.carried, along
     try:
         return dumps(value, buffer_callback, kind)

@@ -235,7 +235,7 @@ class Backend(abc.ABC):
         name: what the user calls it.
         prefetches: whether its runner takes more than it can begin at once, and so must be told what comes before that.
         pickles_calls: whether `prepare` does anything.
-        runs_chunks: whether its runner runs `MapChunk`s, stretches of the items of a `map`.
+        runs_chunks: whether its runner runs `MapChunk`s: items of a `map` in a row.
         runs_in_caller: whether the caller's own thread must run the work, by `Runner.drive`.
         reports_in_one_thread: whether one thread reports all outcomes: if that waits for one, it waits for ever.
     """

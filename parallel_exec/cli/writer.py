@@ -184,9 +184,8 @@ class Writer:
         self._all_room = room
         # What both threads use has operations that are atomic: the reading one adds, the writing one takes away.
         self._alive: dict[AnyFuture, int] = {}  # with their numbers
-        self._turns: collections.deque[int] | None = (
-            collections.deque() if keep_order else None
-        )  # numbers whose lines are to come
+        # The numbers whose lines are to come, in order.
+        self._turns: collections.deque[int] | None = collections.deque() if keep_order else None
         self._held: dict[int, str] = {}  # lines whose turn has not come; the writing thread's
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="parallel-exec-writer", daemon=True)
@@ -298,9 +297,8 @@ def write_all(descriptor: int, text: str) -> None:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-_LINE_ENDS = re.compile(
-    "[\x85\u2028\u2029]"
-)  # for `str.splitlines` and JavaScript; JSON itself leaves them as they are
+# For `str.splitlines` and JavaScript; JSON itself leaves them as they are.
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 def to_json(number: int, ended: TaskResult[Any] | Refused, tracebacks: bool) -> str:

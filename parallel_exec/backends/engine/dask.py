@@ -177,9 +177,8 @@ class DaskEngine(Engine):
         """Cancel an attempt in the cluster, and kill its process; returns True, as that never fails to end it."""
         if engine_future.done():
             return True
-        self._given_up.add(
-            submission.serial
-        )  # before the address is read: `_heard` writes that before it looks in here
+        # Before the address is read: `_heard` writes the address before it looks whether the attempt was given up.
+        self._given_up.add(submission.serial)
         address = submission.address
         engine_future.cancel()
         if address is not None:

@@ -73,9 +73,8 @@ class EngineRunner(Runner):
         self._free: list[EngineSlot] = []
         self._settler = SerialThread(f"parallel_exec-{engine.name}-settler", port, self._end_threads)
         self._feeder = SerialThread(f"parallel_exec-{engine.name}-feeder", port, self._settler.wakeup)
-        self._exhaustion = port.timers.timer(
-            weakly(self._stay_exhausted)
-        )  # armed while abandoned attempts hold all workers
+        # Armed while abandoned attempts hold all workers.
+        self._exhaustion = port.timers.timer(weakly(self._stay_exhausted))
         self._started = False  # written by `wake`, which nobody calls twice at a time
         self._exiting = False  # whether the interpreter has come to its end; written once
         self._has_fed = threading.Event()
@@ -266,7 +265,7 @@ class EngineRunner(Runner):
         return self.port.begin(submission.job, slot, submission.worker, submission.started_at) > 0
 
     def _begin_elsewhere(self, submission: Submission) -> None:
-        """Do the same for an attempt that the engine has, and have it let go of one whose task ends instead."""
+        """Do as `_begin` for an attempt elsewhere, and have the engine let go of it if its task ends instead."""
         begins = False
         try:
             begins = self._begin(submission)

@@ -50,7 +50,9 @@ def renew(inherited: Inherited) -> None:
         with _server()._lock:
             _leave()
         _left.append(pid)
-        _accepted[:] = [(0, wanted)]  # the next is as good as it gets, be it told as it may
+        _accepted[:] = [
+            (0, wanted)
+        ]  # the next is kept whatever `is_beyond` says of it: this process cannot make another
     else:
         _accepted[:] = [(pid, wanted)]
 

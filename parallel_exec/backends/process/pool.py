@@ -186,7 +186,7 @@ class ProcessPool(Runner):
         due = self._supervisor.start_again if self._stop_deadline is None else self._stop_deadline
         for handle in self.assignments.handles:
             if handle.state == WorkerState.CLOSING:
-                handle.check_end(now)  # wherever its last was heard of
+                handle.check_end(now)  # also if its last call was heard of by the journal
             poll_at = handle.poll_at
             if poll_at is not None and (due is None or poll_at < due):
                 due = poll_at
@@ -295,7 +295,8 @@ class ProcessPool(Runner):
     # ── its files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_started(self, handle: WorkerHandle) -> None:
-        self._io.watch(handle.files.results, partial(self._receiver.receive, handle))  # its death is told otherwise
+        # (For its death the supervisor watches.)
+        self._io.watch(handle.files.results, partial(self._receiver.receive, handle))
 
     def _poll_journals(self, now: float) -> None:
         for handle in list(self.assignments.handles):

@@ -151,7 +151,7 @@ class Prefetch:
 
 
 def _loads_what_waits(handle: WorkerHandle, running: Running) -> bool:
-    """Return whether a worker loads a chunk of which is all that waits: whoever got that would have to load it again."""
+    """Return whether a worker loads a chunk, and all that waits is of that chunk: another worker would have to load it again."""
     return running.loading and next(reversed(handle.assigned.values())) is handle.assigned[running.serial]
 
 

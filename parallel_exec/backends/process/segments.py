@@ -27,9 +27,8 @@ logger = logging.getLogger("parallel_exec")
 Data = Union[bytes, bytearray, memoryview]
 
 THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
-_MOST_SEGMENTS = (
-    64  # at a time, and as many mappings; each holds a descriptor, and a socket takes some 270 on their way
-)
+# At a time, and as many mappings; each holds a descriptor, of which a socket takes some 270 on their way.
+_MOST_SEGMENTS = 64
 _SHARE = 8  # of the descriptors that this process may have, one in so many at most is for them
 _COUNT = struct.Struct("<I")
 _MESSAGE = 250  # descriptors in one message; Linux takes 253

@@ -58,7 +58,7 @@ def start(context: Any, config: WorkerConfig, name: str) -> Any:
         child = context.Process(target=main, args=(Start(config),), name=name)
         _launching.append((threading.get_ident(), config.tasks))
         try:
-            # What the server forks is as the server was born.
+            # (A child of the server has the server's signal mask, not this thread's.)
             with contextlib.nullcontext() if by_server else without_sigint(), no_fork_warning():
                 Context().run(child.start)  # without the filters of this one, `fork_warning.py` says why
         finally:

@@ -71,7 +71,7 @@ class Supervisor:
         self.launching = 0
         self.start_again: float | None = None
         self._pauses = False  # whether `start_again` holds also for a pool without workers
-        self._cannot_start: WorkerStartError | None = None  # so it is, unless those that start prove it wrong
+        self._cannot_start: WorkerStartError | None = None  # holds, unless one that is starting becomes ready
         self._broken: WorkerStartError | None = None
 
     # ── the start ───────────────────────────────────────────────────────────────────────────────────────────────────

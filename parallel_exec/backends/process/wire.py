@@ -12,7 +12,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              I   number of the attempt
              d   timeout in seconds; 0: none
              H   ancillary: what `segments.receive` must know of the descriptors that go with it; 0: none
-             I I the stretch of a chunk, as indices; 0, 0: a plain task
+             I I the row of a chunk's items, as indices; 0, 0: a plain task
              Q   of a chunk: the place of its index 0 in the map
              I   bytes of the task's id, or of the map's, which follows
              Q   bytes of the pickled call, which follows the id

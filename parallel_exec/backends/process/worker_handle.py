@@ -134,7 +134,8 @@ class WorkerHandle:
     ) -> WorkerConfig:
         """Return what the child needs."""
         first, initargs, others = initializer or (b"", None, ())
-        along = tuple(Descriptor(segment.fd) for segment in others)  # theirs to copy, ours to close
+        # The child gets copies; these are closed here, with their segments.
+        along = tuple(Descriptor(segment.fd) for segment in others)
         tasks, results, lifeline, journal, channel = self.files.theirs
         own = (tasks, results, lifeline, journal, channel, self._permits)
         return WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
@@ -163,7 +164,7 @@ class WorkerHandle:
         self.state = WorkerState.READY
         self.timer.disarm()
 
-    # ── down ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── to the worker ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def hand_out(self, serial: int, jobs: list[AnyJob]) -> int:
         """Send a batch, its calls numbered from `serial`; returns the next number. Called with the lock held.
@@ -262,7 +263,7 @@ class WorkerHandle:
         self.state = WorkerState.CLOSING
         self.kill()
 
-    # ── back ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── taken back ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_back(self, most: int | None = None) -> list[int]:
         """Take the permits of up to `most` calls that certainly have not begun; returns their serial numbers, in order.
@@ -292,7 +293,7 @@ class WorkerHandle:
             self.pending_kill = None
         return list(map(self.assigned.pop, serials, repeat(None)))
 
-    # ── up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── from the worker ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self) -> tuple[list[wire.Frame], bool]:
         """Return the frames that have come through the pipe, and whether its other end is closed; does not wait."""

@@ -20,7 +20,7 @@ class WorkerTask(NamedTuple):
     Attributes:
         timeout: seconds; 0 for none.
         ancillary: what is known of the descriptors that go with the call; 0 if there are none.
-        low, high: the stretch of a chunk; 0, 0 for a plain task.
+        low, high: the row of a chunk's items; 0, 0 for a plain task.
         first: the place of a chunk's index 0 in its map.
         name: the task's id, or that of a chunk's map.
         payload: the pickled call; None if there was no room for it.
