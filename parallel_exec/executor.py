@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tenacity import BaseRetrying
     from typing_extensions import Never, ParamSpec, Self, Unpack
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
     from parallel_exec.task_queue import TaskQueue
@@ -74,7 +75,7 @@ class ParallelExecutor(Submitter, Executor):
         scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
         super().__init__(scheduler, settings)
         self._completion = scheduler.completion
-        self._batches = Batches(scheduler.lock)
+        self._batches: Batches[AnyJob] = Batches(scheduler.lock)
         _lifecycle.watch(self, self._scheduler)
 
     # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +185,7 @@ class ParallelExecutor(Submitter, Executor):
             raise
         return [job.task_result() for job in (batch.jobs if order == "submitted" else batch.ended)]
 
-    def _drive(self, batch: Batch, until: float | None, deadline: float | None, progress: bool) -> None:
+    def _drive(self, batch: Batch[AnyJob], until: float | None, deadline: float | None, progress: bool) -> None:
         """Wait for a batch, lending this thread to a back end that wants it, and end what outlasts the deadline."""
 
         def give_up() -> None:
@@ -203,7 +204,7 @@ class ParallelExecutor(Submitter, Executor):
             give_up()
             batch.wait()
 
-    def _wait(self, batch: Batch, until: float | None, progress: bool) -> None:
+    def _wait(self, batch: Batch[AnyJob], until: float | None, progress: bool) -> None:
         if not progress:
             batch.wait(until)
             return
@@ -217,7 +218,7 @@ class ParallelExecutor(Submitter, Executor):
             batch.wait(until, show)
             show()
 
-    def _interrupt(self, batch: Batch | None = None) -> None:
+    def _interrupt(self, batch: Batch[AnyJob] | None = None) -> None:
         live = self._completion.in_hand if batch is None else batch.unended
         _lifecycle.interrupt([self._scheduler], live, _lifecycle.INTERRUPT_LIMIT)
 

@@ -48,7 +48,7 @@ class Admission:
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
 
-    def add(self, job: AnyJob, batches: Batches | None, *, start: bool) -> None:
+    def add(self, job: AnyJob, batches: Batches[AnyJob] | None, *, start: bool) -> None:
         """Put a job in the queue; with `start`, open the gate for good. Blocks only while the queue is full and running.
 
         Raises:

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, Sequence, TypeVar
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK
 
 if TYPE_CHECKING:
-    from parallel_exec._core.job import AnyJob
+    from parallel_exec.future import TaskFuture
     from parallel_exec.task import TaskResult
 
+J = TypeVar("J", bound="TaskFuture[Any]")  # a `Job`: its module imports this one
 
-class Batch:
+
+class Batch(Generic[J]):
     """The jobs of one `execute_all`. Guarded by the executor's lock, except for the wait.
 
     Attributes:
@@ -31,8 +33,8 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self.jobs: list[AnyJob] = []
-        self.ended: list[AnyJob] = []
+        self.jobs: list[J] = []
+        self.ended: list[J] = []
         self.failed = 0
         self._fails_fast = False  # whether the first failure cancels the rest
         self._has_cancelled = False  # whether it has
@@ -40,20 +42,20 @@ class Batch:
         self._over = threading.Event()
         self._over.set()
 
-    def join(self, job: AnyJob) -> None:
+    def join(self, job: J) -> None:
         """Add a job."""
         self.jobs.append(job)
         if self._over.is_set():
             self._over.clear()
 
-    def forget(self, job: AnyJob) -> None:
+    def forget(self, job: J) -> None:
         """Undo `join`, for a job that was not added after all; also if only a part of `join` was done."""
         if job not in self.ended and job in self.jobs:
             self.jobs.remove(job)
         if len(self.ended) == len(self.jobs):
             self._over.set()
 
-    def leave(self, job: AnyJob, success: bool) -> Sequence[AnyJob]:
+    def leave(self, job: J, success: bool) -> Sequence[J]:
         """Note that a job has ended; returns those that must be cancelled for it.
 
         Args:
@@ -67,12 +69,12 @@ class Batch:
             self._over.set()
         return self._cancelled_by_failure()
 
-    def fail_fast(self) -> Sequence[AnyJob]:
+    def fail_fast(self) -> Sequence[J]:
         """Let the first failure cancel the rest; returns those that must be cancelled, as one may have failed already."""
         self._fails_fast = True
         return self._cancelled_by_failure()
 
-    def _cancelled_by_failure(self) -> Sequence[AnyJob]:
+    def _cancelled_by_failure(self) -> Sequence[J]:
         """Return those that must be cancelled, if the batch fails fast and one has failed; once."""
         if not self._fails_fast or not self.failed or self._has_cancelled:
             return ()
@@ -91,7 +93,7 @@ class Batch:
         """Return the results of those that have ended, and were not cancelled, in the order added. From any thread."""
         return [job.task_result() for job in list(self.jobs) if job.done() and not job.cancelled()]
 
-    def unended(self) -> list[AnyJob]:
+    def unended(self) -> list[J]:
         """Return the jobs that have not ended."""
         return [job for job in list(self.jobs) if not job.done()]
 
@@ -125,7 +127,7 @@ class Finished(Protocol):
         ...
 
 
-class Batches:
+class Batches(Generic[J]):
     """The batch that tasks join now, and the one that `results()` tells of. Guarded by the executor's lock.
 
     Attributes:
@@ -134,12 +136,12 @@ class Batches:
     """
 
     def __init__(self, lock: threading.RLock) -> None:
-        self.current = Batch()
+        self.current: Batch[J] = Batch()
         self.latest: Finished = self.current
         self._lock = lock
         self._call: object = None  # stands for the call of `execute_all` that is under way
 
-    def begin(self, fail_fast: bool, call: object) -> tuple[Batch, Sequence[AnyJob]]:
+    def begin(self, fail_fast: bool, call: object) -> tuple[Batch[J], Sequence[J]]:
         """Start the current batch; returns it, and what must be cancelled, as one may have failed already.
 
         By `call`, an object of its own, the caller can tell whether it did, whatever was raised meanwhile.
@@ -171,7 +173,7 @@ class Batches:
         while not self._end(batch, stage):
             batch.wait()
 
-    def _end(self, batch: Batch, stage: Callable[[], object]) -> bool:
+    def _end(self, batch: Batch[J], stage: Callable[[], object]) -> bool:
         with self._lock:
             is_over = batch.is_over()
             if is_over and self.current is batch:

@@ -16,7 +16,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from contextvars import Context, copy_context
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
@@ -30,6 +30,7 @@ from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
 
 if TYPE_CHECKING:
+    from parallel_exec._core.batch import Batch
     from parallel_exec._core.settings import Settings
     from parallel_exec._sync.timers import Timer
 
@@ -64,28 +65,6 @@ def _name_source(fn: Any) -> Any:
 
 # What its holder is offered for completion; the rest is the scheduler's.
 _OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
-
-
-class Collector(Protocol):
-    """What collects jobs: a `Batch`.
-
-    Attributes:
-        ended: those that have ended.
-    """
-
-    ended: list[Any]
-
-    def join(self, job: Any) -> None:
-        """Add a job."""
-        ...
-
-    def leave(self, job: Any, success: bool) -> Sequence[Any]:
-        """Note that a job has ended; returns what must be cancelled for it."""
-        ...
-
-    def forget(self, job: Any) -> None:
-        """Undo `join`."""
-        ...
 
 
 class Job(TaskFuture[T]):
@@ -125,7 +104,7 @@ class Job(TaskFuture[T]):
     weight = 1  # how many calls it stands for
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
-    batch: Collector | None = None  # what collects it
+    batch: Batch[AnyJob] | None = None  # what collects it
     priority = 0
     _id: str | None = None  # None, until somebody asks for the one that is made of the function's name and the number
     _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
@@ -263,7 +242,7 @@ class Job(TaskFuture[T]):
 
     # ── its way through the executor: called with the executor's lock held, unless a docstring says otherwise ───────
 
-    def added(self, sequence: int, at: float, batch: Collector | None) -> None:
+    def added(self, sequence: int, at: float, batch: Batch[AnyJob] | None) -> None:
         """It has its place in the order, and a batch that collects it, if one is to."""
         self.sequence = sequence
         self.queued_at = at
