@@ -137,7 +137,7 @@ class Assignments:
             elif serial == job.serial:
                 self.returned[job] = None  # the whole of it
             elif serial < job.serial + job.weight:  # where it is split; the rest of the tail goes with it
-                self.returned[job.split(job.index_of(serial))] = None
+                self.returned[self.split(job, job.index_of(serial))] = None
                 if job.ended(0):
                     self.done.append(job)
             del handle.assigned[serial]  # last: if this is interrupted, it is done again when the worker is dead
@@ -192,6 +192,14 @@ class Assignments:
                 del handle.assigned[serial]
             self._reclaim(handle, list(handle.assigned))
         return Interrupted(job, running, error)
+
+    def split(self, chunk: MapChunk, at: int) -> MapChunk:
+        """Cut off the tail of a chunk, which may be the cause of as many deaths. Called with the lock held."""
+        tail = chunk.split(at)
+        died = self._bad_starts.get(chunk, 0)
+        if died:
+            self._bad_starts[tail] = died
+        return tail
 
     def _poison_job(self, handle: WorkerHandle) -> int:
         """Return the serial number of a job that workers keep dying of before it begins; or 0."""

@@ -257,7 +257,7 @@ class ProcessPool(Runner):
         if calls > count:
             last: Any = jobs[-1]
             if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
-                self._requeue(port, [last.split(last.high - (calls - count))])
+                self._requeue(port, [self.assignments.split(last, last.high - (calls - count))])
         return jobs
 
     def _start_workers(self, port: SchedulerPort) -> None:

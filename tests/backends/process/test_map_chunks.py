@@ -10,12 +10,13 @@ import threading
 from typing import Any, Iterator
 
 import crashing_pickles
+import inside
 import processes
 import pytest
 import work
 
 from parallel_exec import TaskSerializationError, TaskTimeoutError, WorkerCrashedError, current_task
-from parallel_exec.backends.process import worker_handle
+from parallel_exec.backends.process import prefetch, worker_handle
 
 from . import stdlib_only_tasks, unpicklable
 
@@ -93,6 +94,27 @@ def test_a_worker_that_is_killed_while_it_loads_a_chunk(pool: Any, bench: Any) -
     os.kill(processes.workers(executor)[0], signal.SIGKILL)
     gate.set()
     assert list(results) == [*range(5), "held", *range(5)]
+
+
+def test_the_tail_of_a_chunk_that_workers_die_of(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the cause of that as well: as many deaths are put down to it."""
+    monkeypatch.setattr(prefetch, "STUCK", 60.0)
+    executor = pool(1)
+    executor.submit(work.pid).result(8)
+    started, gate = bench.latch(), bench.latch()
+    results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
+    started.wait()
+    (handle,) = processes.handles(executor)
+    assignments = inside.runner(executor).assignments
+    with inside.scheduler(executor).lock:
+        chunk = next(iter(handle.assigned.values()))
+        assignments._bad_starts[chunk] = 2
+        assignments.take_back(handle)
+        (tail,) = assignments.returned
+        assert tail is not chunk
+        assert assignments._bad_starts[tail] == 2
+    gate.set()
+    assert list(results) == ["held"] * 9
 
 
 # ── their names ─────────────────────────────────────────────────────────────────────────────────────────────────────
