@@ -229,8 +229,9 @@ class Receiver:
             else:
                 handle.check_pending_kill()
             is_stuck = job is not None and self._prefetch.relieve(handle, running, now)
-        is_done = (is_stuck and not handle.pending_kill) or not handle.assigned
-        handle.poll_next(None if is_done else now + POLL_AFTER)
+            # Still with the lock held: whoever wants it killed in between wants its journal looked into, too.
+            is_done = (is_stuck and not handle.pending_kill) or not handle.assigned
+            handle.poll_next(None if is_done else now + POLL_AFTER)
 
     def interrupted(self, handle: WorkerHandle, interrupted: Interrupted, exitcode: int | None) -> None:
         """Settle what a worker was running, or loading, when it died."""

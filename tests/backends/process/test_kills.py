@@ -15,11 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, Callable
 
+import inside
 import processes
 import pytest
 import work
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError, WorkerStartError
+from parallel_exec.backends.process.worker_handle import WorkerHandle
 
 from . import stdlib_only_tasks
 
@@ -298,3 +300,36 @@ def test_a_timeout_takes_the_subprocesses_along(pool: Any, bench: Any) -> None:
     error = executor.submit(work.start_child, pids, started, True).exception(8)
     assert type(error) is TaskTimeoutError
     work.until(lambda: not any(map(processes.is_alive, map(int, pids.lines()))), STALL)
+
+
+def test_a_kill_that_is_wanted_while_the_journal_is_looked_into(
+    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of the look does not undo that it is to be looked into again."""
+    executor = pool()
+    started, gate = bench.latch(), bench.latch()
+    wanting: list[threading.Thread] = []
+    poll_next = WorkerHandle.poll_next
+
+    def want(handle: WorkerHandle) -> None:
+        with inside.scheduler(executor).lock:
+            handle.kill_when_running(1 << 30, TimeoutError())  # what is about to begin
+
+    def be_slow(handle: WorkerHandle, at: float | None) -> None:
+        if at is None and not wanting:
+            thread = threading.Thread(target=want, args=(handle,))
+            thread.start()
+            wanting.append(thread)
+            thread.join(0.2)
+        poll_next(handle, at)
+
+    monkeypatch.setattr(WorkerHandle, "poll_next", be_slow)
+    future = executor.submit(work.hold, started, gate)
+    started.wait()
+    work.until(lambda: wanting)
+    wanting[0].join()
+    (handle,) = processes.handles(executor)
+    assert handle.poll_at is not None
+    handle.ended([1 << 30])
+    gate.set()
+    assert future.result(8) == "held"
