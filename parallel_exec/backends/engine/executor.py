@@ -84,17 +84,20 @@ class ExecutorBackend(Backend):
             hint = ": make an instance of it" if isinstance(executor, type) else ""
             raise TypeError(f"ExecutorBackend takes a concurrent.futures.Executor, not {executor!r}{hint}")
         self._executor = executor
+        self._engine: ExecutorEngine | None = None  # the runner's
 
     def make_runner(self, port: SchedulerPort, limit: int) -> EngineRunner:
         """Return a new runner."""
-        runner = EngineRunner(ExecutorEngine(self._executor), port, limit)
+        self._engine = ExecutorEngine(self._executor)
+        runner = EngineRunner(self._engine, port, limit)
         _finish_at_exit(runner, type(self._executor))
         return runner
 
     def works_after_fork(self) -> bool:
         """Return whether the executor was not used yet: its workers did not come along."""
         # Private names, but those by which the stdlib's pools know of theirs.
-        return not (getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None))
+        has_workers = getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None)
+        return not has_workers and (self._engine is None or not self._engine.was_used)
 
 
 class SubmittedCall:
@@ -115,7 +118,11 @@ class SubmittedCall:
 
 
 class ExecutorEngine(Engine):
-    """An executor as an engine."""
+    """An executor as an engine.
+
+    Attributes:
+        was_used: whether it was ever given a call; written by the feeder.
+    """
 
     name = "executor"
 
@@ -127,6 +134,7 @@ class ExecutorEngine(Engine):
         if hasattr(executor, "execute_all") and hasattr(executor, "options"):
             taker = executor.options(timeout=None, retry_count=0, retry=None)  # pyright: ignore[reportAttributeAccessIssue]
         self._taker = taker
+        self.was_used = False
         # Interpreters pass on most things by pickling them, but some in their own way, such as a lambda or a memoryview.
         # To them the call goes unpacked: as what the SubmittedCall pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
@@ -138,6 +146,7 @@ class ExecutorEngine(Engine):
 
     def submit(self, submission: Submission) -> EngineFuture:
         """Submit a call; the executor pickles it if it needs to."""
+        self.was_used = True
         called = SubmittedCall(submission, self)
         with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
             if not self._shares:

@@ -164,6 +164,21 @@ def test_aborting_what_waits_in_the_engine(lab: Any) -> None:
 # ── an engine that fails ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_an_executor_whose_workers_do_not_come_along(lab: Any) -> None:
+    """In a forked child nothing is given to one that was used, whatever it keeps its workers in."""
+    inner = ManualExecutor()
+    backend = ExecutorBackend(inner)
+    executor = lab.executor(backend=backend)
+    assert backend.works_after_fork()
+    executor.add_task(lambda: 1)
+    running = threading.Thread(target=executor.execute_all)
+    running.start()
+    work.until(lambda: len(inner.calls) == 1)
+    inner.run(0)
+    running.join()
+    assert not backend.works_after_fork()
+
+
 def test_an_engine_that_cancels(lab: Any) -> None:
     """An attempt that the executor cancels unasked has failed with `CancelledError`, and the task has ended."""
     engine = ManualExecutor()
