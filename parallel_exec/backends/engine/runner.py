@@ -174,8 +174,9 @@ class EngineRunner(Runner):
 
     def _refused(self, submission: Submission, error: BaseException) -> None:
         """Fail what the engine's `submit` raised for; unless it has begun nevertheless, and will report by itself."""
-        submission.leave_engine()
         self._inside.discard(submission)
+        if submission.leave_engine():
+            self._abandoned.discard(submission)
         self._by_serial.pop(submission.serial, None)
         if submission.state == State.WITHDRAWN:
             self._release(submission)

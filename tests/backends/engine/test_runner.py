@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,26 @@ def test_what_the_engine_takes_back_is_cancelled(engine: ScriptedEngine, executo
     assert future.cancelled()
     assert future.task_result().attempts == ()
     work.until(lambda: executor.stats().workers == 0)
+
+
+def test_an_engine_that_refuses_what_was_aborted_meanwhile(engine: ScriptedEngine, executor: Any) -> None:
+    """An attempt that was abandoned while the engine's `submit` had it is over when that raises."""
+    gate = threading.Event()
+
+    def refuse(submission: Submission) -> EngineFuture:
+        submission.send()
+        engine.submissions.append(submission)
+        gate.wait(8)
+        raise ConnectionError("the cluster is gone")
+
+    engine.submit = refuse  # type: ignore[method-assign]
+    future = executor.submit(work.double, 1)
+    work.until(lambda: len(engine.submissions) == 1)
+    assert future.abort()
+    work.until(lambda: executor.stats().abandoned == 1)
+    gate.set()
+    work.until(lambda: executor.stats().abandoned == 0)
+    assert future.cancelled()
 
 
 def test_an_attempt_that_begins_again_elsewhere(engine: ScriptedEngine, executor: Any) -> None:
