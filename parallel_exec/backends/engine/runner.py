@@ -200,7 +200,7 @@ class EngineRunner(Runner):
         outer, pool = (current.running, current.number), current.pool
         current.work_for(self.port)
         try:
-            if self._begin(submission):
+            if self._begin(submission) and submission.state == State.RUNNING:  # else it was stopped just now
                 current.begin(job, submission.number)
                 outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
                 current.end()

@@ -20,6 +20,7 @@ from parallel_exec import (
     CapacityExhaustedError,
     ExecutorBackend,
     ParallelExecutor,
+    TaskStarted,
     TaskTimeoutError,
 )
 from parallel_exec.backends.engine import runner
@@ -162,6 +163,24 @@ def test_aborting_what_waits_in_the_engine(lab: Any) -> None:
 
 
 # ── an engine that fails ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_aborting_as_the_attempt_begins(threads: ThreadPoolExecutor, lab: Any) -> None:
+    """By the hook that is told of the start: the call is not made any more."""
+    calls: list[int] = []
+
+    def abort(event: Any) -> None:
+        if type(event) is TaskStarted:
+            future.abort()
+            work.until(future.done)
+
+    with lab.executor(backend=ExecutorBackend(threads), on_event=abort) as executor:
+        executor.pause()
+        future = executor.submit(calls.append, 1)
+        executor.resume()
+        work.until(future.cancelled)
+    threads.shutdown()
+    assert calls == []
 
 
 def test_an_executor_whose_workers_do_not_come_along(lab: Any) -> None:
