@@ -43,13 +43,11 @@ class LiveQueue(TaskQueue):
                 return job.task
 
     def peek(self) -> Task[Any] | None:
-        """Return the first task and leave it in; None if there is none."""
         with self._lock:
             job = self._ready.peek()
         return None if job is None else job.task
 
     def size(self) -> int:
-        """Return how many tasks are waiting."""
         with self._lock:
             return self._ready.calls()
 

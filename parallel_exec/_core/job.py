@@ -225,11 +225,9 @@ class Job(TaskFuture[T]):
 
     @property
     def timeout(self) -> float | None:
-        """Seconds for one attempt; None for no limit."""
         return self.settings.timeout
 
     def unwanted(self, number: int) -> Callable[[], bool]:
-        """Return what says whether nobody waits for attempt `number` any more."""
         weakly_self = ref(self)  # the frames of a task that fails may have it, and the job keeps its error
 
         def is_unwanted() -> bool:

@@ -93,11 +93,9 @@ class Scheduler:
 
     @property
     def drained(self) -> bool:
-        """Whether nothing is left to do and nothing can be added."""
         return self._gate.drained
 
     def take(self, consumer: Consumer) -> AnyJob | None:
-        """Take the first ready job."""
         with self.lock:
             job = self._ready.pop() if self._gate.may_start else None
             if job is not None:
@@ -110,7 +108,6 @@ class Scheduler:
         return job
 
     def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
-        """Take the first ready jobs of one priority, for up to so many calls."""
         taken: list[AnyJob] = []
         with self.lock:
             while calls > 0:
@@ -130,16 +127,13 @@ class Scheduler:
         return taken
 
     def backlog(self) -> int:
-        """Return how many calls may be taken now."""
         return self._ready.calls() if self._gate.may_start else 0
 
     def first_priority(self) -> int | None:
-        """Return the priority of the job that would be taken next. Called with the lock held."""
         first = self._ready.peek() if self._gate.may_start else None
         return None if first is None else first.priority
 
     def requeue(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
-        """Put back what was taken and never began; returns those that `finish_overridden` must be given."""
         overridden = []
         with self.lock:
             for job in jobs:
@@ -152,7 +146,6 @@ class Scheduler:
         return overridden
 
     def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
-        """Start an attempt."""
         number = 0
         with self.lock:
             override = job.override
@@ -236,7 +229,6 @@ class Scheduler:
         return True
 
     def report(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
-        """Claim, then settle."""
         if not self.claim(job, number):
             return False
         self.settle(job, outcome, end)
@@ -298,7 +290,6 @@ class Scheduler:
         return job.phase == Phase.HANDED_OUT and job.override is None
 
     def account(self, ended: AnyJob) -> None:
-        """Count what ended: for a worker that does not `begin_next` any more."""
         with self.lock:
             rest = self._registry.account(ended)
         self.completion.follow_up(rest)
@@ -354,7 +345,6 @@ class Scheduler:
         self.completion.runner.stop(job, number, TaskTimeoutError(job.id, timeout, number))
 
     def finish_at_exit(self) -> None:
-        """Shut down because the interpreter ends, and wait."""
         self.completion.shutdown(cancel=False, at_exit=True)
         self.completion.join()
 
@@ -377,7 +367,6 @@ class Scheduler:
             timer.arm(time.monotonic() + delay)
 
     def pending(self) -> bool:
-        """Return whether anything is ready to start, or will be after its backoff."""
         with self.lock:
             return self._gate.may_start and bool(len(self._ready) or self._registry.backing_off)
 
@@ -419,7 +408,6 @@ class Scheduler:
         self.admission.enqueued(job, outcome, consumer)
 
     def reject(self, job: AnyJob, error: BaseException) -> None:
-        """End a job that was taken and cannot be run."""
         with self.lock:
             if job.phase != Phase.HANDED_OUT:
                 return
