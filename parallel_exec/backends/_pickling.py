@@ -100,7 +100,9 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     standard pickler does, which costs a third.
     """
     call = (fn, (args, kwargs))
-    if _has_name(fn) and _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
+    kind = type(fn)
+    has_name = kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
+    if has_name and _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
         try:
             data = pickle.dumps(call, 5)
         except _FAILURES:  # it is not found by its name, or not there
@@ -108,12 +110,6 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
         if len(data) < segments.THRESHOLD:
             return Pickled(data, None, b"__main__" in data)
     return dumps(call)
-
-
-def _has_name(fn: Any) -> bool:
-    """Return whether a function is pickled by its name alone."""
-    kind = type(fn)
-    return kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
 
 
 def find_cloudpickle() -> Any:
