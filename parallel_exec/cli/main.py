@@ -33,7 +33,7 @@ from parallel_exec._stdio import STDERR, STDOUT, open_missing, print_by_lines, t
 from parallel_exec.cli.cpus import usable_cpus
 from parallel_exec.cli.reader import UsageError, check_is_no_input, open_file, open_source, read_items, resolve
 from parallel_exec.cli.writer import Refused, Writer, write_all
-from parallel_exec.config import ParallelConfig
+from parallel_exec.config import BACKENDS, ParallelConfig
 from parallel_exec.executor import ParallelExecutor
 from parallel_exec.progress import progress_bar
 from parallel_exec.task import Task
@@ -185,7 +185,8 @@ def _add_limits(parser: argparse.ArgumentParser, defaults: ParallelConfig) -> No
     def add(*names: str, help: str, **how: Any) -> None:
         parser.add_argument(*names, help=f"{help} (default: %(default)s)", **how)
 
-    add("--backend", metavar="NAME", default=defaults.backend, help="what runs the calls: thread, process or inline")
+    names = f"{', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
+    add("--backend", metavar="NAME", default=defaults.backend, help=f"what runs the calls: {names}")
     add(
         "-j",
         "--max-concurrency",
