@@ -67,7 +67,7 @@ class ParallelExecutor(Submitter, Executor):
             raise TypeError(
                 f"config takes a ParallelConfig, not {config!r}: settings go by name, as max_concurrency=5 or backend='process'"
             )
-        given: Any = overrides  # what names there are is checked over there, with a hint
+        given: Any = overrides  # `ParallelConfig` checks the names, and says which was meant
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
         settings = Settings(self.config.timeout, policy_for(self.config), self._allows_lazy)
         backend = make_backend(self.config.backend)

@@ -7,10 +7,10 @@
 
 Guarantees:
     An item has its own permit in the worker, its own place in the journal, its own error and timeout: what is taken back,
-    lost or stopped is always a number of whole items. One that failed becomes a job of its own, with that attempt on its
-    account, and is retried by policy.
-    Where a chunk cannot be pickled or unpickled, or a worker dies of that, all its items become jobs of their own, with
-    nothing on their account: so only the item that is the cause fails.
+    lost or stopped is always a number of whole items. One that failed becomes a job of its own, charged with that attempt,
+    and is retried by policy.
+    Where a chunk cannot be pickled or unpickled, or a worker dies of that, all its items become jobs of their own, and no
+    attempt is charged: so only the item that is the cause fails.
     Each item's outcome is stored once: a chunk's row shrinks when it is split, and its tail is a chunk of its own.
     `MapResults` has no lock, so that whoever interrupts its iteration, a signal handler say, may end what it waits for.
     The iterating thread notes the place it waits for, then looks there; a thread that fills a place looks afterwards

@@ -4,8 +4,8 @@
 
 Guarantees:
     Every task runs in the thread that starts the pool, one at a time, highest priority first; a backoff is waited out
-    there, or as the user's `sleep` has it: what is due first is first then, too. `submit` returns when its task has ended,
-    `execute_all` when all have.
+    there, or skipped by the user's `sleep`: what is due first runs first in either case. `submit` returns when its task
+    has ended, `execute_all` when all have.
     A running attempt cannot be stopped by anybody: one that outruns its timeout runs to its end, and then counts as
     timed out.
     A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well.

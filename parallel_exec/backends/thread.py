@@ -6,8 +6,8 @@
 
 Guarantees:
     Never more live workers than the limit. Python cannot stop a thread, so an abandoned one goes on; it is counted until
-    its call returns, what it returns is dropped, and it ends. For no more than `max_abandoned` slots are refilled: from
-    there on each costs one, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
+    its call returns, what it returns is dropped, and it ends. The slots of `max_abandoned` of them are refilled: each one
+    beyond costs a slot, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
@@ -212,7 +212,10 @@ class ThreadRunner(Runner):
         return self._limit - max(0, len(self._stuck) - self._max_abandoned)
 
     def _offer(self) -> None:
-        """Be woken when there is work and room for a worker, or no hope of one. Called without the lock held."""
+        """Be woken when there is work, to start a worker if there is room, or to end the work if there is no slot at all.
+
+        Called without the lock held.
+        """
         port = self.port
         port.unpark(self._spawner)
         port.unpark(self._refuser)

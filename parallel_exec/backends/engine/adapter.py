@@ -61,11 +61,14 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> EngineFuture:
-        """Hand an attempt over, which calls `run_here`, or `began` and later returns a result. The feeder; may block."""
+        """Hand an attempt over: the engine calls `run_here`, or `began` and completes the future. May block.
+
+        Called by the feeder.
+        """
 
     @abc.abstractmethod
     def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
-        """Have it stop an attempt; returns whether it does so, or says itself that it does not. The settler."""
+        """Have it stop an attempt; False if that may go on, and the engine does not say so itself. Called by the settler."""
 
     def capacity(self) -> int | None:
         """Return how many workers it has; None if it does not say."""
@@ -78,12 +81,12 @@ class Engine(abc.ABC):
     def await_start(self, submission: Submission) -> bool:
         """Wait a moment for "it began", which the engine's "it failed" may have overtaken; return whether it came.
 
-        Only so is a call that cannot be sent told from a result that cannot. The settler.
+        Only so is a call that cannot be sent told from a result that cannot. Called by the settler.
         """
         return False
 
     def overdue(self, submission: Submission) -> None:  # noqa: B027  # only an engine that may be silent needs it
-        """Act on an attempt whose slot's timer is due, and which is not known to have begun. The settler."""
+        """Act on an attempt whose slot's timer is due, and which is not known to have begun. Called by the settler."""
 
     @abc.abstractmethod
     def close(self) -> None:

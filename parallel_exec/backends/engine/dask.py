@@ -161,7 +161,7 @@ class DaskEngine(Engine):
             remote.release()
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Take note that an attempt began. The client's loop."""
+        """Take note that an attempt began. Called in the client's loop."""
         _, said = event
         serial, address = said["serial"], said["address"]
         submission = self.runner.submission(serial)

@@ -201,7 +201,7 @@ class ExecutorEngine(Engine):
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
 
     def _heard(self, serial: int, worker: str, address: Any) -> None:
-        """Take note that an attempt began. The listening thread."""
+        """Take note that an attempt began. Called by the listening thread."""
         submission = self.runner.submission(serial)
         if submission is not None:
             submission.locate(address)

@@ -61,7 +61,10 @@ RESUBMIT = 0.01  # seconds until something is handed over again that the engine 
 
 
 class EngineRunner(Runner):
-    """Keeps a bounded number of attempts in an engine. What has no note is changed by any thread, in single atomic calls."""
+    """Keeps a bounded number of attempts in an engine.
+
+    An attribute without a comment is changed by any thread, in single atomic calls.
+    """
 
     def __init__(self, engine: Engine, port: SchedulerPort, limit: int) -> None:
         super().__init__(port, limit)
@@ -205,7 +208,7 @@ class EngineRunner(Runner):
                 outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
                 current.end()
                 self._report(submission, outcome, time.monotonic())
-        except BaseException:  # from a callback or a hook: not the engine's business
+        except BaseException:  # from a callback or a hook: the engine must not see it
             logger.exception("a callback of task %r raised", job.id)
         finally:
             current.begin(*outer)
@@ -294,7 +297,7 @@ class EngineRunner(Runner):
                 self._free.append(slot)
 
     def _ended(self, submission: Submission, engine_future: EngineFuture) -> None:
-        """Settle what the engine has done with, if it is not settled. The settler."""
+        """Settle what the engine has done with, if it is not settled. Called by the settler."""
         failed = engine_future.cancelled() or engine_future.exception() is not None
         if failed:
             with self.port.lock:  # which `recall` holds, when it is about to withdraw what it has had cancelled
@@ -303,7 +306,7 @@ class EngineRunner(Runner):
             self._settler.call_soon(partial(self._ended, submission, engine_future))  # after `_began`
             return
         self._by_serial.pop(submission.serial, None)
-        if submission.runs_here:  # it was cancelled in the books only, and reports by itself
+        if submission.runs_here:  # only its future was cancelled, and it reports by itself
             return
         try:
             if submission.state == State.WITHDRAWN:
@@ -338,7 +341,7 @@ class EngineRunner(Runner):
             self._report(submission, Failure(explain(error, job, had_begun=had_begun)), now)
 
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
-        """Settle what the engine refused. The settler."""
+        """Settle what the engine refused. Called by the settler."""
         self._tell_failure(error)
         try:
             if for_good:
@@ -358,7 +361,7 @@ class EngineRunner(Runner):
             self.port.events.emit(WorkerDied, name, f"{type(error).__name__}: {error}")
 
     def _due(self, slot: EngineSlot, submission: Submission) -> None:
-        """Act on a slot's timer. The clock thread."""
+        """Act on a slot's timer. Called by the clock thread."""
         if submission.is_pending:
             self._settler.call_soon(partial(self._engine.overdue, submission))
         else:
@@ -404,7 +407,7 @@ class EngineRunner(Runner):
         return submission if submission is not None and submission.known_job is job else None
 
     def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
-        """Settle an attempt that `stop` has claimed. The settler."""
+        """Settle an attempt that `stop` has claimed. Called by the settler."""
         stops = self._abandon(submission)
         if submission.state == State.ABANDONED:
             if not stops:

@@ -160,7 +160,7 @@ class Submission:
             return self.state != State.WITHDRAWN
 
     def leave_engine(self) -> bool:
-        """Note that the engine has done with it; False if its call still runs here: it was cancelled in the books only."""
+        """Note that the engine has done with it; False if its call still runs here: only its future was cancelled."""
         with self._lock:
             self._in_engine = False
             self.engine_future = None  # whose callbacks lead here

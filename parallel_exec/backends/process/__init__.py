@@ -36,7 +36,7 @@ The way of a call, and what proves where it is:
 
     A permit that the parent gets back proves that the last of `assigned` has not begun and never will: it is taken back when
     another worker is idle, when something of higher priority comes, when a task is cancelled or a worker killed, and when
-    what it is part of is stuck behind a long call. Tiny calls go over in batches, so that no worker waits for the parent.
+    the call waits behind one that takes long. Tiny calls go over in batches, so that no worker waits for the parent.
     The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
     worker is silent, or dead. What comes both by it and through the pipe counts once.
 

@@ -113,7 +113,7 @@ class Assignments:
         try:
             serials = handle.take_back(most)
             self._reclaim(handle, serials)
-        except BaseException:  # a signal handler's: permits and books may not agree any more
+        except BaseException:  # a signal handler's: the permits and `assigned` may not agree any more
             handle.kill()
             raise
         if serials:

@@ -63,8 +63,8 @@ class ProcessBackend(Backend):
             None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
         )
         memory = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
-        # Here and not in the pool, as an unused one is followed by another in a forked child; it lets go of what goes to
-        # workers with their start once the pool has ended, which is before this does.
+        # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
+        # lets go of what goes to workers with their start.
         self._launcher = Launcher(context, packed, memory, check_seconds("startup_timeout", startup_timeout))
 
     def make_runner(self, port: SchedulerPort, limit: int) -> ProcessPool:

@@ -3,7 +3,7 @@
 It is `multiprocessing`'s, one for the process, and most of what is needed of it is private: all of that is here.
 
 Guarantees:
-    Workers are never made by a server that is another user, or whose children cannot have what this process has by now: it
+    Workers are never made by a server of another user, or whose children cannot have what this process has by now: it
     is left to itself, ends when all that it has made has ended, and the next start makes a new one.
     A folder for temporary files whose path is too long for a socket, or where nothing can be written, does not keep one
     from being started.

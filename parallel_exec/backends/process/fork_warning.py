@@ -1,4 +1,4 @@
-"""CPython's warning of a fork amid threads, kept from those who have asked for `fork`.
+"""CPython's warning of a fork in a process with threads, kept from those who have asked for `fork`.
 
 Since CPython 3.12 `os.fork()` warns in a process with threads, and a process with a pool of ours has some. (CPython's own
 pool does not warn by itself, as it forks all its workers before it starts its thread; ours are started when there is
