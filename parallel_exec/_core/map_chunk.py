@@ -38,15 +38,6 @@ if TYPE_CHECKING:
 _MISSING = object()  # the place of an item that has not ended
 
 
-class _Raise:
-    """In the place of an item's value: what to raise for it."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 class MapResults:
     """The outcomes of one `map` call, in order.
 
@@ -58,7 +49,7 @@ class MapResults:
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
         self.override: Failure | None = None
-        # For each item `_MISSING`, a `_Raise`, a job that has or will have its outcome, or None: the value is in a row, or
+        # For each item `_MISSING`, a `Failure`, a job that has or will have its outcome, or None: the value is in a row, or
         # was yielded.
         # Written by whoever ends a chunk or an item, each place once, and by the iterator.
         self._places: list[Any] = []
@@ -86,7 +77,7 @@ class MapResults:
         self._tell(first, first + len(values))
 
     def put(self, place: int, value: Any) -> None:
-        """Store one outcome: a `_Raise`, or the job that has or will have it."""
+        """Store one outcome: a `Failure`, or the job that has or will have it."""
         self._places[place] = value
         self._tell(place, place + 1)
 
@@ -152,7 +143,7 @@ def _take(box: list[Any], until: float | None) -> Any:
     """Return the value of what is in the box, or raise its error, keeping no reference to either."""
     outcome = box.pop()
     try:
-        if type(outcome) is _Raise:
+        if type(outcome) is Failure:
             raise outcome.error
         return outcome.result(None if until is None else max(0.0, until - time.monotonic()))
     finally:
@@ -289,7 +280,7 @@ class MapChunk(Job[None]):
         elif type(outcome) is Failure:
             for index in range(self.low, self.high):
                 if self._results.misses(self.first + index):
-                    self._results.put(self.first + index, _Raise(outcome.error))
+                    self._results.put(self.first + index, outcome)
         if type(outcome) is Success:
             self.weight = self.good  # the others are jobs of their own, which are counted when they end
         super().settle(outcome, cancelled)
