@@ -20,6 +20,7 @@ from parallel_exec._names import type_name
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends import _pickling
+from parallel_exec.backends._pickling import describe_failure
 
 _TESTS = 1000  # pieces that are tried; a guess: a culprit behind more of them is named by what it is in
 _SECONDS = 1.0  # for all of them, as the pieces may be large
@@ -84,7 +85,7 @@ def find_culprit(parts: dict[str, Any]) -> Culprit:
         error = _failure(part)
         if error is not None:
             way, leaf, error = _descend(part, error)
-            return Culprit(f"{name} ({_describe(part)})", way + _say(error), _hint(leaf, error))
+            return Culprit(f"{name} ({_describe(part)})", way + describe_failure(error), _hint(leaf, error))
     return Culprit(WHOLE, "its parts can be pickled each, but not together", _PLAIN_REMEDY)
 
 
@@ -97,15 +98,11 @@ def unsendable(value: Any, error: BaseException) -> tuple[str, str]:
     """Return what a result that cannot be pickled is, and why it cannot; for the error that its task ends with."""
     what = f"the result, of type {type(value).__module__}.{type(value).__qualname__},"
     if isinstance(error, MemoryError) or not isinstance(error, Exception):
-        return what, _say(error)  # a closer look must not raise it again
+        return what, describe_failure(error)  # a closer look must not raise it again
     way = ""
     if _failure(value) is not None:
         way, _, error = _descend(value, error)
-    return what, f"{way}{_say(error)}. Return plain data, or write the rest to a file and return its path"
-
-
-def _say(error: BaseException) -> str:
-    return _pickling.describe_failure(error)
+    return what, f"{way}{describe_failure(error)}. Return plain data, or write the rest to a file and return its path"
 
 
 def _failure(value: Any) -> BaseException | None:

@@ -298,8 +298,4 @@ def dumps(value: Any) -> bytes:
     return _reducers.dumps(value, kind=cloudpickle.Pickler)
 
 
-def _dumps_result(value: Any) -> Pickled:
-    return Pickled(dumps(value), None)
-
-
-_ENCODER = Encoder(_dumps_result, carries=False)
+_ENCODER = Encoder(lambda value: Pickled(dumps(value), None), carries=False)

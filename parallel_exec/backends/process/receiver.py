@@ -239,7 +239,12 @@ class Receiver:
         if job is None:
             return
         number = self._begin(handle, job, running.since, over=True)
-        error = error or _crash_error(handle.pid, exitcode, _named(job, running.serial).id)
+        if error is None:
+            from parallel_exec.errors import (
+                WorkerCrashedError,
+            )  # loads the stdlib's process pool; only a crash needs it
+
+            error = WorkerCrashedError(handle.pid, exitcode, _named(job, running.serial).id)
         if type(job) is not MapChunk:
             if number:
                 self._port.report(job, number, Failure(error), time.monotonic())
@@ -256,12 +261,6 @@ class Receiver:
         if job.phase == Phase.HANDED_OUT:
             return self._port.begin(job, handle, handle.name, start, over=over)
         return job.attempt_number if job.phase == Phase.LIVE else 0
-
-
-def _crash_error(pid: int, exitcode: int | None, task_id: str) -> BaseException:
-    from parallel_exec.errors import WorkerCrashedError  # loads the stdlib's process pool; only a crash needs it
-
-    return WorkerCrashedError(pid, exitcode, task_id)
 
 
 class _Item(NamedTuple):
