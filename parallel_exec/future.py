@@ -66,8 +66,9 @@ class Unretrieved:
         self.error: BaseException | None = error
 
     def __del__(self) -> None:
-        if self.error is not None:
-            logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=self.error)
+        error = getattr(self, "error", None)  # Ctrl-C may keep `__init__` from setting it
+        if error is not None:
+            logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=error)
 
 
 class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__

@@ -79,6 +79,7 @@ class Admission:
             if consumer is not None:
                 self._idle.wake(consumer)
             elif outcome is not None:
+                job.decide()
                 self._completion.finish(job, outcome)
         except BaseException:
             self._completion.repair(job, outcome, was_held=was_held)
@@ -96,7 +97,6 @@ class Admission:
             self._registry.reserved.discard(job)
         outcome = Failure(unfit) if unfit is not None else job.override or self._gate.final_outcome
         if outcome is not None:
-            job.decide()
             return outcome, None
         if self._prefetches:
             self._completion.runner.preempt((-job.priority, job.sequence))
@@ -107,6 +107,7 @@ class Admission:
     def enqueued(self, job: AnyJob, outcome: Failure | None, consumer: Consumer | None) -> None:
         """End a job, or wake a consumer, as `enqueue` returned it. Called without the lock."""
         if outcome is not None:
+            job.decide()
             self._completion.finish(job, outcome)
         elif consumer is not None:
             self._idle.wake(consumer)

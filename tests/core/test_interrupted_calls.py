@@ -21,7 +21,7 @@ import pytest
 import script
 import work
 
-from parallel_exec import ParallelExecutor, Task, _lifecycle
+from parallel_exec import ParallelExecError, ParallelExecutor, Task, _lifecycle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +97,23 @@ def test_submit(backend: str, settings: dict[str, Any]) -> None:
         thread.start()
         thread.join(work.PATIENCE)
         assert not thread.is_alive()
+
+
+def test_submit_of_what_cannot_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that ends instead of being queued ends also if its `submit` is interrupted."""
+
+    def refuse(_: Any) -> None:
+        raise ParallelExecError("no")
+
+    with ParallelExecutor(max_concurrency=1) as executor:
+        executor.submit(int).result(work.PATIENCE)
+        monkeypatch.setattr(inside.admission(executor), "_prepare", refuse)
+        unsettled = inside.monitor(executor).registry.unsettled
+        for step in itertools.count(1):
+            if not interrupt(lambda: executor.submit(int, 1), step):
+                break
+            work.until(lambda: not unsettled)
+        assert step > 50
 
 
 @every_backend
