@@ -111,9 +111,7 @@ class IdleConsumers:
     def let_all_go(self) -> None:
         """Wake all who are idle, once nothing is left to do. Called without the lock held; may be repeated."""
         while self._idle:
-            with self._lock:
-                consumer = next(iter(self._idle), None)
-            if consumer is not None:
+            for consumer in list(self._idle):  # in one step: a signal handler may come here, too
                 self.wake(consumer)
                 self.unpark(consumer)
 

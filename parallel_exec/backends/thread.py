@@ -247,8 +247,8 @@ class ThreadRunner(Runner):
             if job is None:
                 return
             self.port.reject(job, CapacityExhaustedError(len(self._stuck)))
-        self._offer()
         self.port.decline(self._refuser)
+        self._offer()  # last: it may list the refuser anew
 
     def _serve(self, worker: _Worker, first: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
@@ -192,6 +193,16 @@ def test_a_slot_that_comes_back_while_one_looks_for_room(lab: Any) -> None:
     runner = inside.runner(executor)
     runner.port.park(runner._refuser)  # on top of the one that would start a thread
     assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
+
+
+def test_a_slot_that_comes_back_and_goes_again(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever refuses what waits, and sees a slot for a moment, goes on refusing."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=0), retry_count=0)
+    runner = inside.runner(executor)
+    rooms = itertools.chain([1], itertools.repeat(0))
+    monkeypatch.setattr(runner, "_room", lambda: next(rooms))
+    runner._refuse_all()
+    assert isinstance(executor.submit(int).exception(work.PATIENCE), CapacityExhaustedError)
 
 
 def test_a_timer_that_rings_before_it_can_know_for_whom(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from typing import Any
 
 import pytest
@@ -252,3 +254,35 @@ def test_a_signal_handler_that_takes_the_same_consumer(ready: Ready, moment: str
     assert ready.take(consumers[-1]) is not None
     assert sum(consumer.woken for consumer in consumers[:-1]) == others  # the wake-up was passed on
     assert ready.take(consumers[0]) is not None
+
+
+def test_a_handler_that_lets_all_go() -> None:
+    """A signal handler may do the same at any point: all are woken."""
+    for step in itertools.count(1):
+        ready = Ready()
+        consumers = [Consumer(), Consumer()]
+        for consumer in consumers:
+            ready.take(consumer)
+        ready.gate.drain()
+        left = step
+
+        def trace(frame: Any, event: str, _: Any, idle: Any = ready.idle) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left == 0:
+                    idle.let_all_go()
+            return trace
+
+        before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # else 3.12 does not believe what is set in `trace`
+        sys.settrace(trace)
+        try:
+            ready.idle.let_all_go()
+        finally:
+            sys.settrace(before)
+        assert all(consumer.woken for consumer in consumers)
+        if left > 0:
+            break
+    assert step > 50
