@@ -385,7 +385,7 @@ def result_of(source: Source, outcome: Outcome, queued_for: float, duration: flo
 
 
 class Source(Protocol):
-    """What a `TaskResult` asks for what it was not told."""
+    """The future of a `TaskResult`, which asks it for the task and the attempts when somebody looks at them."""
 
     @property
     def task(self) -> Task[Any]:

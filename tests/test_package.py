@@ -81,8 +81,8 @@ for function in ("fork", "register_at_fork", "set_blocking"):
 from parallel_exec import ExecutorBackend, ParallelExecutor
 
 class Elsewhere(ThreadPoolExecutor):
-    def submit(self, ticket):
-        return super().submit(pickle.loads(pickle.dumps(ticket)))
+    def submit(self, call):
+        return super().submit(pickle.loads(pickle.dumps(call)))
 
 for backend in "thread", "inline", ThreadPoolExecutor(1), ExecutorBackend(Elsewhere(1)):
     with ParallelExecutor(backend=backend) as executor:

@@ -1,10 +1,11 @@
-"""What the calling thread may wait for: never for what only itself could bring about.
+"""What the calling thread may wait for: never for something that only that thread could bring about.
 
 Guarantees:
     A task that would wait for its own executor for ever is told so: when every slot is taken by an attempt that waits for
     another task of the executor, nothing can ever end. (One whose awaited task has ended is about to go on: it only looks
     as if it waited, until its thread has woken up.)
-    Who works for the executor, or has interrupted what holds its lock or is to wake it, never blocks on it.
+    A thread that works for the executor never blocks on it; nor does a signal handler or a finalizer that has interrupted
+    its own thread while that held the executor's lock, or was about to wake a consumer.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Guarantees:
     each changes the heap in one step (of `heapq`, or an assignment). `_tidy` does not: what is pushed meanwhile is put aside.
     Jobs are never compared: no two have the same place in the order.
 
-Who may take, and who is woken for it, say `gate.py` and `idle.py`.
+`gate.py` says when jobs may be taken, and `idle.py` which consumer is woken for them.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class SchedulerPort(Protocol):
     def first_priority(self) -> int | None:
         """Return the priority of the job that would be taken next; None if there is none. Called with the lock held.
 
-        For who prefetches: nothing of a lower priority may begin before what was sent ahead.
+        For a runner that sends jobs ahead: none of a lower priority may begin before those.
         """
         ...
 

@@ -241,7 +241,7 @@ class ThreadRunner(Runner):
             self._gone.notify_all()
 
     def _refuse_all(self) -> None:
-        """End what waits, for as long as there is no slot, and none in sight."""
+        """End what waits, for as long as there is no slot, nor room for one."""
         while self._room() <= 0:
             job = self.port.take(self._refuser)
             if job is None:

@@ -433,7 +433,7 @@ class EngineRunner(Runner):
         return stops
 
     def _let_withdrawn_go(self, submission: Submission) -> None:
-        """Free the slot of what certainly never begins, whatever the engine makes of it."""
+        """Free the slot of an attempt that certainly never begins, also if the engine does not cancel its future."""
         self._cancel(submission)
         self._release(submission)
         self._feeder.call_soon(self._feed)

@@ -1,4 +1,4 @@
-"""A thread that does what it is given, in order: for what may block, or runs user code."""
+"""A thread that calls callbacks in order: those that may block, or run user code."""
 
 from __future__ import annotations
 

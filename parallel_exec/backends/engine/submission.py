@@ -85,7 +85,7 @@ class Submission:
     | RUNNING   | `begin`                     | `release`, `abandon`                                            |
     | ABANDONED | `abandon`                   | `leave_engine` and, if its call runs here, `return_here`        |
     | WITHDRAWN | `withdraw`, `withdraw_sent` | never                                                           |
-    | SETTLED   | `release`, or as above      | never                                                           |
+    | SETTLED   | `release`, or ABANDONED left | never                                                           |
 
     Attributes (its methods alone change them):
         state: see above.

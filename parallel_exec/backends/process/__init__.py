@@ -40,7 +40,7 @@ The way of a call, and what proves where it is:
     The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
     worker is silent, or dead. What comes both by it and through the pipe counts once.
 
-The states of a worker (`worker_handle.py` says who may be sent what):
+The states of a worker (`worker_handle.py` says in which of them it is sent tasks):
 
     STARTING ─► READY ◄─► DRAINING ─► CLOSING ─► DEAD      a process ends from any of them; what it had not begun goes back
 

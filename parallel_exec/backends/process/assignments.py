@@ -6,7 +6,7 @@
                         └─ remove: its worker has died ─────────┴──► returned ──► the I/O thread ──► scheduler
 
 Guarantees:
-    The scheduler's lock guards all of it; whoever calls what says so holds it.
+    The scheduler's lock guards all of it; where a docstring says so the caller holds it.
     A job that was taken back is given to the scheduler by the I/O thread, as that may run user code.
     Before a worker is killed for a call's sake, all its permits are taken back: nobody else's call can begin there.
     A job that workers keep dying of before it begins, while they read or unpickle it, is found to be the cause.
@@ -31,10 +31,10 @@ _POISON = 3  # workers that a job may take along before it has begun; the first 
 
 
 class Interrupted(NamedTuple):
-    """What a worker was at when it died.
+    """The job that a worker was running, or loading, when it died.
 
     Attributes:
-        job: the job; None if it was at nothing.
+        job: the job; None if there was none.
         running: which call of it.
         error: for what it was killed; None if it was not killed for this call's sake.
     """
@@ -170,7 +170,7 @@ class Assignments:
             self._wakeup()
 
     def remove(self, handle: WorkerHandle, failure: BaseException | None = None) -> Interrupted:
-        """Forget a dead worker, and take back what it had not begun; returns what it was at.
+        """Forget a dead worker, and take back the jobs that it had not begun; returns the one that it was at.
 
         Args:
             handle: the worker; its frames and its journal have been read.

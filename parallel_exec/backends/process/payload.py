@@ -55,7 +55,7 @@ def by_value(job: AnyJob, pickled: Pickled) -> Pickled:
 
 
 def unpicklable(job: AnyJob) -> TaskSerializationError:
-    """Return the error of a job whose call could not be pickled, which says what of it cannot."""
+    """Return the error of a job whose call could not be pickled: it names the argument, or the function, that cannot be."""
     with _reducers.carry([]):
         what, why, hint = find_culprit(parts_of(job.fn, job.args, job.kwargs or {}))
     return TaskSerializationError(f"{what} of task {job.id!r}", "to the worker", why, hint)

@@ -194,7 +194,7 @@ class ProcessPool(Runner):
         return None if due is None else max(0.0, due - now)
 
     def _pump(self, port: SchedulerPort) -> None:
-        """Give work to whoever wants it, start workers for what is left, and rebalance what waits."""
+        """Rebalance the calls that wait in workers, hand jobs out, and start workers for those that are left."""
         assignments = self.assignments
         ready: list[WorkerHandle] = []
         idle = 0
@@ -288,7 +288,7 @@ class ProcessPool(Runner):
         self._overridden = overridden if self._overridden is None else self._overridden + overridden
 
     def _finish_overridden(self, port: SchedulerPort) -> None:
-        """Do what follows a `_requeue`, as it runs user code: end what was cancelled meanwhile. Called without the lock."""
+        """End the jobs that were cancelled before a `_requeue`, which runs user code. Called without the lock."""
         overridden, self._overridden = self._overridden, None
         port.finish_overridden(overridden or ())
 

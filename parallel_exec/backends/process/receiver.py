@@ -8,7 +8,7 @@
 Guarantees:
     What came both through the pipe and from the journal counts once: `assigned` forgets a call when it is first heard of.
     A chunk is reported when the last of its items has been heard of, or taken back.
-    What a message makes user code raise is logged; what else was said counts.
+    An exception of user code that a message leads to is logged, and the other messages count.
 """
 
 from __future__ import annotations

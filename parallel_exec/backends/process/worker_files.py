@@ -21,7 +21,7 @@ from parallel_exec.backends.process import segments, spawn, wire
 
 
 class WorkerFiles:
-    """What is open here for one worker; what has no note is written once.
+    """The files that are open here for one worker; attributes are written once, if nothing else is said.
 
     Attributes:
         tasks, results: descriptors of the pipes' ends, which do not block.

@@ -257,7 +257,7 @@ class Worker:
 
 
 def _take_over(config: WorkerConfig) -> None:
-    """Have what a child of the parent's would have, whoever has forked this one."""
+    """Take over what a process that the parent forks would inherit: a fork server may have forked this one."""
     for number, descriptor in enumerate(config.output, 1):
         os.dup2(descriptor.fd, number)
         descriptor.close()
