@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._core.completion import CANCELLED
+from parallel_exec._core.job import Phase
 from parallel_exec.task import Task
 from parallel_exec.task_queue import TaskQueue
 
@@ -37,6 +38,9 @@ class LiveQueue(TaskQueue):
         while True:
             with self._lock:
                 job = self._ready.peek()
+                if job is not None and job.phase == Phase.DONE:  # this call has interrupted what is taking it out
+                    waiting = [each for each in self._ready.jobs() if each.phase != Phase.DONE]
+                    job = min(waiting, key=lambda each: (-each.priority, each.sequence), default=None)
             if job is None:
                 return None
             if self._completion.cancel_waiting(job, CANCELLED):

@@ -116,9 +116,8 @@ class Completion:
                 mine = job.phase in (Phase.QUEUED, Phase.BACKING_OFF)  # from here on it ends, whatever is raised
                 if not mine:
                     mine = job.phase == Phase.HANDED_OUT and self.runner.recall(job)
-                if not mine:
+                if not mine or not self._withdraw(job):
                     return False
-                self._withdraw(job)
             self.finish(job, override)
         except BaseException:
             self.repair(job, override if mine else None, was_held=was_held)
@@ -127,10 +126,9 @@ class Completion:
             self.runner.recheck()
         return True
 
-    def _withdraw(self, job: AnyJob) -> None:
-        """Take a job out of wherever it waits. Called with the lock held."""
-        phase = job.phase
-        job.decide()
+    def _withdraw(self, job: AnyJob) -> bool:
+        """Take a job out of wherever it waits; False if a signal handler has ended it. Called with the lock held."""
+        phase = job.withdrawn()
         if phase == Phase.QUEUED:
             self._ready.discard(job)
             self._monitor.room.notify()
@@ -138,6 +136,7 @@ class Completion:
             self._registry.backing_off.discard(job)
             if job.backoff_timer is not None:
                 job.backoff_timer.cancel()
+        return phase != Phase.DONE
 
     def stop(self, job: AnyJob, override: Failure) -> bool:
         """End a job with `override`, also if an attempt is running.

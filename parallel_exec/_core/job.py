@@ -322,6 +322,11 @@ class Job(TaskFuture[T]):
             self.ended_at = at
         self.phase = Phase.DONE
 
+    def withdrawn(self) -> int:
+        """It ends as it waits; returns its phase before, DONE if it has ended. In one step: a signal handler may end it, too."""
+        before, self.phase = self.phase, Phase.DONE
+        return before
+
     def leave_batch(self) -> Sequence[AnyJob]:
         """Tell its batch, if it has one, that it has ended; returns what must be cancelled for it."""
         batch = self.batch

@@ -42,7 +42,7 @@ class ReadyQueue:
 
     def calls(self) -> int:
         """Return how many calls the jobs stand for."""
-        return len(self.heap) + len(self.aside) - len(self._discarded) + self._extra
+        return max(0, len(self.heap) + len(self.aside) - len(self._discarded)) + self._extra
 
     def push(self, job: AnyJob) -> None:
         """Put a job in, at its own place; O(log n)."""

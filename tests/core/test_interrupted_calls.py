@@ -36,8 +36,16 @@ def _names(code: CodeType) -> list[str]:
     return [dis.opname[opcode] for opcode in code.co_code]
 
 
-def interrupt(call: Callable[[], Any], step: int, spared: str = "") -> bool:
-    """Raise KeyboardInterrupt at the `step`-th point of a call; returns whether it has so many, the `spared` file aside."""
+def _raise() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupt(call: Callable[[], Any], step: int, spared: str = "", act: Callable[[], Any] = _raise) -> bool:
+    """Raise KeyboardInterrupt at the `step`-th point of a call, or do what else a signal handler may do.
+
+    Returns:
+        Whether it has so many points, those in the `spared` file aside.
+    """
     left = step
     latest: dict[FrameType, str] = {}
 
@@ -50,7 +58,7 @@ def interrupt(call: Callable[[], Any], step: int, spared: str = "") -> bool:
             left -= before.startswith(_HEARS)
             if left == 0:
                 left = -1
-                raise KeyboardInterrupt
+                act()
         return trace
 
     before = sys.gettrace()
@@ -130,6 +138,30 @@ def test_cancel_and_abort(backend: str) -> None:
             futures[2].cancel()
 
         assert interrupt_everywhere(executor, cancel) > 100
+
+
+def test_a_handler_that_empties_the_queue(lab: Any) -> None:
+    """A signal handler may take all tasks out at any point of a `cancel`: each is cancelled, once, and the pool goes on."""
+    executor = lab.executor(max_concurrency=1)
+    executor.submit(int).result(work.PATIENCE)
+    cancelled = 0
+    for step in itertools.count(1):
+        executor.pause()
+        ended: list[Any] = []
+        futures = [executor.submit(int) for _ in range(4)]
+        for future in futures:
+            future.add_done_callback(ended.append)
+        has_more = interrupt(futures[0].cancel, step, act=executor.queue.clear)
+        assert all(future.cancelled() for future in futures) or not has_more
+        cancelled += len(ended)
+        assert executor.stats().cancelled == cancelled
+        executor.resume()
+        assert executor.submit(work.double, 1).result(work.PATIENCE) == 2
+        ready = inside.monitor(executor).ready
+        assert (ready.heap, ready._discarded, inside.monitor(executor).registry.unsettled) == ([], set(), set())
+        if not has_more:
+            break
+    assert step > 50
 
 
 @every_backend
