@@ -14,6 +14,7 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Iterator
+from unittest import mock
 
 import forking_tasks
 import inside
@@ -43,6 +44,7 @@ LONG = 600.0
 def client() -> Iterator[Any]:
     """A client of a cluster of two processes, with a thread for tasks in each."""
     with (
+        mock.patch.dict(os.environ),  # in which its nannies set things for good
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs="CRITICAL"
         ) as cluster,
