@@ -20,7 +20,7 @@ import selectors
 import threading
 from typing import Any, Callable
 
-from parallel_exec._sync.threads import launch
+from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.events import logger
 
@@ -50,7 +50,9 @@ class IoLoop:
         self._watched: dict[int, selectors.SelectorKey] = {}  # by descriptor; the thread's own
 
     def start(self, serve: Callable[[], None]) -> None:
-        """Open the files, and start the thread, which calls `serve` and keeps what that belongs to. Called with the lock held.
+        """Open the files, and start the thread: it calls `serve`, which calls `run`. Called with the lock held.
+
+        The thread keeps what `serve` belongs to.
 
         Raises:
             OSError: no file can be opened.
@@ -90,6 +92,7 @@ class IoLoop:
         Returns:
             None, or what was raised twice in a row without progress.
         """
+        arrive()
         raised: object = None
         while True:
             try:

@@ -25,7 +25,6 @@ from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
-from parallel_exec._sync.threads import arrive
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Runner
@@ -149,7 +148,6 @@ class ProcessPool(Runner):
 
     def _serve(self) -> None:
         current.work_for(self.port)  # which keeps it, and so this
-        arrive()
         try:
             error = self._io.run(self._turn, self._progress)
             if error is None:
