@@ -170,6 +170,7 @@ class Scheduler:
                 acquire_yielding(self.lock)
             try:
                 rest = self._registry.account(ended) if ended is not None else ()
+                ended = None  # nothing keeps it while a thread is started below
                 job = self._ready.pop() if self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
@@ -190,7 +191,6 @@ class Scheduler:
                 if settings.timeout is not None:
                     slot.timer.arm(job.started_at + settings.timeout)
                 return job, number
-            ended = None
 
     def _announce(self, job: AnyJob, number: int) -> int:
         """Do what belongs to the start of an attempt and must not be done under the lock; 0 if it ended the task."""

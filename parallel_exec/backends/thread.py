@@ -269,10 +269,11 @@ class ThreadRunner(Runner):
     def _work(self, worker: _Worker, port: SchedulerPort) -> None:
         """Run one attempt after the other, parked until there is one, until it is time to end."""
         job: Any
-        ended: AnyJob | None = None  # what has ended, and is still to be counted
+        ended: list[AnyJob | None] = [
+            None
+        ]  # what has ended, and is still to be counted; popped, as a frame keeps what it has
         while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
-            begun = port.begin_next(worker, worker.name, ended)
-            ended = None  # a parked thread must keep nothing alive
+            begun = port.begin_next(worker, worker.name, ended.pop() if ended else None)
             if begun is None:
                 if port.drained:
                     break
@@ -286,11 +287,12 @@ class ThreadRunner(Runner):
             outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
             current.end()
             worker.job = None
-            ended = port.report_ended(job, number, outcome, time.monotonic())
+            ended.append(port.report_ended(job, number, outcome, time.monotonic()))
             del begun, job, outcome  # an error's traceback leads to this frame
-        if ended is not None:
-            port.account(ended)
-        del self, worker, port, ended
+        last = ended.pop() if ended else None
+        if last is not None:
+            port.account(last)
+        del self, worker, port, last
 
     def _leave(self, worker: _Worker) -> None:
         with self.port.lock:
