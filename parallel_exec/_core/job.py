@@ -452,7 +452,8 @@ def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, 
     For jobs that have succeeded, and not for the main thread, as `acquire_yielding` is not.
     """
     for job, outcome in ended:
-        job.let_go(outcome)  # not under the lock: finalizers may run
+        if not job._watched:  # else `settle` does so
+            job.let_go(outcome)  # not under the lock: finalizers may run
     watched = []
     acquire_yielding(settling_lock)
     try:
