@@ -269,9 +269,8 @@ class ThreadRunner(Runner):
     def _work(self, worker: _Worker, port: SchedulerPort) -> None:
         """Run one attempt after the other, parked until there is one, until it is time to end."""
         job: Any
-        ended: list[AnyJob | None] = [
-            None
-        ]  # what has ended, and is still to be counted; popped, as a frame keeps what it has
+        # The job that has ended and is still to be counted; in a list, from which a call takes it and keeps nothing here.
+        ended: list[AnyJob | None] = []
         while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
             begun = port.begin_next(worker, worker.name, ended.pop() if ended else None)
             if begun is None:
