@@ -100,6 +100,31 @@ def process_map(side: str, run: Settings) -> float:
     return elapsed / count
 
 
+_MAP_BULK: dict[str, Run] = {
+    OURS: _MAP[OURS],
+    STDLIB_POOL: lambda pool, count: pool.map(tiny, range(count)),
+}
+
+
+@REGISTRY.row(
+    "process-map-bulk",
+    what="200,000 tiny map items on processes, each with its own timeout and retries; the pool's with chunks of its own",
+    goals={STDLIB_POOL: 3.0},
+    per="an item",
+    title="200,000 tiny items with map, processes",
+)
+def process_map_bulk(side: str, run: Settings) -> float:
+    """Return seconds an item. The pool cuts what it was given into eight pieces, without a timeout."""
+    count = run.count(200_000, 2_000)
+    with _pools.processes(side, run.workers) as pool:
+        start = time.monotonic()
+        results = _MAP_BULK[side](pool, count)
+        elapsed = time.monotonic() - start
+    if results != list(range(1, count + 1)):
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / count
+
+
 @REGISTRY.row(
     "mixed",
     what="one 0.5 s task amid 4,000 no-op ones on processes: time until the no-op ones are done",
