@@ -21,9 +21,9 @@ from benchmarks._harness import OURS, Measurement, Registry, Row, Settings, Unme
 ROWS = list(_harness.load_rows().rows)
 
 
-def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_benchmarks(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command_line = [sys.executable, "-m", "benchmarks", *arguments]
+    command_line = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command_line, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=55, check=False
     )
@@ -60,6 +60,23 @@ def test_row_runs(name: str, tmp_path: Path) -> None:
     report = json.loads(file.read_text(encoding="utf-8"))
     lines = [*report["measurements"], *report["unmeasured"]]
     assert {line["peer"] for line in lines if line["row"] == name} == set(_harness.REGISTRY.rows[name].goals)
+
+
+def test_scale_runs() -> None:
+    """The table of sizes has a line for each way and size."""
+    done = run_benchmarks("--quick", module="benchmarks.scale")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        [way, size] for way in ("execute_all", "stream") for size in ("100", "1,000")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads /proc")
+def test_soak_runs() -> None:
+    """A soak of a moment ends, and says whether anything has grown."""
+    done = run_benchmarks("--minutes", "0.01", "--calls", "20", module="benchmarks.soak")
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "grown" in done.stdout.splitlines()[-1]
 
 
 def test_chart_is_drawn_from_a_run_of_its_own(tmp_path: Path) -> None:
