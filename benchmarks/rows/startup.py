@@ -1,11 +1,11 @@
-"""What `import parallel_exec` adds to the start of an interpreter."""
+"""What a fresh interpreter pays: for `import parallel_exec`, and for a whole script that makes one call."""
 
 from __future__ import annotations
 
 from functools import cache
 
 from benchmarks._fresh import run_fresh
-from benchmarks._harness import OURS, REGISTRY, Settings
+from benchmarks._harness import OURS, REGISTRY, STDLIB_THREADS, Settings
 
 BARE = "python + concurrent.futures"
 
@@ -15,11 +15,20 @@ _CODE = {
     BARE: "import concurrent.futures, concurrent.futures.thread",
 }
 
+_THREAD_SCRIPT = {
+    OURS: "from parallel_exec import ParallelExecutor as Pool",
+    STDLIB_THREADS: "from concurrent.futures import ThreadPoolExecutor as Pool",
+}
+_ONE_CALL = """
+with Pool({workers}) as pool:
+    print(pool.submit(pow, 2, 3).result())
+"""
+
 
 @cache
-def _compiled(side: str) -> None:
+def _compiled(code: str) -> None:
     """Run once, so that the compiled modules are there; the measured runs start as the second run of a script does."""
-    run_fresh(_CODE[side])
+    run_fresh(code)
 
 
 @REGISTRY.row(
@@ -32,5 +41,20 @@ def _compiled(side: str) -> None:
 )
 def import_time(side: str, run: Settings) -> float:
     """Return the seconds from the start of the interpreter to its end."""
-    _compiled(side)
+    _compiled(_CODE[side])
     return run_fresh(_CODE[side])[0]
+
+
+@REGISTRY.row(
+    "script-thread",
+    what="a whole script with one call in a thread, interpreter start and end included; median",
+    goals={STDLIB_THREADS: 1.15},
+    pick="median",
+    rounds=10,
+)
+def script_thread(side: str, run: Settings) -> float:
+    """Return the seconds from the start of the interpreter to its end."""
+    workers = f"max_concurrency={run.workers}" if side == OURS else run.workers
+    code = _THREAD_SCRIPT[side] + _ONE_CALL.format(workers=workers)
+    _compiled(code)
+    return run_fresh(code)[0]
