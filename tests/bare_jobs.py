@@ -8,6 +8,7 @@ from typing import Any
 import work
 
 from parallel_exec._core.job import PLACES, Job
+from parallel_exec._core.map_chunk import MapChunk, MapResults
 from parallel_exec._core.settings import Settings
 
 
@@ -25,6 +26,17 @@ def new_job(number: int = 1, priority: int = 0) -> Job[Any]:
     owner: Any = Owner()
     policy: Any = None
     return Job(owner, Settings(None, policy), work.double, (number,), priority=priority)
+
+
+def new_chunk(count: int) -> MapChunk:
+    """Return the chunk of a map with so many items; each is doubled."""
+    owner: Any = Owner()
+    policy: Any = None
+    results = MapResults(1 << PLACES)
+    items = [list(range(count))]
+    return MapChunk(
+        owner, Settings(None, policy), work.double, items, range(count), results, results.reserve(count), 0, "map"
+    )
 
 
 def queued_job(number: int = 1, priority: int = 0) -> Job[Any]:

@@ -81,6 +81,7 @@ ORDER = [
     "backends.process.start_method",
     "backends.process.semaphore",
     "backends.process.worker_files",
+    "backends.process.assigned",
     "backends.process.worker_handle",
     "backends.process.launcher",
     "backends.process.assignments",

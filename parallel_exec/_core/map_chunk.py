@@ -164,7 +164,8 @@ class MapChunk(Job[None]):
     Attributes:
         low, high: the row, as indices into `columns`.
         good: how many of them have returned.
-        serial: the number under which a worker has the first of them.
+        serial: the number under which a worker has the first of them; the others follow.
+        next_serial: that of the first that was not heard to have ended.
     """
 
     owner: Scheduler
@@ -189,8 +190,7 @@ class MapChunk(Job[None]):
         self.low, self.high = rows.start, rows.stop
         self.weight = len(rows)
         self.first = first
-        self.good = self.serial = 0
-        self._left = 0  # how many of them a worker still has
+        self.good = self.serial = self.next_serial = 0
         self._results = results
         results.join(self)
 
@@ -205,19 +205,26 @@ class MapChunk(Job[None]):
         if self._results.override is not None:
             tail.override_with(self._results.override)
         self.high, self.weight = at, at - self.low
-        self._left = max(0, self._left - tail.weight)
         self.owner.add_split(tail)
         return tail
 
     def sent(self, serial: int) -> None:
         """A worker has all of it, the first item under this number."""
-        self.serial = serial
-        self._left = self.weight
+        self.serial = self.next_serial = serial
 
-    def ended(self, count: int) -> bool:
-        """So many of its items have ended; returns whether a worker has none of them any more."""
-        self._left -= count
-        return self._left == 0
+    @property
+    def left(self) -> int:
+        """How many of its items a worker still has."""
+        return self.serial + self.high - self.low - self.next_serial
+
+    def ended(self, stop: int) -> bool:
+        """Its items before this number have ended; returns whether a worker has none of them any more."""
+        self.next_serial = stop
+        return not self.left
+
+    def has_unended(self, serial: int) -> bool:
+        """Return whether a worker has an item under this number, and was not heard to have ended it."""
+        return self.next_serial <= serial < self.serial + self.high - self.low
 
     def index_of(self, serial: int) -> int:
         """Return the index of the item that the worker has under this number."""

@@ -87,8 +87,10 @@ def test_a_split_chunk(owner: Owner, chunk: MapChunk) -> None:
     assert (chunk.low, chunk.high, chunk.weight) == (0, 4, 4)
     assert (tail.low, tail.high, tail.weight, tail.sequence) == (4, 10, 6, 114)
     assert (tail.priority, tail.id, tail.payload, tail.queued_at) == (3, "map", chunk.payload, 7.0)
-    assert not chunk.ended(3)
-    assert chunk.ended(1)
+    assert chunk.left == 4
+    assert not chunk.ended(54)
+    assert [chunk.has_unended(serial) for serial in (53, 54, 55)] == [False, True, False]
+    assert chunk.ended(55)
 
 
 def test_a_worker_knows_items_by_numbers_in_a_row(chunk: MapChunk) -> None:

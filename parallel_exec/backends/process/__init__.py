@@ -11,6 +11,7 @@
         ├─► Prefetch              how much is sent ahead, and what is taken back    prefetch.py
         ├─► Assignments           which worker has which job                        assignments.py
         │      └─► WorkerHandle   one worker: its state, its permits, its files     worker_handle.py, worker_files.py
+        │                         the calls that it has                             assigned.py
         └─► Receiver              what workers say: attempts began and ended        receiver.py
                ▲        │
         frames │        │ batches  calls, pickled, and how all of it is laid out    payload.py, wire.py, segments.py

@@ -14,6 +14,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -97,7 +98,7 @@ class Assignments:
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not been begun. Called with the lock held."""
-        waiting = {f: None for handle in self.handles for f in handle.assigned.values() if f.phase == Phase.HANDED_OUT}
+        waiting = [job for handle in self.handles for job in handle.assigned.jobs() if job.phase == Phase.HANDED_OUT]
         return [*waiting, *self.returned]
 
     # ── taking back ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,12 +112,12 @@ class Assignments:
     def take_back(self, handle: WorkerHandle, most: int | None = None) -> None:
         """Take back what a worker has not begun. Called with the lock held."""
         try:
-            serials = handle.take_back(most)
-            self._reclaim(handle, serials)
+            count = handle.take_back(most)
+            self._reclaim(handle, count)
         except BaseException:  # a signal handler's: the permits and `assigned` may not agree any more
             handle.kill()
             raise
-        if serials:
+        if count:
             self._wakeup()
 
     def recall(self, job: AnyJob) -> bool:
@@ -128,19 +129,26 @@ class Assignments:
         del self.returned[job]
         return True
 
-    def _reclaim(self, handle: WorkerHandle, serials: list[int]) -> None:
-        """Note calls as taken back that certainly did not begin: the last of `assigned`."""
-        for serial in serials:
-            job = handle.assigned[serial]
-            if type(job) is not MapChunk:
+    def _reclaim(self, handle: WorkerHandle, count: int) -> None:
+        """Note the last so many of `assigned` as taken back: they certainly did not begin."""
+        while count > 0 and (last := handle.assigned.last()) is not None:
+            serial, job = last
+            taken = min(count, job.left) if type(job) is MapChunk else 1
+            if type(job) is MapChunk and taken < job.weight:
+                self._cut_off(job, taken)
+                if job.left:
+                    return
+            else:
                 self.returned[job] = None
-            elif serial == job.serial:
-                self.returned[job] = None  # the whole of it
-            elif serial < job.serial + job.weight:  # where it is split; the rest of the tail goes with it
-                self.returned[self.split(job, job.index_of(serial))] = None
-                if job.ended(0):
-                    self.done.append(job)
-            del handle.assigned[serial]  # last: if this is interrupted, it is done again when the worker is dead
+            handle.assigned.remove(serial)  # last: if this is interrupted, it is done again when the worker is dead
+            count -= taken
+
+    def _cut_off(self, chunk: MapChunk, count: int) -> None:
+        """Take back the last so many items of a chunk, the first of which has begun; that may be its end."""
+        if count:
+            self.returned[self.split(chunk, chunk.high - count)] = None
+        if not chunk.left:
+            self.done.append(chunk)
 
     # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,7 +163,7 @@ class Assignments:
             self.take_back(handle)
             serial = handle.running().serial
             if handle.assigned.get(serial) is not job:  # it is about to begin, or its end has not been heard of yet
-                serial = next((serial for serial, other in handle.assigned.items() if other is job), 0)
+                serial = handle.assigned.serial_of(job)
             if serial:
                 handle.kill_when_running(serial, error)
             self._wakeup()
@@ -185,12 +193,11 @@ class Assignments:
             error = failure
             if error is None and handle.pending_kill is not None and handle.pending_kill[0] == running.serial:
                 error = handle.pending_kill[1]
-            serials = [running.serial] if job is not None else []
-            if type(job) is MapChunk and running.loading:  # nothing of it has begun
-                serials = [serial for serial, other in handle.assigned.items() if other is job]
-            for serial in serials:
-                del handle.assigned[serial]
-            self._reclaim(handle, list(handle.assigned))
+            if type(job) is MapChunk and not running.loading:
+                handle.assigned.ended(running.serial)
+            elif job is not None:  # of a chunk that is being loaded nothing has begun
+                handle.assigned.remove(running.serial)
+            self._reclaim(handle, sys.maxsize)
         return Interrupted(job, running, error)
 
     def split(self, chunk: MapChunk, at: int) -> MapChunk:
@@ -203,8 +210,8 @@ class Assignments:
 
     def _poison_job(self, handle: WorkerHandle) -> int:
         """Return the serial number of a job that workers keep dying of before it begins; or 0."""
-        serial, job = next(iter(handle.assigned.items()), (0, None))
-        if job is None or (type(job) is MapChunk and job.serial != serial):  # of that chunk something has ended
+        serial, job = handle.assigned.first() or (0, None)
+        if job is None or (type(job) is MapChunk and job.next_serial != serial):  # of that chunk something has ended
             return 0
         self._bad_starts[job] = died = self._bad_starts.get(job, 0) + 1
         return serial if died >= _POISON else 0

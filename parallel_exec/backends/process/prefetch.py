@@ -12,7 +12,6 @@ Only the I/O thread calls what is here, but for `preempt`; the scheduler's lock 
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Callable, Sequence
 
@@ -95,9 +94,9 @@ class Prefetch:
         tasks, or else it is found to be stuck and they are taken back. Called with the lock held.
         """
         for handle in self._assignments.handles:
-            if len(handle.assigned) > 1:
+            second = handle.assigned.second()
+            if second is not None:
                 priority = port.first_priority()
-                second = next(itertools.islice(handle.assigned.values(), 1, None))
                 if priority is not None and second.priority > priority:
                     return True
         return False
@@ -152,7 +151,8 @@ class Prefetch:
 
 def _loads_what_waits(handle: WorkerHandle, running: Running) -> bool:
     """Return whether a worker loads a chunk, and all that waits is of that chunk: another worker would have to load it again."""
-    return running.loading and next(reversed(handle.assigned.values())) is handle.assigned[running.serial]
+    last = handle.assigned.last()
+    return running.loading and last is not None and last[1] is handle.assigned.get(running.serial)
 
 
 def fitting(jobs: Sequence[AnyJob]) -> int:

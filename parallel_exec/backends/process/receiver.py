@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
@@ -107,7 +107,7 @@ class Receiver:
         """Hear of plain jobs that returned: all in one go, as they come by the hundred."""
         port = self._port
         with port.lock:
-            jobs = handle.ended(list(map(_SERIAL, frames)))
+            jobs = handle.plain_ended(list(map(_SERIAL, frames)))
         try:
             ran = []
             seconds = 0.0
@@ -126,7 +126,7 @@ class Receiver:
     def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear how one call ended."""
         with self._port.lock:
-            job = handle.ended((frame.serial,))[0]
+            job, _ = handle.ended(frame.serial)
         if job is None:
             return  # from the journal and through the pipe
         self._prefetch.observe(frame.end - frame.start)
@@ -145,20 +145,18 @@ class Receiver:
 
     def _hear_values(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear of items in a row that returned; the first of them may be known from the journal."""
-        serials = range(frame.serial, frame.serial + frame.ancillary)
+        count = frame.ancillary
         with self._port.lock:
-            jobs = handle.ended(serials)
-        chunk: Any = jobs[-1]
+            chunk, known = handle.ended(frame.serial, count)
         if chunk is None:
             return
-        known = 0 if jobs[0] is not None else jobs.count(None)
-        self._prefetch.observe((frame.end - frame.start) / len(serials), ITEM_OVERHEAD, len(serials))
+        self._prefetch.observe((frame.end - frame.start) / count, ITEM_OVERHEAD, count)
         if type(chunk) is not MapChunk:
             self._hear_retried(handle, chunk, frame)
             return
         self._begin(handle, chunk, frame.start, over=True)
         values, failures = values_of(frame, lambda place: _named(chunk, frame.serial + place))
-        first = chunk.index_of(serials[0])
+        first = chunk.index_of(frame.serial)
         position = known
         for place in sorted(failures):
             if place >= known:
@@ -167,7 +165,7 @@ class Receiver:
                     chunk.failed(first + place, failures[place].error, frame.start, frame.end, handle.name)
                 position = place + 1
         chunk.returned(first + position, values[position:])
-        self._count_down(chunk, len(serials) - known)
+        self._close_if_over(chunk)
 
     def _hear_retried(self, handle: WorkerHandle, job: AnyJob, frame: wire.Frame) -> None:
         """Hear of an item that had failed, and has returned now."""
@@ -189,12 +187,14 @@ class Receiver:
                 else:
                     chunk.isolate(index)
         finally:  # it may be a user's callback or `__reduce__` that raises
-            self._count_down(chunk, 1)
+            self._close_if_over(chunk)
 
-    def _count_down(self, chunk: MapChunk, ended: int) -> None:
-        with self._port.lock:
-            over = chunk.ended(ended)
-        if over:
+    def _close_if_over(self, chunk: MapChunk) -> None:
+        """Close a chunk, the last item of which may have been heard of; its tail may be taken back at this moment.
+
+        Then both sides find it over, and it is closed once.
+        """
+        if not chunk.left:
             self.close_chunk(chunk)
 
     def close_chunk(self, chunk: MapChunk) -> None:
@@ -219,7 +219,7 @@ class Receiver:
                     self._prefetch.relieve(handle, running, now)
             handle.poll_next(now + POLL_AFTER)
             return
-        job = handle.assigned[serial] if serial else None
+        job = handle.assigned.get(serial) if serial else None
         is_unwanted = job is not None and not self._begin(handle, job, running.since)
         if job is not None and job.settings.timeout is not None:
             handle.timer.arm(running.since + job.settings.timeout)  # of this very item, if it is one of a chunk

@@ -42,6 +42,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends._platform import kill_group
 from parallel_exec.backends.process import segments, semaphore, wire
+from parallel_exec.backends.process.assigned import AssignedCalls
 from parallel_exec.backends.process.child.main import WorkerConfig
 from parallel_exec.backends.process.worker_files import WorkerFiles
 
@@ -81,7 +82,7 @@ class WorkerHandle:
         timer: due when it takes too long to start, then when the running attempt outruns its timeout.
         files: the pipes.
         state: a `WorkerState`; nobody else writes it, nor anything of the following.
-        assigned: serial number → job, in the order sent; a chunk of a `map` stands here once for each item.
+        assigned: the calls that it was sent and that have not come back.
         pending_kill: the serial number of the call for whose sake the worker is to be killed, and the error to report.
         sent: how many calls it has been given, all told, less those taken back.
         large: whether descriptors went with the last batch.
@@ -104,7 +105,7 @@ class WorkerHandle:
         """
         self.name = name
         self.state = WorkerState.STARTING
-        self.assigned: dict[int, AnyJob] = {}
+        self.assigned = AssignedCalls()
         self.pending_kill: tuple[int, BaseException] | None = None
         self.sent = 0
         self.large = False
@@ -183,7 +184,7 @@ class WorkerHandle:
             self.sent += calls
             self.large = bool(large)
             release = self._permits.release
-            for _ in range(calls):
+            for _ in repeat(None, calls):
                 release()
             self.outgoing.extend(map(memoryview, batch))
             self.flush()
@@ -228,11 +229,7 @@ class WorkerHandle:
         first = serial
         for job in jobs:
             job.placed(self)
-            if type(job) is MapChunk:
-                job.sent(serial)
-                self.assigned.update(dict.fromkeys(range(serial, serial + job.weight), job))
-            else:
-                self.assigned[serial] = job
+            self.assigned.add(serial, job)
             serial += job.weight
         return serial - first
 
@@ -265,8 +262,8 @@ class WorkerHandle:
 
     # ── taken back ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def take_back(self, most: int | None = None) -> list[int]:
-        """Take the permits of up to `most` calls that certainly have not begun; returns their serial numbers, in order.
+    def take_back(self, most: int | None = None) -> int:
+        """Take the permits of up to `most` calls that certainly have not begun; returns how many those are.
 
         They are the last of `assigned`, and the caller must take them out of it. Called with the lock held.
         """
@@ -274,12 +271,10 @@ class WorkerHandle:
         most = 0 if self._handing_out else len(self.assigned) if most is None else min(most, len(self.assigned))
         while count < most and self._permits.acquire(False):
             count += 1
-        if not count:
-            return []
-        if self.state == WorkerState.READY:
+        if count and self.state == WorkerState.READY:
             self.state = WorkerState.DRAINING
         self.sent -= count
-        return list(self.assigned)[-count:]
+        return count
 
     def dropped(self) -> None:
         """Note that the worker has dropped what was taken back."""
@@ -287,11 +282,20 @@ class WorkerHandle:
         if self.state == WorkerState.DRAINING:
             self.state = WorkerState.READY
 
-    def ended(self, serials: Sequence[int]) -> list[AnyJob | None]:
-        """Take calls that have ended out of `assigned`; None: it was heard of before. Called with the lock held."""
+    def plain_ended(self, serials: Sequence[int]) -> list[AnyJob | None]:
+        """Take jobs that are no chunks out of `assigned`; None: it was heard of before. Called with the lock held."""
+        self._spare(serials)
+        return self.assigned.plain_ended(serials)
+
+    def ended(self, serial: int, count: int = 1) -> tuple[AnyJob | None, int]:
+        """Take calls of one job out of `assigned`; returns what `AssignedCalls.ended` does. Called with the lock held."""
+        self._spare(range(serial, serial + count))
+        return self.assigned.ended(serial, count)
+
+    def _spare(self, serials: Sequence[int]) -> None:
+        """Forget that it was to be killed for the sake of a call that is one of these."""
         if self.pending_kill is not None and self.pending_kill[0] in serials:
             self.pending_kill = None
-        return list(map(self.assigned.pop, serials, repeat(None)))
 
     # ── from the worker ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,7 +326,7 @@ class WorkerHandle:
             running = self.files.journal.running()
         except ValueError:  # a timer that was due when the worker was reaped: the journal is closed
             return wire.IDLE
-        return running if running.serial in self.assigned else wire.IDLE
+        return running if running.serial and self.assigned.get(running.serial) is not None else wire.IDLE
 
     def receive(self, ancillary: int) -> segments.Received:
         """Return the descriptors that belong to a frame; the caller closes them."""

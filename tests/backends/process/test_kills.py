@@ -330,6 +330,6 @@ def test_a_kill_that_is_wanted_while_the_journal_is_looked_into(
     wanting[0].join()
     (handle,) = processes.handles(executor)
     assert handle.poll_at is not None
-    handle.ended([1 << 30])
+    handle.ended(1 << 30)
     gate.set()
     assert future.result(8) == "held"

@@ -107,7 +107,7 @@ def test_the_tail_of_a_chunk_that_workers_die_of(pool: Any, bench: Any, monkeypa
     (handle,) = processes.handles(executor)
     assignments = inside.runner(executor).assignments
     with inside.scheduler(executor).lock:
-        chunk = next(iter(handle.assigned.values()))
+        (chunk,) = handle.assigned.jobs()
         assignments._bad_starts[chunk] = 2
         assignments.take_back(handle)
         (tail,) = assignments.returned

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bare_jobs import new_chunk, new_job
 
+from parallel_exec.backends.process.assigned import AssignedCalls
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST_CALLS, Prefetch
 from parallel_exec.backends.process.wire import Running
@@ -18,7 +20,16 @@ from parallel_exec.backends.process.worker_handle import WorkerState
 def handle(assigned: int = 0, **facts: Any) -> Any:
     """Return what `Prefetch` looks at of a worker."""
     defaults = {"state": WorkerState.READY, "pending_kill": None, "sent": 0, "large": 0}
-    return SimpleNamespace(assigned=dict.fromkeys(range(assigned)), **{**defaults, **facts})
+    return SimpleNamespace(assigned=assigned_calls(*map(new_job, range(assigned))), **{**defaults, **facts})
+
+
+def assigned_calls(*jobs: Any) -> AssignedCalls:
+    """Return the calls of these jobs, numbered from 1."""
+    assigned, serial = AssignedCalls(), 1
+    for job in jobs:
+        assigned.add(serial, job)
+        serial += job.weight
+    return assigned
 
 
 def bare() -> Prefetch:
@@ -201,22 +212,21 @@ def test_nothing_of_lower_priority_begins_first(first: int | None, second: int, 
     """As long as a worker has yet to begin what has a higher one."""
     port: Any = SimpleNamespace(first_priority=lambda: first)
     sent = handle()
-    sent.assigned = {1: SimpleNamespace(priority=9), 2: SimpleNamespace(priority=second)}
+    sent.assigned = assigned_calls(new_job(priority=9), new_job(priority=second))
     assert deciding(FakeAssignments(sent)).must_wait(port) is waits
 
 
 def test_what_waits_for_its_own_chunk_to_be_loaded_stays_there() -> None:
     """Whoever got the rest of a chunk would have to load it again."""
-    chunk, job = object(), object()
     loading = Running(1, time.monotonic() - 0.5, True)
     sent = handle(running=lambda: loading)
     assignments = FakeAssignments(sent, handle())
     decides = deciding(assignments, 0.0001)
-    sent.assigned = dict.fromkeys(range(1, 50), chunk)
+    sent.assigned = assigned_calls(new_chunk(49))
     decides.rebalance(nothing_else=False)
     assert decides.relieve(sent, loading, time.monotonic())
     assert assignments.taken == []
-    sent.assigned[50] = job
+    sent.assigned.add(50, new_job())
     decides.rebalance(nothing_else=False)
     assert decides.relieve(sent, loading, time.monotonic())
     assert assignments.taken == [(0, None), (0, None)]

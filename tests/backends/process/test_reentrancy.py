@@ -297,7 +297,7 @@ def test_a_chunk_that_is_under_way_is_not_taken_for_poison(pool: Any, monkeypatc
         stdlib_only_tasks.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400
     )
     assert next(results) == 0
-    chunk = next(iter(handle.assigned.values()))
+    (chunk,) = handle.assigned.jobs()
     inside.runner(executor).assignments._bad_starts[chunk] = 2
     os.kill(handle.pid, signal.SIGSTOP)
     handle.running = lambda: wire.IDLE  # between two items
