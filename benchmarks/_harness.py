@@ -35,6 +35,7 @@ DISTRIBUTIONS: Mapping[str, str] = {
     "joblib": "joblib",
     "mpire": "mpire",
     "numpy": "numpy",
+    "distributed": "distributed",
 }
 
 Kind = Literal["ratio", "difference", "absolute"]

@@ -1,0 +1,93 @@
+"""What a tiny task costs in somebody else's engine, against the engine by itself."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Callable, Iterator
+
+from benchmarks import _pools
+from benchmarks._harness import OURS, REGISTRY, Settings
+from benchmarks.work import nothing
+
+DASK = "Client.map + gather"
+
+Run = Callable[[Any, int], "list[Any]"]
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[Any]:
+    """Start a local dask cluster, one thread in each of its processes, and return a client of it."""
+    distributed = import_module("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs="ERROR"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _on_dask(side: str, workers: int) -> Iterator[Any]:
+    """Open the client, or an executor of ours on it, warmed."""
+    with _cluster(workers) as client:
+        client.gather(client.map(nothing, range(workers), pure=False))
+        if side == OURS:
+            with _pools.open_ours(client, workers) as pool:
+                _pools.warm(_pools.ask_executor(pool), workers)
+                yield pool
+        else:
+            yield client
+
+
+def _client(client: Any, count: int) -> list[Any]:
+    results: list[Any] = client.gather(client.map(nothing, range(count), pure=False))
+    return results
+
+
+def _submit(pool: Any, count: int) -> list[Any]:
+    submit = pool.options(priority=_pools.PRIORITY).submit
+    return [future.result() for future in [submit(nothing, item) for item in range(count)]]
+
+
+def _map(pool: Any, count: int) -> list[Any]:
+    return list(pool.map(nothing, range(count)))
+
+
+def _dask_sample(side: str, run: Settings, ours: Run) -> float:
+    count = run.count(2_000, 20)
+    with _on_dask(side, run.workers) as pool:
+        start = time.monotonic()
+        results = (ours if side == OURS else _client)(pool, count)
+        elapsed = time.monotonic() - start
+    if results != list(range(count)):
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / count
+
+
+@REGISTRY.row(
+    "dask-submit",
+    what="2,000 no-op submit + result on a local dask cluster; timeout, retry and priority armed",
+    goals={DASK: 1.0},
+    per="a task",
+    needs=("distributed",),
+    title="2,000 no-op tasks, a local dask cluster",
+)
+def dask_submit(side: str, run: Settings) -> float:
+    """Return seconds a task: submit all, then take all results."""
+    return _dask_sample(side, run, _submit)
+
+
+@REGISTRY.row(
+    "dask-map",
+    what="2,000 no-op map items on a local dask cluster, each with its own timeout and retries",
+    goals={DASK: 0.7},
+    per="an item",
+    needs=("distributed",),
+    title="2,000 no-op items with map, a local dask cluster",
+)
+def dask_map(side: str, run: Settings) -> float:
+    """Return seconds an item."""
+    return _dask_sample(side, run, _map)
