@@ -135,3 +135,22 @@ def _read_beats(path: Path) -> list[tuple[float, float]]:
     if never:
         raise RuntimeError(f"{never} of {len(beats)} attempts timed out before their function began")
     return beats
+
+
+@REGISTRY.row(
+    "replacement",
+    what="one worker, killed at a timeout: from the limit until the next task on its replacement is done; median",
+    goals={THE_LIMIT: 0.010},
+    kind="absolute",
+    pick="median",
+    rounds=10,
+)
+def replacement(side: str, run: Settings) -> float:
+    """Return the seconds from the limit of the first task, counted from its start, until the result of the second."""
+    limit = limit_of(run)
+    with _pools.processes(OURS, 1) as pool:
+        pool.submit(pow, 2, 3).result()
+        late = pool.options(timeout=limit, retry_count=0).submit(time.sleep, HANG_PROCESSES)
+        pool.submit(pow, 2, 3).result()
+        end = time.monotonic()
+        return end - late.task_result().attempts[0].started_at - limit

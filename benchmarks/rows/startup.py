@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from benchmarks._fresh import run_fresh
-from benchmarks._harness import OURS, REGISTRY, STDLIB_THREADS, Settings
+from benchmarks._harness import OURS, REGISTRY, STDLIB_PROCESSES, STDLIB_THREADS, Settings
 
 BARE = "python + concurrent.futures"
 
@@ -18,6 +18,10 @@ _CODE = {
 _THREAD_SCRIPT = {
     OURS: "from parallel_exec import ParallelExecutor as Pool",
     STDLIB_THREADS: "from concurrent.futures import ThreadPoolExecutor as Pool",
+}
+_PROCESS_SCRIPT = {
+    OURS: "from parallel_exec import ParallelExecutor as Pool",
+    STDLIB_PROCESSES: "from concurrent.futures import ProcessPoolExecutor as Pool\nfrom multiprocessing import get_context",
 }
 _ONE_CALL = """
 with Pool({workers}) as pool:
@@ -56,5 +60,23 @@ def script_thread(side: str, run: Settings) -> float:
     """Return the seconds from the start of the interpreter to its end."""
     workers = f"max_concurrency={run.workers}" if side == OURS else run.workers
     code = _THREAD_SCRIPT[side] + _ONE_CALL.format(workers=workers)
+    _compiled(code)
+    return run_fresh(code)[0]
+
+
+@REGISTRY.row(
+    "script-process",
+    what="a whole script with one call in a process (forkserver on both sides), interpreter start and end included; median",
+    goals={STDLIB_PROCESSES: 0.85},
+    pick="median",
+    rounds=10,
+)
+def script_process(side: str, run: Settings) -> float:
+    """Return the seconds from the start of the interpreter to its end."""
+    settings = {
+        OURS: f'backend="process", max_concurrency={run.workers}',
+        STDLIB_PROCESSES: f'{run.workers}, mp_context=get_context("forkserver")',
+    }
+    code = _PROCESS_SCRIPT[side] + _ONE_CALL.format(workers=settings[side])
     _compiled(code)
     return run_fresh(code)[0]
