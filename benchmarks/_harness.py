@@ -26,6 +26,7 @@ OURS = "parallel_exec"
 STDLIB_THREADS = "ThreadPoolExecutor"
 STDLIB_PROCESSES = "ProcessPoolExecutor"
 STDLIB_POOL = "multiprocessing.Pool"
+STDLIB_POOL_CHUNKS = "multiprocessing.Pool(chunks of 64)"
 
 #: Peers that have to be installed: their name here is the module's; the value is what pip calls it.
 DISTRIBUTIONS: Mapping[str, str] = {

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Callable
 
-from benchmarks._harness import OURS, STDLIB_POOL, STDLIB_PROCESSES
+from benchmarks._harness import OURS, STDLIB_POOL, STDLIB_POOL_CHUNKS, STDLIB_PROCESSES
 from benchmarks.work import whoami
 
 TIMEOUT = 30.0  # seconds; never reached, only armed
@@ -156,6 +156,7 @@ _OPENERS: dict[str, Callable[[int], Any]] = {
     OURS: _ours,
     STDLIB_PROCESSES: _stdlib,
     STDLIB_POOL: _stdlib_pool,
+    STDLIB_POOL_CHUNKS: _stdlib_pool,
     "pebble": _pebble,
     "loky": _loky,
     "deadpool": _deadpool,

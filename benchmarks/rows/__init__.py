@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from importlib import import_module
 
-for _name in ("threads", "processes", "lone", "cpu", "arrays", "lateness", "startup", "queued", "engines"):
+for _name in ("threads", "processes", "streams", "lone", "cpu", "arrays", "lateness", "startup", "queued", "engines"):
     import_module(f"{__name__}.{_name}")
