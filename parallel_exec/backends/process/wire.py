@@ -251,26 +251,3 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def read_exactly(fd: int, count: int) -> bytearray:
-    """Read `count` bytes; blocks.
-
-    Raises:
-        EOFError: the other side is gone.
-        MemoryError: there is no room for so many; none was read.
-    """
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        got = os.readv(fd, [view])
-        if not got:
-            raise EOFError
-        view = view[got:]
-    return data
-
-
-def skip(fd: int, count: int) -> None:
-    """Read `count` bytes and forget them; blocks."""
-    while count:
-        count -= len(read_exactly(fd, min(count, 1 << 16)))

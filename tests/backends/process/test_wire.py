@@ -8,7 +8,6 @@ import mmap
 import os
 import signal
 import struct
-import threading
 import time
 import warnings
 from typing import Any, Callable, Iterator
@@ -66,19 +65,6 @@ def test_what_lies_behind_the_end_is_not_read() -> None:
     """Only the bytes that are said to be there count."""
     data = frame(1) + frame(2)
     assert serials(wire.decode(data, len(frame(1)))[0]) == [1]
-
-
-def test_writing_and_reading_everything_over_a_pipe() -> None:
-    """More than a pipe holds arrives whole, and an end in the middle raises."""
-    out, into = os.pipe()
-    data = os.urandom(300_000)
-    writer = threading.Thread(target=lambda: (wire.write_all(into, data), os.close(into)))
-    writer.start()
-    assert wire.read_exactly(out, 299_000) == data[:299_000]
-    with pytest.raises(EOFError):
-        wire.read_exactly(out, 1_001)
-    writer.join()
-    os.close(out)
 
 
 # ── journals ────────────────────────────────────────────────────────────────────────────────────────────────────────

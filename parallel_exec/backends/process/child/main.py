@@ -17,6 +17,7 @@ Guarantees:
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import socket
@@ -40,7 +41,7 @@ from parallel_exec.backends._platform import (
 )
 from parallel_exec.backends.process import segments, wire
 from parallel_exec.backends.process.child.map_runner import MapRunner
-from parallel_exec.backends.process.child.reader import WorkerTask, read_batch
+from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends.process.log_relay import send_records
@@ -149,7 +150,7 @@ class Worker:
     """The child's state; its main thread's."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        self._tasks = config.tasks.fd
+        self._tasks = BatchReader(config.tasks.fd)
         self._acquire: Callable[[bool], bool] = config.permits.acquire
         self._main = config.main
         self._channel = socket.socket(fileno=config.channel.fd)
@@ -163,7 +164,7 @@ class Worker:
     def serve(self) -> None:
         """Run batches until the parent says that there will be no more, or is gone."""
         try:
-            while (batch := read_batch(self._tasks)) is not None:
+            while (batch := self._tasks.read()) is not None:
                 self._run_batch(*batch)
                 self.outbox.flush()
         except EOFError:
@@ -231,10 +232,10 @@ class Worker:
         """Unpickle a call."""
         if payload is None:
             raise MemoryError(say_limit("the call takes"))
-        pickled, buffers = _pickling.unwrap(payload, received)
+        pickled, buffers = (payload, []) if received is None else _pickling.unwrap(payload, received)
         if self._main and _NAMES_MAIN(pickled):
             self._import_main()
-        return _pickling.unpickle(pickled, buffers, received)
+        return pickle.loads(pickled) if received is None else _pickling.unpickle(pickled, buffers, received)
 
     def _import_main(self) -> None:
         """Import the parent's main module, as `multiprocessing` would have done at the start.

@@ -7,11 +7,13 @@ Guarantees:
 
 from __future__ import annotations
 
+import os
 from typing import Iterator, NamedTuple
 
 from parallel_exec.backends.process import segments, wire
 
 _COPIED_BELOW = 1 << 12  # bytes of a call up to which a copy costs less than a view
+_AHEAD = 1 << 16  # bytes that are read by one system call: what a pipe holds
 
 
 class WorkerTask(NamedTuple):
@@ -37,22 +39,77 @@ class WorkerTask(NamedTuple):
     payload: segments.Data | None
 
 
-def read_batch(fd: int) -> tuple[Iterator[WorkerTask], int] | None:
-    """Return the tasks of the next batch and its epoch; None if there will be no more. Blocks.
+class BatchReader:
+    """Reads batches from the task pipe: what is there, by one system call."""
 
-    Raises:
-        EOFError: the parent is gone.
-    """
-    length, epoch, count = wire.BATCH.unpack(wire.read_exactly(fd, wire.BATCH.size))
-    if not count:
-        return None
-    try:
-        return _parse(wire.read_exactly(fd, length), count), epoch
-    except MemoryError:
-        return iter([_skip(fd) for _ in range(count)]), epoch
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._ahead = memoryview(bytearray(_AHEAD))  # what was read, and not used yet, is between these two
+        self._start = self._stop = 0
+
+    def read(self) -> tuple[Iterator[WorkerTask], int] | None:
+        """Return the tasks of the next batch and its epoch; None if there will be no more. Blocks.
+
+        Raises:
+            EOFError: the parent is gone.
+        """
+        if self._stop - self._start < wire.BATCH.size:
+            self._fill()
+        length, epoch, count = wire.BATCH.unpack_from(self._ahead, self._start)
+        self._start += wire.BATCH.size
+        if not count:
+            return None
+        try:
+            return _parse(self._exactly(length), count), epoch
+        except MemoryError:
+            return iter([self._skip_call() for _ in range(count)]), epoch
+
+    def _fill(self) -> None:
+        """Read at least a header ahead."""
+        ahead, count = self._ahead, self._stop - self._start
+        ahead[:count] = ahead[self._start : self._stop]
+        self._start, self._stop = 0, count
+        while self._stop < wire.BATCH.size:
+            self._stop += self._read_into(ahead[self._stop :])
+
+    def _exactly(self, count: int) -> bytes | bytearray:
+        """Return the next `count` bytes. Blocks.
+
+        Raises:
+            EOFError: the parent is gone.
+            MemoryError: there is no room for so many; none was taken.
+        """
+        start, there = self._start, self._stop - self._start
+        if count <= there:
+            data = bytes(self._ahead[start : start + count])
+            self._start = start + count
+            return data
+        whole = bytearray(count)
+        whole[:there] = self._ahead[start : self._stop]
+        self._start = self._stop = 0
+        rest = memoryview(whole)[there:]
+        while rest:
+            rest = rest[self._read_into(rest) :]
+        return whole
+
+    def _read_into(self, room: memoryview) -> int:
+        """Read what fits, at least one byte; returns how many that are."""
+        count = os.readv(self._fd, [room])
+        if not count:
+            raise EOFError
+        return count
+
+    def _skip_call(self) -> WorkerTask:
+        """Read a task, all but its call, which is forgotten."""
+        header = self._exactly(wire.TASK.size)
+        serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack(header)
+        name = _name(self._exactly(name_size))
+        while size:
+            size -= len(self._exactly(min(size, _AHEAD)))
+        return WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, None)
 
 
-def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
+def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
     position = 0
     for _ in range(count):
         serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack_from(batch, position)
@@ -65,14 +122,5 @@ def _parse(batch: bytearray, count: int) -> Iterator[WorkerTask]:
         position = stop
 
 
-def _skip(fd: int) -> WorkerTask:
-    """Read a task, all but its payload."""
-    header = wire.read_exactly(fd, wire.TASK.size)
-    serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack(header)
-    name = _name(wire.read_exactly(fd, name_size))
-    wire.skip(fd, size)
-    return WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, None)
-
-
-def _name(data: bytearray) -> str:
+def _name(data: bytes | bytearray) -> str:
     return data.decode(errors="surrogatepass")

@@ -63,8 +63,9 @@ class Outbox:
 
     def report(self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled) -> None:
         """Say how a task ended; there must be no open row."""
-        ancillary = pickled.ancillary()
-        if ancillary:
+        ancillary = 0
+        if pickled.has_descriptors():
+            ancillary = pickled.ancillary()
             segments.send(self.channel, pickled.segment, pickled.others)
         frame = wire.encode(kind, serial, start, end, ancillary, pickled.data)
         if not self.journal.finished(frame):
