@@ -8,12 +8,11 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
 import threading
+from _thread import allocate_lock
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Sequence, TypeVar
 
 from parallel_exec._sync.lazy_condition import FINAL, LazyAttribute, settled
 from parallel_exec._sync.parking import TICK
@@ -87,6 +86,7 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
     _done_callbacks: Any = LazyAttribute(list)
 
     _watched = False  # whether any of the last three was made; guarded by `lazy_condition.settling_lock`
+    _parked: Sequence[Any] = ()  # taken locks, one for each thread that waits however long; a list once there is one
     _unretrieved: Unretrieved | None = None
 
     @property
@@ -173,13 +173,24 @@ class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as 
         try:
             if timeout is None and self._state not in FINAL:
                 entered = self.owner.enter_wait(self)
-                while threading.get_ident() == main.ident and self._state not in FINAL:
-                    with contextlib.suppress(WaitTimeout):
-                        super().exception(TICK)
-            super().exception(timeout)
+                self._park()
+            if self._state is not FINISHED:
+                super().exception(timeout)
         finally:
             if entered:
                 self.owner.leave_wait()
+            del self
+
+    def _park(self) -> None:
+        """Wait for the end, however long that takes, on a lock of the calling thread's own."""
+        lock = allocate_lock()
+        lock.acquire()
+        self.__dict__.setdefault("_parked", []).append(lock)  # before the state is looked at: see `lazy_condition`
+        tick = TICK if threading.get_ident() == main.ident else -1
+        try:
+            while self._state not in FINAL:
+                lock.acquire(True, tick)
+        finally:
             del self
 
     def done(self) -> bool:

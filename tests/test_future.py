@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import logging
@@ -120,14 +121,43 @@ def test_a_waiter_is_woken(executor: Any, hand: ManualRunner, how: str) -> None:
     assert seen == [{"succeeded": 42, "failed": "OSError", "cancelled": "CancelledError"}[how]]
 
 
-def test_no_waiter_is_missed(lab: Any) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_all_waiters_are_woken(executor: Any, hand: ManualRunner, how: str) -> None:
+    """However many wait for one future, with a limit and without, all learn of its end."""
+    future = executor.submit(int)
+    seen: list[bool] = []
+    limits = (None, work.PATIENCE, None, work.PATIENCE)
+    waiters = [threading.Thread(target=lambda limit=limit: seen.append(_ends(future, limit))) for limit in limits]
+    for thread in waiters:
+        thread.start()
+    work.until(lambda: len(future._parked) == 2 and future._watched)
+    if how == "cancelled":
+        future.cancel()
+    elif how == "succeeded":
+        hand.succeed(hand.start(), 42)
+    else:
+        hand.fail(hand.start(), OSError())
+    for thread in waiters:
+        thread.join(work.PATIENCE)
+    assert seen == [True] * 4
+
+
+def _ends(future: TaskFuture[Any], limit: float | None) -> bool:
+    """Wait for the end; returns whether there was one."""
+    with contextlib.suppress(OSError, CancelledError):
+        future.exception(limit)
+    return future.done()
+
+
+@pytest.mark.parametrize("limit", [None, work.PATIENCE])
+def test_no_waiter_is_missed(lab: Any, limit: float | None) -> None:
     """However waiting and settling interleave, `result` returns."""
     executor = lab.executor(max_concurrency=2)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         for number in range(2000):
-            assert executor.submit(work.double, number).result(work.PATIENCE) == 2 * number
+            assert executor.submit(work.double, number).result(limit) == 2 * number
     finally:
         sys.setswitchinterval(interval)
 

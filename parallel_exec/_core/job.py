@@ -346,6 +346,14 @@ class Job(TaskFuture[T]):
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """Set the result, wake who waits and call the callbacks; once it is decided, by who decided it. Runs users' code."""
+        try:
+            self.conclude(outcome, cancelled)
+        finally:  # also if a signal handler raises
+            if self._parked and self._state in FINAL:
+                self.wake_parked()
+
+    def conclude(self, outcome: Outcome, cancelled: bool) -> None:
+        """Do as `settle`, but leave it to the caller to `wake_parked`, as soon as it has done what else must be done."""
         if self.override is not None or not self.attempt_number or self.ended_at == 0.0:
             self.ended_at = time.monotonic()
         self.let_go(outcome)
@@ -357,7 +365,7 @@ class Job(TaskFuture[T]):
                 if not watched:
                     self._store(outcome, cancelled)
         else:
-            if not settling_lock.acquire(blocking=False):
+            if not settling_lock.acquire(False):
                 acquire_yielding(settling_lock)
             try:
                 watched = self._watched
@@ -379,9 +387,16 @@ class Job(TaskFuture[T]):
                 finally:  # also if a signal handler raises
                     if self._state in FINAL:
                         self._condition.notify_all()
+                        self.wake_parked()
         finally:
             if self._state in FINAL and "_done_callbacks" in self.__dict__:
                 self._call_back()
+
+    def wake_parked(self) -> None:
+        """Wake the threads that wait on locks of their own, once it has settled. May be repeated."""
+        for lock in self._parked:
+            if lock.locked():
+                lock.release()
 
     def _call_back(self) -> None:
         """Call the callbacks, and let them go: they may lead back to this job."""
@@ -447,9 +462,10 @@ def _blank() -> AnyJob:
 
 
 def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
-    """Settle, in one turn of the lock, those jobs for which nobody waits; returns the others, which need `settle`.
+    """Settle, in one turn of the lock, those jobs whose condition nobody has asked for; returns the others, which need `settle`.
 
-    For jobs that have succeeded, and not for the main thread, as `acquire_yielding` is not.
+    The caller must `wake_parked` for those that it has settled. For jobs that have succeeded, and not for the main thread,
+    as `acquire_yielding` is not.
     """
     for job, outcome in ended:
         if not job._watched:  # else `settle` does so

@@ -26,7 +26,7 @@ from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut
+from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
 from parallel_exec.retry import Delay, RetryPolicy
 
 if TYPE_CHECKING:
@@ -163,14 +163,16 @@ class Scheduler:
         return begun
 
     def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
-        """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take."""
+        """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take.
+
+        Who waits for what ended is woken after that: a thread that wakes up wants the interpreter and then the lock, too.
+        """
         while True:
             number = 0
-            if not self.lock.acquire(blocking=False):
+            if not self.lock.acquire(False):
                 acquire_yielding(self.lock)
             try:
                 rest = self._registry.account(ended) if ended is not None else ()
-                ended = None  # nothing keeps it while a thread is started below
                 job = self._ready.pop() if self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
@@ -180,8 +182,9 @@ class Scheduler:
                         self.monitor.room.notify()
             finally:
                 self.lock.release()
-            if rest or self._gate.closed:
-                self.completion.follow_up(rest)
+            if ended is not None:
+                self._counted(ended, rest)
+                ended = None  # nothing keeps it while a thread is started below
             if job is None:
                 return None
             if idle is not None:
@@ -244,8 +247,12 @@ class Scheduler:
         except KeyError:
             return None
         job.decide(end)
-        guarded(job.settle, outcome, False, said=_RAISED, owner=job)
+        try:
+            job.conclude(outcome, False)
+        except BaseException:
+            logger.exception(_RAISED, job.id)
         if self.events.active:
+            job.wake_parked()
             self.completion.tell_end(job, outcome)
         return job
 
@@ -270,6 +277,8 @@ class Scheduler:
         with self.lock:
             for job, _ in ended:
                 others += self._registry.account(job)
+        for job, _ in ended:
+            job.wake_parked()
         if others or self._gate.closed:
             self.completion.follow_up(others)
         for job, start, outcome, end in rest:
@@ -292,7 +301,13 @@ class Scheduler:
     def account(self, ended: AnyJob) -> None:
         with self.lock:
             rest = self._registry.account(ended)
-        self.completion.follow_up(rest)
+        self._counted(ended, rest)
+
+    def _counted(self, ended: AnyJob, rest: Sequence[AnyJob]) -> None:
+        """Wake who waits for a job that has been counted, and see to what follows."""
+        ended.wake_parked()
+        if rest or self._gate.closed:
+            self.completion.follow_up(rest)
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
         """Decide what follows from a claimed attempt: the end of its task, or a backoff."""

@@ -6,12 +6,16 @@ its cost, for waiters that seldom come. A million futures may be queued; ours ma
 Guarantees:
     No waiter is missed: one that finds the future unsettled has made its condition before the settling thread looked
     for one; whoever comes later finds the final state.
+    One that waits for a single future, however long, needs no condition: it waits on a lock of its own.
 
 The race in words: whoever asks for the condition first makes it, under the shared `settling_lock`, unless the future has settled
 by then; such a late-comer gets `settled`, a condition with nothing to wait for. The settling thread takes the same lock,
 and while no condition was made, nobody can be waiting: it writes the state, and that is all. With a condition made, it
 settles under that one, exactly as the stdlib does. (`wait()` and `as_completed()` count on states not changing while they
 hold a condition; so a state is never written without its condition, if there is one.)
+
+The race between `result()` (lists its lock with the future, then reads the state) and the settling thread (writes the state,
+then releases the locks that are listed): whichever comes second sees the other's write. Each is a single step, under no lock.
 
 Nobody ever *holds* the shared lock while asking for another: `wait()` locks the conditions of many futures in the order of
 their ids, which can only not deadlock while no two futures share a lock. So `settled` does not lock at all: its future's

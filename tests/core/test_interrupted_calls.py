@@ -6,12 +6,14 @@ point of a call in turn; what they interrupt is a pool that is used again and ag
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import gc
 import itertools
 import signal
 import sys
 import threading
+from concurrent.futures import CancelledError
 from functools import cache
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -139,6 +141,33 @@ def test_cancel_and_abort(backend: str) -> None:
             futures[2].cancel()
 
         assert interrupt_everywhere(executor, cancel) > 100
+
+
+def test_a_waiter_of_what_is_cancelled() -> None:
+    """Who waits for a task whose `cancel` is interrupted learns of its end."""
+    with ParallelExecutor(max_concurrency=1) as executor:
+        executor.submit(int).result(work.PATIENCE)
+        for step in itertools.count(1):
+            executor.pause()
+            future = executor.submit(int)
+            waiter = threading.Thread(target=wait_for, args=(future,), daemon=True)
+            waiter.start()
+            work.until(lambda future=future: future._parked)  # type: ignore[misc]
+            has_point = interrupt(future.cancel, step)
+            future.cancel()
+            waiter.join(work.PATIENCE)
+            assert not waiter.is_alive()
+            executor.resume()
+            executor.submit(int).result(work.PATIENCE)
+            if not has_point:
+                break
+        assert step > 20
+
+
+def wait_for(future: Any) -> None:
+    """Wait for a future's end, however long."""
+    with contextlib.suppress(CancelledError):
+        future.result()
 
 
 def test_a_handler_that_empties_the_queue(lab: Any) -> None:

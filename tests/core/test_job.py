@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
@@ -169,3 +170,18 @@ def test_settling_many_at_once() -> None:
     left = settle_unwatched([(alone, Success(2)), (watched, Success(3))])
     assert left == [(watched, Success(3))]
     assert (alone.result(0), watched.done()) == (2, False)
+
+
+def test_who_waits_for_what_is_settled_in_bulk() -> None:
+    """A thread that waits on a lock of its own goes on when the future has settled and it is told so."""
+    job = live_job()
+    job.owner.enter_wait = lambda _: False  # type: ignore[method-assign]
+    thread = threading.Thread(target=job.result)
+    thread.start()
+    work.until(lambda: job._parked)
+    job.decide(11.0)
+    assert settle_unwatched([(job, Success(2))]) == []
+    job.wake_parked()
+    job.wake_parked()
+    thread.join(work.PATIENCE)
+    assert not thread.is_alive()
