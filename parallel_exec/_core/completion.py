@@ -73,6 +73,7 @@ class Completion:
             finally:  # also when a callback raises what is no Exception
                 if not job.done():
                     job.settle(outcome, outcome is CANCELLED)
+                job.wake_parked()  # which a signal handler may have kept `settle` from
                 with self._lock:
                     rest = self._registry.account(job)
                 self.follow_up(rest)

@@ -348,7 +348,7 @@ class Job(TaskFuture[T]):
         """Set the result, wake who waits and call the callbacks; once it is decided, by who decided it. Runs users' code."""
         try:
             self.conclude(outcome, cancelled)
-        finally:  # also if a signal handler raises
+        finally:  # also if a callback raises
             if self._parked and self._state in FINAL:
                 self.wake_parked()
 
