@@ -90,7 +90,7 @@ class Encoder:
         """Encode the exception of a call."""
         others: list[Segment] = []
         with _reducers.carry(others if self._carries else None):
-            return RAISED, Pickled(_exceptions.describe(explain_memory(error)), None, False, others)
+            return RAISED, Pickled(_exceptions.describe(explain_memory(error)), None, others=others)
 
 
 def encode_unreadable(error: BaseException) -> tuple[int, Pickled]:

@@ -25,16 +25,20 @@ class Pickled(NamedTuple):
     Attributes:
         data: bytes.
         segment: what has its large buffers, or all of it, if it is large; or None.
-        names_main: whether something of the main module may be in it.
+        names_main: whether something of the main module may be in it; None: ask `may_name_main`, which looks.
         others: descriptors that go with it (`_reducers.py`).
         item: where in it the one item of a `map` is that is to be called: low, high, place of the first, the map's id; or None.
     """
 
     data: bytes
     segment: segments.Segment | None
-    names_main: bool = False
+    names_main: bool | None = None
     others: Sequence[segments.Segment] = ()
     item: tuple[int, int, int, str] | None = None
+
+    def may_name_main(self) -> bool:
+        """Return whether something of the main module may be in it; also of that of a worker of `multiprocessing`."""
+        return b"main__" in self.data if self.names_main is None else self.names_main
 
     def of_item(self, index: int, first: int, map_id: str) -> Pickled:
         """Return the same for one item of a chunk."""
@@ -64,7 +68,7 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
     if not by_value and _reducers.are_plain((value,)):
         data = pickle.dumps(value, 5)
         is_small = len(data) < segments.THRESHOLD
-        return Pickled(data, None, b"__main__" in data) if is_small else _dumps(value, None, inside)
+        return Pickled(data, None) if is_small else _dumps(value, None, inside)
     try:
         return _dumps(value, find_cloudpickle() if by_value else None, inside)
     except _FAILURES:
@@ -89,7 +93,7 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
 
     data = make(buffers.append)
     if not buffers and len(data) < segments.THRESHOLD:
-        return Pickled(data, None, b"__main__" in data, others or ())
+        return Pickled(data, None, None, others or ())
     return _dumps_large(make, data, buffers, inside)._replace(others=others or ())
 
 
@@ -108,7 +112,10 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
         except _FAILURES:  # it is not found by its name, or not there
             return dumps(call)
         if len(data) < segments.THRESHOLD:
-            return Pickled(data, None, b"__main__" in data)
+            module = (
+                fn.__module__ if len(data) > _LIGHT else None
+            )  # to look through what is large takes as long as to send it
+            return Pickled(data, None, None if module is None else "main__" in module)
     return dumps(call)
 
 
@@ -142,7 +149,7 @@ def _dumps_large(
     if any(keep_inside(buffer) for buffer in buffers):
         large.clear()
         data = make(keep_inside)
-    names_main = b"__main__" in data
+    names_main = b"main__" in data
     whole = has_room and len(data) >= segments.THRESHOLD
     if not large and not whole:
         return Pickled(data, None, names_main)

@@ -91,4 +91,4 @@ class ProcessBackend(Backend):
             raise
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
-        return by_value(job, pickled) if pickled.names_main and not self._forks else pickled
+        return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled

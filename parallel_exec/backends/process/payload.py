@@ -92,7 +92,7 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
                 raise
             whole, inherited = whole
             pickled = _dumps_inside(whole)
-        if pickled.names_main and not has_main and (reason := why_not_importable()):
+        if pickled.may_name_main() and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
                 raise start_error("process", f"the initializer needs the main module, {reason}")
             pickled = _dumps_inside(whole, by_value=True)

@@ -12,6 +12,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              I   number of the attempt
              d   timeout in seconds; 0: none
              H   ancillary: what `segments.receive` must know of the descriptors that go with it; 0: none
+             ?   whether the call may name something of the main module
              I I the row of a chunk's items, as indices; 0, 0: a plain task
              Q   of a chunk: the place of its index 0 in the map
              I   bytes of the task's id, or of the map's, which follows
@@ -59,15 +60,19 @@ READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)
 MANY, EACH, INTS, FLOATS = ROWS = range(LOG + 1, LOG + 5)
 
 BATCH = struct.Struct("<QII")
-TASK = struct.Struct("<QIdHIIQIQ")
+TASK = struct.Struct("<QIdH?IIQIQ")
 FRAME = struct.Struct("<QBQddI")
 LENGTH = struct.Struct("<I")
+_COPIED_BELOW = 1 << 12  # bytes of a payload up to which a copy costs less than a view
 
 # The words of the journal's header. Each is written by an item assignment, which is one aligned store: `Struct.pack_into`
 # would clear all of them first, and a kill at that instant would lose the whole journal.
 GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
 JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
+JOURNAL_FRAME = (
+    JOURNAL_SIZE - _HEADER_SIZE - FRAME.size
+)  # bytes of the largest payload of a frame that has a place there
 ROW_VALUE = 1024  # bytes of the largest pickle that has a place in a row; a guess
 ROW_FULL = JOURNAL_SIZE - ROW_VALUE - LENGTH.size  # where there may not be room for another
 CELL = 8  # bytes of a number in a row of INTS or FLOATS
@@ -110,6 +115,11 @@ def encode(
     return FRAME.pack(len(payload), kind, serial, start, end, ancillary) + payload
 
 
+def header(kind: int, serial: int, start: float, end: float, ancillary: int, length: int) -> bytes:
+    """Return the header of a frame whose payload, of so many bytes, is to follow it."""
+    return FRAME.pack(length, kind, serial, start, end, ancillary)
+
+
 def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame], int]:
     """Return the whole frames in `data[:upto]`, and where the last of them ends."""
     size, make = FRAME.size, tuple.__new__
@@ -120,7 +130,11 @@ def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame]
         stop = position + size + length
         if stop > upto:
             break
-        payload = bytes(data[position + size : stop])
+        if length < _COPIED_BELOW:
+            payload = bytes(data[position + size : stop])
+        else:
+            with memoryview(data) as view:
+                payload = bytes(view[position + size : stop])
         frames.append(make(Frame, (kind, serial, start, end, ancillary, payload)))  # half the cost of `Frame(...)`
         position = stop
     return frames, position

@@ -213,9 +213,9 @@ class WorkerHandle:
             else:
                 name = job.id
             known, data = name.encode(errors="surrogatepass"), payload.data
-            timeout, attempt = job.settings.timeout or 0.0, job.attempt_number + 1
+            timeout, attempt, main = job.settings.timeout or 0.0, job.attempt_number + 1, payload.may_name_main()
             pieces += (
-                wire.TASK.pack(serial, attempt, timeout, ancillary, low, high, first, len(known), len(data)),
+                wire.TASK.pack(serial, attempt, timeout, ancillary, main, low, high, first, len(known), len(data)),
                 known,
                 data,
             )

@@ -109,5 +109,5 @@ def test_what_is_plain(values: Any, plain: bool) -> None:
 
 def test_the_main_module_is_noticed() -> None:
     """In the function as in the arguments."""
-    assert not dumps_call(work.same, (1,), {}).names_main
-    assert dumps_call(work.same, ("__main__",), {}).names_main
+    assert not dumps_call(work.same, (1,), {}).may_name_main()
+    assert dumps_call(work.same, ("__main__",), {}).may_name_main()

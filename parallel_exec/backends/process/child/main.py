@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import signal
 import socket
 import sys
@@ -45,8 +44,6 @@ from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
 from parallel_exec.backends.process.log_relay import send_records
-
-_NAMES_MAIN = re.compile(rb"main__").search
 
 
 class WorkerConfig(NamedTuple):
@@ -193,7 +190,7 @@ class Worker:
         """Run the items of a chunk, for the first of which there is a permit; False if there was none for another."""
         self._journal.loading(task.serial, time.monotonic())
         try:
-            fn, ((columns,), _) = self.load(task.payload, received)
+            fn, ((columns,), _) = self.load(task.payload, received, task.names_main)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
         current.begin(_RunningTask(task, self._journal, None), task.attempt)
@@ -206,7 +203,7 @@ class Worker:
         start = time.monotonic()
         self._journal.loading(task.serial, start)
         try:
-            fn, (args, kwargs) = self.load(task.payload, received)
+            fn, (args, kwargs) = self.load(task.payload, received, task.names_main)
         except BaseException as error:
             kind, pickled = encode_unreadable(error)
         else:
@@ -222,18 +219,18 @@ class Worker:
     def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:
         """Call the initializer."""
         received = segments.Received([descriptor.fd for descriptor in config.others], False)
-        loaded = self.load(config.initializer, received)
+        loaded = self.load(config.initializer, received, b"main__" in config.initializer)
         if not is_copy:  # else what owns them came along
             received.close()
         initializer, initargs = loaded if config.initargs is None else (loaded, config.initargs)
         initializer(*initargs)
 
-    def load(self, payload: segments.Data | None, received: segments.Received | None) -> Any:
-        """Unpickle a call."""
+    def load(self, payload: segments.Data | None, received: segments.Received | None, names_main: bool) -> Any:
+        """Unpickle a call; one that may name something of the main module finds that imported."""
         if payload is None:
             raise MemoryError(say_limit("the call takes"))
         pickled, buffers = (payload, []) if received is None else _pickling.unwrap(payload, received)
-        if self._main and _NAMES_MAIN(pickled):
+        if names_main and self._main:
             self._import_main()
         return pickle.loads(pickled) if received is None else _pickling.unpickle(pickled, buffers, received)
 

@@ -22,6 +22,7 @@ class WorkerTask(NamedTuple):
     Attributes:
         timeout: seconds; 0 for none.
         ancillary: what is known of the descriptors that go with the call; 0 if there are none.
+        names_main: whether the call may name something of the main module.
         low, high: the row of a chunk's items; 0, 0 for a plain task.
         first: the place of a chunk's index 0 in its map.
         name: the task's id, or that of a chunk's map.
@@ -32,6 +33,7 @@ class WorkerTask(NamedTuple):
     attempt: int
     timeout: float
     ancillary: int
+    names_main: bool
     low: int
     high: int
     first: int
@@ -102,23 +104,25 @@ class BatchReader:
     def _skip_call(self) -> WorkerTask:
         """Read a task, all but its call, which is forgotten."""
         header = self._exactly(wire.TASK.size)
-        serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack(header)
+        serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack(header)
         name = _name(self._exactly(name_size))
         while size:
             size -= len(self._exactly(min(size, _AHEAD)))
-        return WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, None)
+        return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, None)
 
 
 def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
     position = 0
     for _ in range(count):
-        serial, attempt, timeout, ancillary, low, high, first, name_size, size = wire.TASK.unpack_from(batch, position)
+        serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack_from(
+            batch, position
+        )
         position += wire.TASK.size
         start = position + name_size
         stop = start + size
         payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
         name = _name(batch[position:start])
-        yield WorkerTask(serial, attempt, timeout, ancillary, low, high, first, name, payload)
+        yield WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, payload)
         position = stop
 
 

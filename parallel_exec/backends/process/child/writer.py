@@ -45,14 +45,14 @@ class Outbox:
         self._row_serial = 0
         self._row_start = 0.0
 
-    def send(self, data: bytes) -> None:
-        """Write frames to the pipe. Blocks.
+    def send(self, *pieces: bytes) -> None:
+        """Write frames to the pipe, all pieces in a row. Blocks.
 
         Thread-safe: records of any thread's loggers come this way, too. Re-entrant, as a finalizer or a signal handler may
         log in the middle of this: its record must wait for the end of the frame.
         """
         with self._write_lock:
-            self._waiting.append(data)
+            self._waiting.extend(pieces)
             while self._waiting and not self._writing:  # again, for what comes just before the flag is cleared
                 self._writing = True
                 try:
@@ -67,12 +67,16 @@ class Outbox:
         if pickled.has_descriptors():
             ancillary = pickled.ancillary()
             segments.send(self.channel, pickled.segment, pickled.others)
-        frame = wire.encode(kind, serial, start, end, ancillary, pickled.data)
+        data = pickled.data
+        if len(data) > wire.JOURNAL_FRAME:
+            self.flush(end)
+            self.send(wire.header(kind, serial, start, end, ancillary, len(data)), data)  # not joined: that is a copy
+            self.journal.idle()
+            return
+        frame = wire.encode(kind, serial, start, end, ancillary, data)
         if not self.journal.finished(frame):
             self.flush(end)
-            if not self.journal.finished(frame):  # too large for it
-                self.send(frame)
-                self.journal.idle()
+            self.journal.finished(frame)
         if end - self.flushed > FLUSH_EVERY:
             self.flush(end)
 
