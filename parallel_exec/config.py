@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from parallel_exec._checks import (
@@ -22,6 +21,8 @@ from parallel_exec.retry import PlainPolicy, RetryPolicy, TenacityPolicy
 from parallel_exec.task import INHERIT, Inherited
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
+
     from tenacity import BaseRetrying
     from typing_extensions import Never, TypedDict, Unpack
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
         queue_size: int
         backend: BackendLike
         on_event: Callable[[Event], object] | None
+
+else:
+    from parallel_exec._dataclasses import dataclass
 
 
 BACKENDS = ("thread", "process", "inline")
@@ -127,8 +131,7 @@ class ParallelConfig:
 
     def with_changes(self, **changes: Unpack[Overrides]) -> ParallelConfig:
         """Return a copy with some settings changed, checked again."""
-        given: Any = changes  # a field's type is narrower than what may be given for it
-        return replace(self, **given)
+        return ParallelConfig(**{**vars(self), **changes})
 
 
 def policy_for(

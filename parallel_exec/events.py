@@ -10,11 +10,15 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec import _forks
 from parallel_exec._sync.clock import time
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass, field
+else:
+    from parallel_exec._dataclasses import dataclass, field
 
 logger = logging.getLogger("parallel_exec")
 _wall_time = time.time

@@ -27,7 +27,6 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
 from parallel_exec import _forks
@@ -46,10 +45,13 @@ from parallel_exec.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass
 
     from tenacity import BaseRetrying, RetryCallState
 
     from parallel_exec._checks import RetryOn
+else:
+    from parallel_exec._dataclasses import dataclass
 
 
 class Delay(NamedTuple):
@@ -123,6 +125,12 @@ class PlainPolicy(RetryPolicy):
     jitter: bool
     retry_on: RetryOn
 
+    def __init__(  # each executor has one: see `_dataclasses`
+        self, retry_count: int, backoff: float, max_backoff: float, jitter: bool, retry_on: RetryOn
+    ) -> None:
+        for name, value in zip(_PLAIN, (retry_count, backoff, max_backoff, jitter, retry_on)):
+            object.__setattr__(self, name, value)
+
     def begin(self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Return None: no state is needed."""
 
@@ -155,6 +163,9 @@ class PlainPolicy(RetryPolicy):
         if self.jitter:
             return float(_wait_with_jitter(self.backoff, self.max_backoff)(state))
         return float(wait_exponential(multiplier=self.backoff, max=self.max_backoff)(state))
+
+
+_PLAIN = tuple(PlainPolicy.__annotations__)
 
 
 def _is_one_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, fields
 from enum import Enum
 from functools import partial
 from typing import (
@@ -46,8 +45,12 @@ from parallel_exec._sync.clock import time
 from parallel_exec.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
+
     from tenacity import BaseRetrying
     from typing_extensions import Never
+else:
+    from parallel_exec._dataclasses import dataclass
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -178,7 +181,7 @@ class Task(Generic[T_co]):
         return f"Task({', '.join([call_name(self.execute)[:60], *known])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), {field.name: getattr(self, field.name) for field in fields(self)})
+        return _restore, (type(self), {name: getattr(self, name) for name in _TASK_FIELDS})
 
 
 def is_named(task: Task[Any]) -> bool:
@@ -200,12 +203,13 @@ def name_task(task: Task[Any], number: object) -> str:
     return task.id
 
 
+_TASK_FIELDS = tuple(Task.__annotations__)
 _ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
 def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:
     """Return the task of a call that an executor has accepted: what was checked by other rules is not checked again."""
-    inherited: dict[str, Any] = {field.name: INHERIT for field in fields(Task)}
+    inherited: dict[str, Any] = dict.fromkeys(_TASK_FIELDS, INHERIT)
     return _restore(Task, {**inherited, **own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
 
 
@@ -344,7 +348,7 @@ class _TaskResult(Generic[T_co]):
 
 
 _TaskResult.__name__ = _TaskResult.__qualname__ = "TaskResult"
-_FIELDS = tuple(field.name for field in fields(_TaskResult))
+_FIELDS = tuple(_TaskResult.__annotations__)
 
 if TYPE_CHECKING:
 

@@ -27,6 +27,7 @@ ORDER = [
     "_hints",
     "_current",
     "_names",
+    "_dataclasses",
     "errors",
     "_outcome",
     "_forks",
