@@ -28,7 +28,7 @@ from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
-from parallel_exec.stream import stream
+from parallel_exec.stream import Window, stream
 from parallel_exec.task import INHERIT, Inherited, Task, TaskResult
 
 if TYPE_CHECKING:
@@ -279,7 +279,8 @@ class ParallelExecutor(Submitter, Executor):
 
         Args:
             tasks: the tasks; may be endless.
-            window: most tasks read and not yet yielded; default: four times `max_concurrency`.
+            window: most tasks read and not yet yielded; default: four times `max_concurrency`, and more while the results are
+                taken so fast that workers would wait for tasks.
             order: "completed", or "submitted".
         """
         if _misspelt:
@@ -290,13 +291,21 @@ class ParallelExecutor(Submitter, Executor):
             window = check_count("window", window, 1)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        size = window or 4 * self._scheduler.monitor.registry.limit
-        return stream(self._start_task, iter(tasks), size, order, self._batches.opened)
+        least = 4 * self._scheduler.monitor.registry.limit
+        if window is None and self._completion.runs_in_caller:
+            window = least  # nothing runs but while it is read
+        own: Window[T] = Window(window, least, in_order=order == "submitted")
+        return stream(self._start_task, iter(tasks), own, self._batches.opened)
 
-    def _start_task(self, task: Task[T]) -> Job[T]:
-        future = Job.of_task(self._scheduler, self._settings_of(task), task)
-        self._admission.add(future, None, start=True)
-        return future
+    def _start_task(self, task: Any, window: Window[Any]) -> None:
+        if isinstance(task, Task):
+            job = Job.of_task(self._scheduler, self._settings_of(task), task)
+        else:
+            if not callable(task):
+                Task(task)  # refuses
+            refuse_lazy("Task", task)
+            job = Job(self._scheduler, self._settings, task)
+        self._admission.add(job, window, start=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, **_misspelt: Never) -> None:
         """Take no more tasks, finish those that were started, and let the workers go.

@@ -1,11 +1,12 @@
 """Lazy ways through the pool: `stream` for tasks, `in_order` for `map`.
 
-    iterable ──► at most `window` futures ──► results
+    iterable ──► started, at once ──► Window: at most `size` tasks ──► ended ──► results
 
 Guarantees:
-    No more than `window` tasks are alive at once, so that an endless iterable runs in flat memory. Closing the generator
+    No more than the window's size are alive at once, so that an endless iterable runs in flat memory. Closing the generator
     cancels what waits, and stops what runs where the back end can. An error in the iterable, or in starting a task, after
     a shutdown say, is raised after all results of what came before it.
+    What the iterable has yielded is on its way before it is asked for more: it may wait for what that does.
     A result is the caller's once the generator has yielded it, and in the window until then: where an exception comes in
     between, Ctrl-C's for one, it is found there. (So `handed` is set right before the `yield`, and a task leaves the window
     when the caller comes back: between the two no signal is heard.)
@@ -13,87 +14,211 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
-import queue
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, Sequence, TypeVar
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.parking import TICK
-from parallel_exec.task import Task, TaskResult
+from parallel_exec._sync.parking import TICK, Parker
 
 if TYPE_CHECKING:
-    from parallel_exec._core.job import Job
+    from parallel_exec._core.job import AnyJob, Job
+    from parallel_exec.task import Task, TaskResult
 
 T = TypeVar("T")
 
+AHEAD = (
+    0.05  # seconds of results that a window of its own size holds: ten times what a thread may keep the interpreter for
+)
+MOST = 4096  # tasks in a window of its own size; a guess: some 4 MB
+_LAP = 64  # most results between two looks at the clock
+_READ = 2  # tasks read for each result while the window grows: a slow iterable holds up no result for long
+
+
+class Pace:
+    """How large a window is that the user has left to us: what is taken in `AHEAD` seconds, and `least` at least.
+
+    It grows as soon as results were taken fast enough for that, and shrinks by half at most each `AHEAD` seconds in which they
+    were not: a consumer that pauses finds work done when it comes back. Slow tasks, a slow iterable and a slow consumer all keep
+    it small, and so do large results, which take their time.
+
+    Attributes:
+        size: how many tasks.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.size = self._least = least
+        self._taken = 0
+        self._next_look = 0
+        self._since = 0.0
+
+    def taken(self) -> None:
+        """Note that a result was taken."""
+        self._taken += 1
+        if self._taken >= self._next_look:
+            self._look(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        seconds = now - self._since
+        size, wanted = self.size, int(AHEAD * self._taken / seconds) if seconds > 0.0 else MOST
+        if self._since == 0.0:  # the first, which may have waited for workers to start
+            pass
+        elif wanted > size:
+            self.size = max(size, min(MOST, wanted, 2 * size))
+        elif seconds > AHEAD:
+            self.size = max(self._least, wanted, size // 2)
+        else:  # too early to tell
+            self._next_look = self._taken + min(self.size, _LAP)
+            return
+        self._since, self._taken, self._next_look = now, 0, min(self.size, _LAP)
+
 
 class Window(Generic[T]):
-    """The tasks of a stream that were started and whose results were not yielded. Written by the generator's thread.
+    """The tasks of a stream that were started and whose results were not yielded: what a job of the stream has as its batch.
+
+    The jobs join and leave it with the executor's lock held, and `join` is called in the generator's thread alone, as is what has
+    no note. The race between `leave`, which notes a job and then looks whether the generator waits, and `_wait`, which says that
+    it waits and then looks for a job, is harmless: one of the two sees what the other has written.
 
     Attributes:
         futures: theirs, in the order read; and the one below.
+        ended: those that have ended, in that order, if that is the order of the results; some of them may be gone since.
         handed: the one whose result was yielded last, until the next is asked for.
+
+    Args:
+        size: the most tasks; None: as the pace of the consumer has it.
+        least: then the least.
+        in_order: whether results are yielded in the order read.
     """
 
-    def __init__(self) -> None:
-        self.futures: deque[Job[T]] = deque()
+    def __init__(self, size: int | None, least: int, *, in_order: bool) -> None:
+        self.futures: dict[Job[T], None] = {}
+        self.ended: deque[Job[T]] = deque()
         self.handed: Job[T] | None = None
+        self._size = size
+        self._pace = Pace(least)
+        self._line: deque[Job[T]] | None = deque() if in_order else None  # as `futures`, if the order matters
+        self._parker = Parker()
+        self._is_waiting = False
+
+    @property
+    def current(self) -> Window[T]:
+        """This, for `Admission.add`."""
+        return self
+
+    # ── as a batch: with the executor's lock held ───────────────────────────────────────────────────────────────────
+
+    def join(self, job: AnyJob) -> None:
+        """Add a job."""
+        self.futures[job] = None
+        if self._line is not None:
+            self._line.append(job)
+
+    def forget(self, job: AnyJob) -> None:
+        """Undo `join`, for a job that was not added after all."""
+        if job not in self.ended:
+            self.futures.pop(job, None)
+
+    def leave(self, job: AnyJob, success: bool) -> Sequence[AnyJob]:
+        """Note that a job has ended; nothing must be cancelled for it."""
+        line = self._line
+        if line is None:
+            self.ended.append(job)
+        if self._is_waiting and (line is None or (line and line[0] is job)):
+            self._is_waiting = False
+            self._parker.unpark()
+        return ()
+
+    # ── the generator ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def has_room(self) -> bool:
+        """Return whether another task may be read."""
+        return len(self.futures) < (self._size or self._pace.size)
+
+    def next(self) -> Job[T] | None:
+        """Take the job whose result is to be yielded next; None if it has not ended."""
+        line = self._line
+        if line is not None:
+            while line and line[0] not in self.futures:  # it was not added after all
+                line.popleft()
+            return line.popleft() if line and line[0].done() else None
+        while self.ended:
+            job = self.ended.popleft()
+            if job in self.futures:
+                return job
+        return None
+
+    def wait(self) -> Job[T]:
+        """Wait until there is a `next`, and take it.
+
+        Raises:
+            ParallelExecError: it would be for ever.
+        """
+        owner = next(iter(self.futures)).owner
+        entered = owner.enter_wait(*self.futures)
+        try:
+            while True:
+                self._is_waiting = True
+                job = self.next()
+                if job is not None:
+                    self._is_waiting = False
+                    return job
+                self._parker.wait(TICK)
+        finally:
+            if entered:
+                owner.leave_wait()
+
+    def drop_handed(self) -> None:
+        """Forget the one that the caller has."""
+        handed = self.handed
+        if handed is not None:
+            self.futures.pop(handed, None)
+            self.handed = None
+            if self._size is None:
+                self._pace.taken()
 
     def finished(self) -> list[TaskResult[T]]:
         """Return the results of those that have ended, and were not cancelled. From any thread."""
         futures = [future for future in list(self.futures) if future is not self.handed]
         return [future.task_result() for future in futures if future.done() and not future.cancelled()]
 
-    def drop_handed(self) -> None:
-        """Forget the one that the caller has."""
-        if self.handed is not None:
-            self.futures.remove(self.handed)
-            self.handed = None
-
     def close(self) -> None:
         """Cancel what waits, and stop what runs; what has ended stays."""
         self.drop_handed()
-        running = [future for future in self.futures if not future.cancel()]  # first what waits, or it would run now
+        running = [
+            future for future in list(self.futures) if not future.cancel()
+        ]  # first what waits, or it would run now
         for future in running:
             future.abort()
 
 
 def stream(
-    start: Callable[[Task[T]], Job[T]],
-    tasks: Iterator[Task[T]],
-    size: int,
-    order: str,
+    start: Callable[[Any, Window[T]], object],
+    tasks: Iterator[Task[T] | Callable[[], T]],
+    window: Window[T],
     opened: Callable[[Window[T]], object],
 ) -> Iterator[TaskResult[T]]:
     """Yield the results of tasks that are started as the window has room; `opened` is told of the window first."""
-    window: Window[T] = Window()
-    alive = window.futures
-    ended: queue.SimpleQueue[Job[T]] = queue.SimpleQueue()
     source = _Source(tasks, start)
     opened(window)
     try:
+        quota = MOST  # first of all the window is filled
         while True:
-            while len(alive) < size and (future := source.start_next()) is not None:
-                alive.append(future)
-                future.add_done_callback(ended.put)  # type: ignore[arg-type]  # it is called with the future
-            if not alive:
-                break
-            future = _next_of(ended, alive)
-            if order == "completed":
-                result = future.task_result()
-                window.handed = future
-                yield result
-                window.drop_handed()
-                del result
-            while order == "submitted" and alive and alive[0].done():
-                result = alive[0].task_result()
-                window.handed = alive[0]
-                yield result
-                window.drop_handed()
-                del result
-            del future
+            while quota > 0 and window.has_room() and source.start_next(window):
+                quota -= 1
+            future = window.next()
+            if future is None:
+                if not window.futures:
+                    break
+                if window.has_room() and source.start_next(window):
+                    continue
+                future = window.wait()
+            result = future.task_result()
+            window.handed = future
+            yield result
+            window.drop_handed()
+            del result, future
+            quota = _READ
         source.raise_error()
     finally:
         window.close()
@@ -102,10 +227,10 @@ def stream(
 class _Source(Generic[T]):
     """Reads tasks and starts them, until there are no more, or until one of the two raises."""
 
-    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Task[T]], Job[T]]) -> None:
+    def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Any, Window[T]], object]) -> None:
         self._tasks = tasks
         self._start = start
-        self._over = False
+        self._is_over = False
         self._error: BaseException | None = None
 
     def raise_error(self) -> None:
@@ -117,32 +242,17 @@ class _Source(Generic[T]):
         finally:
             del self, error  # the error's traceback holds this frame
 
-    def start_next(self) -> Job[T] | None:
-        """Return the next task's future, None if there is none."""
-        if self._over:
-            return None
+    def start_next(self, window: Window[T]) -> bool:
+        """Start the next task, which joins the window; returns whether there was one."""
+        if self._is_over:
+            return False
         try:
-            task = next(self._tasks)
-            return self._start(task if isinstance(task, Task) else Task(task))
+            self._start(next(self._tasks), window)
         except StopIteration:
-            self._over = True
+            self._is_over = True
         except Exception as error:
-            self._over, self._error = True, error
-        return None
-
-
-def _next_of(ended: queue.SimpleQueue[Job[T]], alive: deque[Job[T]]) -> Job[T]:
-    with contextlib.suppress(queue.Empty):
-        return ended.get_nowait()
-    owner = alive[0].owner
-    entered = owner.enter_wait(*alive)
-    try:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                return ended.get(timeout=TICK)
-    finally:
-        if entered:
-            owner.leave_wait()
+            self._is_over, self._error = True, error
+        return not self._is_over
 
 
 def in_order(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Iterator
 
 import pytest
@@ -12,6 +14,7 @@ import work
 
 from parallel_exec import Task, TaskFuture
 from parallel_exec._core.job import Job
+from parallel_exec.stream import AHEAD, MOST, Pace
 
 
 def test_an_endless_stream_runs_in_flat_memory(lab: Any) -> None:
@@ -36,7 +39,7 @@ def _futures() -> int:
 
 
 def test_the_default_window(lab: Any) -> None:
-    """Without a window, four times `max_concurrency` tasks are read ahead."""
+    """Without a window, four times `max_concurrency` tasks are read ahead at first."""
     executor = lab.executor(max_concurrency=2)
     read: list[int] = []
 
@@ -49,6 +52,77 @@ def test_the_default_window(lab: Any) -> None:
     next(results)
     assert len(read) == 8
     results.close()
+
+
+def test_the_default_window_grows_while_results_are_taken_fast(lab: Any) -> None:
+    """A consumer that takes tiny tasks as fast as they come finds many more of them read ahead."""
+    executor = lab.executor(max_concurrency=2)
+    read = itertools.count()
+    results = executor.stream(int for _ in read)
+    for taken in itertools.count():
+        next(results)
+        if read.__reduce__()[1][0] - taken > 100:  # the next number, without taking it
+            break
+    results.close()
+
+
+def test_the_default_window_stays_small_for_a_slow_consumer(lab: Any) -> None:
+    """Nothing is read far ahead of who takes one result in a while."""
+    executor = lab.executor(max_concurrency=2)
+    read: list[int] = []
+    results = executor.stream(read.append(1) or Task(int) for _ in itertools.count())  # type: ignore[func-returns-value]
+    for taken in range(20):
+        next(results)
+        time.sleep(0.01)
+        assert len(read) <= taken + 8
+    results.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still; its last element is the time."""
+    times = [1.0]
+    monkeypatch.setattr("parallel_exec.stream.time", SimpleNamespace(monotonic=lambda: times[-1]))
+    return times
+
+
+def _take(pace: Pace, clock: list[float], count: int, seconds: float) -> int:
+    """Take so many results, one each so many seconds; returns the size of the window then."""
+    for _ in range(count):
+        clock.append(clock[-1] + seconds)
+        pace.taken()
+    return pace.size
+
+
+def test_a_window_holds_what_is_taken_in_a_moment(clock: list[float]) -> None:
+    """It grows with the pace of the consumer, doubling at most, up to what is taken in `AHEAD`."""
+    pace = Pace(8)
+    assert _take(pace, clock, 1, 10.0) == 8  # workers start
+    assert _take(pace, clock, 8, AHEAD / 100) == 16
+    assert _take(pace, clock, 1000, AHEAD / 100) == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.0])
+def test_a_window_has_a_limit(clock: list[float], seconds: float) -> None:
+    """However fast results are taken, and if no time passes at all."""
+    assert _take(Pace(8), clock, 10_000, seconds) == MOST
+
+
+def test_a_window_shrinks_for_a_slow_consumer(clock: list[float]) -> None:
+    """It is as small as before once results are taken slowly."""
+    pace = Pace(8)
+    _take(pace, clock, 1000, AHEAD / 100)
+    assert _take(pace, clock, 1000, AHEAD / 20) == pytest.approx(20, abs=1)
+    assert _take(pace, clock, 1000, AHEAD) == 8
+
+
+def test_a_pause_of_the_consumer_does_not_empty_a_window(clock: list[float]) -> None:
+    """A long one costs half of it, for a moment."""
+    pace = Pace(8)
+    full = _take(pace, clock, 1000, AHEAD / 100)
+    assert _take(pace, clock, 1, 10.0) in (full, full // 2)
+    assert _take(pace, clock, 64, AHEAD / 100) >= full // 2
+    assert _take(pace, clock, 200, AHEAD / 100) == pytest.approx(full, abs=1)
 
 
 def test_bare_callables_are_tasks(lab: Any) -> None:
@@ -179,7 +253,7 @@ def test_an_exception_in_the_middle_of_a_stream_loses_nothing(
             interrupt()
 
     if when == "waiting":
-        monkeypatch.setattr("parallel_exec.stream._next_of", interrupt)
+        monkeypatch.setattr("parallel_exec.stream.Window.next", interrupt)
     if when == "yielding":
         monkeypatch.setattr(Job, "task_result", interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from parallel_exec.errors import ParallelExecError, QueueFullError
 from parallel_exec.events import Dispatcher, TaskQueued
 
 if TYPE_CHECKING:
-    from parallel_exec._core.batch import Batches
+    from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.completion import Completion
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.monitor import Monitor
@@ -48,7 +48,7 @@ class Admission:
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
 
-    def add(self, job: AnyJob, batches: Batches[AnyJob] | None, *, start: bool) -> None:
+    def add(self, job: AnyJob, into: HasCollector | None, *, start: bool) -> None:
         """Put a job in the queue; with `start`, open the gate for good. Blocks only while the queue is full and running.
 
         Raises:
@@ -69,7 +69,7 @@ class Admission:
                     self._await_room(job)
                 self._registry.unsettled.add(job)  # from here on nobody forgets it
                 sequence = job.sequence or next(self._monitor.sequence)
-                job.added(sequence, time.monotonic(), None if batches is None else batches.current)
+                job.added(sequence, time.monotonic(), None if into is None else into.current)
                 if not self._events.active:
                     outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Generic, Protocol, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Container, Generic, Protocol, Sequence, TypeVar
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK
@@ -21,6 +21,36 @@ if TYPE_CHECKING:
     from parallel_exec.task import TaskResult
 
 J = TypeVar("J", bound="TaskFuture[Any]")  # a `Job`: its module imports this one
+
+
+class Collector(Protocol):
+    """What a job joins when it is added, and leaves when it has ended, as `Batch` says: a batch, or a stream's window."""
+
+    @property
+    def ended(self) -> Container[Any]:
+        """Those that have left, if the collector has not passed them on."""
+        ...
+
+    def join(self, job: Any) -> None:
+        """Add a job."""
+        ...
+
+    def forget(self, job: Any) -> None:
+        """Undo `join`, for a job that was not added after all; also if only a part of `join` was done."""
+        ...
+
+    def leave(self, job: Any, success: bool) -> Sequence[Any]:
+        """Note that a job has ended; returns those that must be cancelled for it."""
+        ...
+
+
+class HasCollector(Protocol):
+    """Where the collector is that is to be joined: it is asked with the executor's lock held."""
+
+    @property
+    def current(self) -> Collector:
+        """The collector."""
+        ...
 
 
 class Batch(Generic[J]):

@@ -30,7 +30,7 @@ from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
 
 if TYPE_CHECKING:
-    from parallel_exec._core.batch import Batch
+    from parallel_exec._core.batch import Collector
     from parallel_exec._core.settings import Settings
     from parallel_exec._sync.timers import Timer
 
@@ -104,7 +104,7 @@ class Job(TaskFuture[T]):
     weight = 1  # how many calls it stands for
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
-    batch: Batch[AnyJob] | None = None  # what collects it
+    batch: Collector | None = None  # what collects it
     priority = 0
     _id: str | None = None  # None, until somebody asks for the one that is made of the function's name and the number
     _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
@@ -240,7 +240,7 @@ class Job(TaskFuture[T]):
 
     # ── its way through the executor: called with the executor's lock held, unless a docstring says otherwise ───────
 
-    def added(self, sequence: int, at: float, batch: Batch[AnyJob] | None) -> None:
+    def added(self, sequence: int, at: float, batch: Collector | None) -> None:
         """It has its place in the order, and a batch that collects it, if one is to."""
         self.sequence = sequence
         self.queued_at = at

@@ -200,6 +200,19 @@ def test_stream_reads_no_further_than_its_window(lab: Any) -> None:
     results.close()
 
 
+@over(CONCURRENT)
+def test_stream_starts_what_was_read_before_it_reads_more(lab: Any) -> None:
+    """An input may wait for what it has yielded, however large the window is: nothing is held back to go together."""
+    waits = [lab.latch() for _ in range(10)]
+
+    def tasks() -> Iterator[Task[Any]]:
+        for latch in waits:
+            yield Task(latch.set)
+            latch.wait()
+
+    assert all(result.success for result in lab.executor().stream(tasks(), window=100))
+
+
 @over(ALL)
 def test_stream_raises_the_inputs_error_after_all_results(lab: Any) -> None:
     """An exception in the input iterable comes after the results of all tasks before it."""
