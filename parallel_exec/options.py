@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 from parallel_exec._checks import check_count, to_float
 from parallel_exec._core.job import PLACES, Job
 from parallel_exec._core.map_chunk import MapChunk, MapResults
+from parallel_exec._core.map_feed import MapFeed
 from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of
@@ -89,9 +90,7 @@ class Submitter:
         chunksize, buffersize = _check_sizes(chunksize, buffersize)
         if timeout is not None and (timeout := to_float(given := timeout)) is None:
             raise TypeError(f"timeout takes seconds as a number, not {given!r}")
-        # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
-        in_chunks = chunksize > 1 or all(isinstance(iterable, Sized) for iterable in iterables)
-        if in_chunks and buffersize is None and self._admission.runs_chunks(self._settings):
+        if buffersize is None and self._admission.runs_chunks(self._settings):
             until = None if timeout is None else time.monotonic() + timeout
             return self._map_chunks(fn, iterables, chunksize).results(until)
         numbers = itertools.count()
@@ -106,8 +105,12 @@ class Submitter:
 
     def _map_chunks(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> MapResults:
         """Start all calls, in rows that travel together."""
-        results = MapResults(self._scheduler.next_sequence())
+        results = MapResults(self._scheduler, self._scheduler.next_sequence())
         task_id = self._id or id_of(call_name(fn), results.sequence >> PLACES)
+        # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
+        if chunksize == 1 and not all(isinstance(iterable, Sized) for iterable in iterables):
+            MapFeed(self._scheduler, self._settings, fn, self._priority, task_id, results).read(iterables)
+            return results
         rows = _Rows(iterables, chunksize)
         for columns in rows:
             count = len(columns[0])

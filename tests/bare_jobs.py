@@ -32,7 +32,7 @@ def new_chunk(count: int) -> MapChunk:
     """Return the chunk of a map with so many items; each is doubled."""
     owner: Any = Owner()
     policy: Any = None
-    results = MapResults(1 << PLACES)
+    results = MapResults(owner, 1 << PLACES)
     items = [list(range(count))]
     return MapChunk(
         owner, Settings(None, policy), work.double, items, range(count), results, results.reserve(count), 0, "map"

@@ -54,6 +54,7 @@ ORDER = [
     "_core.admission",
     "_core.scheduler",
     "_core.map_chunk",
+    "_core.map_feed",
     "backends.process",
     "backends.process.child",
     "backends.engine",

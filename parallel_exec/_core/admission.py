@@ -10,11 +10,11 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING
 
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import ownership
+from parallel_exec._sync.locks import ownership, release_leaked
 from parallel_exec.errors import ParallelExecError, QueueFullError
 from parallel_exec.events import Dispatcher, TaskQueued
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """The way in to one executor. Thread-safe."""
+    """The way in to one executor. Thread-safe.
+
+    Attributes:
+        pack_row: the back end's, if it `runs_chunks`.
+    """
 
     def __init__(
         self, monitor: Monitor, completion: Completion, backend: Backend, queue_size: int, events: Dispatcher
@@ -44,6 +48,8 @@ class Admission:
         self._events = events
         self._queue_size = queue_size
         self._prepare = backend.prepare if backend.pickles_calls else None
+        if backend.runs_chunks:
+            self.pack_row = backend.pack_row
         self._prefetches = backend.prefetches
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
@@ -61,7 +67,8 @@ class Admission:
         was_held = self._is_held()  # by what this call has interrupted, as a handler's
         gate = self._gate
         try:
-            unfit = None if self._prepare is None or not gate.admits else self._pack(job, self._prepare)
+            # (What grows is packed when that is over.)
+            unfit = None if self._prepare is None or not gate.admits or not job.weight else self.pack(job)
             with self._lock:
                 if not gate.admits or (start and not gate.is_kept_open):
                     gate.enter(start)
@@ -114,16 +121,30 @@ class Admission:
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
-        unfit = None if self._prepare is None else self._pack(job, self._prepare)
+        unfit = self.pack(job)
         with self._lock:
             self._registry.unsettled.add(job)
             outcome, consumer = self.enqueue(job, unfit)
         self.enqueued(job, outcome, consumer)
 
-    def _pack(self, job: AnyJob, prepare: Callable[[AnyJob], Any]) -> ParallelExecError | None:
-        """Have the back end make the call ready to travel; returns why it cannot."""
+    def close(self, job: AnyJob) -> None:
+        """Have a job that grows in number of calls grow no more, wherever it is."""
+        was_held = self._is_held()
         try:
-            job.packed(prepare(job))
+            with self._lock:
+                job.close()
+                self._ready.grown(job)
+        except BaseException:  # a signal handler's: whoever takes the job does the rest
+            if not was_held:
+                release_leaked(self._lock)
+            raise
+
+    def pack(self, job: AnyJob) -> ParallelExecError | None:
+        """Have the back end make the call ready to travel, if it must; returns why it cannot."""
+        if self._prepare is None:
+            return None
+        try:
+            job.packed(self._prepare(job))
         except ParallelExecError as error:
             return error.with_traceback(None)  # which holds this frame, and the job is to keep the error
         return None

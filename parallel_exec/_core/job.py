@@ -101,7 +101,7 @@ class Job(TaskFuture[T]):
     _quiet = False  # whether nobody is going to look at an error, and need not
 
     # Written once before the task is queued.
-    weight = 1  # how many calls it stands for
+    weight = 1  # how many calls it stands for; 0: they still grow in number
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
     batch: Collector | None = None  # what collects it
@@ -237,6 +237,13 @@ class Job(TaskFuture[T]):
             return job.attempt_number != number or job.override is not None
 
         return is_unwanted
+
+    def size(self) -> int:
+        """Return how many calls it stands for just now."""
+        return self.weight
+
+    def close(self) -> None:
+        """Stand for no more calls than it does now, if they still grow in number. Called with the lock held."""
 
     # ── its way through the executor: called with the executor's lock held, unless a docstring says otherwise ───────
 

@@ -5,6 +5,8 @@
                  │                      └─ what was taken back: a new chunk    └─ an item that failed: a job of its own
                  └─ it cannot travel: each item a job of its own
 
+A chunk of what an iterator yields is in the queue from its first item on, and grows until it is taken (`map_feed.py`).
+
 Guarantees:
     An item has its own permit in the worker, its own place in the journal, its own error and timeout: what is taken back,
     lost or stopped is always a number of whole items. One that failed becomes a job of its own, charged with that attempt,
@@ -20,7 +22,7 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
@@ -46,7 +48,8 @@ class MapResults:
         override: how chunks that are split off, and items that fail, end once nobody iterates any more.
     """
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, owner: Scheduler, sequence: int) -> None:
+        self._owner = owner
         self.sequence = sequence
         self.override: Failure | None = None
         # For each item `_MISSING`, a `Failure`, a job that has or will have its outcome, or None: the value is in a row, or
@@ -63,6 +66,14 @@ class MapResults:
         first = len(self._places)
         self._places += [_MISSING] * count
         return first
+
+    def reserve_all(self, count: int) -> None:
+        """Make room for so many items at least, all told."""
+        self._places += [_MISSING] * (count - len(self._places))
+
+    def trim(self, count: int) -> None:
+        """Know that there are no more items than so many, all told."""
+        del self._places[count:]
 
     def misses(self, place: int) -> bool:
         """Return whether an item has not ended."""
@@ -86,6 +97,7 @@ class MapResults:
             self._news.unpark()
 
     def _wait(self, place: int, until: float | None) -> None:
+        self._owner.enter_wait()  # which refuses what would be for ever
         self._awaited = place
         try:
             while self._places[place] is _MISSING:
@@ -150,6 +162,13 @@ def _take(box: list[Any], until: float | None) -> Any:
         del outcome
 
 
+class PackedRow(NamedTuple):
+    """Items as columns (see `MapChunk`), and what the back end made of them, ready to travel."""
+
+    columns: list[list[Any]]
+    payload: Any
+
+
 class MapChunk(Job[None]):
     """The job of a row of items; seen by nobody but the scheduler, the process pool and its `MapResults`.
 
@@ -157,12 +176,14 @@ class MapChunk(Job[None]):
         owner, settings, fn, priority, id, context: as for a `Job`.
         columns: what the items are made of: for each of the mapped iterables a list, with an element for each item. (A
             tuple for each item would cost more than all the rest that is done here for a tiny one.)
-        rows: the items, as indices into them.
+        rows: the items, as indices into them; empty for a chunk that is to `grow`.
         results: takes what becomes of them.
         first: the place there of the item with index 0.
 
     Attributes:
         low, high: the row, as indices into `columns`.
+        growing: while it grows: a list of its items, to which whoever reads them appends; then None.
+        grown: how many of these it has got.
         good: how many of them have returned.
         serial: the number under which a worker has the first of them; the others follow.
         next_serial: that of the first that was not heard to have ended.
@@ -189,10 +210,42 @@ class MapChunk(Job[None]):
         self.columns = columns
         self.low, self.high = rows.start, rows.stop
         self.weight = len(rows)
+        self.growing: list[Any] | None = None
+        self.grown = 0
+        self._unpacked: tuple[list[Any], Callable[[list[Any]], PackedRow]] | None = None  # until it is closed
         self.first = first
         self.good = self.serial = self.next_serial = 0
         self._results = results
         results.join(self)
+
+    # ── while it grows ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def grow(self, items: list[Any], pack: Callable[[list[Any]], PackedRow]) -> None:
+        """Have these items, and those that are appended until it is closed. Before it is queued.
+
+        Args:
+            items: at least one.
+            pack: makes them ready to travel; called with the lock held, so it runs no user code.
+        """
+        self.growing = items
+        self._unpacked = items, pack
+
+    def size(self) -> int:
+        growing = self.growing
+        return self.weight if growing is None else len(growing)
+
+    def close(self) -> None:
+        if self._unpacked is None:
+            return
+        items, pack = self._unpacked
+        self.growing = None  # first: who appends later sees that, and asks how many it has got
+        self.grown = self.high = self.weight = count = len(items)
+        self.columns, self.payload = pack(items[:count])
+        self._unpacked = None  # last: what a signal handler has torn apart is done again by whoever takes it
+
+    def handed_out(self) -> None:
+        self.close()
+        super().handed_out()
 
     # ── in the process pool: called with the scheduler's lock held ──────────────────────────────────────────────────
 
@@ -281,6 +334,9 @@ class MapChunk(Job[None]):
 
     def settle(self, outcome: Outcome, cancelled: bool) -> None:
         """End the chunk; if it was ended from outside, so are its items, and if it could not be pickled, they go on alone."""
+        if self._unpacked is not None:
+            with self.owner.lock:
+                self.close()
         if self.payload is None and not cancelled and not self.done():
             outcome = Success(None)
             self.isolate_all()

@@ -28,6 +28,7 @@ class ReadyQueue:
     Attributes:
         heap: the entries, some of them discarded; changed in place.
         aside: those that were pushed in the middle of a `_tidy`.
+        growing: the jobs in it that stand for more calls all the time: their `weight` is 0.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class ReadyQueue:
         self._discarded: set[int] = set()  # places in the order
         self._tidying = False
         self.aside: list[tuple[int, int, AnyJob]] = []
+        self.growing: dict[AnyJob, None] = {}
         self._extra = 0  # calls, beyond one a job
 
     def __len__(self) -> int:
@@ -42,12 +44,17 @@ class ReadyQueue:
 
     def calls(self) -> int:
         """Return how many calls the jobs stand for."""
-        return max(0, len(self.heap) + len(self.aside) - len(self._discarded)) + self._extra
+        calls = max(0, len(self.heap) + len(self.aside) - len(self._discarded)) + self._extra
+        for job in list(self.growing):
+            calls += job.size()
+        return calls
 
     def push(self, job: AnyJob) -> None:
         """Put a job in, at its own place; O(log n)."""
         if job.weight != 1:
             self._extra += job.weight - 1
+            if not job.weight:
+                self.growing[job] = None
         entry = (-job.priority, job.sequence, job)
         if self._tidying:
             self.aside.append(entry)
@@ -61,10 +68,24 @@ class ReadyQueue:
             _, sequence, job = heappop(heap)
             if not discarded or sequence not in discarded:
                 if job.weight != 1:
-                    self._extra -= job.weight - 1
+                    self._uncount(job)
                 return job
             discarded.discard(sequence)
         return None
+
+    def _uncount(self, job: AnyJob) -> None:
+        """Count the calls of a job no more."""
+        if job in self.growing:
+            del self.growing[job]
+            self._extra += 1
+        else:
+            self._extra -= job.weight - 1
+
+    def grown(self, job: AnyJob) -> None:
+        """Know that a job grows no more, if it is in: its `weight` is final."""
+        if job in self.growing:
+            del self.growing[job]
+            self._extra += job.weight
 
     def peek(self) -> AnyJob | None:
         """Return the first job without taking it out, or None."""
@@ -82,7 +103,7 @@ class ReadyQueue:
 
     def discard(self, job: AnyJob) -> None:
         """Take a job out that is in; O(1) on average."""
-        self._extra -= job.weight - 1
+        self._uncount(job)
         self._discarded.add(job.sequence)
         if len(self._discarded) * 2 > len(self.heap) and not self._tidying:
             more = True
@@ -112,4 +133,5 @@ class ReadyQueue:
         """Return whether a job is in, whatever its phase says, and count the calls anew; O(n)."""
         jobs = self.jobs()
         self._extra = sum(each.weight - 1 for each in jobs)  # which `push` and `discard` may have been kept from
+        self.growing = {each: None for each in jobs if not each.weight}
         return any(each is job for each in jobs)

@@ -119,6 +119,33 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     return dumps(call)
 
 
+def dumps_row(call: Pickled, columns: list[list[Any]]) -> Pickled:
+    """Pickle calls of one function as `(function, ((columns,), {}))`, without running user code.
+
+    Args:
+        call: one of them without its arguments.
+        columns: for each argument a list, with what has no reducers for each call.
+    """
+    return call._replace(data=pickle.dumps(_Row(call.data, columns), 5))
+
+
+class _Row:
+    """What is pickled as a row."""
+
+    def __init__(self, call: bytes, columns: list[list[Any]]) -> None:
+        self._call = call
+        self._columns = columns
+
+    def __reduce__(self) -> Any:
+        return _load_row, (self._call, self._columns)
+
+
+def _load_row(call: bytes, columns: list[list[Any]]) -> Any:
+    """Return what a row stands for."""
+    fn, _ = pickle.loads(call)
+    return fn, ((columns,), {})
+
+
 def find_cloudpickle() -> Any:
     """Return the module, or None if it is not installed."""
     try:

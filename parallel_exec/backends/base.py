@@ -272,6 +272,17 @@ class Backend(abc.ABC):
         """Return the call, ready to travel; called in the thread that adds it, and what it raises ends the task."""
         return None
 
+    def pack_row(self, call: Any, columns: list[list[Any]]) -> Any:
+        """Return the calls of a chunk, ready to travel; called with the lock held, so it runs no user code.
+
+        Only where it `runs_chunks`.
+
+        Args:
+            call: what `prepare` made of a call of the function without arguments.
+            columns: the arguments: for each a list, with a number, text, bytes, None or a tuple of these for each item.
+        """
+        raise NotImplementedError
+
     def works_after_fork(self) -> bool:
         """Return whether `start` may be called in a child that `os.fork` made, where no thread of the parent's came along."""
         return True

@@ -127,6 +127,19 @@ def test_submit_of_what_cannot_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.exc_info() == (None, None, None)
 
 
+def test_map_over_an_iterator() -> None:
+    """What was read is run, or is not, and nothing waits for more of it."""
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        executor.submit(int).result(work.PATIENCE)
+        rows = itertools.cycle([[1, 2, 3], [1, [2], 3]])
+
+        def read() -> None:
+            executor.pause()
+            executor.map(work.same, iter(next(rows)))
+
+        assert interrupt_everywhere(executor, read) > 100
+
+
 @every_backend
 def test_cancel_and_abort(backend: str) -> None:
     """A task whose `cancel` or `abort` is interrupted ends all the same."""

@@ -56,9 +56,10 @@ def owner() -> Owner:
 
 
 @pytest.fixture
-def results() -> MapResults:
+def results(owner: Owner) -> MapResults:
     """The results of a map whose first item has place 100."""
-    return MapResults(100)
+    known: Any = owner
+    return MapResults(known, 100)
 
 
 @pytest.fixture

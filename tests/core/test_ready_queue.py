@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from parallel_exec._core.ready_queue import ReadyQueue
 
 
@@ -93,3 +95,47 @@ def test_discarded_entries_do_not_pile_up() -> None:
     assert len(ready.heap) <= 2
     assert ready.pop() is items[0]
     assert ready.pop() is None
+
+
+class GrowingItem(Item):
+    """One that stands for more calls all the time."""
+
+    def __init__(self, sequence: int, calls: int) -> None:
+        super().__init__(sequence, weight=0)
+        self.calls = calls
+
+    def size(self) -> int:
+        """Return how many they are by now."""
+        return self.calls
+
+    def close(self) -> None:
+        """Be of the size that it has."""
+        self.weight = self.calls
+
+
+@pytest.mark.parametrize("way", ["pop", "discard", "grown", "holds"])
+def test_the_calls_of_what_grows(way: str) -> None:
+    """They are counted as they are when somebody asks, until it is taken, discarded, or grows no more."""
+    item, other = GrowingItem(1, 3), Item(2, weight=5)
+    ready = _queue(item, other)
+    assert (len(ready), ready.calls()) == (2, 8)
+    item.calls = 100
+    assert ready.calls() == 105
+    known: Any = item
+    if way == "pop":
+        assert ready.pop() is known
+        assert (len(ready), ready.calls()) == (1, 5)
+    elif way == "discard":
+        ready.discard(known)
+        assert (len(ready), ready.calls()) == (1, 5)
+    elif way == "grown":
+        item.close()
+        ready.grown(known)
+        ready.grown(known)
+        assert ready.calls() == 105
+        assert ready.pop() is known
+        assert ready.calls() == 5
+    else:
+        ready._extra, ready.growing = 0, {}
+        assert ready.holds(known)
+        assert ready.calls() == 105

@@ -92,3 +92,7 @@ class ProcessBackend(Backend):
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
         return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled
+
+    def pack_row(self, call: Pickled, columns: list[list[Any]]) -> Pickled:
+        """Return the calls of a row of items, as one pickle."""
+        return _pickling.dumps_row(call, columns)

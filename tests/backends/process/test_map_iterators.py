@@ -1,0 +1,158 @@
+"""`map` over what can only be iterated over: each item is on its way before the next is asked for."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, Iterator
+
+import inside
+import pytest
+import work
+
+from parallel_exec import ParallelExecError, TaskSerializationError
+
+from . import stdlib_only_tasks
+
+
+def test_an_iterator_that_waits_for_what_it_has_yielded(pool: Any, log: Any) -> None:
+    """It does so after one, two, three items and so on, while workers are idle and while they are not."""
+    executor = pool(2)
+
+    def read() -> Iterator[int]:
+        number = 0
+        for count in range(1, 30):
+            for _ in range(count):
+                yield number
+                number += 1
+            work.until(lambda there=number: len(log.lines()) == there)
+
+    numbers = range(29 * 30 // 2)
+    paths = iter([log.path] * len(numbers))
+    assert list(executor.map(stdlib_only_tasks.note_and_nap, paths, read(), iter([0.0] * len(numbers)))) == [*numbers]
+
+
+def hold_by_path(item: tuple[str, str, int]) -> object:
+    """Do as `work.hold`, with the paths of the latches."""
+    started, gate, value = item
+    return work.hold(work.Latch(Path(started)), work.Latch(Path(gate)), value)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_items_begin_while_the_iterator_is_stuck(pool: Any, bench: Any, limit: int) -> None:
+    """Also those that came while all workers were busy."""
+    executor = pool(limit)
+    gates, started = [bench.latch() for _ in range(4)], [bench.latch() for _ in range(4)]
+
+    def read() -> Iterator[tuple[str, str, int]]:
+        for number in range(4):
+            yield started[number].path, gates[number].path, number
+            if number < limit:
+                started[number].wait()
+            else:
+                assert inside.monitor(executor).ready.calls() == number + 1 - limit
+        for number in range(4):
+            gates[number].set()
+            started[min(3, number + limit)].wait()
+
+    assert list(executor.map(hold_by_path, read())) == list(range(4))
+
+
+def test_items_are_as_they_were_when_they_were_yielded(pool: Any) -> None:
+    """The iterator may use one object for all of them."""
+    only: list[int] = []
+
+    def read() -> Iterator[list[int]]:
+        for number in range(100):
+            only[:] = [number]
+            yield only
+
+    assert list(pool(2).map(sum, read())) == list(range(100))
+
+
+VALUES: list[Any] = [
+    1,
+    2.5,
+    None,
+    True,
+    "text",
+    b"bytes",
+    (1, "x"),
+    [2],
+    {"a": 3},
+    ((4, 5), 6),
+    1 << 80,
+    {7},
+    *range(50),
+]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_values_of_all_kinds(pool: Any, count: int) -> None:
+    """In turns, and at their places."""
+    values = VALUES * count
+    assert list(map(repr, pool(2).map(work.same, iter(values)))) == list(map(repr, values))
+
+
+def test_what_is_cancelled_while_the_iterator_is_read(pool: Any, bench: Any) -> None:
+    """All of it ends, is counted, and what comes later is refused."""
+    executor = pool(1)
+    started, gate = bench.latch(), bench.latch()
+    held = executor.submit(work.hold, started, gate)
+    started.wait()
+
+    def read() -> Iterator[int]:
+        yield from range(50)
+        executor.shutdown(wait=False, cancel_futures=True)
+        yield 50
+
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.map(work.same, read())
+    gate.set()
+    assert held.result(8) == "held"
+    executor.shutdown()
+    stats = executor.stats()
+    assert (stats.succeeded, stats.cancelled, stats.queued) == (1, 50, 0)
+
+
+def test_the_results_of_what_was_cancelled(pool: Any, bench: Any) -> None:
+    """Who iterates is told."""
+    executor = pool(1)
+    started, gate = bench.latch(), bench.latch()
+    executor.submit(work.hold, started, gate)
+    started.wait()
+    results = executor.map(work.same, iter(range(50)))
+    executor.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(CancelledError):
+        next(results)
+    gate.set()
+
+
+@pytest.mark.parametrize("items", [range(50), iter(range(50))], ids=["a sequence", "an iterator"])
+def test_results_are_not_waited_for_in_a_callback(pool: Any, items: Any) -> None:
+    """It is called by the thread that would bring them."""
+    executor = pool(1)
+    errors: list[BaseException] = []
+    over = threading.Event()
+
+    def call_back(future: Any) -> None:
+        try:
+            list(executor.map(work.same, items))
+        except ParallelExecError as error:
+            errors.append(error)
+        over.set()
+
+    executor.submit(work.same, 1).add_done_callback(call_back)
+    assert over.wait(8)
+    assert "a callback or an event hook waits" in str(errors)
+
+
+def test_a_function_that_cannot_be_pickled(pool: Any) -> None:
+    """Each item is refused, as it is in a `submit`."""
+    executor = pool()
+    results = executor.map(functools.partial(work.double, threading.Lock()), iter(range(3)))
+    with pytest.raises(TaskSerializationError, match="lock"):
+        next(results)
+    assert executor.stats().failed == 3
