@@ -106,7 +106,12 @@ class Admission:
         if outcome is not None:
             return outcome, None
         if self._prefetches:
-            self._completion.runner.preempt((-job.priority, job.sequence))
+            runner, ready = self._completion.runner, self._ready
+            if self._gate.may_start and not ready.heap and not ready.aside and runner.accept(job):
+                if self._queue_size:
+                    self._monitor.room.notify()  # for its own reservation was let go
+                return None, None
+            runner.preempt((-job.priority, job.sequence))
         job.queued()
         self._ready.push(job)
         return None, self._idle.choose()

@@ -304,6 +304,14 @@ class Runner(abc.ABC):
     def drive(self) -> None:  # noqa: B027  # only for a back end that `runs_in_caller`
         """Run what is ready, in the calling thread, until nothing is left."""
 
+    def accept(self, job: AnyJob) -> bool:
+        """Take a job that comes before all others, if it can begin at once; returns whether it was taken.
+
+        Called with the lock held, by the thread that adds the job: its signal handlers may raise. A job that is not taken is
+        put in the queue.
+        """
+        return False
+
     def recheck(self) -> None:  # noqa: B027  # most have idle consumers, which are woken
         """Look again whether something is left to do; must not block, may be called with the lock held."""
 

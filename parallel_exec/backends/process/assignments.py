@@ -15,6 +15,7 @@ Guarantees:
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -50,6 +51,8 @@ class Assignments:
 
     Attributes:
         handles: the workers, those included that are starting or closing.
+        active: those that have, or had a moment ago, something to do: what is there to be done for each is done for these.
+            The latest that was given something is the last.
         done: chunks that have come to their end by being split; for the I/O thread.
         returned: what was taken back, for the scheduler; a set that keeps its order.
         worst: the key of the last in line of all that was handed out, None if nothing is. (It may be out of date, and
@@ -59,6 +62,7 @@ class Assignments:
 
     def __init__(self, lock: Any, wakeup: Callable[[], None]) -> None:
         self.handles: list[WorkerHandle] = []
+        self.active: dict[WorkerHandle, None] = {}
         self.done: list[MapChunk] = []
         self.worst: tuple[int, int] | None = None
         self.serial = 1
@@ -77,19 +81,69 @@ class Assignments:
         for handle in self.handles:
             handle.files.close()
         self.handles = []
+        self.active = {}
 
     def hand_out(self, handle: WorkerHandle, jobs: list[AnyJob]) -> None:
         """Send jobs to a worker. Called with the lock held."""
+        self.active[handle] = None
         try:
             self.serial = handle.hand_out(self.serial, jobs)
         except OSError:  # dead, or no more descriptors in flight: then it is out of step with its segments
             self.returned.update(dict.fromkeys(jobs))
             handle.break_off()
             return
-        last = jobs[-1]
+        self._note_worst(jobs[-1])
+
+    def hand_over(self, job: AnyJob) -> bool:
+        """Send a plain job to a worker that has nothing to do, if there is one. Called with the lock held.
+
+        For any thread, whose signal handlers may raise. Nothing goes this way while other calls wait in a worker, or come
+        back: these are ahead of it.
+        """
+        handle = None if self.returned else self._free_worker()
+        if handle is None:
+            return False
+        serial = self.serial
+        self.serial = serial + 1  # first: a number is never used again, whatever comes in between
+        self._note_worst(job)
+        self.active[handle] = None
+        is_watched = handle.poll_at is not None
+        try:
+            is_sent = handle.hand_over(serial, job)
+            if not is_watched or handle.outgoing:
+                self._wakeup()
+        except BaseException:  # a signal handler's: it may be on its way
+            self._wakeup()
+            raise
+        return is_sent
+
+    def _free_worker(self) -> WorkerHandle | None:
+        """Return a worker that has nothing to do, the one rather that was given something last; None if calls wait."""
+        active = list(self.active)
+        for handle in active:
+            if len(handle.assigned) > 1:
+                return None
+        return next((handle for handle in chain(reversed(active), self.handles) if handle.is_free), None)
+
+    def has_waiting(self) -> bool:
+        """Return whether a call waits behind another in a worker."""
+        return any(len(handle.assigned) > 1 for handle in list(self.active))
+
+    def forget_idle(self, handle: WorkerHandle) -> None:
+        """Count a worker as active no more, unless it has something to do after all."""
+        with self._lock:
+            if not handle.assigned and handle.poll_at is None:
+                self.active.pop(handle, None)
+
+    def _note_worst(self, last: AnyJob) -> None:
         key = (-last.priority, last.sequence + last.weight - 1)
         if self.worst is None or key > self.worst:
             self.worst = key
+
+    def tell_to_end(self, handle: WorkerHandle) -> None:
+        """Let a worker end once it has done what it was sent. Called with the lock held."""
+        self.active[handle] = None
+        handle.tell_to_end()
 
     def take_returned(self) -> list[AnyJob]:
         """Return what was taken back since the last call, for the scheduler. Called with the lock held."""
@@ -186,6 +240,7 @@ class Assignments:
         """
         with self._lock:
             self.handles.remove(handle)
+            self.active.pop(handle, None)
             running = handle.running()
             if not running.serial and handle.state in AT_WORK and not handle.was_killed:
                 running = Running(self._poison_job(handle), time.monotonic(), True)

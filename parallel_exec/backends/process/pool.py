@@ -9,6 +9,11 @@ Guarantees:
     After a worker's death its pipe is read, then its journal; only then is anything called lost.
     Nothing here waits: pipes are non-blocking.
 
+A lone call takes a shorter way: the thread that adds it sends it itself (`accept`), and the I/O thread sleeps until the result
+is there. It need not be woken if it is going to look into that worker's journal anyway: that is what `WorkerHandle.poll_at` says.
+What the two threads share is changed with the lock held: `assigned`, the permits, the pipe and its buffer, `poll_at` from and
+to None.
+
 Everything is the I/O thread's own but `wake` and what is said to be called with the lock held. The race between `wake` (any
 thread: resets `_parked`, then wakes the loop) and `_take` (sets `_parked`, then looks into the queue) is harmless: what
 came before the look is taken, and what comes after it has the loop take another turn.
@@ -21,6 +26,7 @@ import selectors
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
@@ -91,6 +97,15 @@ class ProcessPool(Runner):
             if self._io.thread is None:
                 self.port.timers.start()
                 self._io.start(self._serve)
+
+    def accept(self, job: AnyJob) -> bool:
+        """Send a job to a worker that has nothing to do, without the I/O thread. Called with the lock held."""
+        if type(job) is not Job or self._max_tasks is not None or len(self.assignments.handles) > self._limit:
+            return False
+        payload = job.payload
+        if payload.item is not None or payload.has_descriptors():
+            return False
+        return self.assignments.hand_over(job)
 
     def preempt(self, key: tuple[int, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
@@ -167,11 +182,19 @@ class ProcessPool(Runner):
             self._supervisor.register_started()
         if self._supervisor.start_again is not None:
             self._supervisor.rests()  # forgets a time that has come, also if no worker is wanted: a sleep would end at once
-        if not port.drained:
+        if port.drained:
+            if self._dismiss(now):
+                return ENDED
+        elif self._has_work():
             self._pump(port)
-        elif self._dismiss(now):
-            return ENDED
         return self._nap()
+
+    def _has_work(self) -> bool:
+        """Return whether there may be anything for `_pump` to do. What this costs does not grow with the idle workers."""
+        assignments = self.assignments
+        if not self._parked or assignments.returned or assignments.done or self._overridden is not None:
+            return True
+        return len(assignments.handles) > self._limit or assignments.has_waiting()
 
     def _progress(self) -> tuple[int, ...]:
         """Return numbers one of which changes whenever the pool has got anywhere."""
@@ -182,11 +205,15 @@ class ProcessPool(Runner):
     def _nap(self) -> float | None:
         now = time.monotonic()
         due = self._supervisor.start_again if self._stop_deadline is None else self._stop_deadline
-        for handle in self.assignments.handles:
+        for handle in list(self.assignments.active):
             if handle.state == WorkerState.CLOSING:
                 handle.check_end(now)  # also if its last call was heard of by the journal
+            if handle.outgoing:  # of a call that another thread has sent
+                self._watch_writing(handle)
             poll_at = handle.poll_at
-            if poll_at is not None and (due is None or poll_at < due):
+            if poll_at is None:
+                self.assignments.forget_idle(handle)
+            elif due is None or poll_at < due:
                 due = poll_at
         self._due = due
         return None if due is None else max(0.0, due - now)
@@ -232,7 +259,7 @@ class ProcessPool(Runner):
                     if jobs:
                         self.assignments.hand_out(handle, jobs)
                         if self._max_tasks is not None and handle.sent >= self._max_tasks:
-                            handle.tell_to_end()
+                            self.assignments.tell_to_end(handle)
             if handle.outgoing:
                 self._watch_writing(handle)
             if self._parked:  # the queue is empty
@@ -297,13 +324,17 @@ class ProcessPool(Runner):
         self._io.watch(handle.files.results, partial(self._receiver.receive, handle))
 
     def _poll_journals(self, now: float) -> None:
-        for handle in list(self.assignments.handles):
+        for handle in list(self.assignments.active):
             if handle.poll_at is not None and handle.poll_at <= now:
                 self._receiver.poll_journal(handle, now)
 
     def _watch_writing(self, handle: WorkerHandle) -> None:
         """Have what waits written when the pipe takes more."""
-        self._io.watch(handle.files.tasks, handle.flush, selectors.EVENT_WRITE)
+        self._io.watch(handle.files.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
+
+    def _flush(self, handle: WorkerHandle) -> bool:
+        with self._lock:
+            return handle.flush()
 
     # ── time is up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -333,7 +364,7 @@ class ProcessPool(Runner):
     def _retire(self, handle: WorkerHandle) -> None:
         with self._lock:
             self.assignments.take_back(handle)
-            handle.tell_to_end()
+            self.assignments.tell_to_end(handle)
         if handle.outgoing:
             self._watch_writing(handle)
 

@@ -30,10 +30,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections import deque
+from functools import partial
 from itertools import repeat
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.map_chunk import MapChunk
@@ -56,6 +59,7 @@ POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
 _READ = 1 << 18  # bytes for one read; a guess
+_CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 
 
 class WorkerState:
@@ -87,8 +91,9 @@ class WorkerHandle:
         sent: how many calls it has been given, all told, less those taken back.
         large: whether descriptors went with the last batch.
         outgoing: what the pipe has not taken yet.
-        poll_at: when to look into its journal next; None: not before it is heard of. Also written with the lock held, by
-            whoever wants it killed.
+        poll_at: when to look into its journal next, at the latest: the I/O thread is awake by then; None: not before it is
+            heard of. Moved by the I/O thread; changed from or to None with the lock held, and who changes it from None
+            in another thread wakes the I/O thread.
         traceback, start_error: why it could not start: what it said, and what its launch raised. The second is written by
             the thread that starts it, as are the next two.
         process: the `multiprocessing.Process`, once it is started.
@@ -127,6 +132,13 @@ class WorkerHandle:
             self._permits = None  # now, and not whenever the traceback goes that leads here
             raise
         self.timer = make_timer(self)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it has nothing to do, and may be given something at once."""
+        if self.state != WorkerState.READY or self.assigned or self.outgoing:
+            return False
+        return not self._handing_out and self.pending_kill is None
 
     # ── its start ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +206,39 @@ class WorkerHandle:
             self.poll_at = time.monotonic() + POLL_AFTER
         return serial + calls
 
+    def hand_over(self, serial: int, job: AnyJob) -> bool:
+        """Send one plain job at once; returns whether it is on its way. Called with the lock held, by any thread.
+
+        A signal handler may raise in the middle. The permit and the bytes are given in one step, as far as Python can see:
+        before that the job is taken out again, and after it the job is on its way. What the pipe does not take is left in
+        the buffer, for the I/O thread.
+        """
+        batch, _ = self._encode(serial, [job])
+        if len(batch) > 1 or len(batch[0]) > select.PIPE_BUF:  # a pipe takes less as a whole, or not at all
+            return False
+        given: list[object] = []
+        steps = (self._permits.release, partial(os.write, self.files.tasks, batch[0]))
+        if not self.is_free:
+            return False
+        self._handing_out = True
+        try:
+            job.placed(self)
+            self.assigned.add(serial, job)
+            job.handed_out()
+            if self.poll_at is None:
+                self.poll_at = time.monotonic() + POLL_AFTER
+            given.extend(map(_CALL, steps))
+        except OSError:  # it is full; or the worker is dead, which is seen elsewhere
+            self.outgoing.append(memoryview(batch[0]))
+        finally:
+            self._handing_out = False
+            if not given:  # a signal handler has raised
+                self.assigned.remove(serial)
+                job.queued()
+        self.sent += 1
+        self.large = False
+        return True
+
     def _encode(self, serial: int, jobs: list[AnyJob]) -> tuple[list[bytes], list[Pickled]]:
         """Return the bytes of a batch, in one piece unless they are many, and the payloads that descriptors go with."""
         pieces = [b""]
@@ -234,7 +279,7 @@ class WorkerHandle:
         return serial - first
 
     def flush(self) -> bool:
-        """Write what waits, as far as the pipe takes it; returns whether nothing waits any more."""
+        """Write what waits, as far as the pipe takes it; returns whether nothing waits any more. Called with the lock held."""
         outgoing = self.outgoing
         try:
             while outgoing:
@@ -335,14 +380,15 @@ class WorkerHandle:
     def heard(self, frames: list[wire.Frame]) -> None:
         """Note when to look at it next, as it was just heard of."""
         if not self.assigned:
-            self.poll_at = self._stop_deadline = None
+            self._stop_deadline = None
             if self.state == WorkerState.CLOSING:
                 self.check_end(time.monotonic())
-        elif self.poll_at is None or any(frame.serial for frame in frames):
+                return
+        if any(frame.serial for frame in frames) or (self.assigned and self.poll_at is None):
             self.poll_at = time.monotonic() + POLL_AFTER
 
     def poll_next(self, at: float | None) -> None:
-        """Look into its journal at `at` (monotonic), or not before it is heard of."""
+        """Look into its journal at `at` (monotonic); None, with the lock held: not before it is heard of."""
         self.poll_at = at
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────

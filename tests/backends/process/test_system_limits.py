@@ -217,8 +217,8 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
         raise ValueError("it lasts")
 
     monkeypatch.setattr(ProcessPool, where, fail)
-    waiting = executor.submit(work.pid)
-    for future in (running, waiting):
+    futures = [running, executor.submit(work.hold, entered, gate), executor.submit(work.pid)]  # one more than workers
+    for future in futures:
         error = future.exception(8)
         assert isinstance(error, BrokenProcessPool)
         assert "ValueError: it lasts" in str(error)

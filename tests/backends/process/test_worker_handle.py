@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any, Iterator
 import pytest
 
 from parallel_exec import ParallelExecutor
+from parallel_exec._core.job import Phase
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._outcomes import RETURNED
 from parallel_exec.backends.process import wire, worker_handle
@@ -68,6 +70,56 @@ def test_what_is_handed_out_has_permits(handle: WorkerHandle, jobs: list[Any]) -
     size, epoch, count = wire.BATCH.unpack(os.read(handle.files.theirs[0].fd, wire.BATCH.size))
     assert (len(os.read(handle.files.theirs[0].fd, 10_000)), epoch, count) == (size, 0, 4)
     assert not handle.outgoing
+
+
+def test_what_is_handed_over(handle: WorkerHandle, jobs: list[Any]) -> None:
+    """One call goes down the pipe at once, as a batch of its own, and its journal will be looked into."""
+    handle.became_ready()
+    assert handle.is_free
+    assert handle.hand_over(5, jobs[0])
+    assert (handle.assigned.get(5), jobs[0].phase, jobs[0].slot) == (jobs[0], Phase.HANDED_OUT, handle)
+    assert (permits(handle), handle.sent, handle.is_free) == (1, 1, False)
+    size, epoch, count = wire.BATCH.unpack(os.read(handle.files.theirs[0].fd, wire.BATCH.size))
+    assert (len(os.read(handle.files.theirs[0].fd, 10_000)), epoch, count) == (size, 0, 1)
+    assert handle.poll_at is not None
+
+
+def test_what_is_handed_over_to_a_full_pipe(handle: WorkerHandle, jobs: list[Any]) -> None:
+    """Its bytes wait in the buffer; the permit is there."""
+    handle.became_ready()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(handle.files.tasks, bytes(4096))
+    assert handle.hand_over(5, jobs[0])
+    assert (handle.assigned.get(5), permits(handle), len(handle.outgoing)) == (jobs[0], 1, 1)
+    assert not handle.hand_over(6, jobs[1])
+    assert (handle.assigned.get(6), permits(handle), len(handle.outgoing)) == (None, 1, 1)
+
+
+def test_what_is_not_handed_over(handle: WorkerHandle, jobs: list[Any]) -> None:
+    """A worker that is not ready, or drains, takes nothing; nor is a call sent that a pipe may take in parts."""
+    assert not handle.hand_over(5, jobs[0])
+    handle.became_ready()
+    jobs[0].packed(jobs[0].payload._replace(data=bytes(5000)))
+    assert not handle.hand_over(5, jobs[0])
+    handle.hand_out(6, jobs[1:3])
+    handle.take_back()
+    assert handle.state == WorkerState.DRAINING
+    assert not handle.hand_over(8, jobs[3])
+    assert (handle.assigned.get(5), jobs[0].phase, handle.sent) == (None, Phase.QUEUED, 0)
+
+
+def test_interrupted_hand_over(handle: WorkerHandle, jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal handler keeps from being sent is in nobody's hands afterwards."""
+
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle.became_ready()
+    monkeypatch.setattr(type(jobs[0]), "handed_out", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        handle.hand_over(5, jobs[0])
+    assert (handle.assigned.get(5), permits(handle), handle.is_free) == (None, 0, True)
 
 
 def test_taking_back_drains(handle: WorkerHandle, jobs: list[Any]) -> None:

@@ -1,0 +1,139 @@
+"""A call that comes alone: who sends it, and what the I/O thread does not do for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import inside
+import processes
+import pytest
+import work
+
+from parallel_exec.backends.process.assignments import Assignments
+from parallel_exec.backends.process.pool import ProcessPool
+
+
+@pytest.fixture
+def warm(pool: Any) -> Any:
+    """A pool with two workers, both of which have nothing to do."""
+    executor = pool(2)
+    for future in [executor.submit(time.sleep, 0.2) for _ in range(2)]:
+        future.result(8)
+    return executor
+
+
+def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Return a list to which each batch, of whichever way, adds the thread that sends it."""
+    seen: list[threading.Thread] = []
+    for name in ("hand_out", "hand_over"):
+        send = getattr(Assignments, name)
+
+        def note(self: Any, *rest: Any, send: Any = send) -> Any:
+            sent = send(self, *rest)
+            if sent is not False:
+                seen.append(threading.current_thread())
+            return sent
+
+        monkeypatch.setattr(Assignments, name, note)
+    return seen
+
+
+def test_caller_sends_a_lone_call(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for the I/O thread; nor do as many calls as there are workers."""
+    seen = senders(monkeypatch)
+    for number in range(3):
+        assert warm.submit(work.double, number).result(8) == 2 * number
+    assert seen == [threading.current_thread()] * 3
+    futures = [warm.submit(time.sleep, 0.2) for _ in range(3)]
+    for future in futures:
+        future.result(8)
+    assert [thread.name for thread in seen[3:]] == ["MainThread", "MainThread", "parallel_exec-io"]
+
+
+def test_lone_call_after_a_pause(warm: Any) -> None:
+    """The I/O thread has gone to sleep for good, and hears of the call, of its timeout, and of what follows."""
+    time.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        warm.options(timeout=0.1).submit(time.sleep, 60).result(8)
+    assert warm.submit(work.double, 1).result(8) == 2
+
+
+def test_timeout_amid_lone_calls(warm: Any) -> None:
+    """A call that hangs is found although others, one after the other, keep the I/O thread from sleeping."""
+    start = time.monotonic()
+    hangs = warm.options(timeout=0.2).submit(time.sleep, 60)
+    while not hangs.done():
+        assert warm.submit(work.double, 1).result(8) == 2
+    assert isinstance(hangs.exception(), TimeoutError)
+    assert time.monotonic() - start < 2
+
+
+def test_running_is_seen(warm: Any) -> None:
+    """A lone call that lasts is known to run, soon after it began."""
+    future = warm.submit(time.sleep, 0.5)
+    work.until(future.running, 0.4)
+    assert future.result(8) is None
+
+
+def test_lone_call_does_not_pass_what_waits(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While something is paused, queued or taken back, a call takes its turn in the queue."""
+    seen = senders(monkeypatch)
+    warm.pause()
+    futures = [warm.submit(work.double, number) for number in range(2)]
+    assert seen == []
+    warm.resume()
+    assert [future.result(8) for future in futures] == [0, 2]
+    assert threading.current_thread() not in seen
+
+
+def test_what_is_too_large_for_one_write(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that a pipe might take in parts is the I/O thread's."""
+    seen = senders(monkeypatch)
+    assert warm.submit(len, bytes(100_000)).result(8) == 100_000
+    assert [thread.name for thread in seen] == ["parallel_exec-io"]
+
+
+def test_pool_with_a_limit_of_tasks(pool: Any) -> None:
+    """A worker that is to be replaced after some tasks gets no more than these by any way."""
+    executor = pool(1, backend={"max_tasks_per_child": 2})
+    pids = [executor.submit(work.pid).result(8) for _ in range(6)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 2]
+
+
+def test_idle_workers_cost_nothing(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The I/O thread does not go through all workers for a lone call: only those are looked at that have something to do."""
+    pumped: list[Any] = []
+    pump = ProcessPool._pump
+
+    def note(self: ProcessPool, port: Any) -> None:
+        pumped.append(self)
+        pump(self, port)
+
+    monkeypatch.setattr(ProcessPool, "_pump", note)
+    for number in range(20):
+        assert warm.submit(work.double, number).result(8) == 2 * number
+    assert pumped == []
+    assignments = inside.runner(warm).assignments
+    assert len(processes.handles(warm)) == 2
+    work.until(lambda: not assignments.active, 8)
+
+
+def test_lone_calls_of_many_threads(warm: Any) -> None:
+    """Each gets its own result, whichever way its calls go."""
+    wrong: list[Any] = []
+
+    def call(base: int) -> None:
+        for number in range(base, base + 200):
+            result = warm.submit(work.double, number).result(8)
+            if result != 2 * number:
+                wrong.append((number, result))
+
+    threads = [threading.Thread(target=call, args=(1000 * base,)) for base in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert warm.stats().succeeded == 1202
