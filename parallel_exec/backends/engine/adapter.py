@@ -1,7 +1,7 @@
 """What a runner sees of somebody else's engine, and the engine of its runner.
 
 EngineRunner ── submit, cancel, recall ──► Engine: an Executor (`executor.py`), a dask cluster (`dask.py`)
-             ◄─── run_here, began ────────
+             ◄─── run_here, began, wake ──
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.submission import Submission
 
-    EngineFuture = Future[Optional[CallResult]]
+    EngineFuture = Future[Optional[CallResult]]  # None: it did not begin, and never will
 
 _HINT = "Use what the engine's own submit would take, too: for most, functions of modules and arguments that pickle"
 
@@ -39,6 +39,10 @@ class RunnerPort(Protocol):
 
     def began(self, submission: Submission, worker: str) -> None:
         """Take note that an attempt has just begun elsewhere, in `worker`; must not block."""
+        ...
+
+    def wake(self) -> None:
+        """Hand over more: there may be room. Does not block once something was handed over."""
         ...
 
 
@@ -69,6 +73,16 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
         """Have it stop an attempt; False if that may go on, and the engine does not say so itself. Called by the settler."""
+
+    def has_room(self, limit: int, holding: int) -> bool:
+        """Return whether another attempt may be submitted: no more than `limit` may be live at once, and `holding` hold a slot.
+
+        An engine in which attempts wait for each other takes more. Called by the feeder.
+        """
+        return holding < limit
+
+    def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
+        """Hand over what was submitted, as no more will come soon. Called by the feeder."""
 
     def capacity(self) -> int | None:
         """Return how many workers it has; None if it does not say."""

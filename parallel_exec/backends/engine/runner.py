@@ -123,10 +123,11 @@ class EngineRunner(Runner):
             self._has_fed.set()
         else:
             port.decline(self)
+        self._engine.flush()
         self._has_fed.set()
 
     def _has_room(self) -> bool:
-        if len(self._holding) >= self._limit:
+        if not self._engine.has_room(self._limit, len(self._holding)):
             return False
         capacity = self._engine.capacity()
         if capacity is None or len(self._inside) < capacity:
@@ -317,6 +318,8 @@ class EngineRunner(Runner):
                 self._end_badly(submission, error)
             elif (result := engine_future.result()) is not None:
                 self._end_well(submission, CallResult(*result))  # which an interpreter passes on as a plain tuple
+            else:
+                self._requeue(submission)
         finally:  # also when a callback raises what is no Exception
             self._release(submission)
             self._feeder.call_soon(self._feed)
@@ -329,6 +332,13 @@ class EngineRunner(Runner):
         job = submission.known_job
         if submission.state == State.RUNNING and job is not None:
             self._report(submission, result.outcome(job), submission.started_at + result.duration)
+
+    def _requeue(self, submission: Submission) -> None:
+        """Put back what the engine has had and will never begin; it is not charged."""
+        with self.port.lock:
+            job = submission.known_job
+            overridden = self.port.requeue([job]) if submission.withdraw_sent() and job is not None else []
+        self.port.finish_overridden(overridden)
 
     def _end_badly(self, submission: Submission, error: BaseException) -> None:
         """Settle what the engine failed."""
@@ -477,8 +487,8 @@ class EngineRunner(Runner):
                 return
 
     def workers(self) -> int:
-        """Return how many attempts are in the engine; how many workers it has is its own affair."""
-        return len(self._holding)
+        """Return how many attempts may run in the engine; how many workers it has is its own affair."""
+        return min(len(self._holding), self._limit)
 
     def abandoned(self) -> int:
         """Return how many attempts run in the engine that nobody waits for."""
