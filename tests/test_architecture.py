@@ -101,6 +101,7 @@ ORDER = [
     "backends.engine.runner",
     "backends.engine.executor",
     "backends.engine.dask_worker",
+    "backends.engine.dask_group",
     "backends.engine.dask",
     "backends.registry",
     "config",

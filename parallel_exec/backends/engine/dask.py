@@ -1,8 +1,8 @@
 """A dask cluster as a back end: attempts on other machines, each in a process that can be killed.
 
-    feeder ── RemoteJob ──► client's event loop: submit, gather ──► scheduler ──► a worker: `dask_worker.run_on_worker`
-    settler ◄─ "it began" ◄─ event ◄──────────────────────────────────────────────┤
-    settler ◄─ CallResult ◄─ gather ◄─────────────────────────────────────────────┘
+    feeder ── AttemptGroup ──► client's event loop: submit, gather ──► scheduler ──► a worker: `dask_worker.run_on_worker`
+    settler ◄─ "it runs long" ◄─ event ◄──────────────────────────────────────────────┤
+    settler ◄─ CallResults ◄─ gather ◄────────────────────────────────────────────────┘
 
 Guarantees:
     The client itself is used: a task's priority is dask's, calls are never taken for pure, and no keyword of the user's
@@ -14,6 +14,10 @@ Guarantees:
     failed, with `WorkerCrashedError`. What dask gives up fails with dask's own error. Either is retried by policy.
     A task that waits in the cluster can be aborted, and is not charged; `cancel()` cannot have it, as dask does not say
     whether it has begun. Without a free worker tasks wait in the cluster: it may be about to grow.
+    Tiny calls travel in groups, as one task of dask's. There are no more groups in the cluster than attempts may be live,
+    and of each one attempt runs at a time. What has not begun in a group goes back to the queue and is not charged: when
+    an attempt before it runs long, is killed or dies, or a worker refuses the group. What has ended by then does not wait
+    for one that runs long. When dask gives up a group, each of it is tried alone.
     A client that was handed in is never closed; one that was made here, from an address, is closed at the end.
 """
 
@@ -22,7 +26,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import pickle
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parallel_exec._hints import refuse_names
@@ -31,7 +37,17 @@ from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
-from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, dismiss, dumps, kill_on_worker, run_on_worker
+from parallel_exec.backends.engine.dask_group import AttemptFuture, AttemptGroup, CallPace
+from parallel_exec.backends.engine.dask_worker import (
+    CRASHED,
+    RemoteJob,
+    dismiss,
+    dumps,
+    greet,
+    kill_on_worker,
+    run_on_worker,
+    withdraw_on_worker,
+)
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, failed
 from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
@@ -46,7 +62,8 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.adapter import EngineFuture, RunnerPort
     from parallel_exec.backends.engine.submission import Submission
 
-DISMISS_TIMEOUT = 5.0  # seconds that workers have to answer at the end; a guess, as the cluster may be gone
+DISMISS_TIMEOUT = 5.0  # seconds that workers have to answer, at the end too; a guess, as the cluster may be gone
+WITHDRAW_AGAIN = 0.5  # seconds until workers are asked again to give back what waits behind a long call; a guess
 
 
 class DaskBackend(Backend):
@@ -113,47 +130,151 @@ class DaskEngine(Engine):
         self._client = _import_distributed().Client(client, set_as_default=False) if self.must_close else client
         self._loop = self._client.loop.asyncio_loop
         self._topic = f"parallel_exec-{uuid.uuid4().hex}"
-        self._given_up: set[int] = set()  # serials that may yet begin; changed by single atomic calls
+        # Changed by single atomic calls, from any thread:
+        self._given_up: set[int] = set()  # serials that may yet begin
+        self._ending: deque[int] = deque()  # serials whose workers are to be told that nobody waits for them
+        self._open_groups: set[AttemptGroup] = set()  # handed to the loop, and somebody waits for some of it
+        self._sent: dict[int, AttemptGroup] = {}  # by its serial: those that dask has not done with
+        # The feeder's own:
+        self._filling: AttemptGroup | None = None
+        self._latest_serial = 0
+        self._has_greeted = False
+        # The loop's own:
+        self._pace = CallPace()
+        self._workers_take_groups = False  # whether workers take groups; the feeder reads it
 
     def open(self, runner: RunnerPort) -> None:
         """Listen to the workers."""
         super().open(runner)
         self._client.subscribe_topic(self._topic, weakly(self._heard))
 
+    # ── handing over: the feeder ────────────────────────────────────────────────────────────────────────────────────
+
+    def has_room(self, limit: int, holding: int) -> bool:
+        """Return whether another group may go to the cluster, or there is one that is being filled."""
+        return len(self._open_groups) < limit
+
     def submit(self, submission: Submission) -> EngineFuture:
-        """Hand a pickled call to the client's loop."""
+        """Put a pickled call in the group that is being filled, or in a new one."""
         if self._client.status not in ("running", "connecting", "newly-created"):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
-        job = submission.job
-        info = AttemptInfo(job.id, submission.number, job.settings.timeout)
-        remote_job = RemoteJob(self._topic, submission.serial, info, job.payload)
-        submission.send()
-        seeing = self._see_through(remote_job, f"{submission.name}-{uuid.uuid4().hex}", job.priority)
+        job, serial = submission.job, submission.serial
+        remote_job = RemoteJob(serial, AttemptInfo(job.id, submission.number, job.settings.timeout), job.payload)
+        priority = job.priority
         del job  # an error's traceback holds this frame
-        try:
-            return asyncio.run_coroutine_threadsafe(seeing, self._loop)
-        except BaseException:
-            seeing.close()
-            raise
+        self._latest_serial = serial
+        if not self._has_greeted:
+            self._has_greeted = True
+            self._soon(self._greet(serial))
+        if self._filling is not None and not self._filling.takes(remote_job, priority):
+            self.flush()
+        if self._filling is None:
+            self._filling = AttemptGroup(submission.name, priority, serial)
+        submission.send()
+        engine_future = self._filling.add(remote_job)
+        if not self._workers_take_groups or len(self._filling.futures) >= self._pace.depth:
+            self.flush()
+        return engine_future
 
-    async def _see_through(self, remote_job: RemoteJob, key: str, priority: int) -> CallResult | None:
-        """Have an attempt run, and run again if its process dies. In the client's loop."""
+    def flush(self) -> None:
+        """Hand the group that is being filled to the client's loop."""
+        group, self._filling = self._filling, None
+        if group is None:
+            return
+        self._sent[group.serial] = group
+        self._open_groups.add(group)
+        seeing = self._see_through(group)
+        try:
+            group.sent(asyncio.run_coroutine_threadsafe(seeing, self._loop))
+        except BaseException as error:  # the loop is closed
+            seeing.close()
+            self._end(group, error)
+        self._close_if_over(group)
+
+    # ── in the client's loop ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _greet(self, serial: int, workers: list[str] | None = None) -> None:
+        """Have workers take groups from attempt `serial` on: all that there are, or these."""
+        await self._client.run(greet, self._topic, serial, workers=workers, asynchronous=True)
+        self._workers_take_groups = True
+
+    async def _see_through(self, group: AttemptGroup) -> None:
+        """Have a group run, and complete its futures."""
+        try:
+            jobs = group.jobs()
+            if len(jobs) > 1:
+                await self._run_group(jobs, group)
+            else:
+                await self._run_alone(jobs[0], group)
+        except asyncio.CancelledError:  # by us, or the client was closed
+            self._end(group, None)
+            raise
+        except BaseException as error:
+            self._end(group, error)
+        else:
+            self._end(group, None)
+
+    def _end(self, group: AttemptGroup, error: BaseException | None) -> None:
+        """Forget a group of which dask knows nothing any more."""
+        group.end(error)
+        self._sent.pop(group.serial, None)
+        self._close(group)
+
+    def _close(self, group: AttemptGroup) -> None:
+        """Let the next group take this one's room."""
+        if group in self._open_groups:
+            self._open_groups.discard(group)
+            with contextlib.suppress(ReferenceError):  # the executor is gone
+                self.runner.wake()
+
+    def _close_if_over(self, group: AttemptGroup) -> None:
+        """Have dask forget a group for which nobody waits."""
+        if group.is_over() and group.let_go():
+            self._close(group)
+
+    async def _run_group(self, jobs: list[RemoteJob], group: AttemptGroup) -> None:
+        """Have attempts run, and give back those that did not begin."""
+        try:
+            results = await self._run(jobs, f"{group.name}-{uuid.uuid4().hex}", group.priority)
+        except Exception as error:
+            self._pace.forget()
+            group.give_up(error)
+            return
+        if isinstance(results, str):  # a new worker's address
+            self._workers_take_groups = False  # until it is greeted
+            with contextlib.suppress(Exception):
+                await self._greet(self._latest_serial + 1, [results])
+            results = [None] * len(jobs)
+        self._pace.observe([result.duration for result in results if result is not None])
+        for job, deaths in group.finish(results):
+            await self._run_alone(job, group, deaths)
+
+    async def _run_alone(self, job: RemoteJob, group: AttemptGroup, died: int = 0) -> None:
+        """Have an attempt run, and run again if its process dies; `died` processes did so before."""
         import dask.config
 
         allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))
-        for deaths in itertools.count(1):
-            result = await self._run(remote_job, f"{key}-{deaths}", priority)
-            if result.kind != CRASHED:
-                return result
+        key = f"{group.name}-{uuid.uuid4().hex}"
+        result: CallResult | None
+        for deaths in itertools.count(died + 1):
+            (result,) = await self._run([job], f"{key}-{deaths}", group.priority)
+            if result is None or result.kind != CRASHED:
+                break
             if deaths > allowed:
                 pid, exitcode = result.payload
-                return failed(WorkerCrashedError(pid, exitcode, remote_job.info.id), result.duration, result.worker)
-        return None
+                result = failed(WorkerCrashedError(pid, exitcode, job.info.id), result.duration, result.worker)
+                break
+        if result is not None:
+            self._pace.observe([result.duration])
+        group.finish_some({job.serial: result})
 
-    async def _run(self, remote_job: RemoteJob, key: str, priority: int) -> CallResult:
-        remote = self._client.submit(run_on_worker, remote_job, key=key, pure=False, priority=priority)
+    async def _run(self, jobs: list[RemoteJob], key: str, priority: int) -> Any:
+        """Have attempts run as one task of dask's, and return what `run_on_worker` does."""
+        remote = self._client.submit(
+            run_on_worker, self._topic, pickle.dumps(jobs), key=key, pure=False, priority=priority
+        )
         try:
-            return await remote  # type: ignore[no-any-return]
+            return await remote
         except asyncio.CancelledError:
             await self._client.cancel([remote], asynchronous=True)
             raise
@@ -161,7 +282,7 @@ class DaskEngine(Engine):
             remote.release()
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Take note that an attempt began. Called in the client's loop."""
+        """Take note that an attempt has begun and runs long."""
         _, said = event
         serial, address = said["serial"], said["address"]
         submission = self.runner.submission(serial)
@@ -169,32 +290,72 @@ class DaskEngine(Engine):
             submission.locate(address)
         if serial in self._given_up:
             self._given_up.discard(serial)
-            self._kill(address, serial)
+            self._soon(self._kill([serial], [address]))
         elif submission is not None:
             self.runner.began(submission, said["name"])
+        group = self._sent.get(said["group"])
+        if group is not None:
+            group.begin(serial)
+            if group.unknown():
+                self._pace.forget()
+                self._soon(self._withdraw_rest(group), limit=None)
+
+    async def _withdraw_rest(self, group: AttemptGroup) -> None:
+        """Have a group's results so far, and give back what has not begun as soon as it is certain that no worker begins it."""
+        while unknown := group.unknown():
+            try:
+                answers = await self._client.run(
+                    withdraw_on_worker, self._topic, unknown, self._floor(), asynchronous=True
+                )
+            except Exception:  # a worker is about to be lost, say
+                await asyncio.sleep(WITHDRAW_AGAIN)
+            else:
+                for answer in answers.values():
+                    group.finish_some(answer)
+                return
+
+    def _floor(self) -> int:
+        return min(list(self._sent), default=self._latest_serial)
+
+    # ── ends from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
         """Cancel an attempt in the cluster, and kill its process; returns True, as that never fails to end it."""
         if engine_future.done():
             return True
+        assert isinstance(engine_future, AttemptFuture), "it is what `submit` has returned"
+        group, serial = engine_future.group, submission.serial
         # Before the address is read: `_heard` writes the address before it looks whether the attempt was given up.
-        self._given_up.add(submission.serial)
+        self._given_up.add(serial)
         address = submission.address
         engine_future.cancel()
         if address is not None:
-            self._given_up.discard(submission.serial)
-            self._kill(address, submission.serial)
+            self._given_up.discard(serial)
+            self._soon(self._kill([serial], [address]))
+        elif group.is_shared():  # dask cancels whole groups only, and none that has begun
+            self._ending.append(serial)
+            self._soon(self._kill_ending())
+        self._close_if_over(group)
         return True
 
-    def _kill(self, address: str, serial: int) -> None:
-        self._soon(self._client.run(kill_on_worker, self._topic, serial, workers=[address], asynchronous=True))
+    async def _kill_ending(self) -> None:
+        """Have all workers end what the settler has cancelled by now."""
+        serials = []
+        with contextlib.suppress(IndexError):
+            while True:
+                serials.append(self._ending.popleft())
+        if serials:
+            await self._kill(serials, None)
 
-    def _soon(self, coroutine: Any) -> Future[Any] | None:
-        """Run a coroutine in the client's loop, if it still runs."""
+    async def _kill(self, serials: list[int], workers: list[str] | None) -> None:
+        await self._client.run(kill_on_worker, self._topic, serials, self._floor(), workers=workers, asynchronous=True)
+
+    def _soon(self, coroutine: Any, limit: float | None = DISMISS_TIMEOUT) -> Future[Any] | None:
+        """Run a coroutine in the client's loop, if that still runs, for so many seconds at the most."""
 
         async def quietly() -> None:
             with contextlib.suppress(Exception):  # the worker is gone: so is what we would have of it
-                await asyncio.wait_for(coroutine, DISMISS_TIMEOUT)
+                await asyncio.wait_for(coroutine, limit)
 
         running = quietly()
         try:

@@ -1,17 +1,21 @@
-"""An attempt on a dask worker: what runs in the worker, and in the child process that it keeps for attempts.
+"""Attempts on a dask worker: what runs in the worker, and in the child processes that it keeps for them.
 
     dask's scheduler ──► run_on_worker, in a thread of the worker ──► a child: an idle one, or a new one
-                            │ "it began" ──► event ──► client           │ jobs ──► call ──► results
+                            │ "it runs long" ──► event ──► client       │ job ──► call ──► result, one after the other
                             ▼                                           ▼
-                        CallResult ◄─── timeout: killed ◄───────── or dies on the way
-    client ──► kill_on_worker, dismiss
+                        CallResults ◄─── timeout: killed ◄───────── or dies on the way
+    client ──► greet, withdraw_on_worker, kill_on_worker, dismiss
 
 A dask worker under a nanny is a daemonic process, to which `multiprocessing` forbids children: so they are started with
 `subprocess`, which also leaves nothing of the worker in them, no threads, no locks.
 
 Guarantees:
-    An attempt has a process to itself, which is killed with its process group at its timeout, by `abort()`, and by the
-    kernel once the worker is gone. No other attempt notices.
+    An attempt has a process to itself while it runs, which is killed with its process group at its timeout, by `abort()`,
+    and by the kernel once the worker is gone. No other attempt notices.
+    Of a group one runs at a time. One begins only when the one before has ended, as quick calls do; after one that ran
+    long, was killed, died or returned much, the rest does not begin here, and the client is told so.
+    What was withdrawn never begins, on no worker, though dask should lose one and run the group again on another: the
+    client withdraws on all workers that there are, and a worker takes no group that was sent before it was greeted.
     What the call returns is pickled there and unpickled by the client: the worker never sees it.
     A child that died before an attempt began in it has cost nothing: another one takes the job.
     A child that has been idle for `IDLE_LIMIT` seconds ends by itself, should nobody dismiss it.
@@ -27,7 +31,7 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import CancelledError
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
@@ -41,6 +45,8 @@ from parallel_exec.errors import TaskTimeoutError, WorkerStartError
 
 IDLE_LIMIT = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
 STARTS = 3  # children that may die before they take a job; a guess
+LONG = 0.005  # seconds that a call runs until the client is told that it has begun; about what telling it takes
+MOST_BYTES = 1 << 20  # of results, from which on they wait for no others
 CRASHED = len(KINDS)  # a `CallResult`'s kind, beside those of outcomes; its payload is pid and exit code
 
 _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from parallel_exec.backends.engine.dask_worker import serve; serve()"
@@ -50,13 +56,11 @@ class RemoteJob(NamedTuple):
     """An attempt on its way to a worker.
 
     Attributes:
-        topic: names the executor; its workers' events go there.
         serial: names the attempt.
         info: what the call is told.
         payload: the pickled call.
     """
 
-    topic: str
     serial: int
     info: AttemptInfo
     payload: bytes
@@ -65,25 +69,53 @@ class RemoteJob(NamedTuple):
 # ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_on_worker(job: RemoteJob) -> CallResult:
-    """Run an attempt in a child process; the task that dask sees. Blocks until it has ended."""
-    pool = _pools.setdefault(job.topic, _ChildPool())
-    for _ in range(STARTS):
-        if job.topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
-            pool.dismiss()
-            _pools.pop(job.topic, None)
-            return failed(CancelledError("its executor has ended"), 0.0)
-        with contextlib.suppress(_NeverBeganError):
-            return pool.run(job)
-    error = WorkerStartError(f"{STARTS} processes died on a dask worker before they took an attempt; its log says why")
-    return failed(error, 0.0)
+def run_on_worker(topic: str, pickled_jobs: bytes) -> list[CallResult | None] | str:
+    """Run a group of attempts in a child process, one after the other; the task that dask sees. Blocks until it is over.
+
+    Args:
+        topic: names the executor; its workers' events go there.
+        pickled_jobs: a list of `RemoteJob`s, in the order of their serial numbers.
+
+    Returns:
+        How each ended, None for one that did not begin; or this worker's address, as none began: it must be greeted.
+    """
+    pool = _pools.setdefault(topic, _ChildPool(topic))
+    jobs: list[RemoteJob] = pickle.loads(pickled_jobs)
+    if len(jobs) > 1 and not pool.may_take(jobs[0].serial):
+        return _address()
+    return pool.run(jobs)
 
 
-def kill_on_worker(topic: str, serial: int) -> None:
-    """Kill the process that runs an attempt, if it is here."""
+def greet(topic: str, serial: int) -> None:
+    """Let this worker take groups that begin with attempt `serial` or a later one."""
+    _pools.setdefault(topic, _ChildPool(topic)).greet(serial)
+
+
+def withdraw_on_worker(topic: str, serials: list[int], floor: int) -> dict[int, CallResult | None]:
+    """Have none of these attempts begin here any more.
+
+    Args:
+        topic: names the executor.
+        serials: name the attempts.
+        floor: an attempt of which dask still knows; of those before it nothing needs to be remembered.
+
+    Returns:
+        Those of a group that runs here: with how they ended, or None if they did not begin.
+    """
+    pool = _pools.get(topic)
+    return pool.withdraw(serials, floor) if pool is not None else {}
+
+
+def kill_on_worker(topic: str, serials: list[int], floor: int) -> None:
+    """Kill the processes that run these attempts, if they are here, and have none of them begin here any more.
+
+    The arguments are those of `withdraw_on_worker`.
+    """
     pool = _pools.get(topic)
     if pool is not None:
-        pool.kill(serial)
+        pool.withdraw(serials, floor)
+        for serial in serials:
+            pool.kill(serial)
 
 
 def dismiss(topic: str) -> None:
@@ -94,6 +126,12 @@ def dismiss(topic: str) -> None:
         pool.dismiss()
 
 
+def _address() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)
+
+
 class _NeverBeganError(Exception):
     """The child died before the attempt began in it."""
 
@@ -101,12 +139,87 @@ class _NeverBeganError(Exception):
 class _ChildPool:
     """The children of one executor in this worker. Thread-safe: its containers are changed by single atomic calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
         self._running: dict[int, _ChildProcess] = {}  # those with an attempt, by its serial number
         self._idle: list[_ChildProcess] = []
         self._dismissed = False
+        self._first: int | None = None  # takes no group that begins with an earlier attempt; written by `greet`
+        self._lock = threading.Lock()  # guards the three below
+        self._waiting: set[int] = set()  # attempts that are here and have not begun
+        self._ended: dict[int, CallResult] = {}  # attempts whose group still runs here
+        self._withdrawn: set[int] = set()  # attempts that must not begin here
 
-    def run(self, job: RemoteJob) -> CallResult:
+    # ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def greet(self, serial: int) -> None:
+        """Take groups that begin with this attempt or a later one; those of an earlier greeting count."""
+        if self._first is None:
+            self._first = serial
+
+    def may_take(self, serial: int) -> bool:
+        """Return whether a group that begins with this attempt may run here."""
+        return self._first is not None and serial >= self._first
+
+    def withdraw(self, serials: list[int], floor: int) -> dict[int, CallResult | None]:
+        """Do as `withdraw_on_worker`."""
+        with self._lock:
+            self._withdrawn = {serial for serial in self._withdrawn if serial >= floor}
+            self._withdrawn.update(serials)
+            here = self._waiting.union(self._ended)
+            return {serial: self._ended.get(serial) for serial in serials if serial in here}
+
+    def run(self, jobs: list[RemoteJob]) -> list[CallResult | None]:
+        """Run attempts one after the other, and return how each ended; None for one that did not begin."""
+        serials = [job.serial for job in jobs]
+        with self._lock:
+            self._waiting.update(serials)
+        try:
+            self._run_in_order(jobs)
+            return [self._ended.get(serial) for serial in serials]
+        finally:
+            with self._lock:
+                self._waiting.difference_update(serials)
+                for serial in serials:
+                    self._ended.pop(serial, None)
+
+    def _run_in_order(self, jobs: list[RemoteJob]) -> None:
+        size = 0
+        for job in jobs:
+            if not self._may_begin(job.serial):
+                continue
+            result = self._run_one(job, jobs[0].serial)
+            with self._lock:
+                self._ended[job.serial] = result
+            if result.kind == CRASHED or result.duration >= _quick(job.info):
+                return
+            size += len(result.payload)
+            if size >= MOST_BYTES:
+                return
+
+    def _may_begin(self, serial: int) -> bool:
+        """Decide that an attempt begins; False if it was withdrawn."""
+        with self._lock:
+            self._waiting.discard(serial)
+            return serial not in self._withdrawn
+
+    def _run_one(self, job: RemoteJob, group: int) -> CallResult:
+        """Run an attempt in a child that takes it."""
+        for _ in range(STARTS):
+            if self._topic in _dismissed:  # dask began what nobody waits for, and nobody would end it
+                self.dismiss()
+                _pools.pop(self._topic, None)
+                return failed(CancelledError("its executor has ended"), 0.0)
+            with contextlib.suppress(_NeverBeganError):
+                return self._run_in_child(job, group)
+        error = WorkerStartError(
+            f"{STARTS} processes died on a dask worker before they took an attempt; its log says why"
+        )
+        return failed(error, 0.0)
+
+    # ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run_in_child(self, job: RemoteJob, group: int) -> CallResult:
         """Run an attempt in one of them.
 
         Raises:
@@ -117,7 +230,7 @@ class _ChildPool:
         if self._dismissed:  # maybe before it was listed
             child.kill()
         try:
-            return child.run(job)
+            return child.run(job, lambda pid: _tell_began(self._topic, group, job.serial, pid))
         except BaseException:
             child.kill()
             raise
@@ -191,8 +304,8 @@ class _ChildProcess:
             for descriptor in theirs:
                 os.close(descriptor)
 
-    def run(self, job: RemoteJob) -> CallResult:
-        """Run an attempt and return how it ended.
+    def run(self, job: RemoteJob, tell_began: Callable[[int], object]) -> CallResult:
+        """Run an attempt and return how it ended; `tell_began(pid)` is called if it runs long.
 
         Raises:
             _NeverBeganError: it did not begin.
@@ -205,9 +318,13 @@ class _ChildProcess:
             self.is_lost = True
             raise _NeverBeganError from None
         start = time.monotonic()
-        _tell_began(job, self._process.pid)
         try:
-            if info.timeout is None or self._results.poll(info.timeout):
+            ended = self._results.poll(_quick(info))
+            if not ended:
+                tell_began(self._process.pid)
+                left = None if info.timeout is None else max(0.0, start + info.timeout - time.monotonic())
+                ended = self._results.poll(left)
+            if ended or info.timeout is None:
                 return CallResult(*pickle.loads(self._results.recv_bytes()))
         except (EOFError, OSError):
             self.is_lost = True
@@ -239,13 +356,18 @@ class _ChildProcess:
         os.close(self._lifeline)
 
 
-def _tell_began(job: RemoteJob, pid: int) -> None:
+def _quick(info: AttemptInfo) -> float:
+    """Return for how many seconds an attempt is quick."""
+    return LONG if info.timeout is None else min(LONG, info.timeout)
+
+
+def _tell_began(topic: str, group: int, serial: int, pid: int) -> None:
     from distributed import get_worker
 
     with contextlib.suppress(Exception):  # the connection is going: then dask, too, will know
         worker = get_worker()
         name = f"process {pid} on {worker.address}"
-        worker.log_event(job.topic, {"serial": job.serial, "name": name, "address": worker.address})
+        worker.log_event(topic, {"serial": serial, "group": group, "name": name, "address": worker.address})
 
 
 _pools: dict[str, _ChildPool] = {}  # by topic; module state, as dask calls functions of modules

@@ -38,3 +38,27 @@ def die_at_first(log: work.Log, times: int) -> int:
     if began <= times:
         os._exit(7)
     return began
+
+
+def log_and_hold_with_parent(log: work.Log, gate: work.Latch, index: int, held: int) -> int:
+    """Log the index and the worker's process, and wait for the gate if it is the one that is held."""
+    log.write(f"{index} {os.getppid()}")
+    if index == held:
+        gate.wait()
+    return index
+
+
+def log_and_hold(log: work.Log, gate: work.Latch, index: int, held: int) -> int:
+    """Log the index and this process's number, and wait for the gate if it is the one that is held."""
+    log.write(f"{index} {os.getpid()}")
+    if index == held:
+        gate.wait()
+    return index
+
+
+def log_and_die_at_first(log: work.Log, index: int, dies: int) -> int:
+    """Log the index, and end this process if it is the one that dies and does so for the first time."""
+    log.write(str(index))
+    if index == dies and log.lines().count(str(index)) == 1:
+        os._exit(7)
+    return index

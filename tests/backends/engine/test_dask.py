@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 from unittest import mock
 
 import forking_tasks
@@ -30,10 +30,18 @@ from parallel_exec import (
     TaskTimeoutError,
     WorkerCrashedError,
 )
+from parallel_exec.backends.engine import dask_worker
 from parallel_exec.backends.engine.dask_worker import RemoteJob, dismiss, run_on_worker
 from parallel_exec.backends.engine.remote_call import AttemptInfo
 
-from .dask_tasks import die_at_first, hold_with_pids, raise_unreadable
+from .dask_tasks import (
+    die_at_first,
+    hold_with_pids,
+    log_and_die_at_first,
+    log_and_hold,
+    log_and_hold_with_parent,
+    raise_unreadable,
+)
 
 distributed = pytest.importorskip("distributed")
 
@@ -311,6 +319,156 @@ def test_waiting_in_the_cluster_is_not_counted(client: Any, lab: Any) -> None:
     assert [future.result() for future in running] == ["held", "held"]
 
 
+# ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def engine_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """Return what makes an executor's engine send groups of ten, however long calls take, once workers were greeted."""
+
+    def prepare(executor: Any) -> Any:
+        engine = inside.runner(executor)._engine
+        assert executor.submit(work.double, 1).result() == 2
+        work.until(lambda: engine._workers_take_groups)
+        monkeypatch.setattr(engine._pace, "depth", 10)
+        monkeypatch.setattr(engine._pace, "observe", lambda durations: None)
+        return engine
+
+    return prepare
+
+
+def numbers(log: work.Log) -> list[int]:
+    """Return the first number of each line."""
+    return [int(line.split()[0]) for line in log.lines()]
+
+
+def test_tiny_tasks_travel_together(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once calls are known to be tiny, dask has far fewer tasks than there are calls; each keeps its own result."""
+    told: list[str] = []
+    submit = client.submit
+    monkeypatch.setattr(client, "submit", lambda *args, **kwargs: told.append(kwargs["key"]) or submit(*args, **kwargs))
+    executor = lab.executor(backend=client, max_concurrency=2, retry_count=1)
+    futures = [executor.submit(work.double, number) for number in range(300)]
+    failing = executor.submit(work.fail_deeply, 42)
+    futures += [executor.submit(work.double, number) for number in range(300, 600)]
+    assert [future.result() for future in futures] == [2 * number for number in range(600)]
+    assert isinstance(failing.exception(), work.CodedError)
+    assert len(failing.task_result().attempts) == 2
+    assert len(told) < 300
+    assert executor.stats().workers <= 2
+    assert all(len(future.task_result().attempts) == 1 for future in futures)
+
+
+def test_what_waits_behind_a_long_call_goes_elsewhere(client: Any, lab: Any, engine_of: Any) -> None:
+    """What is in a group behind a call that runs long is given back, runs once, and is charged once."""
+    executor = lab.executor(backend=client, max_concurrency=2)
+    engine_of(executor)
+    log, gate = lab.log(), lab.latch()
+    executor.pause()
+    futures = [executor.submit(log_and_hold, log, gate, index, 3) for index in range(10)]
+    executor.resume()
+    rest = [future for index, future in enumerate(futures) if index != 3]
+    assert [future.result(LONG) for future in rest] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    work.until(futures[3].running)
+    gate.set()
+    assert futures[3].result(LONG) == 3
+    assert sorted(numbers(log)) == list(range(10))
+    assert all(len(future.task_result().attempts) == 1 for future in futures)
+
+
+def test_a_timeout_in_a_group(client: Any, lab: Any, engine_of: Any) -> None:
+    """The timeout of one in a group touches no other."""
+    executor = lab.executor(backend=client, max_concurrency=1, retry_count=0)
+    engine_of(executor)
+    log = lab.log()
+    executor.pause()
+    futures = [executor.options(timeout=2).submit(log_and_hold, log, lab.latch(), index, 3) for index in range(10)]
+    executor.resume()
+    assert isinstance(futures[3].exception(LONG), TaskTimeoutError)
+    del futures[3]
+    assert [future.result(LONG) for future in futures] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert sorted(numbers(log)) == list(range(10))
+
+
+def test_a_death_in_a_group(client: Any, lab: Any, engine_of: Any) -> None:
+    """When a process dies, the attempt that it ran is run again as the same attempt, and no other is."""
+    executor = lab.executor(backend=client, max_concurrency=1, retry_count=0)
+    engine_of(executor)
+    log = lab.log()
+    executor.pause()
+    futures = [executor.submit(log_and_die_at_first, log, index, 3) for index in range(10)]
+    executor.resume()
+    assert [future.result(LONG) for future in futures] == list(range(10))
+    assert sorted(numbers(log)) == sorted([*range(10), 3])
+    assert all(len(future.task_result().attempts) == 1 for future in futures)
+
+
+def test_aborting_in_a_group(client: Any, lab: Any, engine_of: Any) -> None:
+    """What is aborted in a group that waits in the cluster never runs; the others do."""
+    executor = lab.executor(backend=client, max_concurrency=3)
+    engine = engine_of(executor)
+    gate, log = lab.latch(), lab.log()
+    engine._pace.depth = 1
+    running = [executor.submit(work.hold, lab.latch(), gate) for _ in range(2)]
+    work.until(lambda: executor.stats().running == 2)
+    engine._pace.depth = 10
+    executor.pause()
+    futures = [executor.submit(log_and_hold, log, gate, index, -1) for index in range(10)]
+    executor.resume()
+    work.until(lambda: client.run_on_scheduler(_tasks_of_scheduler) == 3)
+    for index in (2, 7):
+        assert futures[index].abort()
+        with pytest.raises(CancelledError):
+            futures[index].result(LONG)
+        assert futures[index].task_result().attempts == ()
+    client.run(_tasks_of_worker)  # after what the workers were told
+    gate.set()
+    assert [future.result(LONG) for future in running] == ["held", "held"]
+    assert [futures[index].result(LONG) for index in (0, 1, 3, 4, 5, 6, 8, 9)] == [0, 1, 3, 4, 5, 6, 8, 9]
+    executor.shutdown()
+    assert sorted(numbers(log)) == [0, 1, 3, 4, 5, 6, 8, 9]
+
+
+def test_a_group_whose_worker_is_lost(client: Any, lab: Any, engine_of: Any) -> None:
+    """When a group's worker is lost, what has been given back is not run once more by the one that runs it again."""
+    executor = lab.executor(backend=client, max_concurrency=2)
+    engine_of(executor)
+    log, gate = lab.log(), lab.latch()
+    executor.pause()
+    futures = [executor.submit(log_and_hold_with_parent, log, gate, index, 3) for index in range(10)]
+    executor.resume()
+    assert [future.result(LONG) for future in futures[4:]] == [4, 5, 6, 7, 8, 9]
+    (worker,) = {int(line.split()[1]) for line in log.lines() if line.startswith("3 ")}
+    os.kill(worker, signal.SIGKILL)
+    work.until(lambda: numbers(log).count(3) == 2)
+    gate.set()
+    assert [future.result(LONG) for future in futures] == list(range(10))
+    assert sorted(number for number in numbers(log) if number > 3) == [4, 5, 6, 7, 8, 9]
+    assert all(len(future.task_result().attempts) == 1 for future in futures)
+    client.wait_for_workers(2)
+
+
+def test_a_worker_that_was_not_greeted_takes_no_group(client: Any, lab: Any, engine_of: Any) -> None:
+    """A worker that has just joined gives a group back, is greeted, and takes the next."""
+    executor = lab.executor(backend=client, max_concurrency=2)
+    engine = engine_of(executor)
+    client.run(_forget_greeting, engine._topic)
+    executor.pause()
+    futures = [executor.submit(work.double, number) for number in range(100)]
+    executor.resume()
+    assert [future.result(LONG) for future in futures] == [2 * number for number in range(100)]
+    assert engine._workers_take_groups
+    assert any(client.run(_was_greeted, engine._topic).values())
+
+
+def _forget_greeting(topic: str) -> None:
+    dask_worker._pools.pop(topic).dismiss()
+
+
+def _was_greeted(topic: str) -> bool:
+    return topic in dask_worker._pools and dask_worker._pools[topic].may_take(10**9)
+
+
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -363,6 +521,6 @@ def test_an_attempt_that_comes_after_the_end(client: Any) -> None:
     """What dask begins when its executor has ended runs nothing, and leaves no process."""
     topic, payload = "parallel_exec-test-late", pickle.dumps((work.die, (), {}))
     client.run(dismiss, topic)
-    order = RemoteJob(topic, 1, AttemptInfo("late", 1, None), payload)
-    reply = client.submit(run_on_worker, order, pure=False).result()
+    order = RemoteJob(1, AttemptInfo("late", 1, None), payload)
+    (reply,) = client.submit(run_on_worker, topic, pickle.dumps([order]), pure=False).result()
     assert type(reply.outcome(order.info).error) is CancelledError

@@ -1,0 +1,187 @@
+"""Attempts that go to a dask cluster together: as one task of dask's, of which a tiny call's cost is a multiple.
+
+    feeder ── add ──► AttemptGroup ── sent ──► a worker runs one after the other
+                          │ AttemptFuture, one for each: what the runner sees
+                          ▼
+    settler ◄── finish ◄──┴── a result, "it did not begin", dask's error
+
+Guarantees:
+    A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, and
+    after one that ran long, each call goes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Optional
+
+from parallel_exec.backends.engine.dask_worker import CRASHED, LONG, RemoteJob
+from parallel_exec.backends.engine.remote_call import CallResult
+
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+AHEAD = 0.005  # seconds of work in a group; what dask needs for a task of its own, about
+OVERHEAD = 100e-6  # seconds that a worker spends on an attempt beside the call; measured on one machine
+MOST_CALLS = 64  # in a group; a guess: the share of dask's own cost in each is small by then
+MOST_BYTES = 1 << 20  # of pickled calls in a group
+_LATEST = 8  # calls whose average says how long the next will take; a guess
+
+
+class AttemptFuture(Future[Optional[CallResult]]):
+    """The engine's future of one attempt: a result, or None if it did not begin and never will.
+
+    Attributes:
+        job: what travels.
+        group: in which it travels.
+    """
+
+    def __init__(self, job: RemoteJob, group: AttemptGroup) -> None:
+        super().__init__()
+        self.job = job
+        self.group = group
+
+    def finish(self, result: CallResult | None) -> None:
+        """Set the result, unless it was cancelled or has one."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Set the error, unless it was cancelled or has a result."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_exception(error)
+
+
+class AttemptGroup:
+    """Attempts of one priority, in the order in which they are to begin.
+
+    Only its futures lead to the attempts: no frame of the loop's holds one, as it would be kept by the error of dask's that
+    the future is given.
+
+    Attributes:
+        name: the first call's.
+        priority: of all.
+        serial: the first attempt's serial number, which names the group.
+        futures: the attempts; the feeder adds to them until the group is sent.
+    """
+
+    def __init__(self, name: str, priority: int, serial: int) -> None:
+        self.name = name
+        self.priority = priority
+        self.serial = serial
+        self.futures: list[AttemptFuture] = []
+        self._running: Future[Any] | None = None  # what sees it through in the client's loop; written by the feeder
+        self._bytes = 0
+        self._begun: set[int] = set()  # serials; the loop's own
+
+    # ── before it is sent ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, job: RemoteJob) -> AttemptFuture:
+        """Add an attempt, and return its future."""
+        future = AttemptFuture(job, self)
+        self.futures.append(future)
+        self._bytes += len(job.payload)
+        return future
+
+    def takes(self, job: RemoteJob, priority: int) -> bool:
+        """Return whether this attempt may travel with the others."""
+        return priority == self.priority and self._bytes + len(job.payload) <= MOST_BYTES
+
+    def sent(self, running: Future[Any]) -> None:
+        """Note what sees it through."""
+        self._running = running
+
+    # ── in the cluster ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def jobs(self) -> list[RemoteJob]:
+        """Return what travels."""
+        return [future.job for future in self.futures]
+
+    def begin(self, serial: int) -> None:
+        """Take note that an attempt has begun, somewhere and once. Called in the client's loop."""
+        self._begun.add(serial)
+
+    def unknown(self) -> list[int]:
+        """Return what is waited for and is not known to have begun."""
+        waited_for = [future.job.serial for future in self.futures if not future.done()]
+        return [serial for serial in waited_for if serial not in self._begun]
+
+    def is_shared(self) -> bool:
+        """Return whether more than one attempt travels in it."""
+        return len(self.futures) > 1
+
+    def is_over(self) -> bool:
+        """Return whether nobody waits for any of it."""
+        return all(future.done() for future in self.futures)
+
+    def let_go(self) -> bool:
+        """Cancel what sees it through; False if there is nothing yet."""
+        if self._running is None:
+            return False
+        self._running.cancel()
+        return True
+
+    # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finish(self, results: list[CallResult | None]) -> list[tuple[RemoteJob, int]]:
+        """Give each attempt its result; returns those that began and have none, with the deaths of processes they have seen.
+
+        They are to run again.
+        """
+        again = []
+        for future, result in zip(self.futures, results):
+            if result is None and future.job.serial not in self._begun:
+                future.finish(None)
+            elif result is not None and result.kind != CRASHED:
+                future.finish(result)
+            elif not future.done():
+                again.append((future.job, int(result is not None)))
+        return again
+
+    def finish_some(self, results: Mapping[int, CallResult | None]) -> None:
+        """Give attempts their results, by serial number."""
+        for future in self.futures:
+            if future.job.serial in results:
+                future.finish(results[future.job.serial])
+
+    def give_up(self, error: BaseException) -> None:
+        """Give back what is not known to have begun, as dask fails; the rest fails with dask's error."""
+        for future in self.futures:
+            if future.job.serial in self._begun:
+                future.fail(error)
+            else:
+                future.finish(None)
+
+    def end(self, error: BaseException | None) -> None:
+        """Fail what has no result, or cancel it if there is no error, and let go of all."""
+        futures, self.futures = self.futures, []
+        for future in futures:
+            if error is not None:
+                future.fail(error)
+            else:
+                future.cancel()
+
+
+class CallPace:
+    """How long calls take, and so how many should travel together.
+
+    Attributes:
+        depth: how many.
+    """
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=_LATEST)
+        self.depth = 1
+
+    def observe(self, durations: list[float]) -> None:
+        """Note how many seconds calls took, the latest last."""
+        self._latest.extend(min(duration, 2 * LONG) for duration in durations[-_LATEST:])
+        if self._latest:
+            average = sum(self._latest) / len(self._latest) + OVERHEAD
+            self.depth = max(1, min(MOST_CALLS, int(AHEAD / average)))
+
+    def forget(self) -> None:
+        """Take calls for long ones until others are seen."""
+        self.observe([2 * LONG] * _LATEST)
