@@ -160,6 +160,12 @@ class Job(TaskFuture[T]):
             self._id = id_of(name, self.number())  # the same, should another thread be here
         return self._id
 
+    def id_parts(self) -> tuple[str, int]:
+        """Return what its id is made of, a name and a number, once it was added; the number is 0 if the name is all of it."""
+        if self._id is not None:
+            return self._id, 0
+        return self.fn if type(self.fn) is str else call_name(self.fn), self.sequence >> PLACES
+
     def number(self) -> int:
         """Return the task's number in the order added, from 1; it takes its place now, should it have none."""
         if not self.sequence:
@@ -196,15 +202,14 @@ class Job(TaskFuture[T]):
         self._retrieved()
 
     def task_result(self) -> TaskResult[T]:
-        if self.succeeded():
-            outcome: Outcome = Success(self._result)
-        else:
+        error = None
+        if self._state is not FINISHED or self._exception is not None:
             self._retrieved()
-            outcome = self._failure()
+            error = self._failure().error
         first, end = self.first_started_at, self.ended_at
         if first is None:
-            return result_of(self, outcome, end - self.queued_at, 0.0)
-        return result_of(self, outcome, first - self.queued_at, end - first)
+            return result_of(self, self._result, error, end - self.queued_at, 0.0)
+        return result_of(self, self._result, error, first - self.queued_at, end - first)
 
     def attempts(self) -> tuple[Attempt, ...]:
         past = self.past

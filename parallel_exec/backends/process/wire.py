@@ -14,8 +14,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              H   ancillary: what `segments.receive` must know of the descriptors that go with it; 0: none
              ?   whether the call may name something of the main module
              I I the row of a chunk's items, as indices; 0, 0: a plain task
-             Q   of a chunk: the place of its index 0 in the map
-             I   bytes of the task's id, or of the map's, which follows
+             Q   of a chunk: the place of its index 0 in the map; of a plain task: the number that ends its id, 0 if none
+             I   bytes of the task's id, less that number, or of the map's, which follows
              Q   bytes of the pickled call, which follows the id
     FRAME    Q   bytes of the payload, which follows this header
              B   kind: of an outcome (`_outcomes.py`), or one of those below

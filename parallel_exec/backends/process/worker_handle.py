@@ -244,6 +244,7 @@ class WorkerHandle:
         pieces = [b""]
         large: list[Pickled] = []
         size = 0
+        names: dict[str, bytes] = {}  # encoded; most are the same
         for job in jobs:
             payload: Pickled = job.payload
             ancillary = 0
@@ -256,8 +257,10 @@ class WorkerHandle:
             elif payload.item is not None:
                 low, high, first, name = payload.item
             else:
-                name = job.id
-            known, data = name.encode(errors="surrogatepass"), payload.data
+                name, first = job.id_parts()
+            known, data = names.get(name), payload.data
+            if known is None:
+                known = names[name] = name.encode(errors="surrogatepass")
             timeout, attempt, main = job.settings.timeout or 0.0, job.attempt_number + 1, payload.may_name_main()
             pieces += (
                 wire.TASK.pack(serial, attempt, timeout, ancillary, main, low, high, first, len(known), len(data)),

@@ -26,6 +26,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
 from parallel_exec._current import current
+from parallel_exec._names import id_of
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._descriptors import fill_standard
@@ -125,8 +126,8 @@ class _RunningTask:
         """The id of the task, or of the item."""
         task = self._task
         if task.high:
-            return f"{task.name}-{task.first + task.low + self._journal.running().serial - task.serial}"
-        return task.name
+            return id_of(task.name, task.first + task.low + self._journal.running().serial - task.serial)
+        return id_of(task.name, task.first) if task.first else task.name
 
     @property
     def started_at(self) -> float:

@@ -24,8 +24,8 @@ class WorkerTask(NamedTuple):
         ancillary: what is known of the descriptors that go with the call; 0 if there are none.
         names_main: whether the call may name something of the main module.
         low, high: the row of a chunk's items; 0, 0 for a plain task.
-        first: the place of a chunk's index 0 in its map.
-        name: the task's id, or that of a chunk's map.
+        first: the place of a chunk's index 0 in its map; of a plain task, the number in its id, 0 if `name` is all of it.
+        name: the task's id, or that of a chunk's map, or what stands before the number.
         payload: the pickled call; None if there was no room for it.
     """
 
