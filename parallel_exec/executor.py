@@ -28,7 +28,7 @@ from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
-from parallel_exec.stream import Window, stream
+from parallel_exec.stream import MOST, Pace, Window, stream
 from parallel_exec.task import INHERIT, Inherited, Task, TaskResult
 
 if TYPE_CHECKING:
@@ -291,10 +291,9 @@ class ParallelExecutor(Submitter, Executor):
             window = check_count("window", window, 1)
         if order not in ("submitted", "completed"):
             raise ValueError(f'order takes "submitted" or "completed", not {order!r}')
-        least = 4 * self._scheduler.monitor.registry.limit
-        if window is None and self._completion.runs_in_caller:
-            window = least  # nothing runs but while it is read
-        own: Window[T] = Window(window, least, in_order=order == "submitted")
+        size = window or 4 * self._scheduler.monitor.registry.limit
+        is_fixed = window is not None or self._completion.runs_in_caller  # where nothing runs but while it is read
+        own: Window[T] = Window(Pace(size, size if is_fixed else MOST), in_order=order == "submitted")
         return stream(self._start_task, iter(tasks), own, self._batches.opened)
 
     def _start_task(self, task: Any, window: Window[Any]) -> None:

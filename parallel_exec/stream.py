@@ -36,7 +36,7 @@ _READ = 2  # tasks read for each result while the window grows: a slow iterable 
 
 
 class Pace:
-    """How large a window is that the user has left to us: what is taken in `AHEAD` seconds, and `least` at least.
+    """How large a window is: what is taken in `AHEAD` seconds, and between `least` and `most`, which may be the same.
 
     It grows as soon as results were taken fast enough for that, and shrinks by half at most each `AHEAD` seconds in which they
     were not: a consumer that pauses finds work done when it comes back. Slow tasks, a slow iterable and a slow consumer all keep
@@ -46,8 +46,9 @@ class Pace:
         size: how many tasks.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, most: int = MOST) -> None:
         self.size = self._least = least
+        self._most = most
         self._taken = 0
         self._next_look = 0
         self._since = 0.0
@@ -60,11 +61,11 @@ class Pace:
 
     def _look(self, now: float) -> None:
         seconds = now - self._since
-        size, wanted = self.size, int(AHEAD * self._taken / seconds) if seconds > 0.0 else MOST
+        size, wanted = self.size, int(AHEAD * self._taken / seconds) if seconds > 0.0 else self._most
         if self._since == 0.0:  # the first, which may have waited for workers to start
             pass
         elif wanted > size:
-            self.size = max(size, min(MOST, wanted, 2 * size))
+            self.size = max(size, min(self._most, wanted, 2 * size))
         elif seconds > AHEAD:
             self.size = max(self._least, wanted, size // 2)
         else:  # too early to tell
@@ -84,19 +85,18 @@ class Window(Generic[T]):
         futures: theirs, in the order read; and the one below.
         ended: those that have ended, in that order, if that is the order of the results; some of them may be gone since.
         handed: the one whose result was yielded last, until the next is asked for.
+        pace: says how many there may be.
 
     Args:
-        size: the most tasks; None: as the pace of the consumer has it.
-        least: then the least.
+        pace: that.
         in_order: whether results are yielded in the order read.
     """
 
-    def __init__(self, size: int | None, least: int, *, in_order: bool) -> None:
+    def __init__(self, pace: Pace, *, in_order: bool) -> None:
+        self.pace = pace
         self.futures: dict[Job[T], None] = {}
         self.ended: deque[Job[T]] = deque()
         self.handed: Job[T] | None = None
-        self._size = size
-        self._pace = Pace(least)
         self._line: deque[Job[T]] | None = deque() if in_order else None  # as `futures`, if the order matters
         self._parker = Parker()
         self._is_waiting = False
@@ -130,10 +130,6 @@ class Window(Generic[T]):
         return ()
 
     # ── the generator ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def has_room(self) -> bool:
-        """Return whether another task may be read."""
-        return len(self.futures) < (self._size or self._pace.size)
 
     def next(self) -> Job[T] | None:
         """Take the job whose result is to be yielded next; None if it has not ended."""
@@ -174,8 +170,7 @@ class Window(Generic[T]):
         if handed is not None:
             self.futures.pop(handed, None)
             self.handed = None
-            if self._size is None:
-                self._pace.taken()
+            self.pace.taken()
 
     def finished(self) -> list[TaskResult[T]]:
         """Return the results of those that have ended, and were not cancelled. From any thread."""
@@ -200,17 +195,18 @@ def stream(
 ) -> Iterator[TaskResult[T]]:
     """Yield the results of tasks that are started as the window has room; `opened` is told of the window first."""
     source = _Source(tasks, start)
+    pace, futures = window.pace, window.futures
     opened(window)
     try:
-        quota = MOST  # first of all the window is filled
+        quota = pace.size  # first of all the window is filled
         while True:
-            while quota > 0 and window.has_room() and source.start_next(window):
+            while quota > 0 and len(futures) < pace.size and source.start_next(window):
                 quota -= 1
             future = window.next()
             if future is None:
-                if not window.futures:
+                if not futures:
                     break
-                if window.has_room() and source.start_next(window):
+                if len(futures) < pace.size and source.start_next(window):
                     continue
                 future = window.wait()
             result = future.task_result()

@@ -40,7 +40,6 @@ from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of, short_repr
-from parallel_exec._outcome import Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import TaskTimeoutError
 
@@ -371,20 +370,26 @@ else:
     TaskResult = _TaskResult
 
 
-def result_of(source: Source, outcome: Outcome, queued_for: float, duration: float) -> TaskResult[Any]:
+# What sets a slot: in one step, which `object.__setattr__` is not.
+_set_source, _set_success, _set_result, _set_error, _set_queued_for, _set_duration = (
+    _TaskResult.__dict__[name].__set__ for name in ("_source", "success", "result", "error", "queued_for", "duration")
+)
+
+
+def result_of(
+    source: Source, result: Any, error: BaseException | None, queued_for: float, duration: float
+) -> TaskResult[Any]:
     """Return a result that asks `source` for its task and attempts when somebody wants to see them.
 
     `execute_all` makes a hundred thousand of these, and few are looked at that closely.
     """
     made: Any = _TaskResult.__new__(_TaskResult)
-    set_field = object.__setattr__
-    set_field(made, "_source", source)
-    success = type(outcome) is Success
-    set_field(made, "success", success)
-    set_field(made, "result", outcome[0] if success else None)
-    set_field(made, "error", None if success else outcome[0])
-    set_field(made, "queued_for", queued_for)
-    set_field(made, "duration", duration)
+    _set_source(made, source)
+    _set_success(made, error is None)
+    _set_result(made, result)
+    _set_error(made, error)
+    _set_queued_for(made, queued_for)
+    _set_duration(made, duration)
     return made  # type: ignore[no-any-return]
 
 
