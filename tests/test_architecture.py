@@ -78,6 +78,7 @@ ORDER = [
     "backends.process.child.writer",
     "backends.process.child.map_runner",
     "backends.process.child.main",
+    "backends.process.child.server",
     "backends.process.preload",
     "backends.process.spawn",
     "backends.process.start_method",

@@ -85,6 +85,8 @@ class ProcessBackend(Backend):
             TaskSerializationError: a part of it cannot be pickled.
             WorkerStartError: it lives in a main script that workers cannot import.
         """
+        if self._launcher.wants_server:
+            self._launcher.start_server()
         try:
             pickled = _pickling.dumps_call(job.fn, job.args, job.kwargs or {})
         except ParallelExecError:

@@ -7,12 +7,15 @@ Guarantees:
     is left to itself, ends when all that it has made has ended, and the next start makes a new one.
     A folder for temporary files whose path is too long for a socket, or where nothing can be written, does not keep one
     from being started.
+    At exit it is left before the interpreter takes itself apart, and ends meanwhile: whoever reads what the program prints,
+    which the server could print to as well, waits no longer than for the program.
     In a forked child there is no server: its parent's is not a child of its own, as `multiprocessing` supposes.
     The lock that starts hold guards all of it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -83,6 +86,19 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def _at_exit() -> None:
+    """Leave the server; the pools have ended by now. It serves what it has made until that has ended, too."""
+    server = _server()
+    if server is not None and server._lock.acquire(False):  # else a thread that cannot be joined is starting something
+        try:
+            _leave()
+        finally:
+            server._lock.release()
+
+
+atexit.register(_at_exit)
+
+
 def preloaded() -> Sequence[str] | None:
     """Return what the server imports when it is started; None if that cannot be told."""
     from multiprocessing import forkserver
@@ -94,6 +110,13 @@ def preloaded() -> Sequence[str] | None:
 def preload(modules: Sequence[str]) -> None:
     """Have it import these as well; by public means the list could be replaced only."""
     _server()._preload_modules = [*(preloaded() or ()), *modules]
+
+
+def start() -> None:
+    """Start the server, unless it runs."""
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
 
 
 def has_place() -> bool:

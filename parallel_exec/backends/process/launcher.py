@@ -1,5 +1,6 @@
 """Launching worker processes, and giving up when they keep dying before they are ready.
 
+    start_server ──► a thread of its own, before the first call is pickled: the fork server
     start ──► a thread of its own: spawn ──► started(handle, error) ──► the supervisor
                                                     ├── ready ──► succeeded
                                                     └── dead before that, or never made ──► failed
@@ -11,6 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import sys
@@ -34,12 +36,14 @@ class Launcher:
 
     Attributes:
         startup_timeout: seconds that a worker has to become ready, and its call to be loaded; None: no limit.
+        wants_server: whether `start_server` is still to be called; reset by any thread that prepares a call.
     """
 
     def __init__(
         self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
     ) -> None:
         self.startup_timeout = startup_timeout
+        self.wants_server = start_method.has_server(context)
         self._context = context
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
@@ -50,6 +54,20 @@ class Launcher:
         self._failures = 0
         self._ever_succeeded = False
         self._first: tuple[str, BaseException | None] = ("", None)
+
+    def start_server(self) -> None:
+        """Start the fork server; called with the first call, as nothing takes longer than what the server has to import.
+
+        Blocks for some milliseconds: whatever ran beside it would only hold it up. It is done by a thread, as Ctrl-C must not
+        come in the middle of it. What fails is tried again by the first worker's start, which says why it failed.
+        """
+        self.wants_server = False
+        if (start_method.forbidden() or start_method.lacking(self._context)) is None:
+            # Not a daemon: after Ctrl-C, at exit, nobody would wait for it, and its folder could stay behind.
+            thread = threading.Thread(target=_start_server, name="parallel_exec-start", daemon=False)
+            with contextlib.suppress(RuntimeError, MemoryError):  # no more threads
+                launch(thread)
+                thread.join()
 
     def start(
         self,
@@ -134,6 +152,14 @@ class Launcher:
             f"{self._failures} in a row died while starting, the last by {how_ended(exitcode)}, and left no traceback; "
             f"what they said of it is on standard error{killed}{limit}"
         )
+
+
+def _start_server() -> None:
+    try:
+        with contextlib.suppress(Exception):
+            spawn.start_server()
+    finally:
+        arrive()  # not before: no finalizer that runs in here may wait for the pool
 
 
 def _start(spawning: Callable[[], None], started: Callable[[BaseException | None], None]) -> None:

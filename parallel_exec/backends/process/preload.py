@@ -16,7 +16,7 @@ from importlib.machinery import PathFinder
 
 from parallel_exec.backends.process import fork_server
 
-OURS = "parallel_exec.backends.process.child.main"
+OURS = "parallel_exec.backends.process.child.server"
 _THEIRS = ("logging.handlers", "mmap", "multiprocessing.synchronize", "pickle", "re", "socket", "traceback", "typing")
 
 
@@ -24,7 +24,7 @@ def preload() -> None:
     """Have the fork server import what workers need. Does nothing if that is on its list, or cannot be put there."""
     listed = fork_server.preloaded()
     if listed is not None and not {OURS, _THEIRS[0]}.intersection(listed):
-        fork_server.preload((OURS, "multiprocessing.synchronize") if is_found_anew() else _THEIRS)
+        fork_server.preload((OURS,) if is_found_anew() else _THEIRS)
 
 
 def is_found_anew() -> bool:

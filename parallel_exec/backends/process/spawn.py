@@ -47,12 +47,8 @@ def start(context: Any, config: WorkerConfig, name: str) -> Any:
     with _lock, without_main:
         fill_standard()  # for what `multiprocessing` opens, here and in the child
         _check_descriptors()
-        if by_server:
-            fork_server.renew(inherited)
-            if not fork_server.has_place():  # nowhere can anything be written
-                context, by_server = multiprocessing.get_context("spawn"), False
-        if by_server:
-            preload()
+        if by_server and not _find_server(inherited):  # nowhere can anything be written
+            context, by_server = multiprocessing.get_context("spawn"), False
         output = (Descriptor(1), Descriptor(2)) if by_server else ()  # the server's are those of when it was started
         config = config._replace(inherited=inherited, output=output)
         child = context.Process(target=main, args=(Start(config),), name=name)
@@ -66,6 +62,29 @@ def start(context: Any, config: WorkerConfig, name: str) -> Any:
         # Else every start of any process polls this one, in whatever thread, and takes the news of its end from us.
         getattr(process, "_children", set()).discard(child)
     return child
+
+
+def start_server() -> None:
+    """Start the fork server, if there is none; the first worker has to wait for it otherwise. Blocks for some milliseconds.
+
+    Raises:
+        OSError: there are not enough descriptors left, or no process can be made.
+    """
+    inherited = Inherited.now()
+    with _lock, _WithoutMain():
+        fill_standard()
+        _check_descriptors()
+        if _find_server(inherited):
+            fork_server.start()
+
+
+def _find_server(inherited: Inherited) -> bool:
+    """See to it that the fork server, once it is started, serves such workers; False if it cannot be started here."""
+    fork_server.renew(inherited)
+    if not fork_server.has_place():
+        return False
+    preload()
+    return True
 
 
 def _check_descriptors() -> None:

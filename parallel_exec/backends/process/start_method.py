@@ -31,8 +31,18 @@ def get_context(wanted: Any) -> Any:
 
 def forks(context: Any) -> bool:
     """Return whether workers are copies of this process, which have its main module."""
+    return _method(context) == "fork"
+
+
+def has_server(context: Any) -> bool:
+    """Return whether workers are forked by the fork server."""
+    return _method(context) == "forkserver"
+
+
+def _method(context: Any) -> str:
     # Where the default is asked for and not yet settled, asking must not settle it: the first in the list is it.
-    return (context.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
+    method: str | None = context.get_start_method(allow_none=True)
+    return method or multiprocessing.get_all_start_methods()[0]
 
 
 def forbidden() -> str | None:
