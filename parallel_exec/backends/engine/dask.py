@@ -235,16 +235,18 @@ class DaskEngine(Engine):
     async def _run_group(self, jobs: list[RemoteJob], group: AttemptGroup) -> None:
         """Have attempts run, and give back those that did not begin."""
         try:
-            results = await self._run(jobs, f"{group.name}-{uuid.uuid4().hex}", group.priority)
+            reply = await self._run(jobs, f"{group.name}-{uuid.uuid4().hex}", group.priority)
         except Exception as error:
             self._pace.forget()
             group.give_up(error)
             return
-        if isinstance(results, str):  # a new worker's address
+        results: list[CallResult | None] = [None] * len(jobs)
+        if not isinstance(reply, str):
+            results = reply
+        else:  # a new worker's address
             self._workers_take_groups = False  # until it is greeted
             with contextlib.suppress(Exception):
-                await self._greet(self._latest_serial + 1, [results])
-            results = [None] * len(jobs)
+                await self._greet(self._latest_serial + 1, [reply])
         self._pace.observe([result.duration for result in results if result is not None])
         for job, deaths in group.finish(results):
             await self._run_alone(job, group, deaths)

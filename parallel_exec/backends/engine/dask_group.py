@@ -6,8 +6,8 @@
     settler ◄── finish ◄──┴── a result, "it did not begin", dask's error
 
 Guarantees:
-    A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, and
-    after one that ran long, each call goes alone.
+    A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, while
+    calls run long, and after one that held up others, each goes alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from parallel_exec.backends.engine.remote_call import CallResult
 if TYPE_CHECKING:
     from typing import Any, Mapping
 
-AHEAD = 0.005  # seconds of work in a group; what dask needs for a task of its own, about
+AHEAD = 0.020  # seconds of work in a group: some two round trips through dask's scheduler, in which a worker idles
 OVERHEAD = 100e-6  # seconds that a worker spends on an attempt beside the call; measured on one machine
 MOST_CALLS = 64  # in a group; a guess: the share of dask's own cost in each is small by then
 MOST_BYTES = 1 << 20  # of pickled calls in a group
@@ -180,7 +180,7 @@ class CallPace:
         self._latest.extend(min(duration, 2 * LONG) for duration in durations[-_LATEST:])
         if self._latest:
             average = sum(self._latest) / len(self._latest) + OVERHEAD
-            self.depth = max(1, min(MOST_CALLS, int(AHEAD / average)))
+            self.depth = 1 if average >= LONG else min(MOST_CALLS, int(AHEAD / average))
 
     def forget(self) -> None:
         """Take calls for long ones until others are seen."""

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 import pytest
 
 from parallel_exec.backends._outcomes import AS_IS
-from parallel_exec.backends.engine.dask_group import MOST_BYTES, MOST_CALLS, AttemptGroup, CallPace
-from parallel_exec.backends.engine.dask_worker import CRASHED, RemoteJob, _ChildPool
+from parallel_exec.backends.engine.dask_group import AHEAD, MOST_BYTES, MOST_CALLS, AttemptGroup, CallPace
+from parallel_exec.backends.engine.dask_worker import CRASHED, LONG, RemoteJob, _ChildPool
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult
 
 pytest.importorskip("distributed")
@@ -44,8 +44,10 @@ def test_calls_go_alone_until_they_are_known_to_be_tiny() -> None:
     assert pace.depth > 8
     pace.forget()
     assert pace.depth == 1
-    pace.observe([0.0024] * 20)
-    assert pace.depth == 2
+    pace.observe([AHEAD / 5.5] * 20)
+    assert pace.depth == 5
+    pace.observe([LONG] * 8)
+    assert pace.depth == 1
 
 
 def test_one_priority_and_not_too_many_bytes() -> None:
