@@ -108,7 +108,7 @@ class Submitter:
         results = MapResults(self._scheduler, self._scheduler.next_sequence())
         task_id = self._id or id_of(call_name(fn), results.sequence >> PLACES)
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
-        if chunksize == 1 and not all(isinstance(iterable, Sized) for iterable in iterables):
+        if chunksize == 1 and not _are_sized(iterables):
             MapFeed(self._scheduler, self._settings, fn, self._priority, task_id, results).read(iterables)
             return results
         rows = _Rows(iterables, chunksize)
@@ -149,6 +149,13 @@ def _check_mapped(fn: object, iterables: tuple[Any, ...]) -> None:
                 f"map takes iterables of arguments after the function, not {items!r}: "
                 "one call is submit(fn, argument), and a fixed argument is functools.partial(fn, argument)"
             )
+
+
+def _are_sized(iterables: tuple[Iterable[Any], ...]) -> bool:
+    for items in iterables:  # noqa: SIM110  # no generator: what a signal handler raises as one closes is lost
+        if not isinstance(items, Sized):
+            return False
+    return True
 
 
 def _check_sizes(chunksize: int, buffersize: int | None) -> tuple[int, int | None]:

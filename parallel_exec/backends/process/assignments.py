@@ -123,7 +123,12 @@ class Assignments:
         for handle in active:
             if len(handle.assigned) > 1:
                 return None
-        return next((handle for handle in chain(reversed(active), self.handles) if handle.is_free), None)
+        for handle in chain(
+            reversed(active), self.handles
+        ):  # no generator: what a handler raises as one closes is lost
+            if handle.is_free:
+                return handle
+        return None
 
     def has_waiting(self) -> bool:
         """Return whether a call waits behind another in a worker."""
