@@ -134,9 +134,7 @@ def __getattr__(name: str) -> object:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    value: object = getattr(__import__(f"{__name__}.{home}", fromlist=[name]), name)  # `importlib` costs an import
     globals()[name] = value
     return value
 

@@ -6,7 +6,7 @@ Imports nothing of ours, as worker processes need it.
 from __future__ import annotations
 
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 _SHOWN = frozenset((float, complex, bool, type(None), type(...)))
@@ -40,6 +40,17 @@ def call_name(fn: object) -> str:
     if type(name) is not str:
         name = type(fn).__name__
     return name.strip("<>")  # of a lambda
+
+
+def name_source(fn: Any) -> Any:
+    """Return what `call_name` finds the name of a callable in, if that is a function that keeps nothing alive; else the name."""
+    if type(fn) is str:  # it was asked before
+        return fn
+    while type(fn) is partial:
+        fn = fn.func
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    return fn if type(fn) is FunctionType and fn.__closure__ is None else call_name(fn)
 
 
 def id_of(name: str, number: object) -> str:

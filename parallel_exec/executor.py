@@ -21,7 +21,6 @@ from parallel_exec._core.settings import Settings
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
-from parallel_exec._queue_view import LiveQueue
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, policy_for
@@ -347,6 +346,8 @@ class ParallelExecutor(Submitter, Executor):
     @property
     def queue(self) -> TaskQueue:
         """The tasks that wait for a slot; live."""
+        from parallel_exec._queue_view import LiveQueue  # few look at it
+
         return LiveQueue(self._scheduler.monitor, self._completion, self.add_task)
 
     @property

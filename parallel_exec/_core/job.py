@@ -15,12 +15,12 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
-from parallel_exec._names import call_name, id_of
+from parallel_exec._names import call_name, id_of, name_source
 from parallel_exec._outcome import Failure, Outcome, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, settling_lock
@@ -50,17 +50,6 @@ class Phase:
     SETTLING = 4  # an attempt has ended, and one thread has claimed the right to say what follows
     BACKING_OFF = 5  # it waits for the next attempt's time
     DONE = 6  # the outcome is decided
-
-
-def _name_source(fn: Any) -> Any:
-    """Return what `call_name` finds the name of a callable in, if that is a function that keeps nothing alive; else the name."""
-    if type(fn) is str:  # it was asked before
-        return fn
-    while type(fn) is partial:
-        fn = fn.func
-    if type(fn) is MethodType:
-        fn = fn.__func__
-    return fn if type(fn) is FunctionType and fn.__closure__ is None else call_name(fn)
 
 
 # What its holder is offered for completion; the rest is the scheduler's.
@@ -364,8 +353,14 @@ class Job(TaskFuture[T]):
             if self._parked and self._state in FINAL:
                 self.wake_parked()
 
-    def conclude(self, outcome: Outcome, cancelled: bool) -> None:
-        """Do as `settle`, but leave it to the caller to `wake_parked`, as soon as it has done what else must be done."""
+    def conclude(self, outcome: Outcome, cancelled: bool, at: float | None = None) -> None:
+        """Do as `settle`, but leave it to the caller to `wake_parked`, once it has done what else must be done.
+
+        With `at`, when the attempt ended that decides it, this does what `decide` does, too.
+        """
+        if at is not None:
+            self.ended_at = at
+            self.phase = Phase.DONE
         if self.override is not None or not self.attempt_number or self.ended_at == 0.0:
             self.ended_at = time.monotonic()
         self.let_go(outcome)
@@ -438,7 +433,7 @@ class Job(TaskFuture[T]):
         else:
             keeps_nothing = type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
         if not keeps_nothing:
-            self.fn = None if self._id is not None else _name_source(fn)
+            self.fn = None if self._id is not None else name_source(fn)
         task = self._task  # read once: `_make_task` may put a reference in its place
         if type(task) is Task:  # one of a class of the user's may carry what only it knows
             self._task = ref(task)

@@ -173,7 +173,7 @@ class Scheduler:
                 acquire_yielding(self.lock)
             try:
                 rest = self._registry.account(ended) if ended is not None else ()
-                job = self._ready.pop() if self._gate.may_start else None
+                job = self._ready.pop() if self._ready.heap and self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
                     number = job.begin(slot, worker, time.monotonic())
@@ -246,9 +246,8 @@ class Scheduler:
             self._registry.live.remove((job, number))  # as `claim` does; who waited in it has returned
         except KeyError:
             return None
-        job.decide(end)
         try:
-            job.conclude(outcome, False)
+            job.conclude(outcome, False, end)
         except BaseException:
             logger.exception(_RAISED, job.id)
         if self.events.active:

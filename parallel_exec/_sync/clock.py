@@ -7,6 +7,7 @@ wait for workers would then never come to the end of any wait. Import it as `fro
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +16,9 @@ else:
 
     def _copy() -> Any:
         """Return another instance of the module, with functions of its own."""
-        from importlib.machinery import BuiltinImporter
-
-        spec = BuiltinImporter.find_spec("time")
-        module = BuiltinImporter.create_module(spec)
-        BuiltinImporter.exec_module(module)
+        importer: Any = sys.__spec__.loader  # of what is built in, as `time` is
+        module = importer.create_module(importer.find_spec("time"))
+        importer.exec_module(module)
         return module
 
     time = _copy()

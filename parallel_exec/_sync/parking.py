@@ -26,4 +26,7 @@ class Parker:
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until `unpark` is called, for up to so many seconds (None: as long as it takes)."""
-        self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
+        if seconds is None:
+            self._lock.acquire()
+        else:
+            self._lock.acquire(True, max(0.0, seconds))

@@ -26,7 +26,7 @@ from parallel_exec._checks import check_count, check_initializer
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Outcome, succeeded
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.parking import Parker
@@ -103,7 +103,7 @@ def call(
             _forks.end()
         if type(value) in LAZY and not settings.allows_lazy:
             return Failure(lazy_result(value))
-        return Success(value)
+        return succeeded((value,))
     except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
         _forks.end_child(born, error)
         del context, fn, args, kwargs
