@@ -31,7 +31,7 @@ class Admission:
     """The way in to one executor. Thread-safe.
 
     Attributes:
-        pack_row: the back end's, if it `runs_chunks`.
+        pack_row, pack_pickled: the back end's, if it `runs_chunks`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Admission:
         self._queue_size = queue_size
         self._prepare = backend.prepare if backend.pickles_calls else None
         if backend.runs_chunks:
-            self.pack_row = backend.pack_row
+            self.pack_row, self.pack_pickled = backend.pack_row, backend.pack_pickled
         self._prefetches = backend.prefetches
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
@@ -126,7 +126,7 @@ class Admission:
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
-        unfit = self.pack(job)
+        unfit = self.pack(job) if job.payload is None else None
         with self._lock:
             self._registry.unsettled.add(job)
             outcome, consumer = self.enqueue(job, unfit)

@@ -305,6 +305,8 @@ class MapChunk(Job[None]):
     def isolate(self, index: int) -> None:
         """Make an item that has not run a job of its own."""
         item = self._make_job(index)
+        if self.payload is not None and self.payload.apart:
+            item.packed(self.payload.of_item(index, self.first, self.id))
         self.owner.admission.add_item(item)
         self._cancel_if_closed(item)
 

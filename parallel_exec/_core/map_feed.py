@@ -9,8 +9,9 @@ to that is how long the iterator takes for an item: it may wait for the results 
 
 Guarantees:
     What an iterator has yielded is in the queue when it is asked for more: it may be stuck from then on.
-    An item is as it was when it was yielded. In a chunk that grows are only values that cannot change, and are pickled
-    without user code, as that is done by the I/O thread. Every other item is pickled at once, as a job of its own.
+    An item is as it was when it was yielded. A chunk that grows is pickled by whoever takes it, the I/O thread: so it has
+    either values that cannot change, and are pickled without user code, or items that were pickled when they came. A large
+    item is a job of its own.
 
 The race of the thread that reads items (appends one, then looks whether the chunk still grows) with the one that takes the
 chunk (closes it, then counts its items): an item that the first finds left out goes into the next chunk. Which it is, the
@@ -33,7 +34,7 @@ _NUMBERS = frozenset((int, float, bool, type(None)))
 _NUMBER = 8  # bytes that one of them comes to
 _ROW = 1 << 13  # bytes that the items of a chunk come to; a guess: each piece that a worker is given carries all of it
 _LARGE = _ROW // 4  # bytes from which an item goes alone
-_ALONE = _ROW  # what the size of an item that goes alone is put at: no chunk has room for it
+_NO_ROOM = _ROW  # what the size of an item is put at that is to be pickled at once
 _WIDE = 16  # elements of a tuple that is looked into
 
 
@@ -50,82 +51,128 @@ class MapFeed:
         results: MapResults,
     ) -> None:
         self._owner = owner
+        self._admission = owner.admission
+        self._gate = owner.monitor.gate
         self._settings = settings
         self._fn = fn
         self._priority = priority
         self._id = map_id
         self._results = results
-        call = Job[Any](owner, settings, fn, (), None, priority, map_id)
-        can_travel = owner.admission.pack(call) is None and call.payload.is_light()
-        self._call: Any = call.payload if can_travel else None  # without arguments; None: all items go alone
+        self._place = 0  # of the chunk's first item, or of the next, if there is no chunk
+        self._chunk: MapChunk | None = None
+        self._row: list[Any] = []  # its items
+        self._room = 0  # bytes, if it is of pickled items
+        self._call: Any = self._pickle(fn, ())  # None: it is too large to travel with each chunk, and items go alone
+        self._are_small = self._call is not None  # whether the next item that may change may well travel with others
 
     def read(self, iterables: tuple[Iterable[Any], ...]) -> None:
         """Read all items, and start their calls."""
         is_single = len(iterables) == 1
         items: Iterator[Any] = iter(iterables[0]) if is_single else zip(*iterables)
         pack = self._pack_column if is_single else self._pack_tuples
-        number, size_of = (_NUMBER, _size_of) if self._call is not None else (_ALONE, _alone)
-        gate = self._owner.monitor.gate
-        chunk: MapChunk | None = None
-        row: list[Any] = []
-        room = place = 0
+        number, size_of = (_NUMBER, _size_of) if self._call is not None else (_NO_ROOM, _too_large)
+        gate, chunk, row, room = self._gate, self._chunk, self._row, 0
         for item in items:
             size = number if type(item) in _NUMBERS else size_of(item)
             room -= size
             if chunk is not None and room > 0 and gate.admits:
                 row.append(item)
-                if chunk.growing is not None or self._end(chunk) == len(row):
+                if chunk.growing is not None or self._was_in_time():
                     continue
-            if chunk is not None:
-                place = chunk.first + self._end(chunk)
-            if size < _ALONE:
-                row = [item]
-                chunk, room = self._open(row, place, pack), _ROW - size
+            if size == _NO_ROOM or self._room > 0:
+                self._add_pickled((item,) if is_single else item)
+                chunk = None
             else:
-                self._start_alone((item,) if is_single else item, place)
-                chunk, place = None, place + 1
-        self._results.trim(place if chunk is None else chunk.first + self._end(chunk))
+                chunk, row, room = self._open(item, pack), self._row, _ROW - size
+        self._close()
+        self._results.trim(self._place)
 
-    def _open(self, row: list[Any], place: int, pack: Callable[[list[Any]], PackedRow]) -> MapChunk:
-        """Return a new chunk, in the queue, that has this first item."""
+    def _open(self, item: Any, pack: Callable[[list[Any]], PackedRow]) -> MapChunk:
+        """Put a chunk in the queue that has this item, and grows."""
+        self._close()
         results = self._results
-        results.reserve_all(place + _ROW // _NUMBER)
-        chunk = MapChunk(self._owner, self._settings, self._fn, [], range(0), results, place, self._priority, self._id)
-        chunk.grow(row, pack)
-        self._owner.admission.add(chunk, None, start=True)
+        results.reserve_all(self._place + _ROW // _NUMBER)
+        start = (results, self._place, self._priority, self._id)
+        self._chunk = chunk = MapChunk(self._owner, self._settings, self._fn, [], range(0), *start)
+        self._row = [item]
+        chunk.grow(self._row, pack)
+        self._admission.add(chunk, None, start=True)
         return chunk
 
-    def _end(self, chunk: MapChunk) -> int:
-        """Have a chunk grow no more; returns how many items it has got."""
-        self._owner.admission.close(chunk)
-        return chunk.grown
+    def _close(self) -> None:
+        """Have the chunk grow no more."""
+        chunk, self._chunk = self._chunk, None
+        self._room = 0
+        if chunk is not None:
+            self._admission.close(chunk)
+            self._place += chunk.grown
 
-    def _start_alone(self, arguments: tuple[Any, ...], place: int) -> None:
+    def _was_in_time(self) -> bool:
+        """Return whether the chunk, which somebody has taken, has got the latest of its items."""
+        assert self._chunk is not None
+        self._admission.close(self._chunk)  # it was; but the other thread may be about it
+        return self._chunk.grown == len(self._row)
+
+    def _add_pickled(self, arguments: tuple[Any, ...]) -> None:
+        """Start the call of an item that is pickled now, with others of that kind unless it is large."""
+        payload = self._pickle(len, arguments) if self._are_small else None
+        if payload is None or not self._is_small(payload):
+            self._start_alone(arguments)
+            return
+        item, size = (arguments, payload), len(payload.data)
+        self._room -= size
+        if self._chunk is not None and self._room > 0 and self._gate.admits:
+            self._row.append(item)
+            if self._chunk.growing is not None or self._was_in_time():
+                return
+        self._open(item, self._pack_pickled)
+        self._room = _ROW - size
+
+    def _pickle(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Return a call, ready to travel with each piece of a chunk; None if it cannot."""
+        job = Job[Any](self._owner, self._settings, fn, arguments, None, self._priority, self._id)
+        return job.payload if self._admission.pack(job) is None and job.payload.is_light() else None
+
+    def _is_small(self, payload: Any) -> bool:
+        return not payload.has_descriptors() and len(payload.data) < _LARGE
+
+    def _start_alone(self, arguments: tuple[Any, ...]) -> None:
         """Start the call of an item as a job of its own."""
-        results = self._results
+        self._close()
+        results, place = self._results, self._place
         results.reserve_all(place + 1)
-        job: AnyJob = Job(self._owner, self._settings, self._fn, arguments, None, self._priority, f"{self._id}-{place}")
+        self._place += 1
+        name = f"{self._id}-{place}"
+        job: AnyJob = Job(self._owner, self._settings, self._fn, arguments, None, self._priority, name)
         job.added(results.sequence + place, 0.0, None)
         job.mark_retrieved()  # it is looked at when its turn comes, or the iteration has ended
         results.put(place, job)
-        self._owner.admission.add(job, None, start=True)
+        self._admission.add(job, None, start=True)
+        payload = job.payload
+        self._are_small = self._call is not None and payload is not None and self._is_small(payload)
+
+    # ── called with the lock held ───────────────────────────────────────────────────────────────────────────────────
 
     def _pack_column(self, items: list[Any]) -> PackedRow:
         columns = [items]
-        return PackedRow(columns, self._owner.admission.pack_row(self._call, columns))
+        return PackedRow(columns, self._admission.pack_row(self._call, columns))
 
     def _pack_tuples(self, items: list[Any]) -> PackedRow:
         columns = list(map(list, zip(*items)))
-        return PackedRow(columns, self._owner.admission.pack_row(self._call, columns))
+        return PackedRow(columns, self._admission.pack_row(self._call, columns))
+
+    def _pack_pickled(self, items: list[tuple[tuple[Any, ...], Any]]) -> PackedRow:
+        columns = list(map(list, zip(*[arguments for arguments, _ in items])))
+        return PackedRow(columns, self._admission.pack_pickled(self._call, [payload for _, payload in items]))
 
 
 def _size_of(value: Any) -> int:
-    """Return about how many bytes a value comes to; of one that may change, or is not plain, that it goes alone."""
+    """Return about how many bytes a value comes to; `_NO_ROOM` if it is large, may change, or runs code to be pickled."""
     kind = type(value)
     if kind is str or kind is bytes:
-        return _NUMBER + len(value) if len(value) < _LARGE else _ALONE
+        return _NUMBER + len(value) if len(value) < _LARGE else _NO_ROOM
     if kind is not tuple or len(value) > _WIDE:
-        return _ALONE
+        return _NO_ROOM
     size = _NUMBER
     for part in value:
         kind = type(part)
@@ -134,10 +181,10 @@ def _size_of(value: Any) -> int:
         elif kind is str or kind is bytes:
             size += _NUMBER + len(part)
         else:
-            return _ALONE
-    return size if size < _LARGE else _ALONE
+            return _NO_ROOM
+    return size if size < _LARGE else _NO_ROOM
 
 
-def _alone(value: Any) -> int:
-    """Say that a value goes alone."""
-    return _ALONE
+def _too_large(value: Any) -> int:
+    """Say that a value is to be pickled at once."""
+    return _NO_ROOM

@@ -27,6 +27,7 @@ class Pickled(NamedTuple):
         segment: what has its large buffers, or all of it, if it is large; or None.
         names_main: whether something of the main module may be in it; None: ask `may_name_main`, which looks.
         others: descriptors that go with it (`_reducers.py`).
+        apart: whether it is a row of items each of which can be unpickled without the others.
         item: where in it the one item of a `map` is that is to be called: low, high, place of the first, the map's id; or None.
     """
 
@@ -35,6 +36,7 @@ class Pickled(NamedTuple):
     names_main: bool | None = None
     others: Sequence[segments.Segment] = ()
     item: tuple[int, int, int, str] | None = None
+    apart: bool = False
 
     def may_name_main(self) -> bool:
         """Return whether something of the main module may be in it; also of that of a worker of `multiprocessing`."""
@@ -126,24 +128,47 @@ def dumps_row(call: Pickled, columns: list[list[Any]]) -> Pickled:
         call: one of them without its arguments.
         columns: for each argument a list, with what has no reducers for each call.
     """
-    return call._replace(data=pickle.dumps(_Row(call.data, columns), 5))
+    return Pickled(pickle.dumps(_Row(_load_row, call.data, columns), 5), None, call.may_name_main())
+
+
+def dumps_pickled(call: Pickled, payloads: list[Pickled]) -> Pickled:
+    """Do as `dumps_row`, with pickled calls of another function that have the arguments: each is unpickled when it is needed."""
+    row = _Row(_load_pickled, call.data, [payload.data for payload in payloads])
+    names_main = call.may_name_main() or any(payload.may_name_main() for payload in payloads)
+    return Pickled(pickle.dumps(row, 5), None, names_main, apart=True)
 
 
 class _Row:
-    """What is pickled as a row."""
+    """What is pickled as a row: `load(*args)`."""
 
-    def __init__(self, call: bytes, columns: list[list[Any]]) -> None:
-        self._call = call
-        self._columns = columns
+    def __init__(self, load: Callable[..., Any], *args: Any) -> None:
+        self._reduced = load, args
 
     def __reduce__(self) -> Any:
-        return _load_row, (self._call, self._columns)
+        return self._reduced
 
 
 def _load_row(call: bytes, columns: list[list[Any]]) -> Any:
     """Return what a row stands for."""
     fn, _ = pickle.loads(call)
     return fn, ((columns,), {})
+
+
+def _load_pickled(call: bytes, payloads: list[bytes]) -> Any:
+    """Return what a row of pickled items stands for: these stand in the place of the columns."""
+    return _load_row(call, PickledItems(payloads))  # type: ignore[arg-type]
+
+
+class PickledItems:
+    """Items of a row, each of them pickled by itself."""
+
+    def __init__(self, payloads: list[bytes]) -> None:
+        self._payloads = payloads
+
+    def columns(self, low: int, high: int) -> list[list[Any]]:
+        """Return columns with items at their indices in this range; there is nothing at those before."""
+        items = [pickle.loads(payload)[1][0] for payload in self._payloads[low:high]]
+        return [[None] * low + list(column) for column in zip(*items)]
 
 
 def find_cloudpickle() -> Any:

@@ -283,6 +283,10 @@ class Backend(abc.ABC):
         """
         raise NotImplementedError
 
+    def pack_pickled(self, call: Any, payloads: list[Any]) -> Any:
+        """Do as `pack_row`, with what `prepare` made of calls of another function with the items."""
+        raise NotImplementedError
+
     def works_after_fork(self) -> bool:
         """Return whether `start` may be called in a child that `os.fork` made, where no thread of the parent's came along."""
         return True

@@ -18,6 +18,8 @@ from parallel_exec.config import ParallelConfig, policy_for
 class Payload:
     """Knows which items it was asked for."""
 
+    apart = False
+
     def of_item(self, index: int, first: int, map_id: str) -> tuple[int, int, str]:
         """Return what it was asked for."""
         return index, first, map_id
@@ -120,6 +122,13 @@ def test_a_chunk_that_cannot_travel(owner: Owner, chunk: MapChunk) -> None:
     chunk.settle(Failure(TypeError()), False)
     assert [item.args for item in owner.items] == [(number,) for number in range(10)]
     assert (chunk.exception(), chunk.weight) == (None, 0)
+
+
+def test_items_that_were_pickled_one_by_one(owner: Owner, chunk: MapChunk) -> None:
+    """One that goes alone takes its own bytes along: its arguments may have changed."""
+    chunk.payload.apart = True
+    chunk.isolate_all()
+    assert [item.payload for item in owner.items] == [(number, 10, "map") for number in range(10)]
 
 
 def test_a_chunk_counts_for_what_has_returned(chunk: MapChunk) -> None:

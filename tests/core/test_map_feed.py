@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import sys
 import threading
 import time
@@ -23,8 +24,13 @@ from parallel_exec._core.settings import Settings
 class Payload:
     """What the back end makes of a call."""
 
-    def __init__(self, *, light: bool = True) -> None:
+    def __init__(self, job: Any, *, light: bool = True) -> None:
+        self.data = pickle.dumps((job.fn, job.args))
         self._light = light
+
+    def has_descriptors(self) -> bool:
+        """Return whether some go with it."""
+        return False
 
     def is_light(self) -> bool:
         """Return whether it is."""
@@ -45,17 +51,24 @@ class Owner:
 
     def pack(self, job: Any) -> None:
         """Make a call ready to travel."""
-        job.packed(Payload(light=self._light))
+        job.packed(Payload(job, light=self._light))
 
     def pack_row(self, call: Payload, columns: list[list[Any]]) -> list[Any]:
         """Return what travels: a copy."""
         return [list(column) for column in columns]
+
+    def pack_pickled(self, call: Payload, payloads: list[Payload]) -> list[Any]:
+        """Return what travels."""
+        assert call is not None
+        return list(map(list, zip(*[pickle.loads(payload.data)[1] for payload in payloads])))
 
     def add(self, job: Any, batches: None, *, start: bool) -> None:
         """Put a job in the queue, unless nothing is admitted."""
         if not self.admits:
             raise RuntimeError("after shutdown")
         with self.lock:
+            if job.weight:
+                self.pack(job)
             job.added(job.sequence, 7.0, None)
             job.queued()
             self.ready.push(job)
@@ -143,22 +156,60 @@ def test_a_chunk_is_closed_when_it_is_full() -> None:
     assert 3 <= len(take_all(owner)) <= 5
 
 
-ALONE = {
+class Number(int):
+    """A type of its own."""
+
+
+PICKLED = {
     "what may change": [1],
     "what has something that may change": (1, [2]),
-    "what has a type of its own": type("Number", (int,), {})(7),
-    "what is long": "x" * map_feed._ROW,
+    "what has a type of its own": Number(7),
     "what is wide": tuple(range(100)),
 }
 
 
-@pytest.mark.parametrize("what", ALONE)
-def test_what_goes_alone(what: str) -> None:
-    """It is pickled when it is yielded; what is before and after it travels together."""
+@pytest.mark.parametrize("what", PICKLED)
+def test_what_is_pickled_at_once(what: str) -> None:
+    """It travels with others of that kind, and with what comes after it; what comes before it is ahead."""
     owner = Owner()
-    odd = ALONE[what]
-    feed(owner, iter([1, 2, odd, 3, 4, odd]))
-    assert take_all(owner) == [(0, [(1,), (2,)]), (2, [(odd,)]), (3, [(3,), (4,)]), (5, [(odd,)])]
+    odd = PICKLED[what]
+    feed(owner, iter([1, 2, odd, 3, odd, 4]))
+    assert take_all(owner) == [(0, [(1,), (2,)]), (2, [(odd,), (3,), (odd,), (4,)])]
+
+
+def test_what_is_pickled_is_as_it_was() -> None:
+    """Whatever becomes of it afterwards."""
+    owner = Owner()
+    only: list[int] = []
+
+    def read() -> Iterator[list[int]]:
+        for number in range(3):
+            only[:] = [number]
+            yield only
+
+    feed(owner, read())
+    with owner.lock:
+        chunk: Any = owner.ready.pop()
+        chunk.handed_out()
+    assert chunk.payload == [[[0], [1], [2]]]
+
+
+def test_what_is_large_goes_alone() -> None:
+    """It is pickled once, unless others were small; these travel together again once one is small."""
+    owner = Owner()
+    large: Any = ["x" * map_feed._ROW]
+    feed(owner, iter([[1], [2], large, large, "y" * map_feed._ROW, [3], [4], [5], 6]))
+    taken = [(first, len(items)) for first, items in take_all(owner)]
+    assert taken == [(0, 2), (2, 1), (3, 1), (4, 1), (5, 1), (6, 3)]
+
+
+def test_a_chunk_of_what_was_pickled_is_closed_when_it_is_full() -> None:
+    """As one of what is plain."""
+    owner = Owner()
+    feed(owner, ([number] for number in range(3000)))
+    taken = take_all(owner)
+    assert [number for _, items in taken for ((number,),) in items] == list(range(3000))
+    assert 10 < len(taken) < 100
 
 
 def test_a_function_that_is_heavy() -> None:
@@ -204,8 +255,10 @@ def items_of(taken: list[tuple[int, list[Any]]]) -> list[tuple[int, Any]]:
     return [(first + place, item) for first, items in taken for place, (item,) in enumerate(items)]
 
 
-def test_a_chunk_is_taken_at_any_point() -> None:
+@pytest.mark.parametrize("item", [int, Number])
+def test_a_chunk_is_taken_at_any_point(item: type[int]) -> None:
     """Each item is in one chunk, at its place, wherever in the reading of items that happens."""
+    places = {MapFeed.read.__code__, MapFeed._add_pickled.__code__}
 
     def reads_until(point: int) -> Iterator[Any]:
         """Read items, and take after so many steps; yields what was taken, then what was left."""
@@ -214,7 +267,7 @@ def test_a_chunk_is_taken_at_any_point() -> None:
         taken: list[Any] = []
 
         def trace(frame: FrameType, event: str, _: object) -> Any:
-            frame.f_trace_opcodes = frame.f_code is MapFeed.read.__code__
+            frame.f_trace_opcodes = frame.f_code in places
             if event == "opcode" and next(steps) == point:
                 taken.extend(take_all(owner))
             return trace
@@ -222,7 +275,7 @@ def test_a_chunk_is_taken_at_any_point() -> None:
         sys._getframe().f_trace_opcodes = True  # else 3.12 does not believe what is set in `trace`
         sys.settrace(trace)
         try:
-            feed(owner, iter(range(4)))
+            feed(owner, map(item, range(4)))
         finally:
             sys.settrace(None)
         yield taken

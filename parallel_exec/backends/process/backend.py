@@ -98,3 +98,7 @@ class ProcessBackend(Backend):
     def pack_row(self, call: Pickled, columns: list[list[Any]]) -> Pickled:
         """Return the calls of a row of items, as one pickle."""
         return _pickling.dumps_row(call, columns)
+
+    def pack_pickled(self, call: Pickled, payloads: list[Pickled]) -> Pickled:
+        """Return the calls of items that were pickled one by one."""
+        return _pickling.dumps_pickled(call, payloads)

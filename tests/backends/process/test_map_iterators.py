@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, Iterator
 
+import crashing_pickles
 import inside
 import pytest
 import work
 
-from parallel_exec import ParallelExecError, TaskSerializationError
+from parallel_exec import ParallelExecError, TaskSerializationError, WorkerCrashedError
 
-from . import stdlib_only_tasks
+from . import stdlib_only_tasks, unpicklable
 
 
 def test_an_iterator_that_waits_for_what_it_has_yielded(pool: Any, log: Any) -> None:
@@ -70,6 +72,84 @@ def test_items_are_as_they_were_when_they_were_yielded(pool: Any) -> None:
             yield only
 
     assert list(pool(2).map(sum, read())) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (unpicklable.Locked(), TaskSerializationError),
+        (crashing_pickles.ErrorAtUnpickle(), TaskSerializationError),
+        (crashing_pickles.ExitAtUnpickle(), TaskSerializationError),
+        (crashing_pickles.CrashAtUnpickle(), WorkerCrashedError),
+    ],
+    ids=["cannot be pickled", "raises", "exits", "crashes"],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_item_that_cannot_travel(pool: Any, bad: Any, expected: Any, workers: int) -> None:
+    """It fails alone, without retries; the others run once, as they were when they were yielded."""
+    executor = pool(workers)
+    only: list[Any] = []
+
+    def read() -> Iterator[list[Any]]:
+        for number in range(40):
+            only[:] = [bad if number == 17 else number]
+            yield only
+
+    results = executor.map(work.same, read())
+    assert [next(results) for _ in range(17)] == [[number] for number in range(17)]
+    with pytest.raises(expected):
+        next(results)
+    executor.shutdown()
+    assert (executor.stats().failed, executor.stats().retried) == (1, 0)
+
+
+@pytest.mark.parametrize("way", ["isolated", "failed"])
+def test_what_goes_on_alone_has_its_own_bytes(pool: Any, tmp_path: Any, way: str) -> None:
+    """Whether another item has kept its chunk from being loaded, or it is retried."""
+    executor = pool(1, retry_count=1)
+    only: list[Any] = []
+
+    def read() -> Iterator[list[Any]]:
+        for number in range(40):
+            only[:] = [number, str(tmp_path) if way == "failed" else NoneOnce(tmp_path / "mark")]
+            yield only
+
+    assert list(executor.map(fail_once, read())) == list(range(40))
+
+
+class NoneOnce:
+    """Cannot be unpickled the first time, and is None then."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return rebuild_once, (str(self.mark),)
+
+
+def rebuild_once(mark: str) -> None:
+    """Fail the first time."""
+    if not os.path.exists(mark):
+        Path(mark).touch()
+        raise OSError("not yet")
+
+
+def fail_once(item: list[Any]) -> int:
+    """Return the number; some fail the first time, if there is a folder to note that in."""
+    number, folder = item
+    mark = Path(folder or "/", str(number))
+    if folder and number % 7 == 3 and not mark.exists():
+        mark.touch()
+        raise OSError("not yet")
+    return int(number)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_function_by_value(pool: Any, workers: int) -> None:
+    """It travels with each chunk, not with each item."""
+    bound = 3
+    results = pool(workers).map(lambda item: item[0] + bound, ([number] for number in range(2000)))
+    assert list(results) == [number + 3 for number in range(2000)]
 
 
 VALUES: list[Any] = [

@@ -192,6 +192,8 @@ class Worker:
         self._journal.loading(task.serial, time.monotonic())
         try:
             fn, ((columns,), _) = self.load(task.payload, received, task.names_main)
+            if type(columns) is _pickling.PickledItems:
+                columns = columns.columns(task.low, task.high)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
         current.begin(_RunningTask(task, self._journal, None), task.attempt)
