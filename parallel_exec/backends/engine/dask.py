@@ -17,7 +17,8 @@ Guarantees:
     Tiny calls travel in groups, as one task of dask's. There are no more groups in the cluster than attempts may be live,
     and of each one attempt runs at a time. What has not begun in a group goes back to the queue and is not charged: when
     an attempt before it runs long, is killed or dies, or a worker refuses the group. What has ended by then does not wait
-    for one that runs long. When dask gives up a group, each of it is tried alone.
+    for one that runs long. Of a group whose worker is lost, dask runs again also what had ended there, if we had not been
+    told. When dask gives up a group, what is known to have begun fails with its error; the rest goes back.
     A client that was handed in is never closed; one that was made here, from an address, is closed at the end.
 """
 
@@ -204,7 +205,7 @@ class DaskEngine(Engine):
             jobs = group.jobs()
             if len(jobs) > 1:
                 await self._run_group(jobs, group)
-            else:
+            elif jobs:
                 await self._run_alone(jobs[0], group)
         except asyncio.CancelledError:  # by us, or the client was closed
             self._end(group, None)
@@ -240,14 +241,14 @@ class DaskEngine(Engine):
             self._pace.forget()
             group.give_up(error)
             return
-        results: list[CallResult | None] = [None] * len(jobs)
+        results: dict[int, CallResult | None] = dict.fromkeys(job.serial for job in jobs)
         if not isinstance(reply, str):
-            results = reply
+            results.update(zip(results, reply))
         else:  # a new worker's address
             self._workers_take_groups = False  # until it is greeted
             with contextlib.suppress(Exception):
                 await self._greet(self._latest_serial + 1, [reply])
-        self._pace.observe([result.duration for result in results if result is not None])
+        self._pace.observe([result.duration for result in results.values() if result is not None])
         for job, deaths in group.finish(results):
             await self._run_alone(job, group, deaths)
 
@@ -257,18 +258,17 @@ class DaskEngine(Engine):
 
         allowed = int(dask.config.get("distributed.scheduler.allowed-failures", 3))
         key = f"{group.name}-{uuid.uuid4().hex}"
-        result: CallResult | None
+        result: CallResult
         for deaths in itertools.count(died + 1):
             (result,) = await self._run([job], f"{key}-{deaths}", group.priority)
-            if result is None or result.kind != CRASHED:
+            if result.kind != CRASHED:
                 break
             if deaths > allowed:
                 pid, exitcode = result.payload
                 result = failed(WorkerCrashedError(pid, exitcode, job.info.id), result.duration, result.worker)
                 break
-        if result is not None:
-            self._pace.observe([result.duration])
-        group.finish_some({job.serial: result})
+        self._pace.observe([result.duration])
+        group.finish({job.serial: result})
 
     async def _run(self, jobs: list[RemoteJob], key: str, priority: int) -> Any:
         """Have attempts run as one task of dask's, and return what `run_on_worker` does."""
@@ -313,7 +313,7 @@ class DaskEngine(Engine):
                 await asyncio.sleep(WITHDRAW_AGAIN)
             else:
                 for answer in answers.values():
-                    group.finish_some(answer)
+                    group.finish(answer)
                 return
 
     def _floor(self) -> int:

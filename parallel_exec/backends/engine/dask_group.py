@@ -96,8 +96,8 @@ class AttemptGroup:
     # ── in the cluster ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def jobs(self) -> list[RemoteJob]:
-        """Return what travels."""
-        return [future.job for future in self.futures]
+        """Return what is waited for."""
+        return [future.job for future in self.futures if not future.done()]
 
     def begin(self, serial: int) -> None:
         """Take note that an attempt has begun, somewhere and once. Called in the client's loop."""
@@ -125,26 +125,25 @@ class AttemptGroup:
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def finish(self, results: list[CallResult | None]) -> list[tuple[RemoteJob, int]]:
-        """Give each attempt its result; returns those that began and have none, with the deaths of processes they have seen.
+    def finish(self, results: Mapping[int, CallResult | None]) -> list[tuple[RemoteJob, int]]:
+        """Give attempts their results, by serial number: None to those that did not begin.
 
-        They are to run again.
+        Returns:
+            Those that began and have no result, with the deaths of processes that they have seen. They are to run again.
         """
         again = []
-        for future, result in zip(self.futures, results):
-            if result is None and future.job.serial not in self._begun:
+        for future in self.futures:
+            serial = future.job.serial
+            if serial not in results:
+                continue
+            result = results[serial]
+            if result is None and serial not in self._begun:
                 future.finish(None)
             elif result is not None and result.kind != CRASHED:
                 future.finish(result)
             elif not future.done():
                 again.append((future.job, int(result is not None)))
         return again
-
-    def finish_some(self, results: Mapping[int, CallResult | None]) -> None:
-        """Give attempts their results, by serial number."""
-        for future in self.futures:
-            if future.job.serial in results:
-                future.finish(results[future.job.serial])
 
     def give_up(self, error: BaseException) -> None:
         """Give back what is not known to have begun, as dask fails; the rest fails with dask's error."""

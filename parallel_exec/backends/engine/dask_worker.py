@@ -186,7 +186,7 @@ class _ChildPool:
     def _run_in_order(self, jobs: list[RemoteJob]) -> None:
         size = 0
         for job in jobs:
-            if not self._may_begin(job.serial):
+            if not self._may_begin(job.serial) and len(jobs) > 1:  # what comes alone was withdrawn from a group before
                 continue
             result = self._run_one(job, jobs[0].serial)
             with self._lock:

@@ -63,12 +63,12 @@ def test_what_did_not_begin_is_given_back() -> None:
     group = a_group()
     futures = group.futures
     group.begin(4)
-    died = CallResult(CRASHED, (1, 7), 0.0, "somewhere")
-    assert [(job.serial, deaths) for job, deaths in group.finish([a_result(), None, died, None])] == [(3, 1), (4, 0)]
+    results = {1: a_result(), 2: None, 3: CallResult(CRASHED, (1, 7), 0.0, "somewhere"), 4: None}
+    assert [(job.serial, deaths) for job, deaths in group.finish(results)] == [(3, 1), (4, 0)]
     assert futures[0].result() == a_result()
     assert futures[1].result() is None
     assert not group.is_over()
-    group.finish_some({3: a_result(), 4: a_result()})
+    group.finish({3: a_result(), 4: a_result()})
     assert group.is_over()
 
 
@@ -78,7 +78,8 @@ def test_what_is_cancelled_is_neither_finished_nor_run_again() -> None:
     futures = group.futures
     for future in futures:
         assert future.cancel()
-    assert group.finish([CallResult(CRASHED, (1, 7), 0.0, "somewhere"), a_result()]) == []
+    assert group.jobs() == []
+    assert group.finish({1: CallResult(CRASHED, (1, 7), 0.0, "somewhere"), 2: a_result()}) == []
     group.end(None)
     assert all(future.cancelled() for future in futures)
 
@@ -154,10 +155,15 @@ def test_what_is_withdrawn_never_begins() -> None:
     assert pool.answers == [{1: a_result(), 4: None}]
     assert pool.run([a_job(serial) for serial in (1, 2, 3, 4)])[3] is None  # dask has run the group again
     assert pool.began == [1, 2, 3, 3]
+    assert pool.run([a_job(4)]) == [a_result()]  # alone, as the client has it
+
+
+def test_what_dask_has_forgotten_needs_not_be_remembered() -> None:
+    """What was withdrawn is forgotten once no group can have it."""
+    pool = ScriptedPool({})
+    assert pool.withdraw([4, 9], floor=1) == {}
     assert pool.withdraw([], floor=5) == {}
-    assert pool.run([a_job(9)]) == [None]
-    pool.withdraw([], floor=10)
-    assert pool.run([a_job(9)]) == [a_result()]
+    assert pool.run([a_job(4), a_job(9)]) == [a_result(), None]
 
 
 def test_much_is_not_kept_back_for_more() -> None:
