@@ -248,6 +248,7 @@ class DaskEngine(Engine):
             self._workers_take_groups = False  # until it is greeted
             with contextlib.suppress(Exception):
                 await self._greet(self._latest_serial + 1, [reply])
+        self._given_up.difference_update(results)  # none of them begins any more
         self._pace.observe([result.duration for result in results.values() if result is not None])
         for job, deaths in group.finish(results):
             await self._run_alone(job, group, deaths)
@@ -267,6 +268,7 @@ class DaskEngine(Engine):
                 pid, exitcode = result.payload
                 result = failed(WorkerCrashedError(pid, exitcode, job.info.id), result.duration, result.worker)
                 break
+        self._given_up.discard(job.serial)
         self._pace.observe([result.duration])
         group.finish({job.serial: result})
 
