@@ -32,8 +32,14 @@ class AssignedCalls:
         return bool(self._jobs)
 
     def __len__(self) -> int:
+        if not self._chunks:
+            return len(self._jobs)
         chunks = list(self._chunks.values())
         return len(self._jobs) - len(chunks) + sum([chunk.left for chunk in chunks])
+
+    def has_waiting(self) -> bool:
+        """Return whether a call waits behind another."""
+        return len(self._jobs) > 1 or (bool(self._chunks) and len(self) > 1)
 
     def get(self, serial: int) -> AnyJob | None:
         """Return the job of a call; of an item, its chunk."""

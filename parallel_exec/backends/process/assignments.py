@@ -15,7 +15,6 @@ Guarantees:
 from __future__ import annotations
 
 import sys
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -119,20 +118,21 @@ class Assignments:
 
     def _free_worker(self) -> WorkerHandle | None:
         """Return a worker that has nothing to do, the one rather that was given something last; None if calls wait."""
-        active = list(self.active)
-        for handle in active:
-            if len(handle.assigned) > 1:
+        free = None
+        for handle in list(self.active):
+            if handle.assigned.has_waiting():
                 return None
-        for handle in chain(
-            reversed(active), self.handles
-        ):  # no generator: what a handler raises as one closes is lost
             if handle.is_free:
-                return handle
-        return None
+                free = handle
+        if free is None:
+            for handle in self.handles:  # no generator: what a signal handler raises as one closes is lost
+                if handle.is_free:
+                    return handle
+        return free
 
     def has_waiting(self) -> bool:
         """Return whether a call waits behind another in a worker."""
-        return any(len(handle.assigned) > 1 for handle in list(self.active))
+        return any([handle.assigned.has_waiting() for handle in list(self.active)])
 
     def forget_idle(self, handle: WorkerHandle) -> None:
         """Count a worker as active no more, unless it has something to do after all."""
