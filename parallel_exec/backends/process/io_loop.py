@@ -1,4 +1,4 @@
-"""The thread of a process pool, and the files that it waits for: a selector, and a pipe to wake it. Knows callbacks, not jobs.
+"""The thread of a process pool, and the files that it waits for: a poller, and a pipe to wake it. Knows callbacks, not jobs.
 
     turn ──► select, at most for as long as the turn said ──► callbacks of the files that are ready ──► turn ──► ...
                 ▲
@@ -10,12 +10,14 @@ Guarantees:
     its next turn, which so sees all that was written before `wakeup` was called.
     What is raised in a turn or a callback is logged, and the loop goes on; what is raised twice in a row while nothing moves
     ends it, so that nothing is logged for ever.
-    The scheduler's lock guards the pipe and the selector: no thread writes to a number that another one has just closed.
+    The scheduler's lock guards the pipe and the poller: no thread writes to a number that another one has just closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import selectors
 import threading
 from typing import Any, Callable
@@ -24,6 +26,25 @@ from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard, pipe
 from parallel_exec.events import logger
 
+
+class _Selector:
+    """Stands for `select.epoll` where there is none. Where there is, that is used itself, as each lone call waits for it."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self.close = self._selector.close
+        self.register = self._selector.register
+        self.unregister = self._selector.unregister
+
+    def poll(self, seconds: float | None) -> list[tuple[int, int]]:
+        """Return the descriptors that are ready, each with its events."""
+        return [(key.fd, events) for key, events in self._selector.select(seconds)]
+
+
+_Poller: Any = getattr(select, "epoll", _Selector)
+_HAS_EPOLL = _Poller is not _Selector
+READABLE: int = select.EPOLLIN if _HAS_EPOLL else selectors.EVENT_READ
+WRITABLE: int = select.EPOLLOUT if _HAS_EPOLL else selectors.EVENT_WRITE
 ENDED = -1.0  # what a turn returns instead of a time: there will be nothing more to do
 
 
@@ -44,10 +65,10 @@ class IoLoop:
         self.thread: threading.Thread | None = None
         self._lock = lock
         self._on_broken = on_broken
-        self._selector: Any = None  # written with the lock held, as the next two
+        self._poller: Any = None  # written with the lock held, as the next two
         self._wakeup_r = self._wakeup_w = -1
         self._wakeup_pending = False  # set by whoever wakes the thread, reset by the thread
-        self._watched: dict[int, selectors.SelectorKey] = {}  # by descriptor; the thread's own
+        self._watched: dict[int, Callable[[], bool | None]] = {}  # by descriptor; the thread's own
 
     def start(self, serve: Callable[[], None]) -> None:
         """Open the files, and start the thread: it calls `serve`, which calls `run`. Called with the lock held.
@@ -71,12 +92,12 @@ class IoLoop:
             raise
 
     def _open(self) -> None:
-        fill_standard()  # first: a selector cannot be moved
+        fill_standard()  # first: a poller cannot be moved
         self._wakeup_r, self._wakeup_w = pipe()
         os.set_blocking(self._wakeup_w, False)
         try:
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._wakeup_r, selectors.EVENT_READ)
+            self._poller = _Poller()
+            self._poller.register(self._wakeup_r, READABLE)
         except OSError:
             self.close()
             raise
@@ -99,14 +120,16 @@ class IoLoop:
                 seconds = turn()
                 if seconds == ENDED:
                     return None
-                for key, _ in self._selector.select(seconds):
-                    if key.fd == self._wakeup_r:
-                        os.read(key.fd, 512)
+                watched = self._watched
+                ready = [(fd, watched.get(fd)) for fd, _ in self._poller.poll(seconds)]
+                for fd, callback in ready:
+                    if fd == self._wakeup_r:
+                        os.read(fd, 512)
                         self._wakeup_pending = False
-                    else:
-                        watched = self._watched.get(key.fd)
-                        if watched is not None and watched is key and watched.data():  # else it was closed just now
-                            self.unwatch(watched.fd)
+                    elif (
+                        callback is not None and watched.get(fd) is callback and callback()
+                    ):  # else it was closed just now
+                        self.unwatch(fd)
                 raised = None
             except BaseException as error:  # of a user's callback, which may raise what is no Exception; or ours
                 before, raised = raised, (type(error), progress())
@@ -114,16 +137,18 @@ class IoLoop:
                     return error
                 logger.exception("raised in the I/O thread of a process pool, which goes on")
 
-    def watch(self, fd: int, callback: Callable[[], bool | None], event: int = selectors.EVENT_READ) -> None:
+    def watch(self, fd: int, callback: Callable[[], bool | None], event: int = READABLE) -> None:
         """Have a callback called whenever a descriptor is ready, until it returns true. In the thread."""
         if fd not in self._watched:
-            self._watched[fd] = self._selector.register(fd, event, callback)
+            self._poller.register(fd, event)
+            self._watched[fd] = callback
 
     def unwatch(self, *fds: int) -> None:
         """Watch descriptors no more, those that are; must be called before they are closed. In the thread."""
         for fd in fds:
             if self._watched.pop(fd, None) is not None:
-                self._selector.unregister(fd)
+                with contextlib.suppress(OSError):  # it was closed behind our back
+                    self._poller.unregister(fd)
 
     def wakeup(self) -> None:
         """Have the thread take another turn; from any thread, and before there is one."""
@@ -150,12 +175,12 @@ class IoLoop:
     def close(self) -> None:
         """Close the files; nothing is watched any more."""
         with self._lock:
-            wakeup_r, wakeup_w, selector = self._wakeup_r, self._wakeup_w, self._selector
+            wakeup_r, wakeup_w, poller = self._wakeup_r, self._wakeup_w, self._poller
             self._wakeup_r = self._wakeup_w = -1
-            self._selector = None
+            self._poller = None
             self._watched = {}
-            if selector is not None:
-                selector.close()
+            if poller is not None:
+                poller.close()
             if wakeup_w >= 0:
                 os.close(wakeup_r)
                 os.close(wakeup_w)

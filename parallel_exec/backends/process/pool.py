@@ -22,7 +22,6 @@ came before the look is taken, and what comes after it has the loop take another
 from __future__ import annotations
 
 import errno
-import selectors
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Runner
 from parallel_exec.backends.process.assignments import Assignments
-from parallel_exec.backends.process.io_loop import ENDED, IoLoop
+from parallel_exec.backends.process.io_loop import ENDED, WRITABLE, IoLoop
 from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
@@ -330,7 +329,7 @@ class ProcessPool(Runner):
 
     def _watch_writing(self, handle: WorkerHandle) -> None:
         """Have what waits written when the pipe takes more."""
-        self._io.watch(handle.files.tasks, partial(self._flush, handle), selectors.EVENT_WRITE)
+        self._io.watch(handle.files.tasks, partial(self._flush, handle), WRITABLE)
 
     def _flush(self, handle: WorkerHandle) -> bool:
         with self._lock:

@@ -262,6 +262,9 @@ class Journal:
 
 def write_all(fd: int, data: bytes) -> None:
     """Write everything; blocks."""
-    view = memoryview(data)
+    written = os.write(fd, data)
+    if written == len(data):
+        return
+    view = memoryview(data)[written:]
     while view:
         view = view[os.write(fd, view) :]

@@ -333,7 +333,8 @@ class WorkerHandle:
 
     def plain_ended(self, serials: Sequence[int]) -> list[AnyJob | None]:
         """Take jobs that are no chunks out of `assigned`; None: it was heard of before. Called with the lock held."""
-        self._spare(serials)
+        if self.pending_kill is not None:
+            self._spare(serials)
         return self.assigned.plain_ended(serials)
 
     def ended(self, serial: int, count: int = 1) -> tuple[AnyJob | None, int]:

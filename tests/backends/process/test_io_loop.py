@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from parallel_exec.backends.process import io_loop
 from parallel_exec.backends.process.io_loop import ENDED, IoLoop
 
 
@@ -52,9 +53,10 @@ class Turns:
         return ENDED if self.ends else None
 
 
-@pytest.fixture
-def turns() -> Iterator[Turns]:
+@pytest.fixture(params=[io_loop._Poller, io_loop._Selector])
+def turns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
     """Give a loop that has not been started; it has ended afterwards."""
+    monkeypatch.setattr(io_loop, "_Poller", request.param)
     made = Turns()
     yield made
     made.end()

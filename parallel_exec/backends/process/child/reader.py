@@ -55,6 +55,8 @@ class BatchReader:
         Raises:
             EOFError: the parent is gone.
         """
+        if self._stop == self._start:
+            self._start, self._stop = 0, self._read_into(self._ahead)
         if self._stop - self._start < wire.BATCH.size:
             self._fill()
         length, epoch, count = wire.BATCH.unpack_from(self._ahead, self._start)
@@ -105,14 +107,14 @@ class BatchReader:
         """Read a task, all but its call, which is forgotten."""
         header = self._exactly(wire.TASK.size)
         serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack(header)
-        name = _name(self._exactly(name_size))
+        name = self._exactly(name_size).decode(errors="surrogatepass")
         while size:
             size -= len(self._exactly(min(size, _AHEAD)))
         return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, None)
 
 
 def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
-    position = 0
+    make, position = tuple.__new__, 0  # half the cost of `WorkerTask(...)`
     for _ in range(count):
         serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack_from(
             batch, position
@@ -121,10 +123,6 @@ def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
         start = position + name_size
         stop = start + size
         payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
-        name = _name(batch[position:start])
-        yield WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, payload)
+        name = batch[position:start].decode(errors="surrogatepass")
+        yield make(WorkerTask, (serial, attempt, timeout, ancillary, main, low, high, first, name, payload))
         position = stop
-
-
-def _name(data: bytes | bytearray) -> str:
-    return data.decode(errors="surrogatepass")
