@@ -167,7 +167,7 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_real_limit_on_processes(tmp_path: Path, most: int) -> None:
     """With room for fewer processes and threads than a pool may have workers, all tasks are done."""
     body = """
-        import concurrent.futures.process, multiprocessing.popen_fork, resource
+        import concurrent.futures.process, dataclasses, multiprocessing.popen_fork, resource
         from parallel_exec import ProcessBackend
         import parallel_exec.backends.process.child.main, parallel_exec.backends.process.launcher
         most, user = map(int, sys.argv[1:])
