@@ -130,7 +130,7 @@ class MapResults:
                     del outcome
                     yield _take(box, until)
         finally:
-            self.cancel()
+            self.cancel(place)
             del self, places, row  # an error's traceback holds this frame
 
     def join(self, chunk: MapChunk) -> None:
@@ -141,12 +141,12 @@ class MapResults:
         """Forget a chunk that has ended."""
         self._chunks.pop(chunk, None)
 
-    def cancel(self) -> None:
-        """Cancel what has not begun: nobody iterates any more."""
+    def cancel(self, first: int = 0) -> None:
+        """Cancel what has not begun, from a place on: nobody iterates any more."""
         self.override = CANCELLED
         for chunk in list(self._chunks):
             chunk.cancel()
-        for value in self._places:
+        for value in self._places[first:]:
             if isinstance(value, Job):
                 value.cancel()
 
