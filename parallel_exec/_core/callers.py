@@ -73,6 +73,8 @@ class Callers:
                 "for it, or use submit() instead of add_task(), which starts at once"
             )
         running = current.running
+        if running is None and current.pool is None:
+            return False
         if not isinstance(running, Job) or running.owner.callers is not self:
             if getattr(current.pool, "callers", None) is self and (self._in_one_thread or self._registry.limit == 1):
                 raise ParallelExecError(IN_CALLBACK)
