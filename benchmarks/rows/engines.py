@@ -2,18 +2,74 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Callable, Iterator
 
 from benchmarks import _pools
-from benchmarks._harness import OURS, REGISTRY, Settings
+from benchmarks._harness import OURS, REGISTRY, STDLIB_PROCESSES, Settings
 from benchmarks.work import nothing
 
 DASK = "Client.map + gather"
 
+MANY = 64  # the limit of a user who thinks of it as a window
+
 Run = Callable[[Any, int], "list[Any]"]
+
+
+@contextmanager
+def _on_processes(side: str, workers: int, limit: int) -> Iterator[Any]:
+    """Open the stdlib's pool, or an executor of ours on it, warmed."""
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context) as pool:
+        _pools.warm(_pools.ask_executor(pool), workers)
+        if side == OURS:
+            with _pools.open_ours(pool, limit) as ours:
+                ours.submit(nothing, 0).result()
+                yield ours
+        else:
+            yield pool
+
+
+def _stdlib(pool: Any, count: int) -> list[Any]:
+    return [future.result() for future in [pool.submit(nothing, item) for item in range(count)]]
+
+
+def _processes_sample(side: str, run: Settings, limit: int) -> float:
+    count = run.count(3_000, 50)
+    with _on_processes(side, run.workers, limit) as pool:
+        start = time.monotonic()
+        results = (_submit if side == OURS else _stdlib)(pool, count)
+        elapsed = time.monotonic() - start
+    if results != list(range(count)):
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / count
+
+
+@REGISTRY.row(
+    "engine-submit",
+    what="3,000 no-op submit + result through `ExecutorBackend(ProcessPoolExecutor)`; timeout, retry and priority armed",
+    goals={STDLIB_PROCESSES: 1.5},
+    per="a task",
+    title="3,000 no-op tasks in a ProcessPoolExecutor",
+)
+def engine_submit(side: str, run: Settings) -> float:
+    """Return seconds a task: submit all, then take all results; the limit is the number of workers."""
+    return _processes_sample(side, run, run.workers)
+
+
+@REGISTRY.row(
+    "engine-submit-64",
+    what="the same with `max_concurrency=64`",
+    goals={STDLIB_PROCESSES: 1.5},
+    per="a task",
+)
+def engine_submit_64(side: str, run: Settings) -> float:
+    """Return seconds a task."""
+    return _processes_sample(side, run, MANY)
 
 
 @contextmanager
