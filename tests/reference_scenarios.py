@@ -353,6 +353,7 @@ def send_what_cannot_be_rebuilt(make: Make) -> None:
         swallow(executor.submit(tracked.unreadable, 1).result)
         swallow(partial(list, executor.map(tracked.unreadable, range(3))))
         swallow(partial(list, executor.map(tracked.echo, [1, threading.Lock(), 3])))
+        swallow(partial(list, executor.map(tracked.echo, iter([[1], threading.Lock(), [3]]))))
 
 
 # ── retries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -471,6 +472,7 @@ def map_all(make: Make) -> None:
     """Take all results, of a list and of a generator."""
     with make() as executor:
         list(executor.map(tracked.echo, [Tracked() for _ in range(30)]))
+        list(executor.map(tracked.echo, (Tracked() for _ in range(9))))
         list(executor.map(tracked.echo, (Tracked() for _ in range(9)), buffersize=3))
 
 
