@@ -23,7 +23,8 @@ The threads of the parent, and what each of them does here:
     any caller        pickles the call; sends it to a worker that has nothing to do, if nothing else waits (accept), or wakes
                       the I/O thread; takes back what has not begun, or has a worker killed (stop)
     I/O thread        everything else: one for a pool, started by the first task
-    starting threads  one for each worker that is being started; hands it to the I/O thread through a queue
+    starting threads  one for the fork server, with the first call; one for each worker that is being started, which hands it
+                      to the I/O thread through a queue
     clock             a worker's timer: its start, or an attempt, takes too long; has it killed
 
 A turn of the I/O thread (`ProcessPool._turn`), after which it sleeps until a file is ready or something is due:

@@ -21,13 +21,16 @@ from functools import partial
 from traceback import clear_frames
 from typing import Any, Callable
 
-from parallel_exec._sync.threads import arrive, launch
+from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
 
+# Seconds that the first call waits for the fork server to be started; a guess. It is not needed yet, and a finalizer may have
+# made that call, in a thread which the start waits for.
+_SERVER_LIMIT = 1.0
 _MOST_FAILURES = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
 
@@ -62,12 +65,14 @@ class Launcher:
         come in the middle of it. What fails is tried again by the first worker's start, which says why it failed.
         """
         self.wants_server = False
+        if is_coming_up():  # a finalizer's call, in a thread that has the lock which the start needs
+            return
         if (start_method.forbidden() or start_method.lacking(self._context)) is None:
             # Not a daemon: after Ctrl-C, at exit, nobody would wait for it, and its folder could stay behind.
             thread = threading.Thread(target=_start_server, name="parallel_exec-start", daemon=False)
             with contextlib.suppress(RuntimeError, MemoryError):  # no more threads
                 launch(thread)
-                thread.join()
+                thread.join(_SERVER_LIMIT)
 
     def start(
         self,

@@ -34,6 +34,26 @@ if __name__ == "__main__":
 """
 
 
+LAST_WORDS = """
+import atexit, multiprocessing
+from multiprocessing import forkserver
+
+def at_the_end():
+    print(forkserver._forkserver._forkserver_pid)
+    process = multiprocessing.get_context("forkserver").Process(target=int)
+    process.start()
+    process.join()
+    print(process.exitcode)
+
+if __name__ == "__main__":
+    atexit.register(at_the_end)
+    from parallel_exec import ParallelExecutor
+
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        print(executor.submit(pow, 2, 3).result(), flush=True)
+"""
+
+
 def run(folder: Path, *flags: str, prepare: str = "pass") -> subprocess.CompletedProcess[str]:
     """Run the program, which needs four workers; the current folder is another than the program's."""
     program = folder / "programs" / "program.py"
@@ -49,8 +69,52 @@ def test_a_replacement_imports_nothing_anew(tmp_path: Path) -> None:
     """The fork server imports what runs in a worker, once for all workers."""
     done = run(tmp_path, "-X", "importtime")
     assert done.stdout == "False\n"
-    imports = [line for line in done.stderr.splitlines() if line.endswith("parallel_exec.backends.process.child.main")]
-    assert len(imports) == 2  # the program itself, and the fork server
+    for name in ("parallel_exec.backends.process.child.main", "multiprocessing.popen_forkserver"):
+        assert done.stderr.count(f" {name}\n") == 2  # the program itself, and the fork server
+
+
+def test_the_first_call_starts_the_fork_server(tmp_path: Path) -> None:
+    """It is not there before, and there as soon as the call is on its way; an unused executor starts nothing."""
+    done = run(
+        tmp_path,
+        prepare="""
+    from multiprocessing import forkserver
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        assert forkserver._forkserver._forkserver_pid is None
+        future = executor.submit(end)
+        assert forkserver._forkserver._forkserver_pid is not None
+        future.exception()
+    """,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_the_fork_server_is_left_at_exit(tmp_path: Path) -> None:
+    """What was registered before, and so is called after that, finds none, and may start another one."""
+    program = tmp_path / "program.py"
+    program.write_text(LAST_WORDS)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("8\nNone\n0\n", "")
+
+
+def test_what_the_fork_server_imports_is_never_collected(tmp_path: Path) -> None:
+    """Workers share it with the server, and need not look through it for garbage; the collector is on in them."""
+    done = run(
+        tmp_path,
+        prepare="""
+    import gc
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        print(executor.submit(gc.get_freeze_count).result() > 1000, executor.submit(gc.isenabled).result())
+    """,
+    )
+    assert (done.stdout, done.stderr) == ("True True\nFalse\n", "")
 
 
 def test_the_users_own_list_counts(tmp_path: Path) -> None:
