@@ -26,6 +26,8 @@ def name_of(module: str, qualname: str) -> str:
 
 def call_name(fn: object) -> str:
     """Return the short name of a callable: a partial's is its function's, an object's is its type's. Runs no user code."""
+    if type(fn) is FunctionType:  # most are
+        return fn.__name__.strip("<>")
     while True:
         if isinstance(fn, partial):
             fn = fn.func

@@ -73,6 +73,13 @@ class ReadyQueue:
             discarded.discard(sequence)
         return None
 
+    def pop_of(self, priority: int) -> AnyJob | None:
+        """Do as `pop`, but leave the first job in if it is of another priority."""
+        heap = self.heap
+        if self._discarded:
+            self.peek()  # throws away what stands before it
+        return self.pop() if heap and heap[0][0] == -priority else None
+
     def _uncount(self, job: AnyJob) -> None:
         """Count the calls of a job no more."""
         if job in self.growing:

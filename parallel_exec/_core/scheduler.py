@@ -111,12 +111,14 @@ class Scheduler:
         taken: list[AnyJob] = []
         with self.lock:
             while calls > 0:
-                first = self.first_priority() if taken and self._ready.heap else None
-                if first is not None and first != taken[0].priority:
+                job = None
+                if self._gate.may_start:
+                    job = self._ready.pop_of(taken[0].priority) if taken else self._ready.pop()
+                if job is None and taken and self.first_priority() is not None:
                     break  # what is sent ahead is of one priority, or the lower would be ahead of others' higher
-                job = self._ready.pop() if self._gate.may_start else None
-                idle = self._idle.came(consumer, job)
-                assert idle is None, "who takes many is the only consumer"
+                if job is None or not taken:
+                    idle = self._idle.came(consumer, job)
+                    assert idle is None, "who takes many is the only consumer"
                 if job is None:
                     break
                 job.handed_out()

@@ -38,6 +38,20 @@ def test_what_is_pushed_again_goes_to_its_place() -> None:
     assert ready.pop() is None
 
 
+def test_one_of_a_priority_is_taken() -> None:
+    """`pop_of` takes the first item if it has that priority, whatever was discarded before it."""
+    items: list[Any] = [Item(1, priority=5), Item(2, priority=5), Item(3), *map(Item, range(4, 12))]
+    ready = _queue(*items)
+    assert ready.pop_of(0) is None
+    ready.discard(items[0])
+    assert ready.pop_of(0) is None
+    assert ready.pop_of(5) is items[1]
+    assert ready.pop_of(5) is None
+    ready.discard(items[2])
+    assert ready.pop_of(0) is items[3]
+    assert ReadyQueue().pop_of(0) is None
+
+
 def test_the_calls_that_items_stand_for() -> None:
     """A chunk counts as many times as it has items, until it is taken or discarded."""
     light, heavy, other = Item(1), Item(2, weight=10), Item(3, weight=5)
