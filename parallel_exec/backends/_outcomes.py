@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 AS_IS, RETURNED, RAISED, UNSENDABLE, UNREADABLE = KINDS = range(5)
 
+_NONE = pickle.dumps(None, 5)  # what most calls return that are made for what they do
+_RETURNED_NONE = Success(None)
 _MUST_FIND = (
     "A worker imports what a call is made of: it must find there what is found here, by sys.path and PYTHONPATH"
 )
@@ -130,6 +132,8 @@ def decode(
     """
     received = None
     try:
+        if kind == RETURNED and payload == _NONE:
+            return _RETURNED_NONE
         if kind == RETURNED and not ancillary:  # most are
             return Success(pickle.loads(payload))
         if ancillary:

@@ -8,6 +8,7 @@ Guarantees:
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -105,6 +106,8 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     Most calls are of a function of a module with plain arguments. Of what these are no reducer is asked, so that the
     standard pickler does, which costs a third.
     """
+    if type(fn) is partial and _reducers.are_plain(fn.args) and not fn.keywords:
+        fn, args = fn.func, fn.args + args  # as it would; no placeholder among them, as that is not plain
     call = (fn, (args, kwargs))
     kind = type(fn)
     has_name = kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
