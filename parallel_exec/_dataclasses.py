@@ -8,7 +8,9 @@ script with one call in a thread; and such a script makes instances only of clas
 Guarantees:
     Whoever looks, `dataclasses.fields` and `inspect` included, finds a frozen dataclass.
     Any thread may be the first to use a placeholder, and others meanwhile, as may a forked child: each is replaced in one
-    step, without a lock; what two threads make is alike.
+    step, without a lock; what two threads make is alike. But a signal handler must not be the first, as it may have
+    interrupted an import of `dataclasses`: what executors make instances of has an `__init__` of its own, or was given to
+    `make_real`.
 """
 
 from __future__ import annotations
@@ -83,6 +85,12 @@ def dataclass(*, frozen: bool, init: bool = True, repr: bool = True) -> Callable
         return cls
 
     return decorate
+
+
+def make_real(*classes: Any) -> None:
+    """Have the standard library make dataclasses of these now."""
+    for cls in classes:
+        cls.__dataclass_fields__  # noqa: B018  # the first look
 
 
 def _real(cls: type, annotations: dict[str, Any], defaults: dict[str, Any], *, init: bool, repr: bool) -> type:

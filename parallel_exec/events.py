@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec import _forks
+from parallel_exec._dataclasses import make_real
 from parallel_exec._sync.clock import time
 
 if TYPE_CHECKING:
@@ -162,6 +163,26 @@ class ExecutorStats:
     abandoned: int = 0
     workers: int = 0
 
+    def __init__(  # a signal handler may be the first to have one made: see `_dataclasses`
+        self,
+        queued: int = 0,
+        running: int = 0,
+        waiting: int = 0,
+        succeeded: int = 0,
+        failed: int = 0,
+        cancelled: int = 0,
+        retried: int = 0,
+        timed_out: int = 0,
+        abandoned: int = 0,
+        workers: int = 0,
+    ) -> None:
+        counts = dict(locals())
+        del counts["self"]
+        vars(self).update(counts)
+
+
+_EVENTS = (TaskQueued, TaskStarted, TaskRetrying, TaskFinished, TaskTimedOut, TaskCancelled, WorkerStarted, WorkerDied)
+
 
 class Dispatcher:
     """Makes events and hands them to the hook. Thread-safe: it has no state that changes.
@@ -175,6 +196,8 @@ class Dispatcher:
     def __init__(self, hook: Callable[[Event], object] | None) -> None:
         self._hook = hook
         self.active = hook is not None
+        if hook is not None:
+            make_real(*_EVENTS)  # a signal handler may be the first to have one made
 
     def emit(self, kind: type[Event], *facts: Any) -> None:
         """Call the hook, if there is one, with a new `kind(now, *facts)`."""

@@ -12,6 +12,7 @@ import threading
 from typing import Any, Callable
 
 import pytest
+import script
 import work
 from source import ROOT
 
@@ -118,3 +119,22 @@ def test_what_travels_is_the_same_before_and_after() -> None:
 
     event = TaskQueued(1.0, "a", 0)
     assert pickle.loads(pickle.dumps(event)) == event
+
+
+def test_what_an_executor_makes_is_real_before_a_signal_handler_may_ask_for_it(tmp_path: Any) -> None:
+    """A handler may have interrupted an import of `dataclasses`: neither statistics nor an event import it then."""
+    body = """
+        sys.modules["dataclasses"] = None  # as good as half imported: whoever imports it now fails
+        from parallel_exec.events import ExecutorStats
+        stats = ParallelExecutor().stats()
+        say(stats.queued, ExecutorStats(3).queued)
+        del sys.modules["dataclasses"]
+        seen = []
+        executor = ParallelExecutor(on_event=seen.append)
+        sys.modules["dataclasses"] = None
+        executor.submit(int).result()
+        executor.shutdown()
+        say(*[type(event).__name__ for event in seen][:2])
+    """
+    out, _ = script.finish(script.start(tmp_path, body))
+    assert out.split() == ["0", "3", "TaskQueued", "WorkerStarted"]
