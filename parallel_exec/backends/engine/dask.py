@@ -237,9 +237,13 @@ class DaskEngine(Engine):
         """Have attempts run, and give back those that did not begin."""
         try:
             reply = await self._run(jobs, f"{group.name}-{uuid.uuid4().hex}", group.priority)
+        except asyncio.CancelledError:
+            if group.was_let_go():
+                raise
+            self._give_up(group, None)  # dask says so, too, of what was lost with a worker on its way to us
+            return
         except Exception as error:
-            self._pace.forget()
-            group.give_up(error)
+            self._give_up(group, error)
             return
         results: dict[int, CallResult | None] = dict.fromkeys(job.serial for job in jobs)
         if not isinstance(reply, str):
@@ -252,6 +256,10 @@ class DaskEngine(Engine):
         self._pace.observe([result.duration for result in results.values() if result is not None])
         for job, deaths in group.finish(results):
             await self._run_alone(job, group, deaths)
+
+    def _give_up(self, group: AttemptGroup, error: Exception | None) -> None:
+        self._pace.forget()
+        group.give_up(error)
 
     async def _run_alone(self, job: RemoteJob, group: AttemptGroup, died: int = 0) -> None:
         """Have an attempt run, and run again if its process dies; `died` processes did so before."""

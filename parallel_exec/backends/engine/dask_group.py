@@ -123,6 +123,10 @@ class AttemptGroup:
         self._running.cancel()
         return True
 
+    def was_let_go(self) -> bool:
+        """Return whether `let_go` has cancelled what sees it through."""
+        return self._running is not None and self._running.cancelled()
+
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, results: Mapping[int, CallResult | None]) -> list[tuple[RemoteJob, int]]:
@@ -145,13 +149,12 @@ class AttemptGroup:
                 again.append((future.job, int(result is not None)))
         return again
 
-    def give_up(self, error: BaseException) -> None:
-        """Give back what is not known to have begun, as dask fails; the rest fails with dask's error."""
+    def give_up(self, error: BaseException | None) -> None:
+        """Give back what is not known to have begun, as dask fails; `end` the rest with dask's error."""
         for future in self.futures:
-            if future.job.serial in self._begun:
-                future.fail(error)
-            else:
+            if future.job.serial not in self._begun:
                 future.finish(None)
+        self.end(error)
 
     def end(self, error: BaseException | None) -> None:
         """Fail what has no result, or cancel it if there is no error, and let go of all."""

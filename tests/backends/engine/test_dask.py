@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import pickle
@@ -446,6 +447,30 @@ def test_a_group_whose_worker_is_lost(client: Any, lab: Any, engine_of: Any) -> 
     assert sorted(number for number in numbers(log) if number > 3) == [4, 5, 6, 7, 8, 9]
     assert all(len(future.task_result().attempts) == 1 for future in futures)
     client.wait_for_workers(2)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, OSError])
+def test_a_group_that_dask_fails(
+    client: Any, lab: Any, engine_of: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """What dask fails or cancels by itself as a group goes back, and is not charged."""
+    executor = lab.executor(backend=client, max_concurrency=2, retry_count=0)
+    engine = engine_of(executor)
+    run, failed = engine._run, []
+
+    async def fail_once(jobs: list[RemoteJob], key: str, priority: int) -> Any:
+        if len(jobs) > 1 and not failed:
+            failed.append(len(jobs))
+            raise error
+        return await run(jobs, key, priority)
+
+    monkeypatch.setattr(engine, "_run", fail_once)
+    executor.pause()
+    futures = [executor.submit(work.double, number) for number in range(30)]
+    executor.resume()
+    assert [future.result(LONG) for future in futures] == [2 * number for number in range(30)]
+    assert all(len(future.task_result().attempts) == 1 for future in futures)
+    assert failed
 
 
 def test_a_worker_that_was_not_greeted_takes_no_group(client: Any, lab: Any, engine_of: Any) -> None:

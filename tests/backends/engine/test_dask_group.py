@@ -99,10 +99,12 @@ def test_a_group_is_let_go_once_it_was_sent() -> None:
     """What sees a group through can be cancelled as soon as there is something."""
     group = a_group(1)
     assert not group.let_go()
+    assert not group.was_let_go()
     running: Future[None] = Future()
     group.sent(running)
     assert group.let_go()
     assert running.cancelled()
+    assert group.was_let_go()
 
 
 def test_a_group_leads_to_nothing_once_it_has_ended() -> None:
