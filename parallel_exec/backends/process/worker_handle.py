@@ -59,7 +59,7 @@ POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
 _SERIAL = itemgetter(wire.Frame._fields.index("serial"))
-_READ = 1 << 18  # bytes for one read; a guess
+_READ = 1 << 16  # bytes for one read: what a pipe holds; room for more would be mapped, and unmapped, each time
 _CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 
 
