@@ -99,6 +99,8 @@ ORDER = [
     "backends.engine.start_signal",
     "backends.engine.remote_call",
     "backends.engine.adapter",
+    "backends.engine.remote_group",
+    "backends.engine.call_group",
     "backends.engine.runner",
     "backends.engine.executor",
     "backends.engine.dask_worker",

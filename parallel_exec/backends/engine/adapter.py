@@ -37,8 +37,8 @@ class RunnerPort(Protocol):
         """Return the attempt of this serial number, if the engine has not done with it."""
         ...
 
-    def began(self, submission: Submission, worker: str) -> None:
-        """Take note that an attempt has just begun elsewhere, in `worker`; must not block."""
+    def began(self, submission: Submission, worker: str, ago: float = 0.0) -> None:
+        """Take note that an attempt has begun elsewhere, in `worker`, so many seconds ago; must not block."""
         ...
 
     def wake(self) -> None:
@@ -83,6 +83,10 @@ class Engine(abc.ABC):
 
     def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
         """Hand over what was submitted, as no more will come soon. Called by the feeder."""
+
+    def occupied(self, inside: int) -> int:
+        """Return how many of its workers are held by the attempts that it has not done with."""
+        return inside
 
     def capacity(self) -> int | None:
         """Return how many workers it has; None if it does not say."""

@@ -12,6 +12,8 @@ The executor's `submit` gets one argument: no keyword of the user's function can
 own. What the call pickles to is left to the executor's own pickler: what its `submit` takes, it takes from us. (A pool
 of interpreters gets the call and the SubmittedCall side by side, as not all that crosses to an interpreter is pickled.)
 
+Tiny calls go to another process in groups (`call_group.py`), where the executor's futures say when they run.
+
 Guarantees:
     A timeout counts from the moment the attempt begins where it runs, not from the hand-over. (On another machine, from
     where we hear nothing: from `SILENCE` after the executor took it, if it calls it running by then. dask's executor
@@ -27,10 +29,11 @@ Guarantees:
 from __future__ import annotations
 
 import atexit
+import pickle
 import sys
 import threading
 import weakref
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +42,9 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
-from parallel_exec.backends.engine.remote_call import AttemptInfo, run_call, run_nothing, run_shared
+from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, GroupPace
+from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, run_call, run_nothing, run_shared
+from parallel_exec.backends.engine.remote_group import GroupedCall, run_group
 from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.backends.engine.start_signal import StartListener
 from parallel_exec.backends.engine.submission import State
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.engine.adapter import EngineFuture
     from parallel_exec.backends.engine.submission import Submission
 
+EXACT = 0.1  # seconds; a guess: a call whose timeout is shorter goes alone, so that its start is told at once
 SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
 
 # Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
@@ -64,7 +70,8 @@ _hooked: set[type] = set()
 class ExecutorBackend(Backend):
     """Runs attempts in an executor that somebody else made and will close.
 
-    At most `max_concurrency` attempts are in it at a time, and no more than it has workers, if it says how many.
+    At most `max_concurrency` calls are in it at a time, and no more than it has workers, if it says how many. A group of
+    tiny attempts is one call, of which one attempt runs at a time.
 
     Args:
         executor: any `concurrent.futures.Executor`.
@@ -117,6 +124,22 @@ class SubmittedCall:
         return self._engine.pickled(self._submission)
 
 
+class SubmittedGroup:
+    """What the executor gets for a group: it is pickled, as groups are made only where calls leave this process."""
+
+    def __init__(self, group: CallGroup, engine: ExecutorEngine) -> None:
+        self._group = group
+        self._engine = engine
+        self.__name__ = group.submissions[0].name
+
+    def __call__(self) -> list[None]:
+        """Run none of it in this process."""
+        return [None] * len(self._group.submissions)
+
+    def __reduce__(self) -> Any:
+        return partial, (run_group, self._engine.pickled_group(self._group))
+
+
 class ExecutorEngine(Engine):
     """An executor as an engine.
 
@@ -139,14 +162,88 @@ class ExecutorEngine(Engine):
         # To them the call goes unpacked: as what the SubmittedCall pickles to, it would be pickled as a whole.
         interpreter: Any = sys.modules.get("concurrent.futures.interpreter")
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
-        self._listener = StartListener(weakly(self._heard))
+        self._listener = StartListener(weakly(self._heard), weakly(self._heard_group))
+        self._is_ours = taker is not executor
+        self._pace = GroupPace()  # the threads in which futures complete tell it
+        self._filling: CallGroup | None = None  # the feeder's own
+        # What the executor has not done with; changed by single atomic calls, from any thread.
+        self._inside: set[Any] = set()
+        self._groups: set[CallGroup] = set()
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
 
     def submit(self, submission: Submission) -> EngineFuture:
-        """Submit a call; the executor pickles it if it needs to."""
+        """Submit a call, or put it in the group that is being filled; the executor pickles it if it needs to."""
         self.was_used = True
+        timeout = submission.job.settings.timeout
+        depth = self._pace.depth if self._tells_running and not (self._shares or self._is_ours) else 1
+        if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
+            if self._filling is None:
+                self._filling = CallGroup()
+            grouped = self._filling.add(submission)
+            if len(self._filling.submissions) >= depth:
+                self.flush()
+            return grouped
+        if self._filling is not None:  # which has the room: this one waits for the next
+            self.flush()
+            returned: EngineFuture = Future()
+            returned.set_result(None)
+            return returned
+        engine_future = self._submit_alone(submission)
+        self._track(engine_future, self._ended_alone)
+        return engine_future
+
+    def flush(self) -> None:
+        """Submit the group that is being filled."""
+        group, self._filling = self._filling, None
+        if group is None:
+            return
+        self._groups.add(group)
+        try:
+            with no_fork_warning():
+                group_future = self._taker.submit(SubmittedGroup(group, self))
+        except BaseException as error:
+            refused: EngineFuture = Future()
+            refused.set_exception(error)
+            self._ended_group(group, time.monotonic(), refused)
+            return
+        group.sent(group_future)
+        self._track(group_future, partial(self._ended_group, group, time.monotonic()))
+
+    def _track(self, engine_future: Any, ended: Any) -> None:
+        self._inside.add(engine_future)
+        engine_future.add_done_callback(self._inside.discard)
+        engine_future.add_done_callback(ended)
+
+    def _ended_alone(self, engine_future: EngineFuture) -> None:
+        if not engine_future.cancelled() and engine_future.exception() is None:
+            result = engine_future.result()
+            if isinstance(result, CallResult):
+                self._pace.observe(result.duration + OVERHEAD)
+
+    def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
+        """Finish a group; the executor's callback."""
+        self._groups.discard(group)
+        if engine_future.cancelled() or engine_future.exception() is not None:
+            self._pace.forget()
+        else:
+            self._pace.observe((time.monotonic() - sent_at) / len(group.submissions))
+        group.end(engine_future)
+
+    def has_room(self, limit: int, holding: int) -> bool:
+        """Return whether a group is being filled, or another call may be submitted; of a group, one attempt is live."""
+        if self._filling is not None:
+            return True
+        groups = list(self._groups)
+        grouped = sum(submission.slot is not None for group in groups for submission in group.submissions)
+        return holding - grouped + sum(group.is_live() for group in groups) < limit
+
+    def occupied(self, inside: int) -> int:
+        """Return how many calls the executor has; a group is one."""
+        return len(self._inside)
+
+    def _submit_alone(self, submission: Submission) -> EngineFuture:
         called = SubmittedCall(submission, self)
         with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
             if not self._shares:
@@ -164,7 +261,8 @@ class ExecutorEngine(Engine):
         if isinstance(engine_future, TaskFuture):
             engine_future.abort()
             return submission.engine_future is not None
-        engine_future.cancel()
+        if not isinstance(engine_future, GroupedFuture):  # a group goes on for the others in it
+            engine_future.cancel()
         return False
 
     def capacity(self) -> int | None:
@@ -178,6 +276,8 @@ class ExecutorEngine(Engine):
         engine_future = submission.engine_future
         if engine_future is None or not (self._tells_running or isinstance(engine_future, TaskFuture)):
             return False
+        if isinstance(engine_future, GroupedFuture):
+            return engine_future.group.take_back() and submission.withdraw_sent()
         return engine_future.cancel() and submission.withdraw_sent()
 
     def close(self) -> None:
@@ -199,6 +299,32 @@ class ExecutorEngine(Engine):
         if self._shares:
             return AttemptInfo, tuple(info)
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
+
+    def pickled_group(self, group: CallGroup) -> Any:
+        """Return what a group is pickled as, the arguments of `run_group`. Called by whatever thread pickles."""
+        calls: list[GroupedCall] = []
+        port = self._listener.port()
+        for submission in group.submissions:
+            job = submission.known_job
+            if job is None:  # it was aborted; the others keep their places
+                calls.append((run_nothing, (), {}, AttemptInfo("", submission.number, None)))
+            else:
+                key = self._listener.key(submission.serial)
+                info = AttemptInfo(job.id, submission.number, job.settings.timeout, port, key)
+                calls.append((job.fn, job.args, job.kwargs or {}, info))
+        return calls
+
+    def _heard_group(self, serial: int, worker: str, address: Any, report: bytes) -> None:
+        """Take note that an attempt in a group runs long. Called by the listening thread."""
+        submission = self.runner.submission(serial)
+        engine_future = None if submission is None else submission.engine_future
+        if submission is None or not isinstance(engine_future, GroupedFuture):
+            return
+        ran, results = pickle.loads(report)
+        self._pace.forget()
+        submission.locate(address)
+        self.runner.began(submission, worker, ran)
+        engine_future.group.finish_before(submission, results)
 
     def _heard(self, serial: int, worker: str, address: Any) -> None:
         """Take note that an attempt began. Called by the listening thread."""

@@ -130,7 +130,7 @@ class EngineRunner(Runner):
         if not self._engine.has_room(self._limit, len(self._holding)):
             return False
         capacity = self._engine.capacity()
-        if capacity is None or len(self._inside) < capacity:
+        if capacity is None or self._engine.occupied(len(self._inside)) < capacity:
             self._exhaustion.disarm()
             return True
         if not self._holding and self._exhaustion.deadline == NEVER:
@@ -226,9 +226,9 @@ class EngineRunner(Runner):
         """Return the attempt of this serial number, if the engine has not done with it."""
         return self._by_serial.get(serial)
 
-    def began(self, submission: Submission, worker: str) -> None:
-        """Take note that an attempt has just begun elsewhere. Takes no lock."""
-        self._settler.call_soon(partial(self._began, submission, worker, time.monotonic()))
+    def began(self, submission: Submission, worker: str, ago: float = 0.0) -> None:
+        """Take note that an attempt has begun elsewhere, so many seconds ago. Takes no lock."""
+        self._settler.call_soon(partial(self._began, submission, worker, time.monotonic() - ago))
 
     def _began(self, submission: Submission, worker: str, start: float) -> None:
         if submission.begin(worker, start):

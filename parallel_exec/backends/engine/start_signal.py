@@ -30,6 +30,7 @@ CATCH_UP = 1.0  # seconds that the listener's own datagram may take; a guess: da
 _HOST = "127.0.0.1"
 _TOKEN = 16  # bytes; nobody guesses so many
 _SERIAL = 8  # bytes
+_LONGEST = 1 << 16  # bytes; no datagram is longer
 _NO_SERIAL = bytes(_SERIAL)  # what the listener sends itself to catch up: serial numbers begin with 1
 
 
@@ -40,9 +41,10 @@ class StartNotifier:
         port: where the listener is; 0 if there is none.
         key: what the listener's `key` returned for this call.
         worker: where the call runs, in words.
+        report: what else is to be said; for a call in a group only.
     """
 
-    def __init__(self, port: int, key: bytes, worker: str) -> None:
+    def __init__(self, port: int, key: bytes, worker: str, report: bytes = b"") -> None:
         self._socket: socket.socket | None = None
         self._unwanted = False
         if not port:
@@ -55,7 +57,7 @@ class StartNotifier:
             self._socket = datagram_socket(socket.AF_INET)
             self._socket.setblocking(False)
             self._socket.connect((_HOST, port))
-            self._socket.send(key + worker.encode())
+            self._socket.send(key + worker.encode() + (b"\0" + report if report else b""))
         except OSError:  # no loopback here, or no listener
             self.close()
 
@@ -80,10 +82,16 @@ class StartListener:
         has_heard: whether any call has ever said that it began; written by the listening thread.
     """
 
-    def __init__(self, began: Callable[[int, str, Any], object]) -> None:
-        """Make it; `began(serial, worker, address)` is called in a thread of its own, and must be quick."""
+    def __init__(
+        self, began: Callable[[int, str, Any], object], reported: Callable[[int, str, Any, bytes], object] | None = None
+    ) -> None:
+        """Make it; `began(serial, worker, address)` is called in a thread of its own, and must be quick.
+
+        So is `reported`, instead, with what else a call said.
+        """
         self.has_heard = False
         self._began = began
+        self._reported = reported
         self._token = os.urandom(_TOKEN)
         self._caught_up = threading.Event()
         self._lock = threading.Lock()  # guards the two below
@@ -125,7 +133,7 @@ class StartListener:
         with listening:
             while True:
                 try:
-                    data, address = listening.recvfrom(1024)
+                    data, address = listening.recvfrom(_LONGEST)
                 except ConnectionError:  # what some platforms say when a worker that was told something had gone
                     continue
                 except OSError:  # the descriptor was closed by somebody else: it would say so for ever
@@ -139,7 +147,11 @@ class StartListener:
                     self._caught_up.set()
                     continue
                 self.has_heard = True
-                self._began(int.from_bytes(serial, "big"), worker.decode(), address)
+                name, _, report = worker.partition(b"\0")
+                if report and self._reported is not None:
+                    self._reported(int.from_bytes(serial, "big"), name.decode(), address, report)
+                else:
+                    self._began(int.from_bytes(serial, "big"), name.decode(), address)
 
     def catch_up(self) -> None:
         """Wait until all that calls have said so far was passed on; a moment."""

@@ -1,0 +1,135 @@
+"""Tiny calls that go to an executor together: as one call of the executor's, of which theirs is a fraction.
+
+    feeder ── add ──► CallGroup ──► executor ──► `remote_group.run_group`
+                          │ GroupedFuture, one for each: what the runner sees
+    settler ◄── finish ◄──┴── results, "it did not begin", the executor's error
+
+Guarantees:
+    A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, and
+    after a group that was held up, each goes alone.
+    What can be told not to have begun goes back, uncharged. When the executor fails, as at a worker's death, all in the
+    group fail with its error, as all else in the executor does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, Optional, Sequence
+
+from parallel_exec.backends.engine.remote_call import CallResult
+from parallel_exec.backends.engine.remote_group import LONG
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.engine.submission import Submission
+
+AHEAD = 0.002  # seconds of work in a group; a guess: some round trips through a process pool
+SOON = 0.0005  # seconds; calls that take longer each, `OVERHEAD` included, gain little in a group
+OVERHEAD = 30e-6  # seconds that an attempt takes beside the call; measured on one machine
+MOST_CALLS = 64
+_LATEST = 8  # calls whose average says how long the next will take; a guess
+
+
+class GroupedFuture(Future[Optional[CallResult]] if TYPE_CHECKING else Future):  # type: ignore[misc]
+    """The engine's future of one attempt in a group: a result, or None if it did not begin and never will.
+
+    Attributes:
+        group: in which it travels.
+    """
+
+    def __init__(self, group: CallGroup) -> None:
+        super().__init__()
+        self.group = group
+
+    def finish(self, result: CallResult | None) -> None:
+        """Set the result, unless it has one."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_result(result)
+
+
+class CallGroup:
+    """Attempts in the order in which they are to begin.
+
+    Attributes:
+        submissions: the feeder adds to them until the group is sent.
+    """
+
+    def __init__(self) -> None:
+        self.submissions: list[Submission] = []
+        self._engine_future: Future[Any] | None = None  # the executor's, once it is sent; written by the feeder
+        self._is_taken_back = False  # whether we have had the executor cancel it
+        self._futures: list[GroupedFuture] = []
+
+    def add(self, submission: Submission) -> GroupedFuture:
+        """Add an attempt, and return its future."""
+        future = GroupedFuture(self)
+        self.submissions.append(submission)
+        self._futures.append(future)
+        return future
+
+    def sent(self, engine_future: Future[Any]) -> None:
+        """Note the executor's future, before that leads here."""
+        self._engine_future = engine_future
+
+    def is_live(self) -> bool:
+        """Return whether an attempt of it may be live: it was not settled."""
+        return any(submission.slot is not None for submission in self.submissions)
+
+    def take_back(self) -> bool:
+        """Cancel it in the executor; returns whether none of it ever begins."""
+        engine_future = self._engine_future
+        if engine_future is None:
+            return False
+        self._is_taken_back = True
+        return engine_future.cancel()
+
+    def finish_before(self, submission: Submission, results: Sequence[CallResult]) -> None:
+        """Finish all but an attempt that runs long: these are the results of those before it, the rest never begins."""
+        futures = self._futures
+        for future, result in zip(futures, results):
+            future.finish(result)
+        for future in futures[self.submissions.index(submission) + 1 :]:
+            future.finish(None)
+
+    def end(self, engine_future: Future[Any]) -> None:
+        """Finish all of it, as the executor has done with it, and let go of all."""
+        futures, self._futures, self._engine_future = self._futures, [], None
+        error = None if engine_future.cancelled() else engine_future.exception()
+        if engine_future.cancelled() and not self._is_taken_back:
+            for future in futures:
+                future.cancel()
+        elif isinstance(error, BrokenExecutor) or (error is not None and not isinstance(error, Exception)):
+            for future in futures:
+                with contextlib.suppress(InvalidStateError):
+                    future.set_exception(error)
+        elif engine_future.cancelled() or error is not None:  # one cannot be sent, say, so none was: each goes alone
+            for future in futures:
+                future.finish(None)
+        else:
+            for future, result in zip(futures, engine_future.result()):
+                future.finish(result)
+
+
+class GroupPace:
+    """How long calls take, and so how many should go together.
+
+    Attributes:
+        depth: how many; read by the feeder.
+    """
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=_LATEST)
+        self.depth = 1
+
+    def observe(self, seconds: float) -> None:
+        """Note what a call took, by itself or on the average of its group."""
+        self._latest.append(min(seconds, 2 * LONG))
+        if len(self._latest) == _LATEST:
+            average = sum(list(self._latest)) / _LATEST
+            self.depth = 1 if average > SOON else min(MOST_CALLS, int(AHEAD / max(average, 1e-6)))
+
+    def forget(self) -> None:
+        """Take calls for long ones until others are seen."""
+        self.depth = 1
+        self._latest.clear()

@@ -1,0 +1,118 @@
+"""Tiny calls travel to a process pool in groups; each keeps its own outcome, timeout and place."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any, Iterator
+
+import pytest
+
+from parallel_exec import ParallelExecutor
+from parallel_exec.errors import TaskSerializationError, TaskTimeoutError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _nap(number: int, seconds: float = 0.0) -> int:
+    if seconds:
+        time.sleep(seconds)
+    return number
+
+
+def _fail(number: int) -> None:
+    raise ValueError(number)
+
+
+def _unpicklable(number: int) -> Any:
+    import threading
+
+    return threading.Lock()
+
+
+def _count(path: str, number: int, seconds: float = 0.0) -> int:
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"%d\n" % number)
+    return _nap(number, seconds)
+
+
+@pytest.fixture
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """A process pool of two."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
+        yield pool
+
+
+def _warm(executor: Any) -> None:
+    """Have it see that calls are tiny."""
+    assert [future.result() for future in [executor.submit(_nap, n) for n in range(100)]] == list(range(100))
+
+
+def test_each_has_its_own_outcome(pool: ProcessPoolExecutor) -> None:
+    """A result, an error and a result that cannot be pickled, side by side."""
+    with ParallelExecutor(backend=pool, max_concurrency=2) as executor:
+        _warm(executor)
+        calls = {0: _nap, 1: _fail, 2: _unpicklable}
+        futures = [executor.submit(calls[n % 3 if n % 20 < 3 else 0], n) for n in range(300)]
+        for n, future in enumerate(futures):
+            kind = calls[n % 3 if n % 20 < 3 else 0]
+            error = future.exception(30)
+            if kind is _nap:
+                assert future.result() == n
+            elif kind is _fail:
+                assert isinstance(error, ValueError) and error.args == (n,)
+            else:
+                assert isinstance(error, TaskSerializationError)
+
+
+def test_a_call_that_cannot_be_sent_fails_alone(pool: ProcessPoolExecutor) -> None:
+    """Its neighbours in the group are sent again, each alone."""
+    with ParallelExecutor(backend=pool, max_concurrency=2) as executor:
+        _warm(executor)
+        futures = [executor.submit(_nap, n) for n in range(50)]
+        bad = executor.submit(lambda: None)
+        futures += [executor.submit(_nap, n) for n in range(50, 100)]
+        assert [future.result(30) for future in futures] == list(range(100))
+        assert isinstance(bad.exception(30), TaskSerializationError)
+
+
+def test_a_long_call_holds_up_none_and_each_runs_once(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Results before it come at once, and the rest goes elsewhere."""
+    log = str(tmp_path / "log")
+    with ParallelExecutor(backend=pool, max_concurrency=2) as executor:
+        _warm(executor)
+        futures = [executor.submit(_count, log, n, 1.5 if n == 70 else 0.0) for n in range(300)]
+        start = time.monotonic()
+        others = [future.result(30) for n, future in enumerate(futures) if n != 70]
+        assert time.monotonic() - start < 1.3
+        assert not futures[70].done()
+        assert futures[70].result(30) == 70
+    assert others == [n for n in range(300) if n != 70]
+    with open(log) as file:
+        runs = Counter(int(line) for line in file)
+    assert set(runs) == set(range(300))
+    assert set(runs.values()) == {1}
+
+
+def test_a_timeout_touches_its_own_task_only(pool: ProcessPoolExecutor) -> None:
+    """Its clock starts with the call, not with the group."""
+    with ParallelExecutor(backend=pool, max_concurrency=2, timeout=0.4, retry_count=0) as executor:
+        _warm(executor)
+        start = time.monotonic()
+        futures = [executor.submit(_nap, n, 1.0 if n == 70 else 0.0) for n in range(300)]
+        assert isinstance(futures[70].exception(30), TaskTimeoutError)
+        assert 0.35 < time.monotonic() - start < 0.9
+        assert [future.result(30) for n, future in enumerate(futures) if n != 70] == [n for n in range(300) if n != 70]
+
+
+def test_a_worker_that_dies_fails_what_it_has(pool: ProcessPoolExecutor) -> None:
+    """Each task ends, with a result or the pool's own error."""
+    with ParallelExecutor(backend=pool, max_concurrency=2) as executor:
+        _warm(executor)
+        futures = [executor.submit(os._exit, 1) if n == 70 else executor.submit(_nap, n) for n in range(100)]
+        assert all(future.exception(30) is None or "Broken" in type(future.exception()).__name__ for future in futures)
+        assert futures[70].exception() is not None
