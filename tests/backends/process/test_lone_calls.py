@@ -49,7 +49,9 @@ def test_caller_sends_a_lone_call(warm: Any, monkeypatch: pytest.MonkeyPatch) ->
     futures = [warm.submit(time.sleep, 0.2) for _ in range(3)]
     for future in futures:
         future.result(8)
-    assert [thread.name for thread in seen[3:]] == ["MainThread", "MainThread", "parallel_exec-io"]
+    names = [thread.name for thread in seen[3:]]
+    assert names[:2] == ["MainThread", "MainThread"]
+    assert set(names[2:]) == {"parallel_exec-io"}  # once, or again when it was taken back from behind a call
 
 
 def test_lone_call_after_a_pause(warm: Any) -> None:
