@@ -111,11 +111,14 @@ class Engine(abc.ABC):
         """Let go of what is ours: all is settled, and nothing will come. Called once, by the settler."""
 
 
+# What is raised for something that cannot be pickled says one of these, if it is no `PicklingError`; the second on 3.13.
+_UNPICKLABLE = ("pickle", "get local object", "cross-interpreter data")
+
+
 def explain(error: BaseException, job: AnyJob, *, had_begun: bool) -> BaseException:
     """Return what to report for an error of the engine's: its own, unless something could not be pickled."""
     unpicklable = isinstance(error, pickle.PicklingError) or (
-        isinstance(error, (TypeError, AttributeError))
-        and ("pickle" in str(error) or "cross-interpreter data" in str(error))
+        isinstance(error, (TypeError, AttributeError)) and any(words in str(error) for words in _UNPICKLABLE)
     )
     if not unpicklable or isinstance(error, TaskSerializationError):  # an executor of ours says it itself
         return error
