@@ -7,8 +7,9 @@
 Guarantees:
     A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, and
     after a group that was held up, each goes alone.
-    What can be told not to have begun goes back, uncharged. When the executor fails, as at a worker's death, all in the
-    group fail with its error, as all else in the executor does.
+    What can be told not to have begun goes back, uncharged. When the executor fails, as at a worker's death, those that had
+    ended keep their results and the one that may have been running fails with the executor's error (`group_journal.py`);
+    all do where the worker could not open the journal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.remote_group import LONG
 
 if TYPE_CHECKING:
+    from parallel_exec.backends.engine.group_journal import Findings, GroupJournal
     from parallel_exec.backends.engine.submission import Submission
 
 AHEAD = 0.002  # seconds of work in a group; a guess: some round trips through a process pool
@@ -47,16 +49,23 @@ class GroupedFuture(Future[Optional[CallResult]] if TYPE_CHECKING else Future): 
         with contextlib.suppress(InvalidStateError):
             self.set_result(result)
 
+    def fail(self, error: BaseException) -> None:
+        """Set the error, unless it has a result."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_exception(error)
+
 
 class CallGroup:
     """Attempts in the order in which they are to begin.
 
     Attributes:
         submissions: the feeder adds to them until the group is sent.
+        journal: what tells of them if the worker dies; None if there is none to be had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: GroupJournal | None = None) -> None:
         self.submissions: list[Submission] = []
+        self.journal = journal
         self._engine_future: Future[Any] | None = None  # the executor's, once it is sent; written by the feeder
         self._is_taken_back = False  # whether we have had the executor cancel it
         self._futures: list[GroupedFuture] = []
@@ -92,23 +101,42 @@ class CallGroup:
         for future in futures[self.submissions.index(submission) + 1 :]:
             future.finish(None)
 
-    def end(self, engine_future: Future[Any]) -> None:
-        """Finish all of it, as the executor has done with it, and let go of all."""
+    def end(self, engine_future: Future[Any], *, tells_begin: bool = False) -> None:
+        """Finish all of it, as the executor has done with it, and let go of all.
+
+        `tells_begin`: workers open the journal, and so what is in an empty one has not begun.
+        """
+        was_sent = self._engine_future is not None
         futures, self._futures, self._engine_future = self._futures, [], None
         error = None if engine_future.cancelled() else engine_future.exception()
         if engine_future.cancelled() and not self._is_taken_back:
             for future in futures:
                 future.cancel()
         elif isinstance(error, BrokenExecutor) or (error is not None and not isinstance(error, Exception)):
-            for future in futures:
-                with contextlib.suppress(InvalidStateError):
-                    future.set_exception(error)
+            findings = self.journal.close() if self.journal is not None and was_sent else None
+            if findings is not None and (findings.has_begun or tells_begin):
+                _end_by_findings(futures, findings, error)
+            else:
+                for future in futures:
+                    future.fail(error)
         elif engine_future.cancelled() or error is not None:  # one cannot be sent, say, so none was: each goes alone
             for future in futures:
                 future.finish(None)
         else:
             for future, result in zip(futures, engine_future.result()):
                 future.finish(result)
+
+
+def _end_by_findings(futures: list[GroupedFuture], findings: Findings, error: BaseException) -> None:
+    """Finish a group with which a worker has died: only what may have been running fails."""
+    ended = len(findings.results)
+    for future, result in zip(futures, findings.results):
+        future.finish(result)
+    if findings.has_begun and not findings.is_over and ended < len(futures):
+        futures[ended].fail(error)
+        ended += 1
+    for future in futures[ended:]:
+        future.finish(None)
 
 
 class GroupPace:

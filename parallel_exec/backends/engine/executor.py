@@ -43,6 +43,7 @@ from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, GroupPace
+from parallel_exec.backends.engine.group_journal import Journals
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, run_call, run_nothing, run_shared
 from parallel_exec.backends.engine.remote_group import GroupedCall, run_group
 from parallel_exec.backends.engine.runner import EngineRunner
@@ -137,7 +138,9 @@ class SubmittedGroup:
         return [None] * len(self._group.submissions)
 
     def __reduce__(self) -> Any:
-        return partial, (run_group, self._engine.pickled_group(self._group))
+        journal = self._group.journal
+        address = None if journal is None else journal.address
+        return partial, (run_group, self._engine.pickled_group(self._group), address)
 
 
 class ExecutorEngine(Engine):
@@ -165,6 +168,7 @@ class ExecutorEngine(Engine):
         self._listener = StartListener(weakly(self._heard), weakly(self._heard_group))
         self._is_ours = taker is not executor
         self._pace = GroupPace()  # the threads in which futures complete tell it
+        self._journals = Journals()
         self._filling: CallGroup | None = None  # the feeder's own
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
@@ -180,7 +184,7 @@ class ExecutorEngine(Engine):
         depth = self._pace.depth if self._tells_running and not (self._shares or self._is_ours) else 1
         if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
             if self._filling is None:
-                self._filling = CallGroup()
+                self._filling = CallGroup(self._journals.lend())
             grouped = self._filling.add(submission)
             if len(self._filling.submissions) >= depth:
                 self.flush()
@@ -225,11 +229,14 @@ class ExecutorEngine(Engine):
     def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
         """Finish a group; the executor's callback."""
         self._groups.discard(group)
-        if engine_future.cancelled() or engine_future.exception() is not None:
-            self._pace.forget()
-        else:
+        has_ended = not engine_future.cancelled() and engine_future.exception() is None
+        if has_ended:
             self._pace.observe((time.monotonic() - sent_at) / len(group.submissions))
-        group.end(engine_future)
+        else:
+            self._pace.forget()
+        group.end(engine_future, tells_begin=self._journals.are_written)
+        if group.journal is not None:
+            self._journals.take_back(group.journal, reusable=has_ended)
 
     def has_room(self, limit: int, holding: int) -> bool:
         """Return whether a group is being filled, or another call may be submitted; of a group, one attempt is live."""
@@ -281,8 +288,9 @@ class ExecutorEngine(Engine):
         return engine_future.cancel() and submission.withdraw_sent()
 
     def close(self) -> None:
-        """Close the listener."""
+        """Close the listener, and the journals that are not in use."""
         self._listener.close()
+        self._journals.close()
 
     # ── attempts elsewhere ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,10 +7,13 @@ Guarantees:
     What is behind a call that runs long does not begin here, and the results before it do not wait for it: the watching
     thread stops the group and says so, under the lock that each call's beginning takes.
     Each result is pickled apart, so that one which cannot be pickled fails alone.
+    Each result is in the group's journal before the next call begins (`group_journal.py`): what has ended is not lost with
+    the worker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 from typing import Any, Callable
@@ -19,28 +22,30 @@ from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._outcomes import Encoder
+from parallel_exec.backends.engine.group_journal import MOST_BYTES, JournalAddress, JournalWriter
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, EngineCall, worker_name
 from parallel_exec.backends.engine.start_signal import StartNotifier
 
 LONG = 0.005  # seconds that a call runs until we are told that it has begun; a guess: a thread may wait as long for the GIL
-MOST_BYTES = 1 << 15  # of results, after which no call begins: a report of them goes into one datagram
 
 GroupedCall = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], AttemptInfo]
 
 _ENCODER = Encoder(lambda value: _pickling.dumps(value, inside=True), carries=False)
 
 
-def run_group(calls: list[GroupedCall]) -> list[CallResult | None]:
+def run_group(calls: list[GroupedCall], address: JournalAddress | None = None) -> list[CallResult | None]:
     """Run calls one after the other in a worker of the engine; None stands for each that did not begin."""
-    return _GroupRun(calls).run()
+    return _GroupRun(calls, address).run()
 
 
 class _GroupRun:
     """One run of a group: the worker's thread and the watching one share it."""
 
-    def __init__(self, calls: list[GroupedCall]) -> None:
+    def __init__(self, calls: list[GroupedCall], address: JournalAddress | None) -> None:
         self._calls = calls
+        self._address = address
         self._worker = worker_name()
+        self._journal: JournalWriter | None = None  # the worker's thread's own
         self._over = threading.Event()
         self._lock = threading.Lock()  # guards what follows
         self._results: list[CallResult] = []
@@ -56,13 +61,18 @@ class _GroupRun:
         except (RuntimeError, MemoryError):  # no more threads to be had: each goes alone then
             return [None] * len(self._calls)
         try:
+            if self._address is not None:
+                with contextlib.suppress(OSError):  # another machine: without
+                    self._journal = JournalWriter(self._address, self._worker)
             for fn, args, kwargs, info in self._calls:
-                if not self._may_begin():
+                if (self._journal is not None and not self._journal.may_begin()) or not self._may_begin():
                     break
                 self._run_one(fn, args, kwargs, info)
         finally:
             self._over.set()
             watching.join()
+            if self._journal is not None:
+                self._journal.close()
             if self._notifier is not None:
                 self._notifier.close()
         return [*self._results, *[None] * (len(self._calls) - len(self._results))]
@@ -85,6 +95,8 @@ class _GroupRun:
         finally:
             current.begin(*outer)
         result = CallResult(kind, pickled.data, time.monotonic() - start, self._worker)
+        if self._journal is not None:
+            self._journal.record(result)
         with self._lock:
             self._results.append(result)
             self._bytes += len(pickled.data)
