@@ -155,11 +155,14 @@ class IoLoop:
         if not self._wakeup_pending:
             with self._lock:
                 if self._wakeup_w >= 0:
-                    self._wakeup_pending = True
                     try:
+                        self._wakeup_pending = True
                         os.write(self._wakeup_w, b"!")
                     except OSError as error:  # closed behind our back: the thread sleeps, and cannot be woken any more
                         self._replace_thread(error)
+                    except BaseException:  # a signal handler's, maybe before the byte: the next call writes one
+                        self._wakeup_pending = False
+                        raise
 
     def _replace_thread(self, error: OSError) -> None:
         self._wakeup_w = -1

@@ -117,3 +117,18 @@ def test_what_is_raised_without_progress_ends_the_loop(turns: Turns, caplog: pyt
     turns.loop.wakeup()
     turns.loop.join()
     assert isinstance(turns.error, ValueError)
+
+
+def test_a_wake_up_that_ctrl_c_comes_before(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written; the flag must not say that a wake-up is under way. On 3.9 a handler runs between the two."""
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    turns.start()
+    assert turns.do(lambda: 1) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            turns.loop.wakeup()
+    assert turns.do(lambda: 2) == 2  # the next wakes it
