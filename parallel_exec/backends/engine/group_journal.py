@@ -13,6 +13,8 @@ Guarantees:
     the journal is closed, then begins the next call; the parent closes the journal, then reads. So either the parent sees
     the result, or the worker sees the journal closed and begins no further call. The one call that may have been running is
     the first without a result.
+    A journal that is used again costs the parent no system call, as each may hand the GIL to another thread: the worker
+    empties it, and the first record names the group, so that the last group's are not taken for this one's.
     A record that the kill has torn is no record. A call of which the record was not written is the last of its group.
     No other file is written to: the number of a descriptor may mean one elsewhere, but not this inode with this token.
 """
@@ -39,13 +41,14 @@ _OVER = None  # the last record, if no call runs any more and all have their rec
 
 
 class JournalAddress(NamedTuple):
-    """Where a worker finds a journal, and what tells it from another file: it travels with the group."""
+    """Where a worker finds a journal, what tells it from another file, and which group it is for: it travels with that."""
 
     pid: int
     fd: int
     device: int
     inode: int
     token: bytes
+    group: int
 
 
 class Findings(NamedTuple):
@@ -73,25 +76,24 @@ class GroupJournal:
         self._fd = segments.create(0)
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         token, status = os.urandom(_TOKEN), os.fstat(self._fd)
-        self.address = JournalAddress(os.getpid(), self._fd, status.st_dev, status.st_ino, token)
-        self.clear()
+        self.address = JournalAddress(os.getpid(), self._fd, status.st_dev, status.st_ino, token, 0)
+        os.pwrite(self._fd, token + b"\0", 0)
 
-    def clear(self) -> None:
-        """Make it empty, for another group; no worker may have the last one."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, self.address.token + b"\0", 0)
+    def renew(self) -> None:
+        """Take it for another group; no worker may have the last one."""
+        self.address = self.address._replace(group=self.address.group + 1)
 
-    def has_begun(self) -> bool:
-        """Return whether a worker has opened it."""
+    def was_opened(self) -> bool:
+        """Return whether a worker has ever opened it."""
         return os.fstat(self._fd).st_size > _HEADER
 
     def close(self) -> Findings:
         """Let no further call of the group begin; return what is known of them."""
         os.pwrite(self._fd, b"\1", _TOKEN)
         records = _records(os.pread(self._fd, os.fstat(self._fd).st_size, _HEADER))
-        if not records:
+        if not records or records[0][0] != self.address.group:  # it is empty, or the last group's
             return Findings(False, [], False)
-        worker, is_over = records[0], records[-1] is _OVER
+        worker, is_over = records[0][1], records[-1] is _OVER
         rows: list[tuple[int, bytes, float]] = [record for record in records[1:] if record is not _OVER]
         return Findings(
             True, [CallResult(kind, payload, duration, worker) for kind, payload, duration in rows], is_over
@@ -139,8 +141,8 @@ class Journals:
         if not reusable:
             journal.free()
             return
-        self.are_written = self.are_written or journal.has_begun()
-        journal.clear()
+        self.are_written = self.are_written or journal.was_opened()
+        journal.renew()
         self._spare.append(journal)
         if self._closed:
             self._free_spare()
@@ -173,7 +175,8 @@ class JournalWriter:
             if os.pread(self._fd, _TOKEN, 0) != address.token:
                 raise OSError("this is another file")
             self._is_whole = True  # whether all that was to be written is
-            self._write(worker)
+            os.ftruncate(self._fd, _HEADER)
+            self._write((address.group, worker))
         except BaseException:
             os.close(self._fd)
             raise

@@ -142,6 +142,19 @@ def test_another_file_is_left_alone(journal: GroupJournal, tmp_path: Path) -> No
     assert not journal.close().has_begun
 
 
+def test_one_that_is_used_again_says_nothing_of_the_last_group(journal: GroupJournal) -> None:
+    """Before the next has begun, and after."""
+    run_group(_calls((abs, -1), (abs, -2)), journal.address)
+    journal.renew()
+    assert not journal.close().has_begun
+    other = GroupJournal()
+    run_group(_calls((abs, -1), (abs, -2)), other.address)
+    other.renew()
+    run_group(_calls((abs, -3)), other.address)
+    assert len(other.close().results) == 1
+    other.free()
+
+
 def test_journals_are_used_again_and_let_go() -> None:
     """Those that are out when the executor is closed, too."""
     journals = Journals()
@@ -153,14 +166,13 @@ def test_journals_are_used_again_and_let_go() -> None:
     assert journals.are_written
     assert journals.lend() is first
     second = journals.lend()
-    assert second is not None and not second.has_begun()
-    assert not first.has_begun()
+    assert second is not None and not second.was_opened()
     journals.take_back(second, reusable=False)
     journals.close()
     journals.take_back(first, reusable=True)
     for journal in (first, second):
         with pytest.raises(OSError, match="descriptor"):
-            journal.has_begun()
+            journal.was_opened()
 
 
 # ── the group ────────────────────────────────────────────────────────────────────────────────────────────────────────
