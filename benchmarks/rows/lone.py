@@ -29,8 +29,8 @@ def _threads(side: str, run: Settings, share: float) -> float:
         return seconds[int(share * len(seconds))]
 
 
-def _processes(side: str, run: Settings, share: float) -> float:
-    with _pools.processes(side, run.workers) as pool:
+def _processes(side: str, run: Settings, share: float, workers: int = 0) -> float:
+    with _pools.processes(side, workers or run.workers) as pool:
         seconds = _durations(pool, run.count(2_000, 50))
         return seconds[int(share * len(seconds))]
 
@@ -81,3 +81,14 @@ def lone_process(side: str, run: Settings) -> float:
 def lone_process_p99(side: str, run: Settings) -> float:
     """Return the seconds of the 99th of 100 calls."""
     return _processes(side, run, 0.99)
+
+
+@REGISTRY.row(
+    "lone-process-100",
+    what="the same, one after the other with a hundred warm workers; the median call",
+    goals={STDLIB_POOL: 1.2, STDLIB_PROCESSES: None},
+    per="a call",
+)
+def lone_process_100(side: str, run: Settings) -> float:
+    """Return the seconds of the median call in a pool of which nearly all workers have nothing to do."""
+    return _processes(side, run, 0.5, run.count(100, 8))
