@@ -106,10 +106,11 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     Most calls are of a function of a module with plain arguments. Of what these are no reducer is asked, so that the
     standard pickler does, which costs a third.
     """
-    if type(fn) is partial and _reducers.are_plain(fn.args) and not fn.keywords:
+    kind: type = type(fn)
+    if kind is partial and _reducers.are_plain(fn.args) and not fn.keywords:
         fn, args = fn.func, fn.args + args  # as it would; no placeholder among them, as that is not plain
+        kind = type(fn)
     call = (fn, (args, kwargs))
-    kind = type(fn)
     has_name = kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
     if has_name and _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
         try:
@@ -117,9 +118,8 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
         except _FAILURES:  # it is not found by its name, or not there
             return dumps(call)
         if len(data) < segments.THRESHOLD:
-            module = (
-                fn.__module__ if len(data) > _LIGHT else None
-            )  # to look through what is large takes as long as to send it
+            # To look through what is large takes as long as to send it.
+            module = fn.__module__ if len(data) > _LIGHT else None
             return Pickled(data, None, None if module is None else "main__" in module)
     return dumps(call)
 
