@@ -107,8 +107,9 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     standard pickler does, which costs a third.
     """
     kind: type = type(fn)
-    if kind is partial and _reducers.are_plain(fn.args) and not fn.keywords:
-        fn, args = fn.func, fn.args + args  # as it would; no placeholder among them, as that is not plain
+    if kind is partial and not args and _reducers.are_plain(fn.args) and not fn.keywords:
+        # A `Task`'s. (What it would do; no placeholder is among them, as that is not plain. A row of items is an argument.)
+        fn, args = fn.func, fn.args
         kind = type(fn)
     call = (fn, (args, kwargs))
     has_name = kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
@@ -153,8 +154,8 @@ class _Row:
 
 def _load_row(call: bytes, columns: list[list[Any]]) -> Any:
     """Return what a row stands for."""
-    fn, _ = pickle.loads(call)
-    return fn, ((columns,), {})
+    fn, (args, _) = pickle.loads(call)  # of a partial: with those that `dumps_call` has found in it
+    return partial(fn, *args) if args else fn, ((columns,), {})
 
 
 def _load_pickled(call: bytes, payloads: list[bytes]) -> Any:

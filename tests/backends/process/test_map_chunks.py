@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import pickle
@@ -343,3 +344,18 @@ def test_stats_count_items(pool: Any, bench: Any) -> None:
     executor.shutdown()
     stats = executor.stats()
     assert stats.succeeded + stats.cancelled == 1001
+
+
+def test_a_partial_travels_in_chunks(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No item of it goes alone."""
+    executor = pool(1)
+    admission = inside.admission(executor)
+    add_item, alone = admission.add_item, []
+
+    def note(item: Any) -> None:
+        alone.append(item.id)
+        add_item(item)
+
+    monkeypatch.setattr(admission, "add_item", note)
+    assert list(executor.map(functools.partial(divmod, 7), range(1, 100))) == [divmod(7, each) for each in range(1, 100)]
+    assert not alone

@@ -236,3 +236,19 @@ def test_a_function_that_cannot_be_pickled(pool: Any) -> None:
     with pytest.raises(TaskSerializationError, match="lock"):
         next(results)
     assert executor.stats().failed == 3
+
+
+@pytest.mark.parametrize("items", [(2, 3), ([2], [3])], ids=["numbers", "lists"])
+def test_a_partial_over_an_iterator(pool: Any, items: tuple[Any, ...]) -> None:
+    """The arguments that it has come first."""
+    executor = pool(1)
+    assert list(executor.map(functools.partial(divmod, 7), iter((2, 3)))) == [(3, 1), (2, 1)]
+    pairs = executor.map(functools.partial(functools.partial(pair, None), 1), iter(items))
+    assert list(pairs) == [((None, 1, item), {}) for item in items]
+    named = executor.map(functools.partial(pair, 1, by="name"), iter(items))
+    assert list(named) == [((1, item), {"by": "name"}) for item in items]
+
+
+def pair(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Return what it was given."""
+    return args, kwargs
