@@ -124,10 +124,17 @@ class Window(Generic[T]):
         line = self._line
         if line is None:
             self.ended.append(job)
-        if self._is_waiting and (line is None or (line and line[0] is job)):
+        if self._is_waiting and (line is None or self._is_first(job)):
             self._is_waiting = False
             self._parker.unpark()
         return ()
+
+    def _is_first(self, job: AnyJob) -> bool:
+        """Return whether a job is first in line. Any thread may ask."""
+        try:
+            return self._line[0] is job  # type: ignore[index]
+        except IndexError:  # the generator has just taken the last one
+            return False
 
     # ── the generator ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,14 +7,14 @@ import itertools
 import time
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Iterator
+from typing import Any, Deque, Iterator
 
 import pytest
 import work
 
 from parallel_exec import Task, TaskFuture
 from parallel_exec._core.job import Job
-from parallel_exec.stream import AHEAD, MOST, Pace
+from parallel_exec.stream import AHEAD, MOST, Pace, Window
 
 
 def test_an_endless_stream_runs_in_flat_memory(lab: Any) -> None:
@@ -274,3 +274,24 @@ def test_results_of_an_interrupted_endless_stream_are_few(lab: Any) -> None:
     assert len(executor.results()) <= 4
     gc.collect()
     assert _futures() - before <= 5 + 2  # those in the window, and in the hands of the two workers
+
+
+def test_the_last_in_line_is_taken_while_it_leaves() -> None:
+    """The generator takes a task that has just ended, and the thread that ends it is about to look whether it comes next."""
+    job: Any = object()
+
+    class TakenOnceSeen(Deque[Any]):
+        """Whoever looks finds something, and it is gone."""
+
+        def __bool__(self) -> bool:
+            self.clear()
+            return True
+
+        def __getitem__(self, index: Any) -> Any:
+            self.clear()
+            return super().__getitem__(index)
+
+    window: Window[Any] = Window(Pace(1), in_order=True)
+    window._line = TakenOnceSeen([job])
+    window._is_waiting = True
+    assert not window.leave(job, success=True)
