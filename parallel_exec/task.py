@@ -180,7 +180,12 @@ class Task(Generic[T_co]):
         return f"Task({', '.join([call_name(self.execute)[:60], *known])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), {name: getattr(self, name) for name in _TASK_FIELDS})
+        names = _TASK_FIELDS
+        if type(self) is not Task:  # one of a class of the user's may have more
+            from dataclasses import fields
+
+            names = tuple(field.name for field in fields(self))
+        return _restore, (type(self), {name: getattr(self, name) for name in names})
 
 
 def is_named(task: Task[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pickle
@@ -246,3 +247,17 @@ def test_results_pickle() -> None:
     result = pickle.loads(pickle.dumps(_result(success=False, result=None, error=OSError("gone"), cancelled=True)))
     assert isinstance(result, TaskResult)
     assert (result.task.id, result.cancelled, str(result.error)) == ("a", True, "gone")
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Sourced(Task[Any]):
+    """A task with a field of the user's."""
+
+    source: str = ""
+
+
+def test_a_task_with_a_field_of_the_users_is_copied_whole() -> None:
+    """Also by pickle."""
+    task = Sourced(work.double, 3)
+    object.__setattr__(task, "source", "here")
+    assert copy.copy(task).source == pickle.loads(pickle.dumps(task)).source == "here"
