@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import pickle
-from typing import TYPE_CHECKING, Optional, Protocol
+from typing import TYPE_CHECKING, Callable, Optional, Protocol
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskSerializationError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.submission import Submission
 
@@ -43,6 +44,10 @@ class RunnerPort(Protocol):
 
     def wake(self) -> None:
         """Hand over more: there may be room. Does not block once something was handed over."""
+        ...
+
+    def timer(self, due: Callable[[], object]) -> Timer:
+        """Return a timer; `due` is called in the clock thread, and must be quick."""
         ...
 
 

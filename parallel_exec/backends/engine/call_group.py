@@ -8,17 +8,21 @@ Guarantees:
     A group is small: as many calls as take `AHEAD` seconds, by the latest that were seen. As long as none was seen, and
     after a group that was held up, each goes alone.
     What can be told not to have begun goes back, uncharged. When the executor fails, as at a worker's death, those that had
-    ended keep their results and the one that may have been running fails with the executor's error (`group_journal.py`);
-    all do where the worker could not open the journal.
+    ended keep their results and the one that may have been running fails with the executor's error (`group_journal.py`).
+    Where the worker could not open the journal, all fail if the error says that a worker has died; another one is taken to
+    say that the group could not be sent.
+    A call of which the worker cannot tell that it runs long, as it lets no other thread run, is found by the journal (`stop`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Optional, Sequence
 
+from parallel_exec._sync.clock import time
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.remote_group import LONG
 
@@ -68,6 +72,9 @@ class CallGroup:
         self.journal = journal
         self._engine_future: Future[Any] | None = None  # the executor's, once it is sent; written by the feeder
         self._is_taken_back = False  # whether we have had the executor cancel it
+        self._sent_at = 0.0
+        self._lock = threading.RLock()  # held to read the journal: once the group has ended that is another group's
+        self._has_ended = False
         self._futures: list[GroupedFuture] = []
 
     def add(self, submission: Submission) -> GroupedFuture:
@@ -79,6 +86,7 @@ class CallGroup:
 
     def sent(self, engine_future: Future[Any]) -> None:
         """Note the executor's future, before that leads here."""
+        self._sent_at = time.monotonic()
         self._engine_future = engine_future
 
     def is_live(self) -> bool:
@@ -101,30 +109,60 @@ class CallGroup:
         for future in futures[self.submissions.index(submission) + 1 :]:
             future.finish(None)
 
+    def stop(self, age: float) -> tuple[Submission, str] | None:
+        """Let a group that was sent `age` seconds ago or earlier begin no further call, and finish all but the one that runs.
+
+        Returns:
+            That one, and where it runs; None if none is known to.
+        """
+        with self._lock:
+            journal = self.journal
+            if journal is None or journal.is_closed or self._has_ended or self._engine_future is None:
+                return None
+            if time.monotonic() < self._sent_at + age or not journal.read().has_begun:
+                return None
+            findings = journal.close()
+        if findings.is_over or len(findings.results) >= len(self.submissions):
+            return None
+        running = self.submissions[len(findings.results)]
+        self.finish_before(running, findings.results)
+        return running, findings.worker
+
     def end(self, engine_future: Future[Any], *, tells_begin: bool = False) -> None:
         """Finish all of it, as the executor has done with it, and let go of all.
 
         `tells_begin`: workers open the journal, and so what is in an empty one has not begun.
         """
-        was_sent = self._engine_future is not None
-        futures, self._futures, self._engine_future = self._futures, [], None
+        with self._lock:
+            self._has_ended = True
+            was_sent = self._engine_future is not None
+            futures, self._futures, self._engine_future = self._futures, [], None
         error = None if engine_future.cancelled() else engine_future.exception()
         if engine_future.cancelled() and not self._is_taken_back:
             for future in futures:
                 future.cancel()
-        elif isinstance(error, BrokenExecutor) or (error is not None and not isinstance(error, Exception)):
+        elif error is not None:
             findings = self.journal.close() if self.journal is not None and was_sent else None
-            if findings is not None and (findings.has_begun or tells_begin):
-                _end_by_findings(futures, findings, error)
-            else:
-                for future in futures:
-                    future.fail(error)
-        elif engine_future.cancelled() or error is not None:  # one cannot be sent, say, so none was: each goes alone
+            is_known = findings is not None and (findings.has_begun or tells_begin)
+            _end_by_error(futures, error, findings if is_known else None)
+        elif engine_future.cancelled():
             for future in futures:
                 future.finish(None)
         else:
             for future, result in zip(futures, engine_future.result()):
                 future.finish(result)
+
+
+def _end_by_error(futures: list[GroupedFuture], error: BaseException, findings: Findings | None) -> None:
+    """Finish a group that the executor has failed; `findings` if it is known what has begun."""
+    if findings is not None:
+        _end_by_findings(futures, findings, error)
+    elif isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
+        for future in futures:
+            future.fail(error)
+    else:  # one cannot be sent, so none was: each goes alone
+        for future in futures:
+            future.finish(None)
 
 
 def _end_by_findings(futures: list[GroupedFuture], findings: Findings, error: BaseException) -> None:

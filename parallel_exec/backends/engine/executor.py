@@ -17,7 +17,8 @@ Tiny calls go to another process in groups (`call_group.py`), where the executor
 Guarantees:
     A timeout counts from the moment the attempt begins where it runs, not from the hand-over. (On another machine, from
     where we hear nothing: from `SILENCE` after the executor took it, if it calls it running by then. dask's executor
-    never does: use `DaskBackend` there.)
+    never does: use `DaskBackend` there. In a group, if the call keeps its worker's other threads from running: up to twice
+    `EXACT` later; and not at all where there is no journal, `group_journal.py`.)
     `cancel` succeeds only for what certainly never begins: what is still in this process, or what the executor says it
     has cancelled. At a timeout and at `abort()` the executor's future is cancelled (aborted, if it is one of ours), or
     else the attempt is abandoned (`runner.py`), and `current_task().cancelled` turns true in it.
@@ -29,6 +30,7 @@ Guarantees:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import pickle
 import sys
 import threading
@@ -39,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
@@ -56,10 +59,12 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec.backends.base import SchedulerPort
-    from parallel_exec.backends.engine.adapter import EngineFuture
+    from parallel_exec.backends.engine.adapter import EngineFuture, RunnerPort
     from parallel_exec.backends.engine.submission import Submission
 
-EXACT = 0.1  # seconds; a guess: a call whose timeout is shorter goes alone, so that its start is told at once
+# Seconds; a guess: a call whose timeout is shorter goes alone, so that its start is told at once. So often we look for calls in
+# groups that let no other thread of their worker run, and so tell nothing.
+EXACT = 0.1
 SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
 
 # Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
@@ -177,6 +182,11 @@ class ExecutorEngine(Engine):
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
 
+    def open(self, runner: RunnerPort) -> None:
+        """Have a timer for the groups."""
+        super().open(runner)
+        self._watch = runner.timer(weakly(self._look_at_groups))  # armed while the executor has groups
+
     def submit(self, submission: Submission) -> EngineFuture:
         """Submit a call, or put it in the group that is being filled; the executor pickles it if it needs to."""
         self.was_used = True
@@ -204,6 +214,8 @@ class ExecutorEngine(Engine):
         if group is None:
             return
         self._groups.add(group)
+        if self._watch.deadline == NEVER:
+            self._watch.arm(time.monotonic() + EXACT)
         try:
             with no_fork_warning():
                 group_future = self._taker.submit(SubmittedGroup(group, self))
@@ -230,13 +242,28 @@ class ExecutorEngine(Engine):
         """Finish a group; the executor's callback."""
         self._groups.discard(group)
         has_ended = not engine_future.cancelled() and engine_future.exception() is None
-        if has_ended:
+        if has_ended and engine_future.result()[0] is not None:  # else no call of it could begin there
             self._pace.observe((time.monotonic() - sent_at) / len(group.submissions))
         else:
             self._pace.forget()
         group.end(engine_future, tells_begin=self._journals.are_written)
         if group.journal is not None:
             self._journals.take_back(group.journal, reusable=has_ended)
+
+    def _look_at_groups(self) -> None:
+        """Find the calls that run long, and of which no worker tells. Called by the clock thread.
+
+        Either this sees a group, or `flush`, which adds it and then looks whether the timer is armed, sees that it is not.
+        """
+        groups = list(self._groups)
+        if groups:
+            self._watch.arm(time.monotonic() + EXACT)
+        for group in groups:
+            found = group.stop(EXACT)
+            if found is not None:
+                self._pace.forget()
+                with contextlib.suppress(ReferenceError):  # the executor is gone
+                    self.runner.began(*found)
 
     def has_room(self, limit: int, holding: int) -> bool:
         """Return whether a group is being filled, or another call may be submitted; of a group, one attempt is live."""

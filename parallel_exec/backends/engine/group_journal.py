@@ -58,15 +58,20 @@ class Findings(NamedTuple):
         has_begun: whether a worker has opened it.
         results: of the first calls.
         is_over: whether no call was running after these.
+        worker: which process that is; "" if none.
     """
 
     has_begun: bool
     results: list[CallResult]
     is_over: bool
+    worker: str = ""
 
 
 class GroupJournal:
     """The parent's end; of one group at a time.
+
+    Attributes:
+        is_closed: whether it was closed, for good.
 
     Raises:
         OSError: too many files are open.
@@ -75,6 +80,7 @@ class GroupJournal:
     def __init__(self) -> None:
         self._fd = segments.create(0)
         self._finalizer = weakref.finalize(self, os.close, self._fd)
+        self.is_closed = False
         token, status = os.urandom(_TOKEN), os.fstat(self._fd)
         self.address = JournalAddress(os.getpid(), self._fd, status.st_dev, status.st_ino, token, 0)
         os.pwrite(self._fd, token + b"\0", 0)
@@ -89,15 +95,19 @@ class GroupJournal:
 
     def close(self) -> Findings:
         """Let no further call of the group begin; return what is known of them."""
+        self.is_closed = True
         os.pwrite(self._fd, b"\1", _TOKEN)
+        return self.read()
+
+    def read(self) -> Findings:
+        """Return what is known of the group's calls by now."""
         records = _records(os.pread(self._fd, os.fstat(self._fd).st_size, _HEADER))
         if not records or records[0][0] != self.address.group:  # it is empty, or the last group's
             return Findings(False, [], False)
         worker, is_over = records[0][1], records[-1] is _OVER
         rows: list[tuple[int, bytes, float]] = [record for record in records[1:] if record is not _OVER]
-        return Findings(
-            True, [CallResult(kind, payload, duration, worker) for kind, payload, duration in rows], is_over
-        )
+        results = [CallResult(kind, payload, duration, worker) for kind, payload, duration in rows]
+        return Findings(True, results, is_over, worker)
 
     def free(self) -> None:
         """Close the descriptor. Idempotent."""
@@ -137,8 +147,8 @@ class Journals:
         return None
 
     def take_back(self, journal: GroupJournal, *, reusable: bool) -> None:
-        """Keep a journal for another group if no worker has it, else let it go."""
-        if not reusable:
+        """Keep a journal for another group if no worker has it and it was not closed, else let it go."""
+        if journal.is_closed or not reusable:
             journal.free()
             return
         self.are_written = self.are_written or journal.was_opened()

@@ -33,7 +33,7 @@ import itertools
 import threading
 from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure, Outcome
@@ -51,6 +51,7 @@ from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.adapter import EngineFuture
 
@@ -229,6 +230,10 @@ class EngineRunner(Runner):
     def began(self, submission: Submission, worker: str, ago: float = 0.0) -> None:
         """Take note that an attempt has begun elsewhere, so many seconds ago. Takes no lock."""
         self._settler.call_soon(partial(self._began, submission, worker, time.monotonic() - ago))
+
+    def timer(self, due: Callable[[], object]) -> Timer:
+        """Return a timer for the engine."""
+        return self.port.timers.timer(due)
 
     def _began(self, submission: Submission, worker: str, start: float) -> None:
         if submission.begin(worker, start):

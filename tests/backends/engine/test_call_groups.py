@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +29,17 @@ def _nap(number: int, seconds: float = 0.0) -> int:
 
 def _fail(number: int) -> None:
     raise ValueError(number)
+
+
+def _hold(length: int) -> None:
+    re.match("(a+)+$", "a" * length + "b")  # lets no other thread run, for seconds
+
+
+def _start_no_thread() -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = start  # type: ignore[method-assign]
 
 
 def _unpicklable(number: int) -> Any:
@@ -116,3 +130,26 @@ def test_a_worker_that_dies_fails_what_it_has(pool: ProcessPoolExecutor) -> None
         futures = [executor.submit(os._exit, 1) if n == 70 else executor.submit(_nap, n) for n in range(100)]
         assert all(future.exception(30) is None or "Broken" in type(future.exception()).__name__ for future in futures)
         assert futures[70].exception() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a worker finds the journal through /proc")
+def test_a_call_that_lets_no_thread_run_is_timed_and_holds_up_none(pool: ProcessPoolExecutor) -> None:
+    """The worker's watching thread cannot tell of it."""
+    with ParallelExecutor(backend=pool, max_concurrency=2, timeout=0.5, retry_count=0) as executor:
+        _warm(executor)
+        start = time.monotonic()
+        futures = [executor.submit(_hold, 25) if n == 70 else executor.submit(_nap, n) for n in range(300)]
+        assert isinstance(futures[70].exception(30), TaskTimeoutError)
+        assert [future.result(30) for n, future in enumerate(futures) if n != 70] == [n for n in range(300) if n != 70]
+        assert 0.5 <= time.monotonic() - start < 1.5
+
+
+def test_a_worker_that_starts_no_thread_runs_each_alone() -> None:
+    """None of a group begins there."""
+    context = multiprocessing.get_context("forkserver")
+    with (
+        ProcessPoolExecutor(2, context, initializer=_start_no_thread) as pool,
+        ParallelExecutor(backend=pool, max_concurrency=2) as executor,
+    ):
+        _warm(executor)
+        _warm(executor)

@@ -180,8 +180,8 @@ def test_journals_are_used_again_and_let_go() -> None:
 
 def _group(journal: GroupJournal | None, broken: Future[Any], count: int) -> tuple[CallGroup, list[Future[Any]]]:
     group = CallGroup(journal)
-    unused: Any = None
-    futures: list[Future[Any]] = [group.add(unused) for _ in range(count)]
+    submissions: list[Any] = [object() for _ in range(count)]
+    futures: list[Future[Any]] = [group.add(submission) for submission in submissions]
     group.sent(broken)
     return group, futures
 
@@ -198,6 +198,45 @@ def test_what_ran_fails_alone(journal: GroupJournal, broken: Future[Any]) -> Non
     assert [future.result().payload for future in futures[:2]] == [result.payload for result in results]
     assert futures[2].exception() is broken.exception()
     assert [future.result() for future in futures[3:]] == [None, None]
+
+
+def test_an_error_of_an_executor_that_goes_on_says_as_little(journal: GroupJournal) -> None:
+    """A worker's death is some error of its own there: what has begun does not run again."""
+    writer = JournalWriter(journal.address, "process 1")
+    for result in run_group(_calls((abs, -1))):
+        assert result is not None
+        writer.record(result)
+    os.close(writer._fd)
+    died: Future[Any] = Future()
+    died.set_exception(ChildProcessError("a worker has died"))
+    group, futures = _group(journal, died, 3)
+    group.end(died)
+    assert futures[0].result() is not None
+    assert futures[1].exception() is died.exception()
+    assert futures[2].result() is None
+
+
+def test_one_that_is_stopped_finishes_all_but_the_call_that_runs(journal: GroupJournal) -> None:
+    """Nothing begins behind that, and the journal serves no other group."""
+    sent: Future[Any] = Future()
+    group, futures = _group(journal, sent, 3)
+    assert group.stop(0.0) is None  # no worker has it
+    writer = JournalWriter(journal.address, "process 1")
+    for result in run_group(_calls((abs, -1))):
+        assert result is not None
+        writer.record(result)
+    assert group.stop(60.0) is None
+    found = group.stop(0.0)
+    assert found is not None and found[1] == "process 1"
+    assert not writer.may_begin()
+    os.close(writer._fd)
+    assert [future.done() for future in futures] == [True, False, True]
+    assert futures[2].result() is None
+    assert group.stop(0.0) is None
+    journals = Journals()
+    journals.take_back(journal, reusable=True)
+    assert journals.lend() is not journal
+    journals.close()
 
 
 def test_what_no_worker_has_opened_has_not_begun(journal: GroupJournal, broken: Future[Any]) -> None:
