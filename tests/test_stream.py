@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import itertools
 import time
+from collections import deque
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Deque, Iterator
+from typing import Any, Iterator
 
 import pytest
 import work
@@ -280,7 +281,7 @@ def test_the_last_in_line_is_taken_while_it_leaves() -> None:
     """The generator takes a task that has just ended, and the thread that ends it is about to look whether it comes next."""
     job: Any = object()
 
-    class TakenOnceSeen(Deque[Any]):
+    class TakenOnceSeen(deque[Any]):
         """Whoever looks finds something, and it is gone."""
 
         def __bool__(self) -> bool:
