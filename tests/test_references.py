@@ -18,7 +18,7 @@ import work
 from backend_kinds import IN_THIS_PROCESS, over
 from tracked import Call, Fail, Tracked
 
-from parallel_exec import ParallelExecutor, Task, TaskSerializationError
+from parallel_exec import ParallelExecutor, Task, TaskSerializationError, TaskStarted
 from parallel_exec._core.job import Job
 from parallel_exec._core.settings import Settings
 from parallel_exec._outcome import Success
@@ -89,6 +89,30 @@ def test_an_idle_executor_keeps_no_task(kind: Any) -> None:
             executor.submit(tracked.echo, Tracked()).result()
             assert executor.submit(Fail()).exception() is not None
             assert tracked.wait_until(tracked.nothing_alive)
+
+
+def test_a_worker_that_is_about_to_begin_keeps_nothing_of_the_last_task(lab: Any) -> None:
+    """A hook holds up the start of the next."""
+    added, begins, gate = lab.event(), lab.event(), lab.event()
+
+    def hook(event: Any) -> None:
+        if added.is_set() and isinstance(event, TaskStarted):
+            begins.set()
+            gate.wait(work.PATIENCE)
+
+    def make() -> Tracked:
+        added.wait(work.PATIENCE)
+        return Tracked()
+
+    executor = lab.executor(max_concurrency=1, on_event=hook)
+    first: Any = executor.submit(make)
+    executor.submit(int)
+    added.set()
+    assert begins.wait(work.PATIENCE)
+    assert first.result() is not None
+    del first
+    assert tracked.wait_until(tracked.nothing_alive)
+    gate.set()
 
 
 @over(BESIDE_THE_CALLER)

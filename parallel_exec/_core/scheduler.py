@@ -164,17 +164,18 @@ class Scheduler:
             slot.timer.arm(start + job.settings.timeout)
         return begun
 
-    def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
+    def begin_next(self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take.
 
         Who waits for what ended is woken after that: a thread that wakes up wants the interpreter and then the lock, too.
         """
         while True:
             number = 0
+            last = ended.pop() if ended else None
             if not self.lock.acquire(False):
                 acquire_yielding(self.lock)
             try:
-                rest = self._registry.account(ended) if ended is not None else ()
+                rest = self._registry.account(last) if last is not None else ()
                 job = self._ready.pop() if self._ready.heap and self._gate.may_start else None
                 idle = self._idle.came(slot, job)
                 if job is not None:
@@ -184,9 +185,9 @@ class Scheduler:
                         self.monitor.room.notify()
             finally:
                 self.lock.release()
-            if ended is not None:
-                self._counted(ended, rest)
-                ended = None  # nothing keeps it while a thread is started below
+            if last is not None:
+                self._counted(last, rest)
+                last = None  # nothing keeps it while a thread is started below
             if job is None:
                 return None
             if idle is not None:

@@ -203,10 +203,11 @@ class SchedulerPort(Protocol):
         """Do as `report`, but raise nothing; what it returns must be given to `begin_next`, or to `account`."""
         ...
 
-    def begin_next(self, slot: WorkerSlot, worker: str, ended: AnyJob | None) -> tuple[AnyJob, int] | None:
+    def begin_next(self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]) -> tuple[AnyJob, int] | None:
         """Take and begin in one step: the first ready job and its attempt's number; None if there is none.
 
-        `ended` is what `report_ended` returned last.
+        `ended` has what `report_ended` returned last, if that was not counted yet. It is taken out: before CPython 3.11 what a
+        function is called with is kept until it returns.
         """
         ...
 

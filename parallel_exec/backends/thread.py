@@ -269,10 +269,10 @@ class ThreadRunner(Runner):
     def _work(self, worker: _Worker, port: SchedulerPort) -> None:
         """Run one attempt after the other, parked until there is one, until it is time to end."""
         job: Any
-        # The job that has ended and is still to be counted; in a list, from which a call takes it and keeps nothing here.
+        # The job that has ended and is still to be counted; in a list, from which the scheduler takes it.
         ended: list[AnyJob | None] = []
         while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
-            begun = port.begin_next(worker, worker.name, ended.pop() if ended else None)
+            begun = port.begin_next(worker, worker.name, ended)
             if begun is None:
                 if port.drained:
                     break
