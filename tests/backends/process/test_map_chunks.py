@@ -357,5 +357,7 @@ def test_a_partial_travels_in_chunks(pool: Any, monkeypatch: pytest.MonkeyPatch)
         add_item(item)
 
     monkeypatch.setattr(admission, "add_item", note)
-    assert list(executor.map(functools.partial(divmod, 7), range(1, 100))) == [divmod(7, each) for each in range(1, 100)]
+    assert list(executor.map(functools.partial(divmod, 7), range(1, 100))) == [
+        divmod(7, each) for each in range(1, 100)
+    ]
     assert not alone
