@@ -167,12 +167,15 @@ class Scheduler:
     def begin_next(self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take.
 
-        Who waits for what ended is woken after that: a thread that wakes up wants the interpreter and then the lock, too.
+        Who waits for what ended is woken after that: a thread that wakes up wants the interpreter and then the lock, too. But it
+        may have the lock, if a finalizer or a signal handler waits that has interrupted it there.
         """
         while True:
             number = 0
             last = ended.pop() if ended else None
             if not self.lock.acquire(False):
+                if last is not None:
+                    last.wake_parked()
                 acquire_yielding(self.lock)
             try:
                 rest = self._registry.account(last) if last is not None else ()
@@ -186,7 +189,9 @@ class Scheduler:
             finally:
                 self.lock.release()
             if last is not None:
-                self._counted(last, rest)
+                last.wake_parked()
+                if rest or self._gate.closed:
+                    self.completion.follow_up(rest)
                 last = None  # nothing keeps it while a thread is started below
             if job is None:
                 return None
@@ -301,15 +306,10 @@ class Scheduler:
         return job.phase == Phase.HANDED_OUT and job.override is None
 
     def account(self, ended: AnyJob) -> None:
+        ended.wake_parked()  # first, as who waits may have the lock: see `begin_next`
         with self.lock:
             rest = self._registry.account(ended)
-        self._counted(ended, rest)
-
-    def _counted(self, ended: AnyJob, rest: Sequence[AnyJob]) -> None:
-        """Wake who waits for a job that has been counted, and see to what follows."""
-        ended.wake_parked()
-        if rest or self._gate.closed:
-            self.completion.follow_up(rest)
+        self.completion.follow_up(rest)
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
         """Decide what follows from a claimed attempt: the end of its task, or a backoff."""

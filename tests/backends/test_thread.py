@@ -220,6 +220,28 @@ def test_a_timer_that_rings_before_it_can_know_for_whom(lab: Any, monkeypatch: p
     assert isinstance(executor.submit(lab.event().wait).exception(work.PATIENCE), TaskTimeoutError)
 
 
+def test_a_wait_that_has_interrupted_who_holds_the_lock(lab: Any) -> None:
+    """A finalizer, which may run at any point, waits for a task that runs already: its end needs no lock to be seen."""
+    executor = lab.executor(max_concurrency=2)
+    began, gate, results = lab.event(), lab.event(), []
+
+    def run() -> int:
+        began.set()
+        gate.wait(work.PATIENCE)
+        return 1
+
+    future = executor.submit(run)
+    assert began.wait(work.PATIENCE)
+
+    def wait() -> None:
+        with inside.scheduler(executor).lock:
+            threading.Timer(0.1, gate.set).start()
+            results.append(future.result())
+
+    lab.thread(wait).join(work.PATIENCE)
+    assert results == [1]
+
+
 def test_callbacks_of_refused_tasks_run_without_our_lock(lab: Any) -> None:
     """While the callback of a task that was refused for want of a slot runs, other threads may use the executor."""
     executor = lab.executor(backend=ThreadBackend(max_abandoned=0), max_concurrency=1, timeout=0.1, retry_count=0)
