@@ -164,6 +164,13 @@ class Scheduler:
             slot.timer.arm(start + job.settings.timeout)
         return begun
 
+    def _acquire_to_count(self, ended: AnyJob | None) -> None:
+        """Take the lock; if somebody has it, wake first who waits for what ended, as they may be the same."""
+        if not self.lock.acquire(False):
+            if ended is not None:
+                ended.wake_parked()
+            acquire_yielding(self.lock)
+
     def begin_next(self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take.
 
@@ -173,10 +180,7 @@ class Scheduler:
         while True:
             number = 0
             last = ended.pop() if ended else None
-            if not self.lock.acquire(False):
-                if last is not None:
-                    last.wake_parked()
-                acquire_yielding(self.lock)
+            self._acquire_to_count(last)
             try:
                 rest = self._registry.account(last) if last is not None else ()
                 job = self._ready.pop() if self._ready.heap and self._gate.may_start else None
