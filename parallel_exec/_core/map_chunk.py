@@ -254,7 +254,7 @@ class MapChunk(Job[None]):
         rest = (self.columns, range(at, self.high), self._results, self.first, self.priority, self.id, self.context)
         tail = MapChunk(self.owner, self.settings, self.fn, *rest)
         tail.packed(self.payload)
-        tail.added(tail.sequence, self.queued_at, None)
+        tail.added(self._sequence_of(at), self.queued_at, None)
         if self._results.override is not None:
             tail.override_with(self._results.override)
         self.high, self.weight = at, at - self.low
@@ -316,13 +316,17 @@ class MapChunk(Job[None]):
             if self._results.misses(self.first + index):
                 self.isolate(index)
 
+    def _sequence_of(self, index: int) -> int:
+        """Return an item's place in the order added."""
+        return self.sequence + index - self.low
+
     def _make_job(self, index: int) -> AnyJob:
         """Return the job of one item, in the item's place among the results."""
         arguments = tuple([column[index] for column in self.columns])
         item: AnyJob = Job(
             self.owner, self.settings, self.fn, arguments, None, self.priority, self.item_id(index), self.context
         )
-        item.added(self._results.sequence + self.first + index, self.queued_at, None)
+        item.added(self._sequence_of(index), self.queued_at, None)
         item.mark_retrieved()  # it is looked at when its turn comes, or the iteration has ended
         self._results.put(self.first + index, item)
         if self._results.override is not None:

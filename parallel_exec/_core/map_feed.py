@@ -9,6 +9,8 @@ to that is how long the iterator takes for an item: it may wait for the results 
 
 Guarantees:
     What an iterator has yielded is in the queue when it is asked for more: it may be stuck from then on.
+    Of equal priority it starts behind what others had added when its chunk was begun; it may start ahead of what was added
+    while that grew.
     An item is as it was when it was yielded. A chunk that grows is pickled by whoever takes it, the I/O thread: so it has
     either values that cannot change, and are pickled without user code, or items that were pickled when they came. A large
     item is a job of its own.
@@ -95,9 +97,14 @@ class MapFeed:
         start = (results, self._place, self._priority, self._id)
         self._chunk = chunk = MapChunk(self._owner, self._settings, self._fn, [], range(0), *start)
         self._row = [item]
+        chunk.added(self._sequence(), 0.0, None)
         chunk.grow(self._row, pack)
         self._admission.add(chunk, None, start=True)
         return chunk
+
+    def _sequence(self) -> int:
+        """Return the place in the order added of what begins with the next item: behind what others have added meanwhile."""
+        return self._owner.next_sequence() if self._place else self._results.sequence
 
     def _close(self) -> None:
         """Have the chunk grow no more."""
@@ -141,10 +148,11 @@ class MapFeed:
         self._close()
         results, place = self._results, self._place
         results.reserve_all(place + 1)
+        sequence = self._sequence()
         self._place += 1
         name = f"{self._id}-{place}"
         job: AnyJob = Job(self._owner, self._settings, self._fn, arguments, None, self._priority, name)
-        job.added(results.sequence + place, 0.0, None)
+        job.added(sequence, 0.0, None)
         job.mark_retrieved()  # it is looked at when its turn comes, or the iteration has ended
         results.put(place, job)
         self._admission.add(job, None, start=True)

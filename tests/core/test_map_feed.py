@@ -88,7 +88,7 @@ class Owner:
                 return None
             job.handed_out()
             if type(job) is not MapChunk:
-                return job.sequence - PLACE_0, [job.args]
+                return int(job.id.rpartition("-")[2]), [job.args]
             assert len(job.columns[0]) == job.weight == job.high == job.size()
             assert [list(column) for column in job.columns] == job.payload
             return job.first, list(zip(*job.columns))
@@ -217,6 +217,25 @@ def test_a_function_that_is_heavy() -> None:
     owner = Owner(light=False)
     feed(owner, iter(range(3)))
     assert take_all(owner) == [(0, [(0,)]), (1, [(1,)]), (2, [(2,)])]
+
+
+@pytest.mark.parametrize("rest", [[1, 2], [[1], [2]], ["x" * map_feed._ROW]], ids=["plain", "pickled", "large"])
+def test_what_others_have_added_meanwhile_comes_first(rest: list[Any]) -> None:
+    """What begins a chunk, or goes alone, is behind that, though it is of a `map` that came before."""
+    owner = Owner()
+    places = []
+
+    def read() -> Iterator[Any]:
+        yield 0
+        places.append(owner.ready.peek().sequence)  # type: ignore[union-attr]
+        assert owner.take() == (0, [(0,)])
+        places.append(owner.next_sequence())  # as whoever adds a task does
+        yield from rest
+
+    feed(owner, read())
+    places.append(owner.ready.peek().sequence)  # type: ignore[union-attr]
+    assert places == sorted(places)
+    assert take_all(owner)[0][0] == 1
 
 
 def test_several_iterables() -> None:
