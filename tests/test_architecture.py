@@ -99,6 +99,7 @@ ORDER = [
     "backends.engine.start_signal",
     "backends.engine.remote_call",
     "backends.engine.adapter",
+    "backends.engine.grouping",
     "backends.engine.group_journal",
     "backends.engine.remote_group",
     "backends.engine.call_group",

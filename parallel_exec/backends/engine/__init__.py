@@ -9,6 +9,9 @@ EngineRunner ── submit, cancel, recall ──► ExecutorEngine, DaskEngine 
     │  │                                        ▼ in another process
     │  └── it began, it ended ◄──────────── run_call, run_on_worker          (`remote_call.py`, `dask_worker.py`)
     │         StartListener ◄── StartNotifier                                (`start_signal.py`)
+    ├─ tiny calls go in groups (`grouping.py`):
+    │      CallGroup ──► run_group, and a GroupJournal       (`call_group.py`, `remote_group.py`, `group_journal.py`)
+    │      AttemptGroup ──► run_on_worker                                      (`dask_group.py`)
     ├─ Submission: one attempt's state, and the slot that it holds           (`submission.py`)
     └─ feeder and settler, two SerialThreads                                 (`serial_thread.py`)
 """

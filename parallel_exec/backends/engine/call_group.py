@@ -16,13 +16,12 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections import deque
-from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 from parallel_exec._sync.clock import time
+from parallel_exec.backends.engine.grouping import CallPace, fail, finish
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.remote_group import LONG
 
@@ -34,10 +33,9 @@ AHEAD = 0.002  # seconds of work in a group; a guess: some round trips through a
 SOON = 0.0005  # seconds; calls that take longer each, `OVERHEAD` included, gain little in a group
 OVERHEAD = 30e-6  # seconds that an attempt takes beside the call; measured on one machine
 MOST_CALLS = 64
-_LATEST = 8  # calls whose average says how long the next will take; a guess
 
 
-class GroupedFuture(Future[Optional[CallResult]] if TYPE_CHECKING else Future):  # type: ignore[misc]
+class GroupedFuture(Future[Optional[CallResult]]):
     """The engine's future of one attempt in a group: a result, or None if it did not begin and never will.
 
     Attributes:
@@ -47,16 +45,6 @@ class GroupedFuture(Future[Optional[CallResult]] if TYPE_CHECKING else Future): 
     def __init__(self, group: CallGroup) -> None:
         super().__init__()
         self.group = group
-
-    def finish(self, result: CallResult | None) -> None:
-        """Set the result, unless it has one."""
-        with contextlib.suppress(InvalidStateError):
-            self.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        """Set the error, unless it has a result."""
-        with contextlib.suppress(InvalidStateError):
-            self.set_exception(error)
 
 
 class CallGroup:
@@ -105,9 +93,9 @@ class CallGroup:
         """Finish all but an attempt that runs long: these are the results of those before it, the rest never begins."""
         futures = self._futures
         for future, result in zip(futures, results):
-            future.finish(result)
+            finish(future, result)
         for future in futures[self.submissions.index(submission) + 1 :]:
-            future.finish(None)
+            finish(future, None)
 
     def stop(self, age: float) -> tuple[Submission, str] | None:
         """Let a group that was sent `age` seconds ago or earlier begin no further call, and finish all but the one that runs.
@@ -147,10 +135,10 @@ class CallGroup:
             _end_by_error(futures, error, findings if is_known else None)
         elif engine_future.cancelled():
             for future in futures:
-                future.finish(None)
+                finish(future, None)
         else:
             for future, result in zip(futures, engine_future.result()):
-                future.finish(result)
+                finish(future, result)
 
 
 def _end_by_error(futures: list[GroupedFuture], error: BaseException, findings: Findings | None) -> None:
@@ -159,43 +147,26 @@ def _end_by_error(futures: list[GroupedFuture], error: BaseException, findings: 
         _end_by_findings(futures, findings, error)
     elif isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
         for future in futures:
-            future.fail(error)
+            fail(future, error)
     else:  # one cannot be sent, so none was: each goes alone
         for future in futures:
-            future.finish(None)
+            finish(future, None)
 
 
 def _end_by_findings(futures: list[GroupedFuture], findings: Findings, error: BaseException) -> None:
     """Finish a group with which a worker has died: only what may have been running fails."""
     ended = len(findings.results)
     for future, result in zip(futures, findings.results):
-        future.finish(result)
+        finish(future, result)
     if findings.has_begun and not findings.is_over and ended < len(futures):
-        futures[ended].fail(error)
+        fail(futures[ended], error)
         ended += 1
     for future in futures[ended:]:
-        future.finish(None)
+        finish(future, None)
 
 
-class GroupPace:
-    """How long calls take, and so how many should go together.
-
-    Attributes:
-        depth: how many; read by the feeder.
-    """
-
-    def __init__(self) -> None:
-        self._latest: deque[float] = deque(maxlen=_LATEST)
-        self.depth = 1
-
-    def observe(self, seconds: float) -> None:
-        """Note what a call took, by itself or on the average of its group."""
-        self._latest.append(min(seconds, 2 * LONG))
-        if len(self._latest) == _LATEST:
-            average = sum(list(self._latest)) / _LATEST
-            self.depth = 1 if average > SOON else min(MOST_CALLS, int(AHEAD / max(average, 1e-6)))
-
-    def forget(self) -> None:
-        """Take calls for long ones until others are seen."""
-        self.depth = 1
-        self._latest.clear()
+def make_pace() -> CallPace:
+    """Return the pace of an executor's calls; `observe` is told what they take in all."""
+    pace = CallPace(ahead=AHEAD, most=MOST_CALLS, alone_from=SOON, overhead=0.0, longest=2 * LONG)
+    pace.forget()
+    return pace

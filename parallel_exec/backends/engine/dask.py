@@ -38,7 +38,7 @@ from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
-from parallel_exec.backends.engine.dask_group import AttemptFuture, AttemptGroup, CallPace
+from parallel_exec.backends.engine.dask_group import AttemptFuture, AttemptGroup, make_pace
 from parallel_exec.backends.engine.dask_worker import (
     CRASHED,
     RemoteJob,
@@ -141,7 +141,7 @@ class DaskEngine(Engine):
         self._latest_serial = 0
         self._has_greeted = False
         # The loop's own:
-        self._pace = CallPace()
+        self._pace = make_pace()
         self._workers_take_groups = False  # whether workers take groups; the feeder reads it
 
     def open(self, runner: RunnerPort) -> None:

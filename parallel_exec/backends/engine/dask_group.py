@@ -12,12 +12,11 @@ Guarantees:
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Optional
 
 from parallel_exec.backends.engine.dask_worker import CRASHED, LONG, RemoteJob
+from parallel_exec.backends.engine.grouping import CallPace, fail, finish
 from parallel_exec.backends.engine.remote_call import CallResult
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ AHEAD = 0.020  # seconds of work in a group: some two round trips through dask's
 OVERHEAD = 100e-6  # seconds that a worker spends on an attempt beside the call; measured on one machine
 MOST_CALLS = 64  # in a group; a guess: the share of dask's own cost in each is small by then
 MOST_BYTES = 1 << 20  # of pickled calls in a group
-_LATEST = 8  # calls whose average says how long the next will take; a guess
 
 
 class AttemptFuture(Future[Optional[CallResult]]):
-    """The engine's future of one attempt: a result, or None if it did not begin and never will.
+    """The engine's future of one attempt in a group: a result, or None if it did not begin and never will.
 
     Attributes:
         job: what travels.
@@ -42,16 +40,6 @@ class AttemptFuture(Future[Optional[CallResult]]):
         super().__init__()
         self.job = job
         self.group = group
-
-    def finish(self, result: CallResult | None) -> None:
-        """Set the result, unless it was cancelled or has one."""
-        with contextlib.suppress(InvalidStateError):
-            self.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        """Set the error, unless it was cancelled or has a result."""
-        with contextlib.suppress(InvalidStateError):
-            self.set_exception(error)
 
 
 class AttemptGroup:
@@ -142,9 +130,9 @@ class AttemptGroup:
                 continue
             result = results[serial]
             if result is None and serial not in self._begun:
-                future.finish(None)
+                finish(future, None)
             elif result is not None and result.kind != CRASHED:
-                future.finish(result)
+                finish(future, result)
             elif not future.done():
                 again.append((future.job, int(result is not None)))
         return again
@@ -153,7 +141,7 @@ class AttemptGroup:
         """Give back what is not known to have begun, as dask fails; `end` the rest with dask's error."""
         for future in self.futures:
             if future.job.serial not in self._begun:
-                future.finish(None)
+                finish(future, None)
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
@@ -161,29 +149,11 @@ class AttemptGroup:
         futures, self.futures = self.futures, []
         for future in futures:
             if error is not None:
-                future.fail(error)
+                fail(future, error)
             else:
                 future.cancel()
 
 
-class CallPace:
-    """How long calls take, and so how many should travel together.
-
-    Attributes:
-        depth: how many.
-    """
-
-    def __init__(self) -> None:
-        self._latest: deque[float] = deque(maxlen=_LATEST)
-        self.depth = 1
-
-    def observe(self, durations: list[float]) -> None:
-        """Note how many seconds calls took, the latest last."""
-        self._latest.extend(min(duration, 2 * LONG) for duration in durations[-_LATEST:])
-        if self._latest:
-            average = sum(self._latest) / len(self._latest) + OVERHEAD
-            self.depth = 1 if average >= LONG else min(MOST_CALLS, int(AHEAD / average))
-
-    def forget(self) -> None:
-        """Take calls for long ones until others are seen."""
-        self.observe([2 * LONG] * _LATEST)
+def make_pace() -> CallPace:
+    """Return the pace of a cluster's calls; `observe` is told how long they ran."""
+    return CallPace(ahead=AHEAD, most=MOST_CALLS, alone_from=LONG, overhead=OVERHEAD, longest=2 * LONG)

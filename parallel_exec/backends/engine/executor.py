@@ -37,7 +37,7 @@ import threading
 import weakref
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._hints import refuse_names
 from parallel_exec._sync.clock import time
@@ -45,7 +45,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
-from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, GroupPace
+from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, make_pace
 from parallel_exec.backends.engine.group_journal import Journals
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, run_call, run_nothing, run_shared
 from parallel_exec.backends.engine.remote_group import GroupedCall, run_group
@@ -172,7 +172,7 @@ class ExecutorEngine(Engine):
         self._shares = interpreter is not None and isinstance(executor, interpreter.InterpreterPoolExecutor)
         self._listener = StartListener(weakly(self._heard), weakly(self._heard_group))
         self._is_ours = taker is not executor
-        self._pace = GroupPace()  # the threads in which futures complete tell it
+        self._pace = make_pace()  # the threads in which futures complete tell it
         self._journals = Journals()
         self._filling: CallGroup | None = None  # the feeder's own
         # What the executor has not done with; changed by single atomic calls, from any thread.
@@ -227,23 +227,26 @@ class ExecutorEngine(Engine):
         group.sent(group_future)
         self._track(group_future, partial(self._ended_group, group, time.monotonic()))
 
-    def _track(self, engine_future: Any, ended: Any) -> None:
+    def _track(self, engine_future: Any, ended: Callable[[Any], None]) -> None:
+        """Count a call of the executor's until it has ended; `ended` counts it no more."""
         self._inside.add(engine_future)
-        engine_future.add_done_callback(self._inside.discard)
         engine_future.add_done_callback(ended)
 
     def _ended_alone(self, engine_future: EngineFuture) -> None:
+        """Note how long an attempt took; the executor's callback."""
+        self._inside.discard(engine_future)
         if not engine_future.cancelled() and engine_future.exception() is None:
             result = engine_future.result()
             if isinstance(result, CallResult):
-                self._pace.observe(result.duration + OVERHEAD)
+                self._pace.observe([result.duration + OVERHEAD])
 
     def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
         """Finish a group; the executor's callback."""
+        self._inside.discard(engine_future)
         self._groups.discard(group)
         has_ended = not engine_future.cancelled() and engine_future.exception() is None
         if has_ended and engine_future.result()[0] is not None:  # else no call of it could begin there
-            self._pace.observe((time.monotonic() - sent_at) / len(group.submissions))
+            self._pace.observe([(time.monotonic() - sent_at) / len(group.submissions)])
         else:
             self._pace.forget()
         group.end(engine_future, tells_begin=self._journals.are_written)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from parallel_exec.backends._outcomes import AS_IS
-from parallel_exec.backends.engine.dask_group import AHEAD, MOST_BYTES, MOST_CALLS, AttemptGroup, CallPace
+from parallel_exec.backends.engine.dask_group import AHEAD, MOST_BYTES, MOST_CALLS, AttemptGroup, make_pace
 from parallel_exec.backends.engine.dask_worker import CRASHED, LONG, RemoteJob, _ChildPool
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult
 
@@ -34,7 +34,7 @@ def a_group(count: int = 4) -> AttemptGroup:
 
 def test_calls_go_alone_until_they_are_known_to_be_tiny() -> None:
     """The pace of the latest calls says how many travel together, and a long one that none do."""
-    pace = CallPace()
+    pace = make_pace()
     assert pace.depth == 1
     pace.observe([1e-6])
     assert 8 < pace.depth <= MOST_CALLS

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import pytest
 
 from parallel_exec import ParallelExecutor
-from parallel_exec.backends.engine.call_group import CallGroup, GroupPace
+from parallel_exec.backends.engine.call_group import CallGroup
 from parallel_exec.backends.engine.executor import SubmittedGroup
 from parallel_exec.backends.engine.group_journal import MOST_BYTES, GroupJournal, Journals, JournalWriter
+from parallel_exec.backends.engine.grouping import CallPace
 from parallel_exec.backends.engine.remote_call import AttemptInfo
 from parallel_exec.backends.engine.remote_group import GroupedCall, run_group
 
@@ -261,13 +262,13 @@ class _NotedPool(ProcessPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-def _in_groups_of_twenty(pace: GroupPace, seconds: float) -> None:
+def _in_groups_of_twenty(pace: CallPace, seconds: list[float]) -> None:
     pace.depth = 20
 
 
 def test_a_crash_touches_its_own_task_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those behind it none has run; they end as the broken pool refuses them."""
-    monkeypatch.setattr(GroupPace, "observe", _in_groups_of_twenty)
+    monkeypatch.setattr(CallPace, "observe", _in_groups_of_twenty)
     log = str(tmp_path / "log")
     with (
         _NotedPool(1, multiprocessing.get_context("forkserver")) as pool,
