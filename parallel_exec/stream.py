@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AHEAD = (
-    0.05  # seconds of results that a window of its own size holds: ten times what a thread may keep the interpreter for
-)
+# Seconds of results that a window of its own size holds: ten times what a thread may keep the interpreter for.
+AHEAD = 0.05
 MOST = 4096  # tasks in a window of its own size; a guess: some 4 MB
 _LAP = 64  # most results between two looks at the clock
 _READ = 2  # tasks read for each result while the window grows: a slow iterable holds up no result for long
@@ -187,9 +186,8 @@ class Window(Generic[T]):
     def close(self) -> None:
         """Cancel what waits, and stop what runs; what has ended stays."""
         self.drop_handed()
-        running = [
-            future for future in list(self.futures) if not future.cancel()
-        ]  # first what waits, or it would run now
+        # First what waits, or it would run now.
+        running = [future for future in list(self.futures) if not future.cancel()]
         for future in running:
             future.abort()
 

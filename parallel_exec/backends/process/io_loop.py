@@ -126,9 +126,9 @@ class IoLoop:
                     if fd == self._wakeup_r:
                         os.read(fd, 512)
                         self._wakeup_pending = False
-                    elif (
-                        callback is not None and watched.get(fd) is callback and callback()
-                    ):  # else it was closed just now
+                    elif callback is None or watched.get(fd) is not callback:  # it was closed just now
+                        continue
+                    elif callback():
                         self.unwatch(fd)
                 raised = None
             except BaseException as error:  # of a user's callback, which may raise what is no Exception; or ours

@@ -14,7 +14,6 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from operator import itemgetter
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.launcher import Launcher
 
-_SERIAL = itemgetter(wire.Frame._fields.index("serial"))
 _FRAME_RAISED = "raised by what came of a message from %s"
 
 
@@ -107,7 +105,7 @@ class Receiver:
         """Hear of plain jobs that returned: all in one go, as they come by the hundred."""
         port = self._port
         with port.lock:
-            jobs = handle.plain_ended(list(map(_SERIAL, frames)))
+            jobs = handle.plain_ended(list(map(wire.serial_of, frames)))
         try:
             ran = []
             seconds = 0.0

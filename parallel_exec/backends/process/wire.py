@@ -51,7 +51,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from typing import Any, Iterator, Literal, NamedTuple
+from operator import itemgetter
+from typing import Any, Callable, Iterator, Literal, NamedTuple
 
 from parallel_exec.backends._outcomes import KINDS
 
@@ -70,9 +71,8 @@ _COPIED_BELOW = 1 << 12  # bytes of a payload up to which a copy costs less than
 GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
 JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
-JOURNAL_FRAME = (
-    JOURNAL_SIZE - _HEADER_SIZE - FRAME.size
-)  # bytes of the largest payload of a frame that has a place there
+# Bytes of the largest payload of a frame that has a place there.
+JOURNAL_FRAME = JOURNAL_SIZE - _HEADER_SIZE - FRAME.size
 ROW_VALUE = 1024  # bytes of the largest pickle that has a place in a row; a guess
 ROW_FULL = JOURNAL_SIZE - ROW_VALUE - LENGTH.size  # where there may not be room for another
 CELL = 8  # bytes of a number in a row of INTS or FLOATS
@@ -108,16 +108,14 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+serial_of: Callable[[Frame], int] = itemgetter(Frame._fields.index("serial"))  # for a hot path: it runs no Python
+
+
 def encode(
     kind: int, serial: int = 0, start: float = 0.0, end: float = 0.0, ancillary: int = 0, payload: bytes = b""
 ) -> bytes:
     """Return a frame's bytes."""
     return FRAME.pack(len(payload), kind, serial, start, end, ancillary) + payload
-
-
-def header(kind: int, serial: int, start: float, end: float, ancillary: int, length: int) -> bytes:
-    """Return the header of a frame whose payload, of so many bytes, is to follow it."""
-    return FRAME.pack(length, kind, serial, start, end, ancillary)
 
 
 def decode(data: bytearray | memoryview | bytes, upto: int) -> tuple[list[Frame], int]:

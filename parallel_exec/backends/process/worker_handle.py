@@ -36,7 +36,7 @@ import socket
 from collections import deque
 from functools import partial
 from itertools import repeat
-from operator import itemgetter, methodcaller
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.map_chunk import MapChunk
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
-_SERIAL = itemgetter(wire.Frame._fields.index("serial"))
 _READ = 1 << 16  # bytes for one read: what a pipe holds; room for more would be mapped, and unmapped, each time
 _CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 
@@ -389,7 +388,7 @@ class WorkerHandle:
             if self.state == WorkerState.CLOSING:
                 self.check_end(time.monotonic())
                 return
-        if any(map(_SERIAL, frames)) or (self.assigned and self.poll_at is None):
+        if any(map(wire.serial_of, frames)) or (self.assigned and self.poll_at is None):
             self.poll_at = time.monotonic() + POLL_AFTER
 
     def poll_next(self, at: float | None) -> None:

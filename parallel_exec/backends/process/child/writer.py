@@ -70,7 +70,8 @@ class Outbox:
         data = pickled.data
         if len(data) > wire.JOURNAL_FRAME:
             self.flush(end)
-            self.send(wire.header(kind, serial, start, end, ancillary, len(data)), data)  # not joined: that is a copy
+            header = wire.FRAME.pack(len(data), kind, serial, start, end, ancillary)
+            self.send(header, data)  # not joined: that is a copy
             self.journal.idle()
             return
         frame = wire.encode(kind, serial, start, end, ancillary, data)
