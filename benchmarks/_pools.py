@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, Callable
 
 from benchmarks._harness import OURS, STDLIB_POOL, STDLIB_POOL_CHUNKS, STDLIB_PROCESSES
-from benchmarks.work import whoami
+from benchmarks.work import nothing, whoami
 
 TIMEOUT = 30.0  # seconds; never reached, only armed
 RETRIES = 2
@@ -26,6 +26,7 @@ PRIORITY = 1
 
 Hold = Callable[[float], "tuple[int, int]"]
 Ask = Callable[[Hold, Sequence[float]], "Iterable[tuple[int, int]]"]
+Call = Callable[[Any, int], "list[Any]"]  # takes a pool and how many calls it is to make; returns their results
 
 
 def start_method() -> str:
@@ -72,6 +73,31 @@ def open_ours(backend: str, workers: int) -> Any:
     from parallel_exec import ParallelExecutor  # here, so that --list works without
 
     return ParallelExecutor(max_concurrency=workers, timeout=TIMEOUT, retry_count=RETRIES, backend=backend)
+
+
+def seconds_each(call: Call, pool: Any, expected: list[Any]) -> float:
+    """Have `call` make as many calls of an open pool as results are expected, and return the seconds that each takes.
+
+    Raises:
+        RuntimeError: it returned other results.
+    """
+    start = time.monotonic()
+    results = call(pool, len(expected))
+    elapsed = time.monotonic() - start
+    if results != expected:
+        raise RuntimeError("results are lost or out of order")
+    return elapsed / len(expected)
+
+
+def submit_ours(pool: Any, count: int) -> list[Any]:
+    """Submit no-op calls to an executor of ours, with a priority, then take all results."""
+    submit = pool.options(priority=PRIORITY).submit
+    return [future.result() for future in [submit(nothing, item) for item in range(count)]]
+
+
+def submit_stdlib(pool: Any, count: int) -> list[Any]:
+    """Submit no-op calls to whatever has the stdlib's `submit`, then take all results."""
+    return [future.result() for future in [pool.submit(nothing, item) for item in range(count)]]
 
 
 @contextmanager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 from benchmarks import _pools
 from benchmarks._harness import OURS, REGISTRY, STDLIB_PROCESSES, Settings
@@ -16,8 +15,6 @@ from benchmarks.work import nothing
 DASK = "Client.map + gather"
 
 MANY = 64  # the limit of a user who thinks of it as a window
-
-Run = Callable[[Any, int], "list[Any]"]
 
 
 @contextmanager
@@ -34,19 +31,11 @@ def _on_processes(side: str, workers: int, limit: int) -> Iterator[Any]:
             yield pool
 
 
-def _stdlib(pool: Any, count: int) -> list[Any]:
-    return [future.result() for future in [pool.submit(nothing, item) for item in range(count)]]
-
-
 def _processes_sample(side: str, run: Settings, limit: int) -> float:
     count = run.count(3_000, 50)
+    submit = _pools.submit_ours if side == OURS else _pools.submit_stdlib
     with _on_processes(side, run.workers, limit) as pool:
-        start = time.monotonic()
-        results = (_submit if side == OURS else _stdlib)(pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(count)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(submit, pool, list(range(count)))
 
 
 @REGISTRY.row(
@@ -103,24 +92,14 @@ def _client(client: Any, count: int) -> list[Any]:
     return results
 
 
-def _submit(pool: Any, count: int) -> list[Any]:
-    submit = pool.options(priority=_pools.PRIORITY).submit
-    return [future.result() for future in [submit(nothing, item) for item in range(count)]]
-
-
 def _map(pool: Any, count: int) -> list[Any]:
     return list(pool.map(nothing, range(count)))
 
 
-def _dask_sample(side: str, run: Settings, ours: Run) -> float:
+def _dask_sample(side: str, run: Settings, ours: _pools.Call) -> float:
     count = run.count(2_000, 20)
     with _on_dask(side, run.workers) as pool:
-        start = time.monotonic()
-        results = (ours if side == OURS else _client)(pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(count)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(ours if side == OURS else _client, pool, list(range(count)))
 
 
 @REGISTRY.row(
@@ -133,7 +112,7 @@ def _dask_sample(side: str, run: Settings, ours: Run) -> float:
 )
 def dask_submit(side: str, run: Settings) -> float:
     """Return seconds a task: submit all, then take all results."""
-    return _dask_sample(side, run, _submit)
+    return _dask_sample(side, run, _pools.submit_ours)
 
 
 @REGISTRY.row(

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import time
 from importlib import import_module
-from typing import Any, Callable
+from typing import Any
 
 from benchmarks import _pools
 from benchmarks._harness import OURS, REGISTRY, STDLIB_POOL, STDLIB_PROCESSES, Settings
 from benchmarks.work import nothing, pause, tiny
 
 SLOW = 0.5  # seconds of the long task of "mixed"
-
-Run = Callable[[Any, int], "list[Any]"]
-
-
-def _ours(pool: Any, count: int) -> list[Any]:
-    submit = pool.options(priority=_pools.PRIORITY).submit
-    return [future.result() for future in [submit(nothing, item) for item in range(count)]]
-
-
-def _stdlib(pool: Any, count: int) -> list[Any]:
-    return [future.result() for future in [pool.submit(nothing, item) for item in range(count)]]
 
 
 def _stdlib_pool(pool: Any, count: int) -> list[Any]:
@@ -39,12 +28,12 @@ def _deadpool(pool: Any, count: int) -> list[Any]:
     return [future.result() for future in [pool.submit(nothing, item, **armed) for item in range(count)]]
 
 
-_SUBMIT: dict[str, Run] = {
-    OURS: _ours,
-    STDLIB_PROCESSES: _stdlib,
+_SUBMIT: dict[str, _pools.Call] = {
+    OURS: _pools.submit_ours,
+    STDLIB_PROCESSES: _pools.submit_stdlib,
     STDLIB_POOL: _stdlib_pool,
     "pebble": _pebble,
-    "loky": _stdlib,
+    "loky": _pools.submit_stdlib,
     "deadpool": _deadpool,
 }
 
@@ -60,12 +49,7 @@ def process_submit(side: str, run: Settings) -> float:
     """Return seconds a task: submit all, then take all results; a peer arms what it has of timeout and priority."""
     count = run.count(10_000, 200)
     with _pools.processes(side, run.workers) as pool:
-        start = time.monotonic()
-        results = _SUBMIT[side](pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(count)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(_SUBMIT[side], pool, list(range(count)))
 
 
 def _map_joblib(pool: Any, count: int) -> list[Any]:
@@ -73,7 +57,7 @@ def _map_joblib(pool: Any, count: int) -> list[Any]:
     return list(pool(delayed(tiny)(item) for item in range(count)))
 
 
-_MAP: dict[str, Run] = {
+_MAP: dict[str, _pools.Call] = {
     OURS: lambda pool, count: list(pool.map(tiny, range(count))),
     STDLIB_PROCESSES: lambda pool, count: list(pool.map(tiny, range(count), chunksize=256)),
     "joblib": _map_joblib,
@@ -92,15 +76,10 @@ def process_map(side: str, run: Settings) -> float:
     """Return seconds an item. Each pool batches by itself; the stdlib's, which does not, is given a good size."""
     count = run.count(100_000, 2_000)
     with _pools.processes(side, run.workers) as pool:
-        start = time.monotonic()
-        results = _MAP[side](pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(1, count + 1)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(_MAP[side], pool, list(range(1, count + 1)))
 
 
-_MAP_BULK: dict[str, Run] = {
+_MAP_BULK: dict[str, _pools.Call] = {
     OURS: _MAP[OURS],
     STDLIB_POOL: lambda pool, count: pool.map(tiny, range(count)),
 }
@@ -117,12 +96,7 @@ def process_map_bulk(side: str, run: Settings) -> float:
     """Return seconds an item. The pool cuts what it was given into eight pieces, without a timeout."""
     count = run.count(200_000, 2_000)
     with _pools.processes(side, run.workers) as pool:
-        start = time.monotonic()
-        results = _MAP_BULK[side](pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(1, count + 1)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(_MAP_BULK[side], pool, list(range(1, count + 1)))
 
 
 @REGISTRY.row(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any, Callable
+from typing import Any
 
 from benchmarks import _pools
 from benchmarks._harness import OURS, REGISTRY, STDLIB_POOL, STDLIB_POOL_CHUNKS, Settings
@@ -12,15 +11,15 @@ from benchmarks.work import nothing, tiny
 CHUNK = 64  # of the pool's `imap`, where it is given a good size
 
 
-def _stream(pool: Any, count: int) -> int:
-    return sum(result.success for result in pool.stream(nothing for _ in range(count)))
+def _stream(pool: Any, count: int) -> list[Any]:
+    return [result.unwrap() for result in pool.stream(nothing for _ in range(count))]
 
 
-def _unordered(pool: Any, count: int) -> int:
-    return sum(result is None for result in pool.imap_unordered(nothing, (None for _ in range(count)), chunksize=1))
+def _unordered(pool: Any, count: int) -> list[Any]:
+    return list(pool.imap_unordered(nothing, (None for _ in range(count)), chunksize=1))
 
 
-_STREAM: dict[str, Callable[[Any, int], int]] = {OURS: _stream, STDLIB_POOL: _unordered}
+_STREAM: dict[str, _pools.Call] = {OURS: _stream, STDLIB_POOL: _unordered}
 
 
 @REGISTRY.row(
@@ -34,15 +33,10 @@ def stream_process(side: str, run: Settings) -> float:
     """Return seconds a task; the pool reads the whole generator at once, ours at most a window ahead."""
     count = run.count(20_000, 300)
     with _pools.processes(side, run.workers) as pool:
-        start = time.monotonic()
-        done = _STREAM[side](pool, count)
-        elapsed = time.monotonic() - start
-    if done != count:
-        raise RuntimeError("results are lost")
-    return elapsed / count
+        return _pools.seconds_each(_STREAM[side], pool, [None] * count)
 
 
-_MAP: dict[str, Callable[[Any, int], list[int]]] = {
+_MAP: dict[str, _pools.Call] = {
     OURS: lambda pool, count: list(pool.map(tiny, (item for item in range(count)))),
     STDLIB_POOL: lambda pool, count: list(pool.imap(tiny, (item for item in range(count)), chunksize=1)),
     STDLIB_POOL_CHUNKS: lambda pool, count: list(pool.imap(tiny, (item for item in range(count)), chunksize=CHUNK)),
@@ -60,9 +54,4 @@ def map_generator(side: str, run: Settings) -> float:
     """Return seconds an item."""
     count = run.count(30_000, 500)
     with _pools.processes(side, run.workers) as pool:
-        start = time.monotonic()
-        results = _MAP[side](pool, count)
-        elapsed = time.monotonic() - start
-    if results != list(range(1, count + 1)):
-        raise RuntimeError("results are lost or out of order")
-    return elapsed / count
+        return _pools.seconds_each(_MAP[side], pool, list(range(1, count + 1)))
