@@ -122,6 +122,7 @@ ORDER = [
     "futures",
     "_stdio",
     "cli.cpus",
+    "cli.output",
     "cli.writer",
     "cli.reader",
     "cli.main",

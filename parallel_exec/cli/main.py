@@ -31,8 +31,9 @@ from parallel_exec._checks import check_seconds
 from parallel_exec._hints import did_you_mean
 from parallel_exec._stdio import STDERR, STDOUT, open_missing, print_by_lines, take_output
 from parallel_exec.cli.cpus import usable_cpus
-from parallel_exec.cli.reader import UsageError, check_is_no_input, open_file, open_source, read_items, resolve
-from parallel_exec.cli.writer import Refused, Writer, write_all
+from parallel_exec.cli.output import Output, UsageError, open_output, write_all
+from parallel_exec.cli.reader import check_is_no_input, open_source, read_items, resolve
+from parallel_exec.cli.writer import Refused, Writer
 from parallel_exec.config import BACKENDS, ParallelConfig
 from parallel_exec.executor import ParallelExecutor
 from parallel_exec.progress import progress_bar
@@ -167,7 +168,12 @@ def _parser() -> _Parser:
     add("--file", metavar="FILE", help="read the items from FILE, one a line; - is standard input")
     add("--json", action="store_true", help="each item is a JSON value instead of a string")
     add("--priority", metavar="MODULE:CALLABLE", help="computes an int from an item; the highest runs first")
-    add("--output", metavar="FILE", help="write the lines there instead of to standard output")
+    add(
+        "--output",
+        metavar="FILE",
+        help="write the lines there instead of to standard output; what is there is replaced with the first of them",
+    )
+    add("--append", action="store_true", help="add the lines to what --output FILE has, instead of replacing it")
     add(
         "--keep-order",
         action="store_true",
@@ -256,9 +262,11 @@ def _auto(backend: str) -> int:
 def _map(options: argparse.Namespace, missing: frozenset[int]) -> int:
     """Run the `map` command and return the exit status."""
     config = _config(options)
+    if options.append and options.output is None:
+        raise UsageError("--append needs --output FILE, as it says that the file keeps what it has")
     with contextlib.ExitStack() as open_files:
         source = open_source(options, missing, open_files)
-        output = take_output()  # closed by the end of the process: what is abandoned goes on until then
+        output = Output(take_output())  # closed by the end of the process: what is abandoned goes on until then
         if options.output is None and STDOUT in missing:
             raise UsageError("standard output is closed: name a file for the lines with --output FILE")
         function, rank = _resolve_all(options)
@@ -270,7 +278,7 @@ def _map(options: argparse.Namespace, missing: frozenset[int]) -> int:
             total = len(items)
         if options.output is not None:
             check_is_no_input(options.output, source)
-            output = open_files.enter_context(open_file(options.output, "wb")).fileno()
+            output = open_output(options.output, options.append, open_files)
         writer = Writer(
             output,
             open_files.enter_context(_bar(total)),

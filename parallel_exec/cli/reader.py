@@ -19,12 +19,13 @@ import select
 import stat
 import sys
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
 from parallel_exec._checks import check_priority
 from parallel_exec._hints import did_you_mean
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._stdio import STDIN, take_input
+from parallel_exec.cli.output import UsageError, open_file
 from parallel_exec.cli.writer import POLL, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:
@@ -47,10 +48,6 @@ class Call(NamedTuple):
 
 
 Item = Union[Call, Refused]
-
-
-class UsageError(Exception):
-    """Something the user gave cannot be used; the message says what, and what to give instead."""
 
 
 class ItemError(Exception):
@@ -150,14 +147,6 @@ def open_source(options: argparse.Namespace, missing: frozenset[int], open_files
     descriptor = take_input()
     open_files.callback(os.close, descriptor)
     return Source("standard input", descriptor)
-
-
-def open_file(path: str, mode: str) -> IO[bytes]:
-    """Open a file for its descriptor."""
-    try:
-        return open(path, mode, buffering=0)
-    except OSError as error:
-        raise UsageError(f"cannot open {path!r}: {error.strerror}") from error
 
 
 def check_is_no_input(output: str, source: Source) -> None:

@@ -19,7 +19,6 @@ import contextlib
 import heapq
 import json
 import math
-import os
 import queue
 import re
 import threading
@@ -30,11 +29,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parallel_exec._sync.clock import time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Union
 
     from typing_extensions import Self
 
+    from parallel_exec.cli.output import Output
     from parallel_exec.future import TaskFuture
     from parallel_exec.progress import Bar
     from parallel_exec.task import TaskResult
@@ -148,8 +149,7 @@ class Writer:
     waits at its end until all is written that had ended by then.
 
     Args:
-        output: the descriptor written to. Not a file object: that would have a lock, and its holder may be blocked in
-            it for ever, by a reader that has stopped, when the interpreter wants to exit.
+        output: what is written to.
         bar: told of each result, if there is one.
         total: how many results there will be, for the bar; 0 if unknown.
         room: how many items `admit` lets in before their lines are written.
@@ -164,7 +164,7 @@ class Writer:
 
     def __init__(
         self,
-        output: int,
+        output: Output,
         bar: Bar | None,
         total: int,
         room: int,
@@ -177,7 +177,7 @@ class Writer:
         self.summary = Summary()
         self._output = output
         self._bar = bar
-        self._hide = bar.hidden if bar is not None and os.isatty(output) else contextlib.nullcontext
+        self._hide = bar.hidden if bar is not None and output.is_terminal() else contextlib.nullcontext
         self._total = total
         self._tracebacks = tracebacks
         self._room = threading.Semaphore(room)
@@ -202,6 +202,9 @@ class Writer:
         self._ended.put(None)
         while self._thread.is_alive():
             self._thread.join(POLL)
+        if kind is None and not self.interrupted and self.output_error is None:
+            with self._giving_up():
+                self._output.complete()
 
     def admit(self) -> bool:
         """Wait for room for one more item; returns False if no more should be started."""
@@ -278,22 +281,20 @@ class Writer:
             self._bar.update_to(self.summary.done, self._total, self.summary.failed)
         text = "".join(lines)
         if text and self.output_error is None:
-            try:
-                with self._hide():
-                    write_all(self._output, text)
-            except OSError as error:
-                self.output_error = error
-                for future in list(self._alive):
-                    future.abort()
+            with self._giving_up(), self._hide():
+                self._output.write(text)
         if lines:
             self._room.release(len(lines))
 
-
-def write_all(descriptor: int, text: str) -> None:
-    """Write text to a descriptor. Blocks until all is written."""
-    data = text.encode("utf-8", "backslashreplace")
-    while data:
-        data = data[os.write(descriptor, data) :]
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Abort what is watched if the output fails."""
+        try:
+            yield
+        except OSError as error:
+            self.output_error = error
+            for future in list(self._alive):
+                future.abort()
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

@@ -12,6 +12,7 @@ import pytest
 import work
 
 from parallel_exec import Attempt, ParallelExecutor, Task, TaskResult
+from parallel_exec.cli.output import Output
 from parallel_exec.cli.writer import WIDTH, Summary, Writer, shorten, to_json
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def test_a_writer_lets_in_no_more_than_it_has_room_for() -> None:
     go = threading.Event()
     admitted = []
     try:
-        with Writer(write_end, None, 0, room=2) as writer, ParallelExecutor(max_concurrency=4) as executor:
+        with Writer(Output(write_end), None, 0, room=2) as writer, ParallelExecutor(max_concurrency=4) as executor:
 
             def feed() -> None:
                 for number in range(3):
@@ -152,7 +153,10 @@ def test_a_writer_lets_nothing_in_that_it_cannot_write(tmp_path: Path) -> None:
     output = os.open(path, os.O_RDONLY)
     go = threading.Event()
     try:
-        with Writer(output, None, 0, room=3) as writer, ParallelExecutor(max_concurrency=2, timeout=None) as executor:
+        with (
+            Writer(Output(output), None, 0, room=3) as writer,
+            ParallelExecutor(max_concurrency=2, timeout=None) as executor,
+        ):
             assert writer.admit()
             stuck = executor.submit(go.wait)
             writer.watch(0, stuck)
