@@ -173,7 +173,7 @@ def _parser() -> _Parser:
         metavar="FILE",
         help="write the lines there instead of to standard output; what is there is replaced with the first of them",
     )
-    add("--append", action="store_true", help="add the lines to what --output FILE has, instead of replacing it")
+    add("--append", action="store_true", help="add the lines to what the file has, instead of replacing it")
     add(
         "--keep-order",
         action="store_true",
