@@ -69,3 +69,10 @@ def print_by_lines() -> None:
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     stream = open(STDOUT, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = stream  # type: ignore[misc]  # final for others
+
+
+def write_all(descriptor: int, text: str) -> None:
+    """Write text to a descriptor. Blocks until all is written."""
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]

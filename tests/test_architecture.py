@@ -122,9 +122,11 @@ ORDER = [
     "futures",
     "_stdio",
     "cli.cpus",
+    "cli.options",
     "cli.output",
     "cli.writer",
     "cli.reader",
+    "cli.map_command",
     "cli.main",
     "cli",
     "__main__",
@@ -390,7 +392,7 @@ def test_only_one_place_branches_on_back_ends() -> None:
     """Nothing but the registry knows the back ends by type or name: the rest asks what they can do."""
     free = {
         "backends.registry",
-        "cli.main",
+        "cli.map_command",
         "futures.thread",
         "futures.process",
     }  # the last two are one kind of pool each

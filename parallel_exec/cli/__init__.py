@@ -1,4 +1,8 @@
-"""The command line: `main` runs it, `reader` makes calls of the input, `writer` makes lines of the results."""
+"""The command line: what `parallel-exec` runs.
+
+main ──► options        what may be written
+     └─► map_command    reader (calls of the input) ──► executor ──► writer (lines of the results) ──► output
+"""
 
 try:
     from parallel_exec.cli.main import main

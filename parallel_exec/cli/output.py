@@ -18,14 +18,13 @@ import os
 import stat
 from typing import IO, TYPE_CHECKING
 
+from parallel_exec._stdio import write_all
+from parallel_exec.cli.options import UsageError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 DESCRIPTORS = ("/dev/fd/", "/dev/std", "/proc/")  # where what looks like a file may be an open one, by its descriptor
-
-
-class UsageError(Exception):
-    """Something the user gave cannot be used; the message says what, and what to give instead."""
 
 
 def open_file(path: str, mode: str) -> IO[bytes]:
@@ -34,13 +33,6 @@ def open_file(path: str, mode: str) -> IO[bytes]:
         return open(path, mode, buffering=0)
     except OSError as error:
         raise UsageError(f"cannot open {path!r}: {error.strerror}") from error
-
-
-def write_all(descriptor: int, text: str) -> None:
-    """Write text to a descriptor. Blocks until all is written."""
-    data = text.encode("utf-8", "backslashreplace")
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 class Output:

@@ -25,7 +25,8 @@ from parallel_exec._checks import check_priority
 from parallel_exec._hints import did_you_mean
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._stdio import STDIN, take_input
-from parallel_exec.cli.output import UsageError, open_file
+from parallel_exec.cli.options import UsageError
+from parallel_exec.cli.output import open_file
 from parallel_exec.cli.writer import POLL, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:

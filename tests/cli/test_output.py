@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from program import ENVIRONMENT, command, read, run, started, wait_until
 
-from parallel_exec.cli.output import UsageError, open_output
+from parallel_exec.cli.options import UsageError
+from parallel_exec.cli.output import open_output
 
 if TYPE_CHECKING:
     from pathlib import Path

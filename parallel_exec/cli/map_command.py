@@ -1,0 +1,221 @@
+"""`parallel-exec map MODULE:CALLABLE [ITEM ...]`: the run, and its settings.
+
+    arguments, a file or standard input ──► Call ──► executor    the main thread: the one that Ctrl-C interrupts
+                                                        │ future, as it ends
+                                                        ▼
+    standard error ◄── Summary ◄───────────────────  Writer      a thread of its own: a slow reader of the lines
+    standard output, a file ◄── one JSON line each ◄────┘        holds up neither the executor nor Ctrl-C
+
+Guarantees:
+    Nothing runs before all options are known to be good. Each item that is taken in gets one line, written as soon as
+    its result is there, in the order in which they end or, if that is asked for, in which they came. After Ctrl-C all
+    that had finished is written, and no more.
+    Only lines go to standard output: before anything of the user's is imported, descriptor 1 is led to standard error,
+    for whatever the callable prints, in this process, in C code, in workers, in subprocesses; see `_stdio`.
+
+Items are taken in as room is made for them, so endless input runs in flat memory; except with `--priority`,
+`--deadline` or `--fail-fast`: these speak of all items, so all are read first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Callable
+
+from parallel_exec._checks import check_seconds
+from parallel_exec._stdio import STDERR, STDOUT, print_by_lines, take_output, write_all
+from parallel_exec.cli.cpus import usable_cpus
+from parallel_exec.cli.options import INTERRUPTED, OK, SOME_FAILED, TERMINATED, UsageError
+from parallel_exec.cli.output import Output, open_output
+from parallel_exec.cli.reader import check_is_no_input, open_source, read_items, resolve
+from parallel_exec.cli.writer import Refused, Writer
+from parallel_exec.config import ParallelConfig
+from parallel_exec.executor import ParallelExecutor
+from parallel_exec.progress import progress_bar
+from parallel_exec.task import Task
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from parallel_exec.backends.base import Backend
+    from parallel_exec.cli.reader import Item
+    from parallel_exec.progress import Bar
+
+TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
+MORE_THREADS, MOST_THREADS = 4, 32  # for `-j auto`: threads wait most of the time, as the standard library says
+
+
+def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
+    """Run the `map` command and return the exit status."""
+    config = _config(options)
+    if options.append and options.output is None:
+        raise UsageError("--append needs --output FILE, as it says that the file keeps what it has")
+    with contextlib.ExitStack() as open_files:
+        source = open_source(options, missing, open_files)
+        output = Output(take_output())  # closed by the end of the process: what is abandoned goes on until then
+        if options.output is None and STDOUT in missing:
+            raise UsageError("standard output is closed: name a file for the lines with --output FILE")
+        function, rank = _resolve_all(options)
+        items: Iterable[tuple[int, Item]] = read_items(source, function, rank, options.json)
+        total = len(source.arguments)
+        staged = rank is not None or options.deadline is not None or options.fail_fast
+        if staged:
+            items = list(items)
+            total = len(items)
+        if options.output is not None:
+            check_is_no_input(options.output, source)
+            output = open_output(options.output, options.append, open_files)
+        writer = Writer(
+            output,
+            open_files.enter_context(_bar(total)),
+            total,
+            room=TAKEN_IN * config.max_concurrency,
+            keep_order=options.keep_order,
+            tracebacks=options.traceback,
+        )
+        try:
+            with writer, ParallelExecutor(config) as executor, _noting_signals(writer):
+                run = _run_staged if staged else _run_streamed
+                run(executor, items, writer, options)
+        except KeyboardInterrupt:
+            if not writer.interrupted:
+                writer.interrupt(signal.SIGINT)
+        finally:
+            open_files.close()  # and with them the bar, before the summary
+            with contextlib.suppress(OSError):  # nobody reads it
+                write_all(STDERR, _closing_words(writer))
+    return _status(writer)
+
+
+def _resolve_all(options: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[Any], int] | None]:
+    """Return what the options name: the callable, and the one for priorities. From here on code of the user's runs."""
+    if not getattr(sys.flags, "safe_path", False):  # as `python -m` does
+        sys.path.insert(0, os.getcwd())
+    return resolve(options.callable), resolve(options.priority) if options.priority else None
+
+
+def _closing_words(writer: Writer) -> str:
+    """Return the summary, and why the run ended early if it did."""
+    why = ""
+    if writer.interrupted:
+        why = "interrupted; this had ended before:\n"
+    elif writer.output_error is not None:
+        why = f"stopped, because results cannot be written: {writer.output_error.strerror}\n"
+    return why + writer.summary.text()
+
+
+def _status(writer: Writer) -> int:
+    """Return the exit status of a run."""
+    if writer.interrupted:
+        return INTERRUPTED if writer.interrupted == signal.SIGINT else TERMINATED
+    return SOME_FAILED if writer.output_error or writer.summary.failed or writer.summary.cancelled else OK
+
+
+def _run_streamed(
+    executor: ParallelExecutor, items: Iterable[tuple[int, Item]], writer: Writer, options: argparse.Namespace
+) -> None:
+    """Run tasks as they come in, and as the writer makes room for them.
+
+    Not by `executor.stream`: a source of items that is slow would hold up the results that are there.
+    """
+    for number, item in items:
+        if not writer.admit():
+            break
+        if isinstance(item, Refused):
+            writer.refuse(number, item)
+        else:
+            writer.watch(number, executor.options(id=item.id).submit(item.execute))
+    writer.wait()
+
+
+def _run_staged(
+    executor: ParallelExecutor, items: Iterable[tuple[int, Item]], writer: Writer, options: argparse.Namespace
+) -> None:
+    """Run tasks that are all known."""
+    futures = []
+    refused = False
+    for number, item in items:
+        if isinstance(item, Refused):
+            writer.refuse(number, item)
+            refused = True
+        else:
+            futures.append(executor.add_task(Task(item.execute, id=item.id, priority=item.priority)))
+            writer.watch(number, futures[-1])
+    if refused and options.fail_fast:  # the first failure came before all that could have run
+        for future in futures:
+            future.cancel()
+    executor.execute_all(deadline=options.deadline, fail_fast=options.fail_fast)
+
+
+@contextlib.contextmanager
+def _noting_signals(writer: Writer) -> Iterator[None]:
+    """Let the writer know of Ctrl-C before anything is cancelled for it; SIGTERM is answered likewise, once."""
+    program = os.getpid()
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            if os.getpid() != program:  # a process that the callable forked, and now terminates
+                os.kill(os.getpid(), number)
+        writer.interrupt(number)
+        signal.default_int_handler(number, frame)
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = {number: way for number, way in usual.items() if signal.getsignal(number) is way}  # else it is ignored
+    for number in ours:  # as Ctrl-C in a background job, or the user's module has set it
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, way in ours.items():
+            signal.signal(number, way)
+
+
+def _bar(total: int) -> AbstractContextManager[Bar | None]:
+    """Return a progress bar if a person would see one."""
+    if sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+        return progress_bar(total)
+    return contextlib.nullcontext()
+
+
+# ── the settings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _config(options: argparse.Namespace) -> ParallelConfig:
+    """Return the executor's settings, checked."""
+    try:
+        check_seconds("deadline", options.deadline)
+        return ParallelConfig(
+            backend=_backend(options.backend),
+            max_concurrency=_auto(options.backend) if options.max_concurrency is None else options.max_concurrency,
+            timeout=options.timeout,
+            retry_count=options.retries,
+            backoff=options.backoff,
+            max_backoff=max(options.backoff, ParallelConfig().max_backoff),
+        )
+    except ValueError as error:  # whose message starts with the setting's name
+        setting, _, wrong = str(error).partition(" ")
+        option = "retries" if setting == "retry_count" else setting.replace("_", "-")
+        wrong = wrong.replace("None means", '"none" means')
+        raise UsageError(f"--{option} {wrong}") from error
+
+
+def _backend(name: str) -> Backend | str:
+    """Return the back end of this name, whose workers' prints are seen as soon as their line is complete."""
+    if name != "process":
+        return name
+    from parallel_exec.backends.process.backend import ProcessBackend
+
+    return ProcessBackend(initializer=print_by_lines)
+
+
+def _auto(backend: str) -> int:
+    """Return how many calls `-j auto` runs at once."""
+    cpus = usable_cpus()
+    return min(cpus + MORE_THREADS, MOST_THREADS) if backend == "thread" else cpus
