@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._sync.timers import Timer
+    from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.submission import Submission
 
@@ -85,6 +86,13 @@ class Engine(abc.ABC):
         An engine in which attempts wait for each other takes more. Called by the feeder.
         """
         return holding < limit
+
+    def must_wait(self, port: SchedulerPort) -> bool:
+        """Return whether what is first in the queue must not begin yet, as something of a higher priority waits in a group.
+
+        Called by the feeder. Whatever ends the wait has an attempt's future completed.
+        """
+        return False
 
     def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
         """Hand over what was submitted, as no more will come soon. Called by the feeder."""

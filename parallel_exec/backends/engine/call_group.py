@@ -16,6 +16,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any, Optional, Sequence
@@ -80,6 +81,11 @@ class CallGroup:
     def is_live(self) -> bool:
         """Return whether an attempt of it may be live: it was not settled."""
         return any(submission.slot is not None for submission in self.submissions)
+
+    def waiting_priority(self) -> float:
+        """Return the highest priority of what has yet to begin behind another attempt; -inf if nothing does."""
+        unsettled = [submission.known_job for submission in self.submissions if submission.slot is not None]
+        return max((job.priority for job in unsettled[1:] if job is not None), default=-math.inf)
 
     def take_back(self) -> bool:
         """Cancel it in the executor; returns whether none of it ever begins."""

@@ -49,6 +49,7 @@ from parallel_exec.backends.engine.dask_worker import (
     run_on_worker,
     withdraw_on_worker,
 )
+from parallel_exec.backends.engine.grouping import Precedence
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, failed
 from parallel_exec.backends.engine.runner import EngineRunner
 from parallel_exec.errors import TaskSerializationError, WorkerCrashedError
@@ -138,6 +139,7 @@ class DaskEngine(Engine):
         self._sent: dict[int, AttemptGroup] = {}  # by its serial: those that dask has not done with
         # The feeder's own:
         self._filling: AttemptGroup | None = None
+        self._precedence = Precedence()
         self._latest_serial = 0
         self._has_greeted = False
         # The loop's own:
@@ -154,6 +156,11 @@ class DaskEngine(Engine):
     def has_room(self, limit: int, holding: int) -> bool:
         """Return whether another group may go to the cluster, or there is one that is being filled."""
         return len(self._open_groups) < limit
+
+    def must_wait(self, port: SchedulerPort) -> bool:
+        """Look at the groups."""
+        filling = [] if self._filling is None else [self._filling]
+        return self._precedence.must_wait(port, [*filling, *list(self._open_groups)])
 
     def submit(self, submission: Submission) -> EngineFuture:
         """Put a pickled call in the group that is being filled, or in a new one."""
@@ -173,6 +180,7 @@ class DaskEngine(Engine):
             self._filling = AttemptGroup(submission.name, priority, serial)
         submission.send()
         engine_future = self._filling.add(remote_job)
+        self._precedence.added(priority)
         if not self._workers_take_groups or len(self._filling.futures) >= self._pace.depth:
             self.flush()
         return engine_future

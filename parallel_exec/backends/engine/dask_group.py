@@ -12,6 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Optional
 
@@ -99,6 +100,10 @@ class AttemptGroup:
     def is_shared(self) -> bool:
         """Return whether more than one attempt travels in it."""
         return len(self.futures) > 1
+
+    def waiting_priority(self) -> float:
+        """Return the priority, if something has yet to begin behind another attempt; -inf if nothing does."""
+        return self.priority if len(self.jobs()) > 1 else -math.inf
 
     def is_over(self) -> bool:
         """Return whether nobody waits for any of it."""

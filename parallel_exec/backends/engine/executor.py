@@ -47,6 +47,7 @@ from parallel_exec.backends.base import Backend
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, make_pace
 from parallel_exec.backends.engine.group_journal import Journals
+from parallel_exec.backends.engine.grouping import Precedence
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, run_call, run_nothing, run_shared
 from parallel_exec.backends.engine.remote_group import GroupedCall, run_group
 from parallel_exec.backends.engine.runner import EngineRunner
@@ -174,7 +175,9 @@ class ExecutorEngine(Engine):
         self._is_ours = taker is not executor
         self._pace = make_pace()  # the threads in which futures complete tell it
         self._journals = Journals()
-        self._filling: CallGroup | None = None  # the feeder's own
+        # The feeder's own:
+        self._filling: CallGroup | None = None
+        self._precedence = Precedence()
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
         self._groups: set[CallGroup] = set()
@@ -196,6 +199,7 @@ class ExecutorEngine(Engine):
             if self._filling is None:
                 self._filling = CallGroup(self._journals.lend())
             grouped = self._filling.add(submission)
+            self._precedence.added(submission.job.priority)
             if len(self._filling.submissions) >= depth:
                 self.flush()
             return grouped
@@ -275,6 +279,11 @@ class ExecutorEngine(Engine):
         groups = list(self._groups)
         grouped = sum(submission.slot is not None for group in groups for submission in group.submissions)
         return holding - grouped + sum(group.is_live() for group in groups) < limit
+
+    def must_wait(self, port: SchedulerPort) -> bool:
+        """Look at the groups."""
+        filling = [] if self._filling is None else [self._filling]
+        return self._precedence.must_wait(port, [*filling, *list(self._groups)])
 
     def occupied(self, inside: int) -> int:
         """Return how many calls the executor has; a group is one."""

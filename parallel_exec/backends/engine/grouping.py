@@ -1,4 +1,4 @@
-"""What groups of tiny calls have in common, whatever engine they go to: how an attempt's future ends, and the pace.
+"""What groups of tiny calls have in common, whatever engine they go to: how an attempt's future ends, pace and priority.
 
 `call_group.py` has the groups of an `Executor`, `dask_group.py` those of a dask cluster.
 """
@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Iterable, Protocol, Sequence
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
 
 _LATEST = 8  # calls whose average says how long the next will take; a guess
@@ -66,3 +68,36 @@ class CallPace:
     def forget(self) -> None:
         """Take calls for long ones, until as many others are seen as it takes."""
         self.observe([self._longest] * _LATEST)
+
+
+class Group(Protocol):
+    """Attempts that travel together, in the order of their priorities."""
+
+    def waiting_priority(self) -> float:
+        """Return the highest priority of what has yet to begin behind another attempt; -inf if nothing does."""
+        ...
+
+
+class Precedence:
+    """Sees to it that nothing begins elsewhere while something of higher priority waits in a group. The feeder's own.
+
+    It is a matter of moments: what is in a group are tiny calls, or else it is taken back from behind the one that runs long.
+    """
+
+    def __init__(self) -> None:
+        self._highest = -math.inf  # no group has anything waiting of a higher one
+
+    def added(self, priority: int) -> None:
+        """Note that an attempt is put in a group."""
+        self._highest = max(self._highest, priority)
+
+    def must_wait(self, port: SchedulerPort, groups: Iterable[Group]) -> bool:
+        """Return whether what is first in the queue must not begin yet; `groups`: those that the engine has not done with."""
+        if self._highest == -math.inf:
+            return False
+        with port.lock:
+            priority = port.first_priority()
+        if priority is None or priority >= self._highest:
+            return False
+        self._highest = max((group.waiting_priority() for group in groups), default=-math.inf)
+        return priority < self._highest

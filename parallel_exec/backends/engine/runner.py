@@ -11,7 +11,7 @@ spot), the settler by the callbacks of the user's futures. Neither makes the oth
 
 Guarantees:
     Never more live attempts than the limit, nor, as far as the engine says how many workers it has, more in it than it
-    can begin at once: what waits, waits with us, in the order of priority, and can be cancelled.
+    can begin at once: what waits, waits with us, in the order of priority (`grouping.py`), and can be cancelled.
     What the engine calls us with takes none of the scheduler's locks: it may call from inside its own `cancel`.
     An attempt that the engine fails or refuses fails with the engine's own error, and the retry policy has its say.
     After `REFUSALS` in a row what waits is refused at once: a broken engine ends tasks, and nothing spins.
@@ -115,7 +115,7 @@ class EngineRunner(Runner):
         """Hand over what there is room for."""
         port = self.port
         port.unpark(self)
-        while self._has_room():
+        while self._has_room() and not self._engine.must_wait(port):
             job = port.take(self)
             if job is None:
                 break

@@ -10,11 +10,13 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import pytest
+from work import Latch, hold
 
 from parallel_exec import ParallelExecutor
+from parallel_exec.backends.engine.grouping import CallPace
 from parallel_exec.errors import TaskSerializationError, TaskTimeoutError
 
 if TYPE_CHECKING:
@@ -110,6 +112,42 @@ def test_a_long_call_holds_up_none_and_each_runs_once(pool: ProcessPoolExecutor,
         runs = Counter(int(line) for line in file)
     assert set(runs) == set(range(300))
     assert set(runs.values()) == {1}
+
+
+class PacedInPairs(CallPace):
+    """A pace by which calls travel two by two, however long they take."""
+
+    def __init__(self) -> None:
+        self.depth = 2
+
+    def observe(self, seconds: Sequence[float]) -> None:
+        """Learn nothing."""
+
+    def forget(self) -> None:
+        """Forget nothing."""
+
+
+def test_nothing_overtakes_what_waits_in_a_group(
+    pool: ProcessPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one of higher priority waits behind another that runs long, one of lower does not begin in another worker."""
+    monkeypatch.setattr("parallel_exec.backends.engine.executor.make_pace", PacedInPairs)
+    started, gate, log = (
+        [Latch(tmp_path / "first"), Latch(tmp_path / "second")],
+        Latch(tmp_path / "gate"),
+        tmp_path / "log",
+    )
+    with ParallelExecutor(backend=pool, max_concurrency=2) as executor:
+        _warm(executor)
+        executor.pause()
+        high = [executor.options(priority=1).submit(hold, latch, gate) for latch in started]
+        low = [executor.submit(_count, str(log), number) for number in range(4)]
+        executor.resume()
+        for latch in started:
+            latch.wait()
+        assert not log.exists()
+        gate.set()
+        assert [future.result(30) for future in high + low] == ["held", "held", 0, 1, 2, 3]
 
 
 def test_a_timeout_touches_its_own_task_only(pool: ProcessPoolExecutor) -> None:

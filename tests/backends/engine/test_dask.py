@@ -154,6 +154,22 @@ def test_what_dask_is_told(client: Any, lab: Any, monkeypatch: pytest.MonkeyPatc
     assert (told[0]["priority"], told[0]["pure"]) == (7, False)
 
 
+def test_nothing_overtakes_what_waits_in_a_group(client: Any, lab: Any) -> None:
+    """While one of higher priority waits behind another that runs long, one of lower does not begin on another worker."""
+    executor = lab.executor(backend=client, max_concurrency=2)
+    started, gate, log = [lab.latch(), lab.latch()], lab.latch(), lab.log()
+    assert list(executor.map(work.double, range(100))) == list(range(0, 200, 2))  # tiny calls: from now on in groups
+    executor.pause()
+    high = [executor.options(priority=1).submit(work.hold, latch, gate) for latch in started]
+    low = [executor.submit(work.note, log, "low") for _ in range(5)]
+    executor.resume()
+    for latch in started:
+        latch.wait()
+    assert log.lines() == []
+    gate.set()
+    assert [future.result() for future in high + low] == ["held"] * 2 + ["low"] * 5
+
+
 def test_no_keyword_of_the_users_is_dasks(client: Any, lab: Any) -> None:
     """Keywords that dask's own `submit` has go to the user's function."""
     names = {"key": 1, "workers": 2, "pure": 3, "priority": 4, "retries": 5, "resources": 6, "fifo_timeout": 7}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 
 import pytest
@@ -114,6 +115,15 @@ def test_a_group_leads_to_nothing_once_it_has_ended() -> None:
     group.end(OSError("lost"))
     assert isinstance(first.exception(), OSError)
     assert group.futures == []
+
+
+def test_what_waits_in_a_group() -> None:
+    """Something does as long as two have no result: one of them may be running."""
+    group = a_group(3)
+    group.finish({1: a_result()})
+    assert group.waiting_priority() == 0
+    group.finish({3: None})
+    assert group.waiting_priority() == -math.inf
 
 
 # ── in the worker ───────────────────────────────────────────────────────────────────────────────────────────────────
