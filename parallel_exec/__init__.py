@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from parallel_exec.errors import (
         CapacityExhaustedError,
         DeadlineExceededError,
+        JournalError,
         ParallelExecError,
         QueueFullError,
         RemoteTaskError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     )
     from parallel_exec.executor import ParallelExecutor
     from parallel_exec.future import TaskFuture
+    from parallel_exec.journal import Journal
     from parallel_exec.task import INHERIT, Attempt, CurrentTask, Task, TaskResult, current_task
     from parallel_exec.task_queue import TaskQueue
 
@@ -59,6 +61,7 @@ _HOMES = {
     "errors": (
         "CapacityExhaustedError",
         "DeadlineExceededError",
+        "JournalError",
         "ParallelExecError",
         "QueueFullError",
         "RemoteTaskError",
@@ -83,6 +86,7 @@ _HOMES = {
     ),
     "executor": ("ParallelExecutor",),
     "future": ("TaskFuture",),
+    "journal": ("Journal",),
     "task": ("INHERIT", "Attempt", "CurrentTask", "Task", "TaskResult", "current_task"),
     "task_queue": ("TaskQueue",),
 }
@@ -100,6 +104,8 @@ __all__ = [
     "ExecutorBackend",
     "ExecutorStats",
     "InlineBackend",
+    "Journal",
+    "JournalError",
     "ParallelConfig",
     "ParallelExecError",
     "ParallelExecutor",

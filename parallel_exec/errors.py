@@ -9,6 +9,7 @@
     ├── RemoteTaskError                        stands in for an exception that could not be rebuilt
     ├── ResultRejectedError                    the retry policy rejected what the task returned
     ├── CapacityExhaustedError                 every slot is held by an abandoned thread
+    ├── JournalError                           a journal cannot be used
     └── QueueFullError(queue.Full)             no room in the queue
 
 Every error pickles, and carries its facts as attributes. `BrokenProcessPool` lives where `multiprocessing` is imported,
@@ -315,6 +316,24 @@ class ResultRejectedError(ParallelExecError):
         super().__init__(f"the retry policy rejected what the task returned, {short_repr(result)}, after {times}")
         self.result = result
         self.attempts = attempts
+
+
+class JournalError(ParallelExecError):
+    """A journal cannot be used: it is in use, damaged, of a newer version, none of ours, or cannot be read or written.
+
+    Attributes:
+        path: the journal's path, as it was given.
+        reason: why, and what to do.
+        pid: the process whose run has the journal; None if that is not why.
+        host: the host on which that is; None if that is not why.
+    """
+
+    def __init__(self, path: str, reason: str, pid: int | None = None, host: str | None = None) -> None:
+        super().__init__(f"journal {path!r}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.pid = pid
+        self.host = host
 
 
 class CapacityExhaustedError(ParallelExecError):

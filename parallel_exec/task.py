@@ -257,6 +257,26 @@ class LetGo:
         )
 
 
+class NotKept(LetGo):
+    """Stands in for the call of a task whose result was read from a journal, which has no calls.
+
+    Attributes:
+        id: the task's.
+    """
+
+    __slots__ = ()
+
+    def __call__(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            f"the result of task {self.id!r} was read from a journal, which keeps no calls: make the Task anew"
+        )
+
+
 class Attempt(NamedTuple):
     """One try at a task.
 

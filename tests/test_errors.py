@@ -17,6 +17,7 @@ import pytest
 from parallel_exec import (
     CapacityExhaustedError,
     DeadlineExceededError,
+    JournalError,
     ParallelExecError,
     QueueFullError,
     RemoteTaskError,
@@ -41,6 +42,7 @@ EXAMPLES = [
     start_error("process", "no workers", "Traceback ..."),
     start_error("thread", "no workers"),
     ResultRejectedError("no good", 3),
+    JournalError("run.db", "it is in use", 123, "here"),
 ]
 
 

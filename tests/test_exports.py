@@ -21,6 +21,8 @@ PUBLIC = [
     "ExecutorBackend",
     "ExecutorStats",
     "InlineBackend",
+    "Journal",
+    "JournalError",
     "ParallelConfig",
     "ParallelExecError",
     "ParallelExecutor",

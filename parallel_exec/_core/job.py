@@ -125,9 +125,9 @@ class Job(TaskFuture[T]):
         """Return the job of a `Task` of the user's, which is given an id if it has none.
 
         Raises:
-            RuntimeError: it is that of a result whose call was let go.
+            RuntimeError: it is that of a result whose call was let go, or was read from a journal.
         """
-        if type(task.execute) is LetGo:
+        if isinstance(task.execute, LetGo):
             task.execute()  # refuses: now, and not once an attempt after the other
         job = cls(owner, settings, task.execute, priority=task.priority)
         if not is_named(task):

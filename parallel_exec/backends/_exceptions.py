@@ -123,16 +123,21 @@ def _members_of(error: BaseException) -> tuple[BaseException, ...]:
 
 def _describe_one(error: BaseException, *, is_first: bool, is_group: bool) -> Described:
     whole, why = (b"", "") if is_group else _pickle(error)
+    described = describe_plainly(error, with_text=is_first or not whole)._replace(whole=whole)
+    if whole:
+        return described
+    parts, is_complete = _pickle_parts(error, is_group)
+    return described._replace(why=why, parts=parts, is_complete=is_complete and _is_by_default(type(error)))
+
+
+def describe_plainly(error: BaseException, with_text: bool = True) -> Described:
+    """Return what can be said of an exception without pickling it."""
     try:
         message = str(error)
     except BaseException:
         message = "(whose str fails)"
     types = tuple((kind.__module__, kind.__qualname__) for kind in type(error).__mro__)
-    text = _format(error) if is_first or not whole else ""
-    if whole:
-        return Described(whole, types, message, text)
-    parts, is_complete = _pickle_parts(error, is_group)
-    return Described(whole, types, message, text, why, parts, is_complete and _is_by_default(type(error)))
+    return Described(b"", types, message, _format(error) if with_text else "")
 
 
 def _format(error: BaseException) -> str:
