@@ -1,9 +1,9 @@
 """What the calling thread may wait for: never for something that only that thread could bring about.
 
 Guarantees:
-    A task that would wait for its own executor for ever is told so: when every slot is taken by an attempt that waits for
-    another task of the executor, nothing can ever end. (One whose awaited task has ended is about to go on: it only looks
-    as if it waited, until its thread has woken up.)
+    A task that would wait for its own executor for ever is told so: when every slot that the back end has is taken by an
+    attempt that waits for another task of the executor, nothing can ever end. (One whose awaited task has ended is about
+    to go on: it only looks as if it waited, until its thread has woken up.)
     A thread that works for the executor never blocks on it; nor does a signal handler or a finalizer that has interrupted
     its own thread while that held the executor's lock, or was about to wake a consumer.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.registry import Registry
     from parallel_exec._sync.timers import Timers
+    from parallel_exec.backends.base import Runner
 
 IN_CALLBACK = (
     "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
@@ -41,6 +42,8 @@ class Callers:
             none stands for room in the queue.
     """
 
+    _runner: Runner
+
     def __init__(
         self, lock: Any, gate: Gate, idle: IdleConsumers, registry: Registry, timers: Timers, in_one_thread: bool
     ) -> None:
@@ -51,6 +54,10 @@ class Callers:
         self._registry = registry
         self._timers = timers
         self._in_one_thread = in_one_thread  # all outcomes come through one thread
+
+    def use(self, runner: Runner) -> None:
+        """Ask this runner how many slots there are."""
+        self._runner = runner
 
     def own_attempt(self) -> AnyJob | None:
         """Return what of this executor the calling thread is running."""
@@ -96,7 +103,7 @@ class Callers:
     def would_deadlock(self, job: AnyJob) -> bool:
         """Return whether nothing could run any more if this live attempt waited, too. Called with the lock held."""
         live = self._registry.live
-        if (job, job.attempt_number) not in live or len(live) < self._registry.limit:
+        if (job, job.attempt_number) not in live or len(live) < self._runner.slots():
             return False
         others = sum(
             other is not job and not any(one.phase == Phase.DONE for one in awaited)
@@ -108,8 +115,8 @@ class Callers:
         if self.would_deadlock(job):
             message = (
                 f"task {job.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
-                f"its {self._registry.limit} slots is taken by a task that waits; raise max_concurrency, use a second executor, "
-                "or return instead of waiting"
+                f"its {self._runner.slots()} slots is taken by a task that waits; raise max_concurrency (and the workers of an "
+                "engine of yours), use a second executor, or return instead of waiting"
             )
             del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
             raise ParallelExecError(message)

@@ -57,6 +57,7 @@ class Completion:
     def use(self, runner: Runner) -> None:
         """Run attempts by this runner: called before anything is added, and in a forked child that goes on with the executor."""
         self.runner = runner
+        self._monitor.callers.use(runner)
 
     # ── one job ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -353,6 +353,10 @@ class Runner(abc.ABC):
     def workers(self) -> int:
         """Return how many workers are alive."""
 
+    def slots(self) -> int:
+        """Return how many attempts can be live at once, as things are. Called with the lock held."""
+        return self._limit
+
     def abandoned(self) -> int:
         """Return how many threads run an attempt that nobody waits for."""
         return 0

@@ -372,6 +372,10 @@ class ThreadRunner(Runner):
         """Return how many workers there are."""
         return len(self._workers)
 
+    def slots(self) -> int:
+        """Return for how many workers there is room."""
+        return self._room()
+
     def abandoned(self) -> int:
         """Return how many threads are stuck."""
         return len(self._stuck)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import Any
 
 import pytest
 import work
 
-from parallel_exec import ParallelExecError, Task, TaskFuture
+from parallel_exec import ParallelExecError, Task, TaskFuture, ThreadBackend
 from parallel_exec.events import TaskFinished
 
 NEVER = 600.0
@@ -23,6 +24,32 @@ def test_a_task_that_waits_for_its_own_pool_in_vain_is_told(lab: Any) -> None:
     executor = lab.executor(max_concurrency=1, retry_count=0)
     with pytest.raises(ParallelExecError, match=r"would wait for ever .* raise max_concurrency"):
         executor.submit(lambda: executor.submit(int).result()).result()
+
+
+@pytest.mark.parametrize("limit", [2, 5])
+def test_what_counts_are_the_workers_that_there_are(lab: Any, limit: int) -> None:
+    """Over an engine with fewer threads than the limit, the last thread that would wait for ever is told, too."""
+    with ThreadPoolExecutor(1) as pool:
+        executor = lab.executor(backend=pool, max_concurrency=limit, retry_count=0)
+        with pytest.raises(ParallelExecError, match=r"would wait for ever .* each of its 1 slots"):
+            executor.submit(lambda: executor.submit(int).result()).result(work.PATIENCE)
+
+
+def test_abandoned_threads_beyond_the_cap_take_slots(lab: Any) -> None:
+    """The slots that abandoned threads cost are not there for what a waiting task waits for."""
+    executor = lab.executor(backend=ThreadBackend(max_abandoned=0), max_concurrency=2, retry_count=0)
+    stuck, gate = lab.event(), lab.event()
+
+    def get_stuck() -> None:
+        stuck.set()
+        gate.wait(NEVER)
+
+    future = executor.submit(get_stuck)
+    stuck.wait(work.PATIENCE)
+    future.abort()
+    with pytest.raises(ParallelExecError, match=r"would wait for ever .* each of its 1 slots"):
+        executor.submit(lambda: executor.submit(int).result()).result(work.PATIENCE)
+    gate.set()
 
 
 def test_the_last_of_several_waiters_is_told(lab: Any) -> None:

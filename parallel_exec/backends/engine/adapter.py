@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Optional, Protocol
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskSerializationError
+from parallel_exec.events import WorkerDied, logger
 from parallel_exec.task import describe
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.submission import Submission
+    from parallel_exec.events import Dispatcher
 
     EngineFuture = Future[Optional[CallResult]]  # None: it did not begin, and never will
 
@@ -122,6 +124,26 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Let go of what is ours: all is settled, and nothing will come. Called once, by the settler."""
+
+
+class EngineHealth:
+    """Says that an engine fails, once until it has run something again. For one thread."""
+
+    def __init__(self, name: str, events: Dispatcher) -> None:
+        self._name = name
+        self._events = events
+        self._is_told = False
+
+    def works(self) -> None:
+        """It has run something."""
+        self._is_told = False
+
+    def fails(self, error: BaseException) -> None:
+        """It has failed or refused something with this error."""
+        if not self._is_told:
+            self._is_told = True
+            logger.warning("%s: the engine failed: %s: %s", self._name, type(error).__name__, error)
+            self._events.emit(WorkerDied, self._name, f"{type(error).__name__}: {error}")
 
 
 # What is raised for something that cannot be pickled says one of these, if it is no `PicklingError`; the second on 3.13.

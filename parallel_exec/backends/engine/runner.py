@@ -41,7 +41,7 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
 from parallel_exec.backends.base import Runner, log_abandoned
-from parallel_exec.backends.engine.adapter import Engine, explain
+from parallel_exec.backends.engine.adapter import Engine, EngineHealth, explain
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.submission import EngineSlot, State, Submission
@@ -86,8 +86,7 @@ class EngineRunner(Runner):
         self._serials = itertools.count(1)
         self._refusals = 0
         self._handing_over: Submission | None = None
-        # The settler's own:
-        self._has_told_failure = False
+        self._health = EngineHealth(engine.name, port.events)  # the settler's own
         engine.open(self)
         port.park(self)
 
@@ -331,7 +330,7 @@ class EngineRunner(Runner):
 
     def _end_well(self, submission: Submission, result: CallResult) -> None:
         """Settle what the engine has run elsewhere."""
-        self._has_told_failure = False
+        self._health.works()
         if submission.begin(result.worker, time.monotonic() - result.duration) and not self._begin(submission):
             return
         job = submission.known_job
@@ -350,14 +349,14 @@ class EngineRunner(Runner):
         now = time.monotonic()
         had_begun = not submission.begin(self._engine.name, now)
         if isinstance(error, BrokenExecutor):
-            self._tell_failure(error)
+            self._health.fails(error)
         job = submission.known_job
         if (had_begun or self._begin(submission)) and submission.state == State.RUNNING and job is not None:
             self._report(submission, Failure(explain(error, job, had_begun=had_begun)), now)
 
     def _fail(self, submission: Submission, error: BaseException, for_good: bool) -> None:
         """Settle what the engine refused. Called by the settler."""
-        self._tell_failure(error)
+        self._health.fails(error)
         try:
             if for_good:
                 self.port.reject(submission.job, error)
@@ -366,14 +365,6 @@ class EngineRunner(Runner):
         finally:  # also when a callback raises what is no Exception
             self._release(submission)
             self._feeder.call_soon(self._feed)
-
-    def _tell_failure(self, error: BaseException) -> None:
-        """Say that the engine fails, once until it has run something again."""
-        if not self._has_told_failure:
-            self._has_told_failure = True
-            name = self._engine.name
-            logger.warning("%s: the engine failed: %s: %s", name, type(error).__name__, error)
-            self.port.events.emit(WorkerDied, name, f"{type(error).__name__}: {error}")
 
     def _due(self, slot: EngineSlot, submission: Submission) -> None:
         """Act on a slot's timer. Called by the clock thread."""
@@ -494,6 +485,11 @@ class EngineRunner(Runner):
     def workers(self) -> int:
         """Return how many attempts may run in the engine; how many workers it has is its own affair."""
         return min(len(self._holding), self._limit)
+
+    def slots(self) -> int:
+        """Return how many attempts the engine can run at once, if it says how many workers it has."""
+        capacity = self._engine.capacity()
+        return self._limit if capacity is None else min(self._limit, capacity - len(self._abandoned))
 
     def abandoned(self) -> int:
         """Return how many attempts run in the engine that nobody waits for."""
