@@ -152,9 +152,8 @@ class Task(Generic[T_co]):
             check_retrying(retry)
         set_field = object.__setattr__  # the way a frozen dataclass sets its own fields
         set_field(self, "execute", partial(execute, *args, **_check_kwargs(kwargs)) if args or kwargs else execute)
-        if id is None:
-            set_field(self, "_ids", [])
-        else:
+        set_field(self, "_ids", [] if id is None else None)
+        if id is not None:
             set_field(self, "id", os.fsdecode(id))
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
         set_field(self, "timeout", timeout if timeout is INHERIT else check_seconds("timeout", timeout))
@@ -170,7 +169,9 @@ class Task(Generic[T_co]):
         def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
             if name != "id":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return name_task(self, f"new-{next(_unnamed)}")
+            number = self._ids[0] if self._ids else name_task(self, f"new-{next(_unnamed)}")
+            object.__setattr__(self, "id", id_of(call_name(self.execute), number))
+            return self.id
 
     def __repr__(self) -> str:
         known = [f"id={short_repr(self.id)}"] if is_named(self) else []
@@ -190,25 +191,22 @@ class Task(Generic[T_co]):
 
 def is_named(task: Task[Any]) -> bool:
     """Return whether a task has its id: an executor names what has none when it is added."""
-    try:
-        _ID_OF(task)
-    except AttributeError:
-        return False
-    return True
+    ids = getattr(task, "_ids", None)  # (asking for the id itself would raise, which takes ten times as long)
+    return ids is None or bool(ids)
 
 
-def name_task(task: Task[Any], number: object) -> str:
-    """Give a task that has no id one with this number, unless another thread was first; returns its id. Lock-free."""
-    if not is_named(task):
-        unnamed: Any = task
-        ids: list[str] = unnamed._ids
-        ids.append(id_of(call_name(task.execute), number))  # atomic: who was first has named it
-        object.__setattr__(task, "id", ids[0])
-    return task.id
+def name_task(task: Task[Any], number: object) -> object:
+    """Give a task that was found to have no id one with this number, unless another thread is first; returns its number.
+
+    Lock-free. The id itself is made once somebody looks at it.
+    """
+    unnamed: Any = task
+    ids: list[object] = unnamed._ids
+    ids.append(number)  # atomic: who was first has named it
+    return ids[0]
 
 
 _TASK_FIELDS = tuple(Task.__annotations__)
-_ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
 def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:

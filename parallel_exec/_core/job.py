@@ -129,10 +129,15 @@ class Job(TaskFuture[T]):
         """
         if isinstance(task.execute, LetGo):
             task.execute()  # refuses: now, and not once an attempt after the other
-        job = cls(owner, settings, task.execute, priority=task.priority)
-        if not is_named(task):
-            name_task(task, job.number())
-        job._task, job._id = task, task.id
+        job = cls(owner, settings, task.execute, (), None, task.priority)
+        if is_named(task):
+            job._id = task.id
+        else:
+            job.sequence = owner.next_sequence()
+            number = job.sequence >> PLACES
+            if name_task(task, number) != number:
+                job._id = task.id
+        job._task = task
         return job
 
     def __reduce__(self) -> Any:
