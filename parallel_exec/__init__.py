@@ -6,8 +6,7 @@ something in parallel, and each worker process, pays for what it uses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from parallel_exec.backends.base import Backend
     from parallel_exec.backends.engine.dask import DaskBackend

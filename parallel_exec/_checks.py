@@ -6,11 +6,14 @@ Numbers may be of any kind, NumPy's too; `True` is none.
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable, Union
 
 from parallel_exec._lazy import refuse_lazy
 
-RetryOn = Union[tuple[type[BaseException], ...], Callable[[BaseException], bool]]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Union
+
+    RetryOn = Union[tuple[type[BaseException], ...], Callable[[BaseException], bool]]
 
 
 def _is_flag(value: object) -> bool:

@@ -6,7 +6,12 @@ Imports nothing of ours, as worker processes need it.
 from __future__ import annotations
 
 import threading
-from typing import Callable, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Protocol
+else:
+    from parallel_exec._typing import Protocol
 
 
 class RunningCall(Protocol):

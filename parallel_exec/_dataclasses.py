@@ -16,7 +16,10 @@ Guarantees:
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 _NAMES = (
     *("__init__", "__repr__", "__eq__", "__hash__", "__replace__"),

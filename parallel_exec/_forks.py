@@ -20,9 +20,12 @@ import contextlib
 import os
 import sys
 import threading
-from typing import Any, NoReturn
 
 from parallel_exec._current import current
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 generation = 0  # by how many forks this process is away from the one that imported this; changes in a new child only
 

@@ -9,7 +9,10 @@ Only a mistake costs anything.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
+
 
 # Names of other libraries, and of common sense, for a setting of ours: the first one that a call takes is offered.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {

@@ -14,9 +14,12 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
-from typing import Any
 
 from parallel_exec._names import call_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LAZY = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))  # the types of what such a call returns
 

@@ -18,7 +18,6 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._sync.clock import time
@@ -27,7 +26,10 @@ from parallel_exec._sync.locks import release_leaked
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.events import logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SHOWN = frozenset((float, complex, bool, type(None), type(...)))
 _COUNTED = frozenset((list, tuple, set, frozenset, dict))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, NamedTuple, Union
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, NamedTuple, Union
+else:
+    from parallel_exec._typing import NamedTuple
 
 
 class Success(NamedTuple):
@@ -27,4 +32,5 @@ class Failure(NamedTuple):
 
 
 succeeded: Callable[[tuple[Any]], Success] = partial(tuple.__new__, Success)  # for a hot path: it runs no Python
-Outcome = Union[Success, Failure]
+if TYPE_CHECKING:
+    Outcome = Union[Success, Failure]

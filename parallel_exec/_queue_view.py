@@ -6,14 +6,15 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
-
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Phase
 from parallel_exec.task import Task
 from parallel_exec.task_queue import TaskQueue
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable
+
     from parallel_exec._core.completion import Completion
     from parallel_exec._core.monitor import Monitor
 

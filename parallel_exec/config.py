@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Callable, Union
 
 from parallel_exec._checks import (
-    RetryOn,
     check_backoff,
     check_count,
     check_flag,
@@ -18,16 +16,22 @@ from parallel_exec._checks import (
 from parallel_exec._hints import backend_hint, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec.retry import PlainPolicy, RetryPolicy, TenacityPolicy
-from parallel_exec.task import INHERIT, Inherited
+from parallel_exec.task import INHERIT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
+    from typing import Any, Callable, Union
 
     from tenacity import BaseRetrying
     from typing_extensions import Never, TypedDict, Unpack
 
+    from parallel_exec._checks import RetryOn
     from parallel_exec.backends.base import Backend
     from parallel_exec.events import Event
+    from parallel_exec.task import Inherited
+
+    BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
 
     class Overrides(TypedDict, total=False):
         """The settings as type checkers and editors know them, where any of them may be given by name."""
@@ -49,7 +53,6 @@ else:
 
 
 BACKENDS = ("thread", "process", "inline")
-BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
 
 
 @dataclass(frozen=True, init=False)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import queue
 from concurrent.futures import BrokenExecutor
-from typing import TYPE_CHECKING, Any, Literal, Sequence
 
 from parallel_exec._names import short_repr
 
@@ -30,8 +29,12 @@ try:
 except ImportError:
     from pickle import PicklingError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures.process import BrokenProcessPool
+    from typing import Any, Literal, Sequence
+
+    Pool = Literal["thread", "process"]
 
 
 def __getattr__(name: str) -> object:
@@ -41,9 +44,6 @@ def __getattr__(name: str) -> object:
     facts = {"__module__": __name__, "__doc__": _CrashError.__doc__}
     made = type(name, (_CrashError, broken_type("process")), facts)
     return globals().setdefault(name, made)  # unless another thread was first
-
-
-Pool = Literal["thread", "process"]
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:

@@ -10,14 +10,15 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec import _forks
 from parallel_exec._dataclasses import make_real
 from parallel_exec._sync.clock import time
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass, field
+    from typing import Any, Callable
 else:
     from parallel_exec._dataclasses import dataclass, field
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
 
 from parallel_exec import _lifecycle
-from parallel_exec._checks import RetryOn, check_count, check_seconds
+from parallel_exec._checks import check_count, check_seconds
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
@@ -28,21 +27,27 @@ from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
 from parallel_exec.stream import MOST, Pace, Window, stream
-from parallel_exec.task import INHERIT, Inherited, Task, TaskResult
+from parallel_exec.task import INHERIT, Task
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
+
     from tenacity import BaseRetrying
     from typing_extensions import Never, ParamSpec, Self, Unpack
 
+    from parallel_exec._checks import RetryOn
     from parallel_exec._core.job import AnyJob
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
+    from parallel_exec.task import Inherited, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
     P = ParamSpec("P")
 
-T = TypeVar("T")
-Order = Literal["submitted", "completed"]
+    T = TypeVar("T")
+    Order = Literal["submitted", "completed"]
+
 _ALL_INHERITED = (INHERIT,) * 4
 
 
@@ -79,11 +84,13 @@ class ParallelExecutor(Submitter, Executor):
 
     # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @overload
-    def add_task(self, task: Task[T], /) -> TaskFuture[T]: ...
+    if TYPE_CHECKING:
 
-    @overload
-    def add_task(self, task: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+        @overload
+        def add_task(self, task: Task[T], /) -> TaskFuture[T]: ...
+
+        @overload
+        def add_task(self, task: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
 
     def add_task(self, task: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Add a task to the next run, or to the one under way.

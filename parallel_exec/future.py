@@ -12,17 +12,21 @@ import threading
 from _thread import allocate_lock
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Sequence, TypeVar
 
 from parallel_exec._sync.lazy_condition import FINAL, LazyAttribute, settled
 from parallel_exec._sync.parking import TICK
 from parallel_exec._sync.threads import main
 from parallel_exec.events import logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol, Sequence, TypeVar
+
     from parallel_exec.task import Attempt, Task, TaskResult
 
-T = TypeVar("T")
+    T = TypeVar("T")
+else:
+    from parallel_exec._typing import Protocol
 
 
 class FutureOwner(Protocol):
@@ -70,7 +74,7 @@ class Unretrieved:
             logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=error)
 
 
-class TaskFuture(Future, Generic[T]):  # type: ignore[type-arg]  # Future[T] as a base costs a second __class_getitem__
+class TaskFuture(Future["T"]):
     """The future of one task: all that a `concurrent.futures.Future` does, and `task`, `task_result()` and `abort()`.
 
     Made by executors only. Thread-safe.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec._checks import check_count, to_float
 from parallel_exec._core.job import PLACES, Job
@@ -16,7 +15,10 @@ from parallel_exec._names import call_name, id_of
 from parallel_exec._sync.clock import time
 from parallel_exec.stream import in_order
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator, TypeVar
+
     from typing_extensions import Never, ParamSpec
 
     from parallel_exec._core.scheduler import Scheduler
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 
 _MOST_ITEMS = 1024  # items of a `map` that are pickled together; a worker is given as many at a time as suit it
 _FIRST = 4  # of them, before it is known how much they weigh

@@ -27,12 +27,11 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union, cast
 
 from parallel_exec import _forks
 from parallel_exec._lazy import LazyResultError
 from parallel_exec._names import type_name
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import (
     CapacityExhaustedError,
@@ -43,15 +42,19 @@ from parallel_exec.errors import (
     WorkerStartError,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from dataclasses import dataclass
+    from typing import Any, Callable, NamedTuple, Union
 
     from tenacity import BaseRetrying, RetryCallState
 
     from parallel_exec._checks import RetryOn
+    from parallel_exec._outcome import Outcome
 else:
     from parallel_exec._dataclasses import dataclass
+    from parallel_exec._typing import NamedTuple
 
 
 class Delay(NamedTuple):
@@ -64,7 +67,8 @@ class Delay(NamedTuple):
     seconds: float
 
 
-Decision = Union[Delay, Success, Failure]
+if TYPE_CHECKING:
+    Decision = Union[Delay, Success, Failure]
 
 # The asynchronous kind of cancellation is no Exception, this kind is.
 _NEVER_RETRIED = (
@@ -158,7 +162,8 @@ class PlainPolicy(RetryPolicy):
             return 0.0  # tenacity waits `max` where the power overflows, be it multiplied by 0
         from tenacity import RetryCallState, wait_exponential
 
-        state = RetryCallState(cast("BaseRetrying", None), None, (), {})
+        nobody: Any = None
+        state = RetryCallState(nobody, None, (), {})
         state.attempt_number = number
         if self.jitter:
             return float(_wait_with_jitter(self.backoff, self.max_backoff)(state))
@@ -181,10 +186,10 @@ def _wait_with_jitter(backoff: float, max_backoff: float) -> Callable[[RetryCall
 
     make: Any = tenacity.wait_exponential_jitter
     try:
-        wait = make(multiplier=backoff, max=max_backoff, jitter=backoff)
+        wait: Callable[[RetryCallState], float] = make(multiplier=backoff, max=max_backoff, jitter=backoff)
     except TypeError:
         wait = make(initial=backoff, max=max_backoff, jitter=backoff)
-    return cast("Callable[[RetryCallState], float]", wait)
+    return wait
 
 
 class TenacityPolicy(RetryPolicy):

@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, Sequence, TypeVar
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Generic, Iterator, Sequence, TypeVar
+
     from parallel_exec._core.job import AnyJob, Job
     from parallel_exec.task import Task, TaskResult
 
-T = TypeVar("T")
+    T = TypeVar("T")
+else:
+    from parallel_exec._typing import Generic
+
 
 # Seconds of results that a window of its own size holds: ten times what a thread may keep the interpreter for.
 AHEAD = 0.05
@@ -73,7 +78,7 @@ class Pace:
         self._since, self._taken, self._next_look = now, 0, min(self.size, _LAP)
 
 
-class Window(Generic[T]):
+class Window(Generic["T"]):
     """The tasks of a stream that were started and whose results were not yielded: what a job of the stream has as its batch.
 
     The jobs join and leave it with the executor's lock held, and `join` is called in the generator's thread alone, as is what has
@@ -225,7 +230,7 @@ def stream(
         window.close()
 
 
-class _Source(Generic[T]):
+class _Source(Generic["T"]):
     """Reads tasks and starts them, until there are no more, or until one of the two raises."""
 
     def __init__(self, tasks: Iterator[Task[T] | Callable[[], T]], start: Callable[[Any, Window[T]], object]) -> None:

@@ -11,24 +11,8 @@ import os
 from concurrent.futures import CancelledError
 from enum import Enum
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Final,
-    Generic,
-    Literal,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Protocol,
-    TypeVar,
-    Union,
-    cast,
-)
 
 from parallel_exec._checks import (
-    RetryOn,
     check_count,
     check_priority,
     check_retry_on,
@@ -43,15 +27,32 @@ from parallel_exec._names import call_name, id_of, short_repr
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import TaskTimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
+    from typing import (
+        Any,
+        Callable,
+        Final,
+        Generic,
+        Literal,
+        Mapping,
+        NamedTuple,
+        NoReturn,
+        Protocol,
+        TypeVar,
+        Union,
+    )
 
     from tenacity import BaseRetrying
     from typing_extensions import Never
+
+    from parallel_exec._checks import RetryOn
+
+    T_co = TypeVar("T_co", covariant=True)
 else:
     from parallel_exec._dataclasses import dataclass
-
-T_co = TypeVar("T_co", covariant=True)
+    from parallel_exec._typing import Generic, NamedTuple, Protocol
 
 
 class Inherit(Enum):
@@ -64,7 +65,8 @@ class Inherit(Enum):
 
 
 INHERIT: Final = Inherit.INHERIT
-Inherited = Literal[Inherit.INHERIT]
+if TYPE_CHECKING:
+    Inherited = Literal[Inherit.INHERIT]
 
 _unnamed = itertools.count(1)  # next() on it is atomic
 
@@ -76,7 +78,7 @@ def describe(fn: object) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class Task(Generic[T_co]):
+class Task(Generic["T_co"]):
     """One call to run: `execute(*args, **kwargs)`, with an id, a priority and, if wanted, limits of its own.
 
     Args:
@@ -152,8 +154,9 @@ class Task(Generic[T_co]):
             check_retrying(retry)
         set_field = object.__setattr__  # the way a frozen dataclass sets its own fields
         set_field(self, "execute", partial(execute, *args, **_check_kwargs(kwargs)) if args or kwargs else execute)
-        set_field(self, "_ids", [] if id is None else None)
-        if id is not None:
+        if id is None:
+            set_field(self, "_ids", [])
+        else:
             set_field(self, "id", os.fsdecode(id))
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
         set_field(self, "timeout", timeout if timeout is INHERIT else check_seconds("timeout", timeout))
@@ -169,9 +172,7 @@ class Task(Generic[T_co]):
         def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
             if name != "id":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            number = self._ids[0] if self._ids else name_task(self, f"new-{next(_unnamed)}")
-            object.__setattr__(self, "id", id_of(call_name(self.execute), number))
-            return self.id
+            return name_task(self, f"new-{next(_unnamed)}")
 
     def __repr__(self) -> str:
         known = [f"id={short_repr(self.id)}"] if is_named(self) else []
@@ -191,22 +192,25 @@ class Task(Generic[T_co]):
 
 def is_named(task: Task[Any]) -> bool:
     """Return whether a task has its id: an executor names what has none when it is added."""
-    ids = getattr(task, "_ids", None)  # (asking for the id itself would raise, which takes ten times as long)
-    return ids is None or bool(ids)
+    try:
+        _ID_OF(task)
+    except AttributeError:
+        return False
+    return True
 
 
-def name_task(task: Task[Any], number: object) -> object:
-    """Give a task that was found to have no id one with this number, unless another thread is first; returns its number.
-
-    Lock-free. The id itself is made once somebody looks at it.
-    """
-    unnamed: Any = task
-    ids: list[object] = unnamed._ids
-    ids.append(number)  # atomic: who was first has named it
-    return ids[0]
+def name_task(task: Task[Any], number: object) -> str:
+    """Give a task that has no id one with this number, unless another thread was first; returns its id. Lock-free."""
+    if not is_named(task):
+        unnamed: Any = task
+        ids: list[str] = unnamed._ids
+        ids.append(id_of(call_name(task.execute), number))  # atomic: who was first has named it
+        object.__setattr__(task, "id", ids[0])
+    return task.id
 
 
 _TASK_FIELDS = tuple(Task.__annotations__)
+_ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
 def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:
@@ -298,7 +302,7 @@ class Attempt(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class _TaskResult(Generic[T_co]):
+class _TaskResult(Generic["T_co"]):
     """How a task ended. mypy knows by `if result.success:`, pyright by `if result.error is None:`, what `result` is.
 
     Attributes:
@@ -348,7 +352,8 @@ class _TaskResult(Generic[T_co]):
                 raise self.error
             finally:
                 del self  # the error's traceback holds this frame
-        return cast("T_co", self.result)
+        result: Any = self.result  # of a kind that has one
+        return result  # type: ignore[no-any-return]
 
     if not TYPE_CHECKING:  # or any name would do for type checkers
 
@@ -470,7 +475,7 @@ class CurrentTask:
             concurrent.futures.CancelledError: the attempt was aborted or given up.
         """
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise TaskTimeoutError(self.id, cast("float", self._timeout), self.attempt)
+            raise TaskTimeoutError(self.id, self._timeout or 0.0, self.attempt)
         if self.cancelled:
             raise CancelledError(f"task {self.id!r} was cancelled")
 

@@ -10,12 +10,12 @@ import random
 import threading
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 import tenacity
 
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec.errors import (
     CapacityExhaustedError,
     DeadlineExceededError,
@@ -26,7 +26,11 @@ from parallel_exec.errors import (
     WorkerCrashedError,
     WorkerStartError,
 )
-from parallel_exec.retry import Decision, Delay, PlainPolicy, RetryPolicy, TenacityPolicy
+from parallel_exec.retry import Delay, PlainPolicy, RetryPolicy, TenacityPolicy
+
+if TYPE_CHECKING:
+    from parallel_exec._outcome import Outcome
+    from parallel_exec.retry import Decision
 
 pytestmark = pytest.mark.filterwarnings("error")
 

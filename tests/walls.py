@@ -130,7 +130,7 @@ def assignments() -> list[Place]:
 
 
 def derivations() -> list[tuple[Class, Class]]:
-    """Return each class with its base in another module, where that is a class with code, and no exception."""
+    """Return each class with its base in another module, where that is a class with code, no exception, and not `typing`'s."""
     found = modules()
     return [
         (Class(module.name, info.node.name), base)
@@ -138,7 +138,7 @@ def derivations() -> list[tuple[Class, Class]]:
         for info in module.classes.values()
         for expression in info.node.bases
         for base in annotated(found, module.name, expression)
-        if isinstance(base, Class) and base.module != module.name and not _is_open(found, base)
+        if isinstance(base, Class) and base.module not in (module.name, "_typing") and not _is_open(found, base)
     ]
 
 

@@ -10,14 +10,13 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import ownership, release_leaked
 from parallel_exec.errors import ParallelExecError, QueueFullError
 from parallel_exec.events import Dispatcher, TaskQueued
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.completion import Completion

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Container, Generic, Protocol, Sequence, TypeVar
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Container, Generic, Protocol, Sequence, TypeVar
+
     from parallel_exec.future import TaskFuture
     from parallel_exec.task import TaskResult
 
-J = TypeVar("J", bound="TaskFuture[Any]")  # a `Job`: its module imports this one
+    J = TypeVar("J", bound="TaskFuture[Any]")  # a `Job`: its module imports this one
+else:
+    from parallel_exec._typing import Generic, Protocol
 
 
 class Collector(Protocol):
@@ -53,7 +57,7 @@ class HasCollector(Protocol):
         ...
 
 
-class Batch(Generic[J]):
+class Batch(Generic["J"]):
     """The jobs of one `execute_all`. Guarded by the executor's lock, except for the wait.
 
     Attributes:
@@ -157,7 +161,7 @@ class Finished(Protocol):
         ...
 
 
-class Batches(Generic[J]):
+class Batches(Generic["J"]):
     """The batch that tasks join now, and the one that `results()` tells of. Guarded by the executor's lock.
 
     Attributes:

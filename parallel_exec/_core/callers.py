@@ -10,8 +10,6 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
-
 from parallel_exec._core.gate import FORKED
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._current import current
@@ -20,7 +18,10 @@ from parallel_exec._sync.locks import is_mine
 from parallel_exec._sync.threads import is_coming_up
 from parallel_exec.errors import ParallelExecError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Sequence
+
     from parallel_exec._core.gate import Gate
     from parallel_exec._core.idle import IdleConsumers
     from parallel_exec._core.job import AnyJob

@@ -15,18 +15,21 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Callable, Iterable, Sequence
 
 from parallel_exec._core.job import Phase
 from parallel_exec._current import current
-from parallel_exec._outcome import Failure, Outcome
+from parallel_exec._outcome import Failure
 from parallel_exec._sync.locks import is_mine, release_leaked
 from parallel_exec._sync.parking import TICK
 from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Iterable, Sequence
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.monitor import Monitor
+    from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import Runner
     from parallel_exec.errors import ParallelExecError
 

@@ -15,11 +15,10 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from parallel_exec._outcome import Failure
 from parallel_exec.errors import ParallelExecError, copy_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Never
 

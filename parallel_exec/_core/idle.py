@@ -14,9 +14,11 @@ Guarantees:
 from __future__ import annotations
 
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from parallel_exec._core.gate import Gate
     from parallel_exec._core.ready_queue import ReadyQueue
     from parallel_exec.backends.base import Consumer

@@ -16,12 +16,11 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from contextvars import Context, copy_context
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 from weakref import ref
 
 from parallel_exec import _forks
 from parallel_exec._names import call_name, id_of, name_source
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
@@ -29,12 +28,17 @@ from parallel_exec._sync.threads import main
 from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
 from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence, TypeVar
+
     from parallel_exec._core.batch import Collector
     from parallel_exec._core.settings import Settings
+    from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 
 PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
 _EMPTY = Context()  # shared by all whose context is empty: that much less for the garbage collector to look at
@@ -56,7 +60,7 @@ class Phase:
 _OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
 
 
-class Job(TaskFuture[T]):
+class Job(TaskFuture["T"]):
     """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's.
 
     Args:
@@ -129,15 +133,10 @@ class Job(TaskFuture[T]):
         """
         if isinstance(task.execute, LetGo):
             task.execute()  # refuses: now, and not once an attempt after the other
-        job = cls(owner, settings, task.execute, (), None, task.priority)
-        if is_named(task):
-            job._id = task.id
-        else:
-            job.sequence = owner.next_sequence()
-            number = job.sequence >> PLACES
-            if name_task(task, number) != number:
-                job._id = task.id
-        job._task = task
+        job = cls(owner, settings, task.execute, priority=task.priority)
+        if not is_named(task):
+            name_task(task, job.number())
+        job._task, job._id = task, task.id
         return job
 
     def __reduce__(self) -> Any:
@@ -466,7 +465,10 @@ class Job(TaskFuture[T]):
 
 # Its holder sees the name of what it is to him: in its repr, in messages.
 Job.__module__, Job.__name__, Job.__qualname__ = TaskFuture.__module__, TaskFuture.__name__, TaskFuture.__qualname__
-AnyJob = Job[Any]
+
+
+if TYPE_CHECKING:
+    AnyJob = Job[Any]
 
 
 def _blank() -> AnyJob:

@@ -22,20 +22,24 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
+    from typing import Any, Callable, Iterator, NamedTuple
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
     from parallel_exec._core.settings import Settings
+    from parallel_exec._outcome import Outcome
+else:
+    from parallel_exec._typing import NamedTuple
 
 _MISSING = object()  # the place of an item that has not ended
 

@@ -22,12 +22,13 @@ lock tells.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
-
 from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk, MapResults, PackedRow
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.scheduler import Scheduler
     from parallel_exec._core.settings import Settings
@@ -137,7 +138,7 @@ class MapFeed:
 
     def _pickle(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Return a call, ready to travel with each piece of a chunk; None if it cannot."""
-        job = Job[Any](self._owner, self._settings, fn, arguments, None, self._priority, self._id)
+        job: AnyJob = Job(self._owner, self._settings, fn, arguments, None, self._priority, self._id)
         return job.payload if self._admission.pack(job) is None and job.payload.is_light() else None
 
     def _is_small(self, payload: Any) -> bool:

@@ -13,8 +13,8 @@ Guarantees:
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
 

@@ -7,11 +7,12 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
-
 from parallel_exec.events import ExecutorStats
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Sequence
+
     from parallel_exec._core.job import AnyJob
 
 

@@ -13,13 +13,12 @@ Guarantees:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.admission import Admission
 from parallel_exec._core.completion import Completion
 from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._core.monitor import Monitor
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.locks import acquire_yielding
@@ -29,8 +28,12 @@ from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
 from parallel_exec.retry import Delay, RetryPolicy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence
+
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import Backend, Consumer, Slot, WorkerSlot
 

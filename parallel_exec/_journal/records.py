@@ -24,7 +24,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
 from parallel_exec._names import type_name
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.errors import RemoteTaskError
@@ -33,6 +33,7 @@ from parallel_exec.task import Attempt
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._outcome import Outcome
 
 SUCCEEDED, FAILED, VALUELESS = STATES = range(3)
 

@@ -8,10 +8,11 @@ wait for workers would then never come to the end of any wait. Import it as `fro
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import time as time  # noqa: PLC0414  # handed on
+    from typing import Any
 else:
 
     def _copy() -> Any:

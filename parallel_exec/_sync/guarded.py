@@ -7,7 +7,10 @@ It must not end a thread that others count on, nor keep the rest of what is to b
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 _logger = logging.getLogger("parallel_exec")
 

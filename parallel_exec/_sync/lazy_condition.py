@@ -27,9 +27,12 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from typing import Any, Callable
 
 from parallel_exec._sync.locks import renew_after_fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 FINAL = (FINISHED, CANCELLED_AND_NOTIFIED)  # a future's last states
 settling_lock = threading.RLock()  # guards nothing but the moment in which a future without waiters settles

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Callable
 
 from parallel_exec._sync.clock import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 _SPINS = 1000  # a guess; then the holder is held up by something else
 _FORK_PATIENCE = 5.0  # seconds that a fork waits for a lock; a guess

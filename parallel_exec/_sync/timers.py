@@ -23,12 +23,15 @@ import itertools
 import queue
 import threading
 import weakref
-from typing import Callable
 
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.threads import arrive, launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 NEVER = float("inf")
 _LONGEST_SLEEP = 3600.0  # seconds; some platforms refuse longer waits than a few weeks

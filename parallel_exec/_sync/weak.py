@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import Any, AsyncIterator, Callable, Generic, TypeVar, overload
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, AsyncIterator, Callable, Generic, TypeVar, overload
+
+    T = TypeVar("T")
+else:
+    from parallel_exec._typing import Generic
 
 
-class Upward(Generic[T]):
+class Upward(Generic["T"]):
     """An attribute that leads to its object's owner without keeping that.
 
     Raises:
@@ -29,10 +34,13 @@ class Upward(Generic[T]):
     def __set__(self, instance: Any, value: T) -> None:
         instance.__dict__[self._name] = weakref.ref(value)
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> Upward[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> Upward[T]: ...
+        @overload
+        def __get__(self, instance: object, owner: type) -> T: ...
+
     def __get__(self, instance: Any, owner: type) -> Upward[T] | T:
         if instance is None:
             return self

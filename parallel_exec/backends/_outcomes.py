@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from parallel_exec import _forks
 from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends._platform import explain_memory
 
 if TYPE_CHECKING:
+    from parallel_exec._outcome import Outcome
     from parallel_exec.backends.process.segments import Received, Segment
 
 AS_IS, RETURNED, RAISED, UNSENDABLE, UNREADABLE = KINDS = range(5)

@@ -20,20 +20,23 @@ from __future__ import annotations
 import abc
 import weakref
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, Protocol, Sequence
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.events import logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from typing import Any, Callable, Protocol, Sequence
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timers
     from parallel_exec.errors import ParallelExecError
     from parallel_exec.events import Dispatcher
+else:
+    from parallel_exec._typing import Protocol
 
 
 def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) -> None:

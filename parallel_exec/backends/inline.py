@@ -14,7 +14,6 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
@@ -26,7 +25,10 @@ from parallel_exec.backends.base import Backend, Runner, SchedulerPort
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any
 
 from parallel_exec.backends.base import Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def make_backend(wanted: Any) -> Backend:

@@ -28,8 +28,8 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from parallel_exec.futures.process import ProcessPoolExecutor
     from parallel_exec.futures.thread import ThreadPoolExecutor

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
 from parallel_exec.executor import ParallelExecutor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator, TypeVar
+
     from typing_extensions import Never
 
     from parallel_exec.backends.base import Backend
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 def cpu_count() -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import concurrent.futures.process
 import operator
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Iterable
 
 from parallel_exec._outcome import Failure
 from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.backend import ProcessBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable
 
 __all__ = ["BrokenProcessPool", "ProcessPoolExecutor"]
 

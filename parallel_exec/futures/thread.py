@@ -6,10 +6,13 @@ import concurrent.futures.thread
 import itertools
 import math
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any, Callable, Iterable
 
 from parallel_exec.backends.thread import ThreadBackend
 from parallel_exec.futures.pool import Pool, check_initializer, check_max_workers, cpu_count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable
 
 __all__ = ["BrokenThreadPool", "ThreadPoolExecutor"]
 

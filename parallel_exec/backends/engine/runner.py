@@ -36,11 +36,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
-from parallel_exec._outcome import Failure, Outcome
+from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
-from parallel_exec.backends.base import Runner, log_abandoned
+from parallel_exec.backends.base import Runner, SchedulerPort, log_abandoned
 from parallel_exec.backends.engine.adapter import Engine, EngineHealth, explain
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
@@ -51,8 +51,8 @@ from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
-    from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.adapter import EngineFuture
 
 REFUSALS = 100  # in a row; a guess: any sensible retry policy has had its say by then

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
-from parallel_exec._outcome import Failure, Outcome, Success
+from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward
@@ -31,6 +31,7 @@ from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.launcher import Launcher
