@@ -67,9 +67,8 @@ _COLUMNS = ", ".join(Record._fields)
 _ROWS = _VARIABLES // len(Record._fields)
 _RUN = ", ".join(JournalRun._fields)
 
-_inherited: list[
-    sqlite3.Connection
-] = []  # of a forked child's parent, never to be closed: that would drop what the parent needs
+# Of a forked child's parent, never to be closed: that would drop what the parent needs.
+_inherited: list[sqlite3.Connection] = []
 
 
 class Database:
@@ -138,6 +137,8 @@ class Database:
             # Not by `open`: to close that would drop this process's locks on the file.
             connection = self._connect("immutable=1")
             try:
+                # What was killed amid a checkpoint may be shorter than it says, and takes the rest from its log.
+                connection.execute("PRAGMA writable_schema = 1")
                 application, form = _pragma(connection, "application_id"), _pragma(connection, "user_version")
             finally:
                 connection.close()
