@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from parallel_exec.executor import ParallelExecutor
     from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
-    from parallel_exec.task import INHERIT, Attempt, CurrentTask, Task, TaskResult, current_task
+    from parallel_exec.running_task import CurrentTask, current_task
+    from parallel_exec.task import INHERIT, Attempt, Task, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
 __version__ = "0.1.0"  # the one place: the build reads it here
@@ -86,7 +87,8 @@ _HOMES = {
     "executor": ("ParallelExecutor",),
     "future": ("TaskFuture",),
     "journal": ("Journal",),
-    "task": ("INHERIT", "Attempt", "CurrentTask", "Task", "TaskResult", "current_task"),
+    "running_task": ("CurrentTask", "current_task"),
+    "task": ("INHERIT", "Attempt", "Task", "TaskResult"),
     "task_queue": ("TaskQueue",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

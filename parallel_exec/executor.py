@@ -15,6 +15,7 @@ from parallel_exec._checks import check_count, check_seconds
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
+from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._core.settings import Settings
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
@@ -26,11 +27,12 @@ from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
-from parallel_exec.stream import MOST, Pace, Window, stream
+from parallel_exec.stream import MOST, Pace, Window, journaled, stream
 from parallel_exec.task import INHERIT, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from typing import Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
 
     from tenacity import BaseRetrying
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
 
     from parallel_exec._checks import RetryOn
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._journal.run import JournaledRun
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
+    from parallel_exec.journal import Journal
     from parallel_exec.task import Inherited, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
@@ -107,6 +111,7 @@ class ParallelExecutor(Submitter, Executor):
             TypeError: it is neither a `Task` nor a plain function; or arguments were given for a `Task`, which has its own.
             QueueFullError: the queue is full, and nothing is running that would make room.
             RuntimeError: after `shutdown`; or the `Task` is that of a result whose call was let go.
+            ValueError: the run under way has a journal, and the task no id of its own.
         """
         if isinstance(task, Task):
             if args or kwargs:
@@ -114,15 +119,33 @@ class ParallelExecutor(Submitter, Executor):
                     "add_task takes arguments for a function only, as a Task has its own: "
                     "write add_task(Task(function, argument, kwargs={...})) or add_task(function, argument, name=...)"
                 )
-            future = Job.of_task(self._scheduler, self._settings_of(task), task)
+            job = Job.of_task(self._scheduler, self._settings_of(task), task)
         else:
             if not callable(task):
                 raise not_callable("add_task", task)
             if not self._settings.allows_lazy:
                 refuse_lazy("add_task", task)
-            future = Job(self._scheduler, self._settings, task, args, kwargs or None)
-        self._admission.add(future, self._batches, start=False)
-        return future
+            job = Job(self._scheduler, self._settings, task, args, kwargs or None)
+        try:
+            self._admission.add(job, self._batches, start=False)
+        except NotAdmittedError:
+            self._add_to_journaled(job)
+        return job
+
+    def _add_to_journaled(self, job: AnyJob) -> None:
+        """Add a job to a batch that has a journal; or, should that be over by now, to the next."""
+        while True:
+            journal = self._batches.current.journal
+            job.admitted(None, None)
+            restored = None if journal is None else journal.admit(job)
+            try:
+                if restored is None:
+                    self._admission.add(job, self._batches, start=False)
+                else:
+                    self._admission.add_restored(job, self._batches, restored, start=False)
+                return
+            except NotAdmittedError:
+                continue
 
     def _settings_of(self, task: Task[Any]) -> Settings:
         own = (task.retry_count, task.retry, task.retry_on, task.backoff)
@@ -140,6 +163,7 @@ class ParallelExecutor(Submitter, Executor):
         fail_fast: bool = False,
         order: Order = "submitted",
         progress: bool = False,
+        journal: Journal | str | os.PathLike[str] | None = None,
         **_misspelt: Never,
     ) -> list[TaskResult[Any]]:
         """Run all tasks that were added, and those they add, and return one result for each. Blocks.
@@ -150,10 +174,14 @@ class ParallelExecutor(Submitter, Executor):
             fail_fast: cancel the rest at the first final failure.
             order: of the results: as added, or as they ended.
             progress: show a progress bar on standard error (extra `[progress]`).
+            journal: a file, or a `Journal`: what ends is recorded there, under the task's id; and what an earlier run with it
+                has done, in the same call, is not run again, but comes from there: `resumed` says so.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, within 2 s; `results()` has what was finished.
             RuntimeError: a run is under way, or the executor was shut down.
+            JournalError: the journal cannot be used. Nothing has begun then, nor after the next.
+            ValueError: a task has no id of its own, which a journal needs, or that of another.
         """
         if _misplaced:
             raise TypeError(
@@ -175,13 +203,46 @@ class ParallelExecutor(Submitter, Executor):
             quiet_tqdm()  # without it, this fails now, while nothing has begun
         call = object()
         try:
-            batch, rest = self._batches.begin(fail_fast, call)
-            self._completion.stop_all(rest, lambda job: CANCELLED)
-            self._admission.start()
+            self._batches.reserve(call)
+            if journal is None:
+                batch = self._run(call, None, deadline, fail_fast, progress)
+            else:
+                batch = self._run_journaled(call, journal, deadline, fail_fast, progress)
+        finally:
+            self._batches.release(call)
+        return [job.task_result() for job in (batch.jobs if order == "submitted" else batch.ended)]
+
+    def _run_journaled(
+        self,
+        call: object,
+        journal: Journal | str | os.PathLike[str],
+        deadline: float | None,
+        fail_fast: bool,
+        progress: bool,
+    ) -> Batch[AnyJob]:
+        """Run the current batch with a journal; as `_run`."""
+        from parallel_exec._journal.run import JournaledRun  # few need it, and sqlite3
+
+        with JournaledRun(journal) as run:
+            run.begin(self._batches)
+            return self._run(call, run, deadline, fail_fast, progress)
+
+    def _run(
+        self, call: object, run: JournaledRun | None, deadline: float | None, fail_fast: bool, progress: bool
+    ) -> Batch[AnyJob]:
+        """Run the current batch, which `call` has reserved, to its end, and return it; whatever is raised, it is over then."""
+        try:
+            batch, rest = self._batches.begin(fail_fast)
             until = None if deadline is None else time.monotonic() + deadline
+            self._completion.stop_all(rest, lambda job: CANCELLED)
+            if run is not None:
+                run.resume_done(batch.jobs, self._completion.resume)
+            self._admission.start()
             self._drive(batch, until, deadline, progress)
             self._batches.end(self._admission.stage)
         except BaseException:
+            if run is not None:
+                run.hurry(_lifecycle.INTERRUPT_LIMIT)
             if self._batches.is_mine(call):
                 self._batches.current.give_up()
                 try:
@@ -189,7 +250,7 @@ class ParallelExecutor(Submitter, Executor):
                 finally:
                     self._batches.end(self._admission.stage)
             raise
-        return [job.task_result() for job in (batch.jobs if order == "submitted" else batch.ended)]
+        return batch
 
     def _drive(self, batch: Batch[AnyJob], until: float | None, deadline: float | None, progress: bool) -> None:
         """Wait for a batch, lending this thread to a back end that wants it, and end what outlasts the deadline."""
@@ -277,6 +338,7 @@ class ParallelExecutor(Submitter, Executor):
         *,
         window: int | None = None,
         order: Order = "completed",
+        journal: Journal | str | os.PathLike[str] | None = None,
         **_misspelt: Never,
     ) -> Iterator[TaskResult[T]]:
         """Run tasks from an iterable that is read lazily, and yield their results.
@@ -288,6 +350,10 @@ class ParallelExecutor(Submitter, Executor):
             window: most tasks read and not yet yielded; default: four times `max_concurrency`, and more while the results are
                 taken so fast that workers would wait for tasks.
             order: "completed", or "submitted".
+            journal: as for `execute_all`; it is this stream's until that is exhausted or closed.
+
+        Raises:
+            JournalError: the journal cannot be used.
         """
         if _misspelt:
             refuse_names("stream()", _misspelt, ParallelExecutor.stream)
@@ -300,7 +366,8 @@ class ParallelExecutor(Submitter, Executor):
         size = window or 4 * self._scheduler.monitor.registry.limit
         is_fixed = window is not None or self._completion.runs_in_caller  # where nothing runs but while it is read
         own: Window[T] = Window(Pace(size, size if is_fixed else MOST), in_order=order == "submitted")
-        return stream(self._start_task, iter(tasks), own, self._batches.opened)
+        results = stream(self._start_task, iter(tasks), own, self._batches.opened)
+        return results if journal is None else journaled(results, own, journal)
 
     def _start_task(self, task: Any, window: Window[Any]) -> None:
         if isinstance(task, Task):
@@ -310,7 +377,11 @@ class ParallelExecutor(Submitter, Executor):
                 Task(task)  # refuses
             refuse_lazy("Task", task)
             job = Job(self._scheduler, self._settings, task)
-        self._admission.add(job, window, start=True)
+        restored = None if window.journal is None else window.journal.admit(job)
+        if restored is None:
+            self._admission.add(job, window, start=True)
+        else:
+            self._admission.add_restored(job, window, restored, start=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, **_misspelt: Never) -> None:
         """Take no more tasks, finish those that were started, and let the workers go.

@@ -74,6 +74,10 @@ class Unretrieved:
             logger.error("task %r failed, and nobody looked at its result", self.id, exc_info=error)
 
 
+# What its holder is offered for completion; the rest of a `Job` is the scheduler's.
+_OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
+
+
 class TaskFuture(Future["T"]):
     """The future of one task: all that a `concurrent.futures.Future` does, and `task`, `task_result()` and `abort()`.
 
@@ -92,6 +96,9 @@ class TaskFuture(Future["T"]):
     _watched = False  # whether any of the last three was made; guarded by `lazy_condition.settling_lock`
     _parked: Sequence[Any] = ()  # taken locks, one for each thread that waits however long; a list once there is one
     _unretrieved: Unretrieved | None = None
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
 
     @property
     def id(self) -> str:

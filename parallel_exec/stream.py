@@ -22,9 +22,12 @@ from parallel_exec._sync.parking import TICK, Parker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from typing import Any, Callable, Generic, Iterator, Sequence, TypeVar
 
     from parallel_exec._core.job import AnyJob, Job
+    from parallel_exec._core.journaling import RunJournal
+    from parallel_exec.journal import Journal
     from parallel_exec.task import Task, TaskResult
 
     T = TypeVar("T")
@@ -90,6 +93,7 @@ class Window(Generic["T"]):
         ended: those that have ended, in that order, if that is the order of the results; some of them may be gone since.
         handed: the one whose result was yielded last, until the next is asked for.
         pace: says how many there may be.
+        journal: what is told of those that leave, if the stream has one; written before it begins.
 
     Args:
         pace: that.
@@ -98,6 +102,7 @@ class Window(Generic["T"]):
 
     def __init__(self, pace: Pace, *, in_order: bool) -> None:
         self.pace = pace
+        self.journal: RunJournal | None = None
         self.futures: dict[Job[T], None] = {}
         self.ended: deque[Job[T]] = deque()
         self.handed: Job[T] | None = None
@@ -125,6 +130,8 @@ class Window(Generic["T"]):
 
     def leave(self, job: AnyJob, success: bool) -> Sequence[AnyJob]:
         """Note that a job has ended; nothing must be cancelled for it."""
+        if self.journal is not None:
+            self.journal.note(job)  # first, as it may be repeated: a signal handler may raise in between
         line = self._line
         if line is None:
             self.ended.append(job)
@@ -132,6 +139,10 @@ class Window(Generic["T"]):
             self._is_waiting = False
             self._parker.unpark()
         return ()
+
+    def record_in(self, journal: RunJournal) -> None:
+        """Have a journal told of the ends; before the stream begins."""
+        self.journal = journal
 
     def _is_first(self, job: AnyJob) -> bool:
         """Return whether a job is first in line. Any thread may ask."""
@@ -219,6 +230,8 @@ def stream(
                 if len(futures) < pace.size and source.start_next(window):
                     continue
                 future = window.wait()
+            if window.journal is not None:
+                window.journal.seal(future)  # from here on the caller may change the result
             result = future.task_result()
             window.handed = future
             yield result
@@ -228,6 +241,32 @@ def stream(
         source.raise_error()
     finally:
         window.close()
+
+
+def journaled(
+    results: Iterator[TaskResult[T]], window: Window[T], journal: Journal | str | os.PathLike[str]
+) -> Iterator[TaskResult[T]]:
+    """Return an iterator over the results of a stream with a journal, which is taken hold of now.
+
+    Raises:
+        JournalError: the journal cannot be used.
+    """
+    opened: Any = _journaled(results, window, journal)
+    next(opened)
+    return opened  # type: ignore[no-any-return]
+
+
+def _journaled(
+    results: Iterator[TaskResult[T]], window: Window[T], journal: Journal | str | os.PathLike[str]
+) -> Iterator[TaskResult[T] | None]:
+    """Yield None once the journal is open, so that it is closed however little is read, and then the results."""
+    from parallel_exec._journal.run import JournaledRun  # few need it, and sqlite3
+
+    with JournaledRun(journal, bounded=True) as run:
+        run.begin()
+        window.record_in(run)
+        yield None
+        yield from results
 
 
 class _Source(Generic["T"]):

@@ -1,4 +1,4 @@
-"""What travels: `Task` goes in, `Attempt` and `TaskResult` come out; `current_task()` is the view from inside.
+"""What travels: `Task` goes in, `Attempt` and `TaskResult` come out.
 
 Guarantees:
     All of these are frozen. Two tasks are never compared with each other by anything.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from concurrent.futures import CancelledError
 from enum import Enum
 from functools import partial
 
@@ -20,12 +19,9 @@ from parallel_exec._checks import (
     check_seconds,
     check_wait,
 )
-from parallel_exec._current import current
 from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of, short_repr
-from parallel_exec._sync.clock import time
-from parallel_exec.errors import TaskTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,9 +150,8 @@ class Task(Generic["T_co"]):
             check_retrying(retry)
         set_field = object.__setattr__  # the way a frozen dataclass sets its own fields
         set_field(self, "execute", partial(execute, *args, **_check_kwargs(kwargs)) if args or kwargs else execute)
-        if id is None:
-            set_field(self, "_ids", [])
-        else:
+        set_field(self, "_ids", [] if id is None else None)
+        if id is not None:
             set_field(self, "id", os.fsdecode(id))
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
         set_field(self, "timeout", timeout if timeout is INHERIT else check_seconds("timeout", timeout))
@@ -172,7 +167,9 @@ class Task(Generic["T_co"]):
         def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
             if name != "id":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return name_task(self, f"new-{next(_unnamed)}")
+            number = self._ids[0] if self._ids else name_task(self, f"new-{next(_unnamed)}")
+            object.__setattr__(self, "id", id_of(call_name(self.execute), number))
+            return self.id
 
     def __repr__(self) -> str:
         known = [f"id={short_repr(self.id)}"] if is_named(self) else []
@@ -192,25 +189,27 @@ class Task(Generic["T_co"]):
 
 def is_named(task: Task[Any]) -> bool:
     """Return whether a task has its id: an executor names what has none when it is added."""
-    try:
-        _ID_OF(task)
-    except AttributeError:
-        return False
-    return True
+    ids = getattr(task, "_ids", None)  # (asking for the id itself would raise, which takes ten times as long)
+    return ids is None or bool(ids)
 
 
-def name_task(task: Task[Any], number: object) -> str:
-    """Give a task that has no id one with this number, unless another thread was first; returns its id. Lock-free."""
-    if not is_named(task):
-        unnamed: Any = task
-        ids: list[str] = unnamed._ids
-        ids.append(id_of(call_name(task.execute), number))  # atomic: who was first has named it
-        object.__setattr__(task, "id", ids[0])
-    return task.id
+def lacks_id(task: Task[Any]) -> bool:
+    """Return whether the user gave a task no id, so that the one that it has or will have is ours."""
+    return getattr(task, "_ids", None) is not None
+
+
+def name_task(task: Task[Any], number: object) -> object:
+    """Give a task that was found to have no id one with this number, unless another thread is first; returns its number.
+
+    Lock-free. The id itself is made once somebody looks at it.
+    """
+    unnamed: Any = task
+    ids: list[object] = unnamed._ids
+    ids.append(number)  # atomic: who was first has named it
+    return ids[0]
 
 
 _TASK_FIELDS = tuple(Task.__annotations__)
-_ID_OF: Callable[[Task[Any]], str] = Task.__dict__["id"].__get__  # not by way of `__getattr__`
 
 
 def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:
@@ -314,9 +313,21 @@ class _TaskResult(Generic["T_co"]):
         queued_for: seconds from being given to the executor until the first attempt began (or, without one, until the end).
         duration: seconds from the start of the first attempt until the end, waits between attempts included.
         cancelled: whether it was cancelled or aborted, and so has no result and no error of its own.
+        resumed: whether an earlier run had it, and this one has taken it from the journal; then it says how it ended there.
     """
 
-    __slots__ = ("_source", "attempts", "cancelled", "duration", "error", "queued_for", "result", "success", "task")
+    __slots__ = (
+        "_source",
+        "attempts",
+        "cancelled",
+        "duration",
+        "error",
+        "queued_for",
+        "result",
+        "resumed",
+        "success",
+        "task",
+    )
 
     task: Task[T_co]
     success: bool
@@ -326,6 +337,7 @@ class _TaskResult(Generic["T_co"]):
     queued_for: float
     duration: float
     cancelled: bool
+    resumed: bool
 
     def __init__(
         self,
@@ -337,8 +349,10 @@ class _TaskResult(Generic["T_co"]):
         queued_for: float,
         duration: float,
         cancelled: bool = False,
+        resumed: bool = False,
     ) -> None:
-        for name, value in zip(_FIELDS, (task, success, result, error, attempts, queued_for, duration, cancelled)):
+        given = task, success, result, error, attempts, queued_for, duration, cancelled, resumed
+        for name, value in zip(_FIELDS, given):
             object.__setattr__(self, name, value)
 
     def unwrap(self) -> T_co:
@@ -358,17 +372,18 @@ class _TaskResult(Generic["T_co"]):
     if not TYPE_CHECKING:  # or any name would do for type checkers
 
         def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
-            if name not in ("task", "attempts", "cancelled"):
+            if name not in ("task", "attempts", "cancelled", "resumed"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             value: Any = getattr(self._source, name)
-            value = value if name == "task" else value()
+            value = value() if name in ("attempts", "cancelled") else value
             object.__setattr__(self, name, value)
             return value
 
     def __repr__(self) -> str:
         how = short_repr(self.result) if self.success else "cancelled" if self.cancelled else short_repr(self.error)
         attempts = "1 attempt" if len(self.attempts) == 1 else f"{len(self.attempts)} attempts"
-        return f"TaskResult({short_repr(self.task.id)}, {how}, {attempts}, {self.duration:.3g} s)"
+        end = ", resumed)" if self.resumed else ")"
+        return f"TaskResult({short_repr(self.task.id)}, {how}, {attempts}, {self.duration:.3g} s{end}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskResult, tuple(getattr(self, name) for name in _FIELDS)
@@ -429,6 +444,11 @@ class Source(Protocol):
         """The task."""
         ...
 
+    @property
+    def resumed(self) -> bool:
+        """Whether it comes from a journal."""
+        ...
+
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts."""
         ...
@@ -436,63 +456,3 @@ class Source(Protocol):
     def cancelled(self) -> bool:
         """Return whether it was cancelled."""
         ...
-
-
-class CurrentTask:
-    """What a running task may know of itself; made by `current_task()`.
-
-    Attributes:
-        id: the task's id.
-        attempt: the number of this attempt, from 1.
-        deadline: `time.monotonic()` at which this attempt must end, None for no limit.
-    """
-
-    __slots__ = ("_is_cancelled", "_timeout", "attempt", "deadline", "id")
-
-    def __init__(
-        self, id: str, attempt: int, deadline: float | None, timeout: float | None, is_cancelled: Callable[[], bool]
-    ) -> None:
-        self.id = id
-        self.attempt = attempt
-        self.deadline = deadline
-        self._timeout = timeout
-        self._is_cancelled = is_cancelled
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits for this attempt any more: it was aborted, timed out or given up."""
-        return self._is_cancelled()
-
-    def remaining(self) -> float | None:
-        """Return the seconds left until `deadline`, never negative; None for no limit."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def check(self) -> None:
-        """Raise if this attempt should stop; call it now and then in a long task.
-
-        Raises:
-            TaskTimeoutError: the attempt is past its deadline.
-            concurrent.futures.CancelledError: the attempt was aborted or given up.
-        """
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise TaskTimeoutError(self.id, self._timeout or 0.0, self.attempt)
-        if self.cancelled:
-            raise CancelledError(f"task {self.id!r} was cancelled")
-
-
-def current_task() -> CurrentTask:
-    """Return a view of the task that the calling thread is running.
-
-    Never blocks; cheap. Works in every back end. A thread that a task starts by itself has no current task.
-
-    Raises:
-        RuntimeError: the calling thread is not running a task.
-    """
-    call, number = current.running, current.number
-    if call is None:
-        raise RuntimeError(
-            "current_task() is for code that runs as a task of a ParallelExecutor, in the task's own thread"
-        )
-    timeout = call.timeout
-    deadline = None if timeout is None else call.started_at + timeout
-    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number))

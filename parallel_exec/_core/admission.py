@@ -10,6 +10,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import ownership, release_leaked
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.completion import Completion
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.journaling import Restored
     from parallel_exec._core.monitor import Monitor
     from parallel_exec._core.settings import Settings
     from parallel_exec.backends.base import Backend, Consumer
@@ -53,13 +55,14 @@ class Admission:
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
 
-    def add(self, job: AnyJob, into: HasCollector | None, *, start: bool) -> None:
+    def add(self, job: AnyJob, into: HasCollector | None, *, start: bool) -> None:  # noqa: C901  # a hot path, all of it
         """Put a job in the queue; with `start`, open the gate for good. Blocks only while the queue is full and running.
 
         Raises:
             RuntimeError: after shutdown.
             QueueFullError: the queue is full, and nothing is running that would make room.
             ParallelExecError: workers cannot start, or the process has forked.
+            NotAdmittedError: it is to join a batch with a journal that has not admitted it, or without the one that has.
         """
         outcome: Failure | None = None
         consumer: Consumer | None = None
@@ -73,9 +76,12 @@ class Admission:
                     gate.enter(start)
                 if self._queue_size:
                     self._await_room(job)
+                collector = None if into is None else into.current
+                if collector is not None and collector.journal is not job.journal:
+                    raise NotAdmittedError
                 self._registry.unsettled.add(job)  # from here on nobody forgets it
                 sequence = job.sequence or next(self._monitor.sequence)
-                job.added(sequence, time.monotonic(), None if into is None else into.current)
+                job.added(sequence, time.monotonic(), collector)
                 if not self._events.active:
                     outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:
@@ -87,11 +93,39 @@ class Admission:
             elif outcome is not None:
                 job.decide()
                 self._completion.finish(job, outcome)
+        except NotAdmittedError:  # it is in nowhere, but for the room
+            with self._lock:
+                self._registry.reserved.discard(job)
+                self._monitor.room.notify_all()
+            raise
         except BaseException:
             self._completion.repair(job, outcome, was_held=was_held)
             raise
         if self._runs_in_caller:
             self.drive()
+
+    def add_restored(self, job: AnyJob, into: HasCollector, restored: Restored, *, start: bool) -> None:
+        """Take in a job that an earlier run has ended: it joins and leaves, and is never in the queue. Raises as `add` does."""
+        outcome = None
+        was_held = self._is_held()
+        try:
+            with self._lock:
+                self._gate.enter(start)
+                collector = into.current
+                if collector.journal is not job.journal:
+                    raise NotAdmittedError
+                outcome = restored.outcome  # from here on it ends, whatever is raised
+                self._registry.unsettled.add(job)
+                job.added(job.sequence or next(self._monitor.sequence), time.monotonic(), collector)
+                job.resume(restored)
+                job.decide()
+            self._events.emit(TaskQueued, job.id, 0)
+            self._completion.finish(job, outcome)
+        except NotAdmittedError:
+            raise
+        except BaseException:
+            self._completion.repair(job, outcome, was_held=was_held)
+            raise
 
     def enqueue(self, job: AnyJob, unfit: ParallelExecError | None = None) -> tuple[Failure | None, Consumer | None]:
         """Put a job in the queue, at its place, ahead of what comes after it. Called with the lock held.

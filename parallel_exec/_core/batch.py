@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Container, Generic, Protocol, Sequence, TypeVar
 
+    from parallel_exec._core.journaling import RunJournal
     from parallel_exec.future import TaskFuture
     from parallel_exec.task import TaskResult
 
@@ -28,7 +29,13 @@ else:
 
 
 class Collector(Protocol):
-    """What a job joins when it is added, and leaves when it has ended, as `Batch` says: a batch, or a stream's window."""
+    """What a job joins when it is added, and leaves when it has ended, as `Batch` says: a batch, or a stream's window.
+
+    Attributes:
+        journal: what admits jobs before they join, and is told when they leave; or None.
+    """
+
+    journal: RunJournal | None
 
     @property
     def ended(self) -> Container[Any]:
@@ -64,9 +71,11 @@ class Batch(Generic["J"]):
         jobs: all that joined, in the order added.
         ended: those that have left, in the order they ended.
         failed: how many of them failed.
+        journal: what is told of those that leave; None, unless `execute_all` has one.
     """
 
     def __init__(self) -> None:
+        self.journal: RunJournal | None = None
         self.jobs: list[J] = []
         self.ended: list[J] = []
         self.failed = 0
@@ -96,12 +105,24 @@ class Batch(Generic["J"]):
             job: which.
             success: that it did not fail: a cancelled one has not.
         """
+        if self.journal is not None:
+            self.journal.note(job)  # first, as it may be repeated: a signal handler may raise in between
         self.ended.append(job)
         if not success:
             self.failed += 1
         if len(self.ended) == len(self.jobs):
             self._over.set()
         return self._cancelled_by_failure()
+
+    def record_in(self, journal: RunJournal) -> list[J]:
+        """Have the journal told of the ends; returns those that it must admit first, and then this must be called again."""
+        jobs: list[Any] = self.jobs
+        left = [job for job in jobs if job.journal is not journal and not job.cancelled()]
+        if not left:
+            self.journal = journal
+            for job in self.ended:  # before the run began: the pool was started by others
+                journal.note(job)
+        return left
 
     def fail_fast(self) -> Sequence[J]:
         """Let the first failure cancel the rest; returns those that must be cancelled, as one may have failed already."""
@@ -174,19 +195,34 @@ class Batches(Generic["J"]):
         self.latest: Finished = self.current
         self._lock = lock
         self._call: object = None  # stands for the call of `execute_all` that is under way
+        self._has_begun = False  # whether that has started the current batch
 
-    def begin(self, fail_fast: bool, call: object) -> tuple[Batch[J], Sequence[J]]:
-        """Start the current batch; returns it, and what must be cancelled, as one may have failed already.
-
-        By `call`, an object of its own, the caller can tell whether it did, whatever was raised meanwhile.
+    def reserve(self, call: object) -> None:
+        """Let nobody else start the current batch than this call, which an object of its own stands for.
 
         Raises:
-            RuntimeError: it was started already.
+            RuntimeError: somebody else has reserved it.
         """
         with self._lock:
             if self._call is not None:
                 raise RuntimeError("execute_all() is running already in another thread: add_task() joins its run")
             self._call = call
+
+    def release(self, call: object) -> None:
+        """Undo `reserve`, if it was this call's; what was not started stays staged."""
+        with self._lock:
+            if self._call is call:
+                self._call = None
+
+    def record_in(self, journal: RunJournal) -> list[J]:
+        """Have the current batch tell a journal of its ends; returns as `Batch.record_in`."""
+        with self._lock:
+            return self.current.record_in(journal)
+
+    def begin(self, fail_fast: bool) -> tuple[Batch[J], Sequence[J]]:
+        """Start the current batch, which is reserved; returns it, and what must be cancelled, as one may have failed already."""
+        with self._lock:
+            self._has_begun = True
             self.latest = batch = self.current
             return batch, batch.fail_fast() if fail_fast else ()
 
@@ -195,8 +231,8 @@ class Batches(Generic["J"]):
         self.latest = stream
 
     def is_mine(self, call: object) -> bool:
-        """Return whether the batch under way was begun by this call."""
-        return self._call is call
+        """Return whether a batch is under way that this call has started."""
+        return self._call is call and self._has_begun
 
     def end(self, stage: Callable[[], object]) -> None:
         """Let tasks join a new batch from now on; waits for what joined at the last moment, unless it was given up.
@@ -213,5 +249,6 @@ class Batches(Generic["J"]):
             if is_over and self.current is batch:
                 stage()
                 self.current = Batch()
+                self._has_begun = False
                 self._call = None
             return is_over

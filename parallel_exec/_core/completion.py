@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Callable, Iterable, Sequence
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.journaling import Restored
     from parallel_exec._core.monitor import Monitor
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import Runner
@@ -111,8 +112,15 @@ class Completion:
                 self._is_over = True  # last: whatever a signal handler raises, the next caller does the rest
         self._idle.let_all_go()
 
-    def cancel_waiting(self, job: AnyJob, override: Failure) -> bool:
-        """End a job with `override` unless an attempt is running; returns whether this has ended it."""
+    def resume(self, job: AnyJob, restored: Restored) -> bool:
+        """End a job as an earlier run has, unless an attempt is running; returns whether this has ended it."""
+        return self.cancel_waiting(job, restored.outcome, restored)
+
+    def cancel_waiting(self, job: AnyJob, override: Outcome, restored: Restored | None = None) -> bool:
+        """End a job with `override` unless an attempt is running; returns whether this has ended it.
+
+        With `restored` it is that end, of an earlier run.
+        """
         if self._gate.forked:
             return False  # it is the parent's business
         mine, was_held = False, is_mine(self._lock)  # by what this call has interrupted
@@ -123,6 +131,8 @@ class Completion:
                     mine = job.phase == Phase.HANDED_OUT and self.runner.recall(job)
                 if not mine or not self._withdraw(job):
                     return False
+                if restored is not None:
+                    job.resume(restored)
             self.finish(job, override)
         except BaseException:
             self.repair(job, override if mine else None, was_held=was_held)
@@ -169,7 +179,7 @@ class Completion:
         """Cancel a task, and stop it if it runs; see `TaskFuture.abort`."""
         return self.stop(job, CANCELLED)
 
-    def repair(self, job: AnyJob, outcome: Failure | None, *, was_held: bool) -> None:
+    def repair(self, job: AnyJob, outcome: Outcome | None, *, was_held: bool) -> None:
         """Bring the executor in order after a call about `job` that an exception has torn apart, wherever that was.
 
         The job's phase says where it belongs. One that is not in the queue though its phase says so, or is NEW, was never in,

@@ -11,7 +11,7 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextvars import Context, copy_context
 from functools import partial
@@ -26,19 +26,19 @@ from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
 from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
-from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, name_task, result_of
+from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, lacks_id, name_task, result_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Sequence, TypeVar
 
     from parallel_exec._core.batch import Collector
+    from parallel_exec._core.journaling import Restored, RunJournal
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
 
     T = TypeVar("T")
-
 
 PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
 _EMPTY = Context()  # shared by all whose context is empty: that much less for the garbage collector to look at
@@ -56,19 +56,13 @@ class Phase:
     DONE = 6  # the outcome is decided
 
 
-# What its holder is offered for completion; the rest is the scheduler's.
-_OFFERED = frozenset((*dir(Future), "abort", "attempts", "id", "task", "task_result"))
-
-
 class Job(TaskFuture["T"]):
     """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's.
 
     Args:
         owner: the scheduler.
         settings: those of its attempts.
-        fn: what it calls.
-        args: with these.
-        kwargs: and these by name, if there are any.
+        fn, args, kwargs: the call.
         priority: as a `Task`'s.
         id: its id; None for one that is made of the function's name and the job's number once somebody asks.
         context: attempts run in copies of it; None: of a copy of the calling thread's.
@@ -98,8 +92,11 @@ class Job(TaskFuture["T"]):
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
     batch: Collector | None = None  # what collects it
+    journal: RunJournal | None = None  # what has admitted it, until that has recorded its end
+    journal_key: bytes | None = None  # by this key
+    resumed = False  # whether it has ended in an earlier run, and never runs in this one
     priority = 0
-    _id: str | None = None  # None, until somebody asks for the one that is made of the function's name and the number
+    _id: str | None = None  # None for the one that is made of the function's name and the number
     _task: Task[T] | ref[Task[T]] | None = None  # a weak one once the call was let go
 
     def __init__(
@@ -133,25 +130,26 @@ class Job(TaskFuture["T"]):
         """
         if isinstance(task.execute, LetGo):
             task.execute()  # refuses: now, and not once an attempt after the other
-        job = cls(owner, settings, task.execute, priority=task.priority)
-        if not is_named(task):
-            name_task(task, job.number())
-        job._task, job._id = task, task.id
+        job = cls(owner, settings, task.execute, (), None, task.priority)
+        if is_named(task) or name_task(task, (number := job.number())) != number:
+            job._id = task.id
+        job._task = task
         return job
 
     def __reduce__(self) -> Any:
         # For `copy.copy`. `pickle` finds that the owner cannot be pickled, instead of stumbling over the name of the class.
         return _blank, (), self.__dict__
 
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name[:1] == "_" or name in _OFFERED]
-
     @property
     def id(self) -> str:
-        if self._id is None:
-            name = self.fn if type(self.fn) is str else call_name(self.fn)
-            self._id = id_of(name, self.number())  # the same, should another thread be here
-        return self._id
+        if self._id is not None:
+            return self._id
+        return id_of(self.fn if type(self.fn) is str else call_name(self.fn), self.number())
+
+    def has_own_id(self) -> bool:
+        """Return whether its id is the user's own."""
+        task = self._known_task()
+        return self._id is not None and (task is None or not lacks_id(task))
 
     def id_parts(self) -> tuple[str, int]:
         """Return what its id is made of, a name and a number, once it was added; the number is 0 if the name is all of it."""
@@ -199,9 +197,8 @@ class Job(TaskFuture["T"]):
         if self._state is not FINISHED or self._exception is not None:
             self._retrieved()
             error = self._failure().error
-        first, end = self.first_started_at, self.ended_at
-        if first is None:
-            return result_of(self, self._result, error, end - self.queued_at, 0.0)
+        end = self.ended_at
+        first = end if self.first_started_at is None else self.first_started_at
         return result_of(self, self._result, error, first - self.queued_at, end - first)
 
     def attempts(self) -> tuple[Attempt, ...]:
@@ -230,9 +227,7 @@ class Job(TaskFuture["T"]):
 
         def is_unwanted() -> bool:
             job = weakly_self()
-            if job is None or job.phase != Phase.LIVE:
-                return True
-            return job.attempt_number != number or job.override is not None
+            return job is None or job.phase != Phase.LIVE or job.attempt_number != number or job.override is not None
 
         return is_unwanted
 
@@ -247,8 +242,7 @@ class Job(TaskFuture["T"]):
 
     def added(self, sequence: int, at: float, batch: Collector | None) -> None:
         """It has its place in the order, and a batch that collects it, if one is to."""
-        self.sequence = sequence
-        self.queued_at = at
+        self.sequence, self.queued_at = sequence, at
         if batch is not None:
             self.batch = batch
             batch.join(self)
@@ -256,6 +250,20 @@ class Job(TaskFuture["T"]):
     def packed(self, payload: Any) -> None:
         """Keep what the back end made of the call, to be sent with each attempt. Before it is queued, without the lock."""
         self.payload = payload
+
+    def admitted(self, journal: RunJournal | None, key: bytes | None) -> None:
+        """A journal has admitted it, under this key; None: it has recorded it. Called with the journal's lock held."""
+        self.journal, self.journal_key = journal, key
+
+    def resume(self, restored: Restored) -> None:
+        """It ends, or is about to end, as it did in an earlier run."""
+        self.resumed, self.past = True, restored.attempts
+        first = time.monotonic()
+        if self.past:
+            first, last = self.past[0].started_at, self.past[-1]
+            self.first_started_at, self.ended_at = first, first + restored.duration
+            self.attempt_number, self.started_at, self.worker = len(self.past), last.started_at, last.worker
+        self.queued_at = first - restored.queued_for
 
     def queued(self) -> None:
         """It waits in the queue."""
@@ -273,9 +281,7 @@ class Job(TaskFuture["T"]):
         """An attempt began; returns its number."""
         self.phase = Phase.LIVE
         self._state = RUNNING
-        self.slot = slot
-        self.worker = worker
-        self.started_at = at
+        self.slot, self.worker, self.started_at = slot, worker, at
         self.attempt_number = number = self.attempt_number + 1
         if number == 1:
             self.first_started_at = at
@@ -454,13 +460,9 @@ class Job(TaskFuture["T"]):
         self._state = FINISHED  # last: who sees it may read the result without a lock
 
     def _tell_waiters(self) -> None:
+        told = "add_result" if self._exception is None else "add_exception"
         for waiter in self._waiters:
-            if self._state == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(self)
-            elif self._exception is not None:
-                waiter.add_exception(self)
-            else:
-                waiter.add_result(self)
+            getattr(waiter, "add_cancelled" if self._state == CANCELLED_AND_NOTIFIED else told)(self)
 
 
 # Its holder sees the name of what it is to him: in its repr, in messages.

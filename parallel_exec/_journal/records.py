@@ -23,6 +23,7 @@ import json
 import pickle
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
+from parallel_exec._core.journaling import Restored
 from parallel_exec._names import type_name
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
@@ -67,22 +68,6 @@ class Record(NamedTuple):
     error: Data | None
     attempts: str | None
     started_at: float | None
-    queued_for: float
-    duration: float
-
-
-class Restored(NamedTuple):
-    """How a task ended in an earlier run.
-
-    Attributes:
-        outcome: what it returned or raised.
-        attempts: as a `TaskResult`'s.
-        queued_for: as a `TaskResult`'s.
-        duration: as a `TaskResult`'s.
-    """
-
-    outcome: Outcome
-    attempts: tuple[Attempt, ...]
     queued_for: float
     duration: float
 

@@ -99,14 +99,31 @@ def test_only_one_run_at_a_time() -> None:
     """A run that was begun cannot be begun again before it has ended."""
     batches = Batches(threading.RLock())
     mine, other = object(), object()
-    batch, _ = batches.begin(False, mine)
+    batches.reserve(mine)
     with pytest.raises(RuntimeError, match="joins its run"):
-        batches.begin(False, other)
+        batches.reserve(other)
+    assert not batches.is_mine(mine)
+    batch, _ = batches.begin(False)
     assert batches.is_mine(mine)
     assert not batches.is_mine(other)
     batches.end(lambda: None)
     assert not batches.is_mine(mine)
-    assert batches.begin(False, other)[0] is not batch
+    batches.reserve(other)
+    assert batches.begin(False)[0] is not batch
+
+
+def test_what_was_reserved_can_be_released() -> None:
+    """A run that could not begin leaves what is staged to the next; and nobody releases what another has reserved."""
+    batches = Batches(threading.RLock())
+    mine, other = object(), object()
+    staged = batches.current
+    batches.reserve(mine)
+    batches.release(other)
+    with pytest.raises(RuntimeError):
+        batches.reserve(other)
+    batches.release(mine)
+    batches.reserve(other)
+    assert batches.begin(False)[0] is staged
 
 
 # ── execute_all ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,255 @@
+"""The thread that records what has ended: the only one of a run that writes to its journal.
+
+    a job leaves its batch ── note: one append ──► ended ── every 0.2 s: Codec.record ──► pending ── one transaction ──► file
+    before a stream yields ── seal ───────────────────────► Codec.record, at once ──────────▲
+
+Guarantees:
+    `note` does no I/O and takes no lock. What was noted is on disk some 0.2 s later, as long as the disk does its part; each
+    job is recorded once, however often it is noted.
+    While the file cannot be written what is to be recorded waits, and is tried again each second and at the end; one warning
+    says so. Nobody waits for that but `finish`, which gives up once nothing has been written for a while.
+    What waits is bounded in a stream, which lets its results go: beyond, what is oldest is dropped, and counted.
+    In a forked child, which has no such thread, nothing is recorded and nothing waited for.
+    When the interpreter ends, what has ended by then is recorded.
+
+The race between `seal` (in a stream's thread) and the recorder's own thread, which may both want to record a job: whoever is
+first does it, under a lock of its own; the other waits for that, and finds the job without its key.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from parallel_exec import _forks
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.parking import TICK, Parker
+from parallel_exec._sync.threads import arrive, launch
+from parallel_exec.errors import ParallelExecError, TaskSerializationError
+from parallel_exec.events import logger
+
+if TYPE_CHECKING:
+    from parallel_exec._core.job import AnyJob
+    from parallel_exec._journal.database import Database
+    from parallel_exec._journal.records import Codec, Record
+
+INTERVAL = 0.2  # seconds between two transactions: less than half of what a kill may cost
+HEARTBEAT = 5.0  # seconds between two signs of life
+RETRY = 1.0  # seconds until what could not be written is tried again
+PATIENCE = 30.0  # seconds without progress after which `finish` gives up; a guess: SQLite itself waits ten for a lock
+AT_ONCE = 5000  # most records of a transaction, so that none takes long; a guess: some 50 ms
+LIMIT = 100_000  # most that wait to be recorded in a stream; a guess
+
+_alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+class Recorder:
+    """Records the ends of one run's jobs. Thread-safe.
+
+    Attributes:
+        note: notes that a job has ended. One step, so that it may be called with any lock held, and by signal handlers.
+        error: why the file cannot be written just now, in words; else "". Written by the thread.
+
+    Args:
+        database: open, with a run begun. Only the thread writes to it, and closes it.
+        codec: makes the records.
+        bounded: whether no more than `LIMIT` may wait.
+    """
+
+    def __init__(self, database: Database, codec: Codec, *, bounded: bool) -> None:
+        self._database = database
+        self._codec = codec
+        self._most = LIMIT if bounded else None
+        self._ended: deque[AnyJob] = deque()
+        self.note = self._ended.append
+        self._encoding = threading.RLock()  # what encodes may take a result of the same stream
+        self._pending: deque[Record] = deque()
+        self._parker = Parker()  # of the thread
+        self._waiter = Parker()  # of who waits for its end
+        self._how = ""  # how the run has ended, once it has
+        self._is_over = False
+        self._born = _forks.generation
+        self._admitted = self._resumed = 0  # by several threads: under `_encoding`
+        self._recorded = self._written = self._dropped = 0
+        self._has_warned = False
+        self.error = ""
+        self._thread = threading.Thread(target=self._run, name="parallel_exec-journal", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: no thread can be started; then the database is still the caller's.
+        """
+        _alive.add(self)
+        launch(self._thread)
+
+    # ── any thread ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def count(self, *, admitted: int = 0, resumed: int = 0) -> None:
+        """Count tasks that the run has, and those that it has from the journal."""
+        with self._encoding:
+            self._admitted += admitted
+            self._resumed += resumed
+
+    def seal(self, job: AnyJob) -> None:
+        """Record a job that has ended, with its result as it is now. Runs users' code."""
+        if self._born == _forks.generation:
+            self._encode(job)
+
+    def _waiting(self) -> int:
+        return len(self._ended) + len(self._pending)
+
+    def missing(self) -> int:
+        """Return how many results were not recorded, once the run is over."""
+        return self._dropped + len(self._pending) + sum(_is_to_be_recorded(job) for job in list(self._ended))
+
+    def keep_pace(self, most: int) -> None:
+        """Wait while more than `most` wait and are being recorded; not for a file that cannot be written."""
+        while self._waiting() > most and not self.error and not self._is_over and self._born == _forks.generation:
+            self._parker.unpark()
+            time.sleep(0.005)
+
+    def finish(self, how: str, until: float | None = None) -> bool:
+        """Have the rest recorded and the run ended, and wait for that.
+
+        Args:
+            how: how the run has ended.
+            until: wait no longer than until this `time.monotonic()`; the thread goes on beside the caller.
+
+        Returns:
+            Whether all that is done; False also if it is tried no more.
+        """
+        if self._born != _forks.generation:
+            return True  # it is the parent's business
+        self._how = self._how or how
+        written, give_up = -1, 0.0
+        while not self._is_over:
+            self._parker.unpark()
+            now = time.monotonic()
+            if written != self._written:
+                written, give_up = self._written, now + PATIENCE
+            left = (give_up if until is None else until) - now
+            if left <= 0:
+                return False
+            self._waiter.wait(min(left, TICK))
+        return not self.error
+
+    def let_go(self) -> None:
+        """Have the run end as interrupted, if nobody has said how it has ended; does not wait."""
+        self._how = self._how or "interrupted"
+        self._parker.unpark()
+
+    # ── its thread ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        arrive()
+        try:
+            beat = time.monotonic()
+            while not self._how:
+                self._parker.wait(RETRY if self.error else INTERVAL)
+                is_due = time.monotonic() - beat > HEARTBEAT
+                if self._record_all() or (is_due and self._write()):
+                    beat = time.monotonic()
+            self._end()
+        except BaseException:
+            logger.exception("the thread that records a journal failed")
+            self.error = self.error or "the thread that records it failed"
+        finally:
+            self._database.close()
+            self._is_over = True
+            _alive.discard(self)
+            self._waiter.unpark()
+
+    def _end(self) -> None:
+        """Record what is left, as far as possible, and end the run."""
+        self._record_all()
+        self._codec.tell_rest()
+        unfinished = self._admitted - self._resumed - self._recorded
+        try:
+            self._database.end_run(self._how, resumed=self._resumed, unfinished=unfinished + self.missing())
+        except Exception as error:
+            self._fail(error)
+
+    def _record_all(self) -> bool:
+        """Record all that has ended; returns whether anything was written."""
+        written = False
+        while self._ended or self._pending:
+            while self._ended and len(self._pending) < AT_ONCE:
+                self._encode(self._ended[0])
+                self._ended.popleft()  # only now: until then it is seen to wait
+            if self._pending:
+                if not self._write():
+                    self._drop()
+                    return False
+                written = True
+        return written
+
+    def _encode(self, job: AnyJob) -> None:
+        with self._encoding:
+            key = job.journal_key
+            if key is None:
+                return
+            if _is_to_be_recorded(job):
+                self._pending.append(self._codec.record(job, key))
+                self._recorded += 1
+            job.admitted(None, None)
+
+    def _write(self) -> bool:
+        """Write the oldest records, in one transaction; without any it is a sign of life. Returns whether that went well."""
+        records = [self._pending[place] for place in range(min(len(self._pending), AT_ONCE))]
+        try:
+            self._database.write(records, self._resumed)
+        except Exception as error:
+            self._fail(error)
+            return False
+        for _ in records:
+            self._pending.popleft()
+        self._written += 1
+        self.error = ""
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        """Note that the file cannot be written, and tell it once."""
+        self.error = str(error)
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s; the run goes on, and what has ended is recorded once that is possible", error)
+
+    def _drop(self) -> None:
+        """Let go what is oldest of what cannot be written, if there is too much of it."""
+        if self._most is not None:
+            while self._ended:  # as each keeps its result
+                self._encode(self._ended[0])
+                self._ended.popleft()
+            while len(self._pending) > self._most:
+                self._pending.popleft()
+                self._dropped += 1
+
+
+def _is_to_be_recorded(job: AnyJob) -> bool:
+    """Return whether what a job has ended with is a result of its own, and not in the journal yet.
+
+    A task that was cancelled, cut off by the run's deadline, or refused because nothing could run any more has none.
+    """
+    if job.journal_key is None or job.resumed or job.cancelled():
+        return False
+    if job.succeeded():
+        return True
+    error, attempts = job.task_result().error, job.attempts()
+    if isinstance(error, KeyboardInterrupt):
+        return False
+    if not attempts:
+        return isinstance(error, TaskSerializationError)
+    return error is attempts[-1].error or not isinstance(error, ParallelExecError)
+
+
+def _at_exit() -> None:
+    for recorder in list(_alive):
+        recorder.finish("interrupted")
+
+
+atexit.register(_at_exit)  # that is after the executors' work has come to its end
