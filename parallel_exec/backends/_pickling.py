@@ -8,7 +8,8 @@ Guarantees:
 from __future__ import annotations
 
 import pickle
-from functools import partial
+import sys
+from functools import lru_cache, partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -104,25 +105,44 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
     """Pickle a call, as `(function, (args, kwargs))`; else as `dumps`.
 
     Most calls are of a function of a module with plain arguments. Of what these are no reducer is asked, so that the
-    standard pickler does, which costs a third.
+    standard pickler does, which costs a third; and a function of Python's is pickled once.
     """
     kind: type = type(fn)
     if kind is partial and not args and _reducers.are_plain(fn.args) and not fn.keywords:
         # A `Task`'s. (What it would do; no placeholder is among them, as that is not plain. A row of items is an argument.)
         fn, args = fn.func, fn.args
         kind = type(fn)
-    call = (fn, (args, kwargs))
     has_name = kind is FunctionType or (kind is BuiltinFunctionType and type(fn.__self__) is ModuleType)
     if has_name and _reducers.are_plain(args) and (not kwargs or _reducers.are_plain(kwargs.values())):
+        module, name = fn.__module__, fn.__qualname__
         try:
-            data = pickle.dumps(call, 5)
+            if kind is FunctionType and getattr(sys.modules.get(module), name, None) is fn:
+                rest = pickle.dumps((args, kwargs), 5)
+                data = b"".join((_head(module, name), rest[_PROTO:-1], _TAIL))
+            else:
+                data = pickle.dumps((fn, (args, kwargs)), 5)
         except _FAILURES:  # it is not found by its name, or not there
-            return dumps(call)
+            return dumps((fn, (args, kwargs)))
         if len(data) < segments.THRESHOLD:
-            # To look through what is large takes as long as to send it.
-            module = fn.__module__ if len(data) > _LIGHT else None
-            return Pickled(data, None, None if module is None else "main__" in module)
-    return dumps(call)
+            names_main = "main__" in module if type(module) is str else None  # nothing else in it can
+            return _make(Pickled, (data, None, names_main, (), None, False))  # type: ignore[no-any-return]
+    return dumps((fn, (args, kwargs)))
+
+
+_make: Any = tuple.__new__  # half the cost of `Pickled(...)`
+_PROTO = 2  # bytes that a pickle begins with: its protocol
+_TAIL = pickle.TUPLE2 + pickle.STOP
+
+
+@lru_cache
+def _head(module: str, name: str) -> bytes:
+    """Return the beginning of a pickle: the function of this name. Not in the pickle's memo, so that any rest may follow."""
+    return pickle.PROTO + b"\x05" + _text(module) + _text(name) + pickle.STACK_GLOBAL
+
+
+def _text(text: str) -> bytes:
+    data = text.encode(errors="surrogatepass")
+    return pickle.BINUNICODE + len(data).to_bytes(4, "little") + data
 
 
 def dumps_row(call: Pickled, columns: list[list[Any]]) -> Pickled:

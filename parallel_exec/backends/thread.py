@@ -11,6 +11,8 @@ Guarantees:
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
+    When the system refuses a thread, the pool goes on with those it has, and tries again. Without any it does so for
+    `PATIENCE`; then what waits fails with `WorkerStartError`, and what is added later has its own try.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
-from parallel_exec.errors import CapacityExhaustedError, start_error
+from parallel_exec.errors import CapacityExhaustedError, copy_of, start_error
 from parallel_exec.events import WorkerDied, WorkerStarted
 
 TYPE_CHECKING = False
@@ -46,7 +48,10 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
+    from parallel_exec.errors import WorkerStartError
 
+PAUSE = 0.05  # seconds until the next try once the system has refused a thread; a guess
+PATIENCE = 1.0  # seconds for which a pool without a thread tries to start one; a guess
 _backends = itertools.count()
 
 
@@ -176,6 +181,8 @@ class ThreadRunner(Runner):
         self._gone = threading.Condition(port.lock)
         self._spawner = _IdleCallback(self._spawn)
         self._refuser: Consumer = _IdleCallback(self._refuse_all)
+        self._next_try = port.timers.timer(weakly(self._offer))  # armed when the system has refused a thread
+        self._refused_since: float | None = None  # since when it does so
         port.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
@@ -193,6 +200,7 @@ class ThreadRunner(Runner):
             if room:
                 port.timers.start()
                 launch(thread)
+                self._refused_since = None
         except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
             self._start_failed(worker, first, error)
             return
@@ -230,10 +238,29 @@ class ThreadRunner(Runner):
         self._dismiss(worker)
         if first is not None:
             guarded(first)
-        if self._workers:
+        now = time.monotonic()
+        with self.port.lock:
+            self._refused_since = since = self._refused_since or now
+        self.port.unpark(self._spawner)
+        try:
+            self.port.timers.start()
+        except (RuntimeError, MemoryError):  # then there is nothing that could try again
+            since = now - PATIENCE
+        if self._workers or now - since < PATIENCE:
+            self._next_try.arm(now + PAUSE)
             self.port.decline(self._spawner)
         else:
-            self.port.fail_all(start_error("thread", f"no thread can be started: {error}"))
+            self._reject_waiting(start_error("thread", f"no thread can be started: {error}"))
+
+    def _reject_waiting(self, error: WorkerStartError) -> None:
+        """End what waits, and start afresh with what is added from now on."""
+        self._refused_since = None
+        for _ in range(self.port.backlog()):  # not what callbacks add meanwhile
+            job = self.port.take(self._spawner)
+            if job is None:
+                break
+            self.port.reject(job, copy_of(error))
+        self._offer()
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forget a worker, and wake who joins."""

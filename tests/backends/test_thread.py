@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
@@ -371,6 +372,62 @@ def test_no_second_thread_to_be_had(lab: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(threading.Thread, "start", refuse)
     futures = [executor.submit(work.double, number) for number in range(20)]
     assert [future.result(work.PATIENCE) for future in futures] == [2 * number for number in range(20)]
+
+
+class Refusal:
+    """A system that refuses the next `count` threads of ours."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0.0
+        start = threading.Thread.start
+
+        def may_refuse(thread: threading.Thread) -> None:
+            if self.count > 0 and thread.name.startswith("parallel_exec") and "clock" not in thread.name:
+                self.count -= 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", may_refuse)
+
+
+def test_a_slot_that_cannot_be_refilled_at_once(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system refuses the thread for an abandoned one's slot, what waits has it a moment later."""
+    executor = lab.executor(max_concurrency=1, timeout=None, retry_count=0)
+    started, gate = lab.latch(), lab.latch()
+    stuck = executor.submit(work.hold, started, gate)
+    started.wait()
+    waiting = executor.submit(work.double, 1)
+    refusal = Refusal(monkeypatch)
+    refusal.count = 2
+    assert stuck.abort()
+    assert waiting.result(work.PATIENCE) == 2
+    assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
+    assert refusal.count == 0
+
+
+def test_threads_can_be_had_again(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits fails when no thread can be had for long; what is added once they can runs."""
+    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.1)
+    executor = lab.executor(max_concurrency=2, timeout=None, retry_count=0)
+    refusal = Refusal(monkeypatch)
+    refusal.count = math.inf
+    futures = [executor.submit(work.double, number) for number in range(3)]
+    assert {type(future.exception(work.PATIENCE)).__name__ for future in futures} == {"WorkerStartError"}
+    refusal.count = 0
+    assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
+
+
+def test_a_second_thread_comes_later(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that was refused its second thread has one soon: what waits behind a long call runs."""
+    executor = lab.executor(max_concurrency=2, timeout=None, retry_count=0)
+    started, gate = lab.latch(), lab.latch()
+    long = executor.submit(work.hold, started, gate)
+    started.wait()
+    refusal = Refusal(monkeypatch)
+    refusal.count = 1
+    assert executor.submit(work.double, 1).result(work.PATIENCE) == 2
+    gate.set()
+    assert long.result(work.PATIENCE) == "held"
 
 
 def test_shutdown_while_a_thread_is_being_started(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

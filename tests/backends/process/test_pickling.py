@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any, Callable
 
 import pytest
@@ -107,7 +108,29 @@ def test_what_is_plain(values: Any, plain: bool) -> None:
     assert _reducers.are_plain(values) == plain
 
 
-def test_the_main_module_is_noticed() -> None:
-    """In the function as in the arguments."""
-    assert not dumps_call(work.same, (1,), {}).may_name_main()
-    assert dumps_call(work.same, ("__main__",), {}).may_name_main()
+def test_the_main_module_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the function as in the arguments; a text that says its name is not it."""
+
+    def of_main() -> None:
+        """Be of the main module."""
+
+    of_main.__module__, of_main.__qualname__ = "__main__", "of_main"
+    monkeypatch.setattr(sys.modules["__main__"], "of_main", of_main, raising=False)
+    assert dumps_call(of_main, (1,), {}).may_name_main()
+    assert dumps_call(work.same, (of_main,), {}).may_name_main()
+    assert not dumps_call(work.same, ("__main__",), {}).may_name_main()
+
+
+def test_a_function_that_was_replaced_is_not_taken_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found by its name before, and is not found there any more: it travels by value."""
+    before = work.same
+    assert there_and_back(before, 1) == (before, ((1,), {}))
+    monkeypatch.setattr(work, "same", lambda *args: "another")
+    assert there_and_back(before, 1)[0](1) == 1
+
+
+def test_a_function_travels_in_the_frame_of_its_call() -> None:
+    """Also pickle's own reader, which is strict about frames, makes the call of it."""
+    args = (1, "text" * 20_000, (2, 3), "text" * 20_000)
+    data = dumps_call(work.same, args, {"key": 1.5}).data
+    assert pickle._loads(data) == (work.same, (args, {"key": 1.5}))  # type: ignore[attr-defined]
