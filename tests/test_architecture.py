@@ -410,7 +410,9 @@ def test_only_one_place_branches_on_back_ends() -> None:
         "futures.thread",
         "futures.process",
     }  # the last two are one kind of pool each
-    same_pickles = {"_journal.records": {"backends._exceptions", "backends._pickling"}}  # as to and from any worker
+    same_pickles = {
+        "_journal.records": {"backends._exceptions", "backends._pickling", "backends._reducers"}
+    }  # as to and from any worker
     for module in ORDER:
         if module in FILES and not module.startswith("backends") and module not in free:
             names = {name for name in _of_ours(source.imports_of(module)[0]) if name.startswith("backends.")}

@@ -25,6 +25,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import weakref
 from collections import deque
 from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
@@ -67,8 +68,7 @@ _COLUMNS = ", ".join(Record._fields)
 _ROWS = _VARIABLES // len(Record._fields)
 _RUN = ", ".join(JournalRun._fields)
 
-# Of a forked child's parent, never to be closed: that would drop what the parent needs.
-_inherited: list[sqlite3.Connection] = []
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()  # that are open in this process
 
 
 class Database:
@@ -84,11 +84,13 @@ class Database:
         self.is_encoded: bool | None = None
         self._real = os.path.realpath(path)  # the log's files are beside this one
         self._mode = "mode=rw" if write else _mode_for_reading(self._real)
-        self._pid = os.getpid()
         self._writing: sqlite3.Connection | None = None
         self._idle: deque[sqlite3.Connection] = deque()  # for reading, each used by one thread at a time
+        self._all: list[tuple[sqlite3.Connection, list[object]]] = []  # each with what it keeps alive
         self._inode: tuple[int, int] = (0, 0)
         self._run = 0  # its number, while one is under way
+        self._is_over = False  # whether it was closed, or belongs to the process that has forked this one
+        _databases.add(self)
 
     @classmethod
     def open(cls, path: str, *, write: bool) -> Database:
@@ -117,11 +119,21 @@ class Database:
             self._inode = status.st_dev, status.st_ino
         elif is_new:
             raise JournalError(self.path, "there is no such file, or it is empty")
+        if self._mode == "mode=ro" and not _may(os.W_OK, os.path.dirname(self._real)):
+            self._check_log()
         with self._reading() as connection:
             if not _pragma(connection, "application_id"):
                 raise JournalError(self.path, "it is empty")
             row = connection.execute("SELECT encoded FROM settings").fetchone()
             self.is_encoded = None if row is None else bool(row[0])
+
+    def _check_log(self) -> None:
+        """Refuse a file with a log, but without the index of that, which cannot be made."""
+        if not os.path.exists(self._real + "-shm"):
+            log = os.path.basename(self._real) + "-wal"
+            raise JournalError(
+                self.path, f"its folder is read-only, and has its log {log!r}: copy both to another folder"
+            )
 
     def _is_new(self) -> bool:
         """Return whether there is nothing yet; refuses what is not ours."""
@@ -131,20 +143,19 @@ class Database:
             return True
         if not stat.S_ISREG(status.st_mode):
             raise JournalError(self.path, "it is not a file")
-        if status.st_size == 0 or _is_cut_short(self._real):
+        if not status.st_size:
             return True
         try:
             # Not by `open`: to close that would drop this process's locks on the file.
-            connection = self._connect("immutable=1")
-            try:
+            with contextlib.closing(self._connect("immutable=1")) as connection:
                 # What was killed amid a checkpoint may be shorter than it says, and takes the rest from its log.
                 connection.execute("PRAGMA writable_schema = 1")
                 application, form = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-            finally:
-                connection.close()
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
+            if _is_cut_short(self._real):
+                return True
             raise JournalError(self.path, "it is not a journal, but some other file: it is left alone") from None
         if application != APPLICATION:
             raise JournalError(self.path, "it is a database, and not a journal: it is left alone")
@@ -156,39 +167,58 @@ class Database:
         return False
 
     def _connect(self, mode: str) -> sqlite3.Connection:
+        if self._is_over:
+            raise JournalError(self.path, "it was closed, or was opened by another process")
         uri = f"file:{quote(os.fsencode(self._real))}?{mode}"
-        return sqlite3.connect(uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
+        connection = sqlite3.connect(uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
+        kept: list[object] = []
+        connection.create_function("keep", 0, kept.append)
+        self._all.append((connection, kept))
+        return connection
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Raise what goes wrong meanwhile as a `JournalError`."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise JournalError(self.path, _reason(error)) from error
-        except OSError as error:
-            raise JournalError(self.path, f"{error.strerror or error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> JournalError:
+        if isinstance(error, FileNotFoundError):
+            return JournalError(self.path, "its folder is not there: make that first")
+        if isinstance(error, OSError):
+            return JournalError(self.path, error.strerror or str(error))
+        reason = next((reason for part, reason in _REASONS.items() if part in str(error)), "SQLite refuses")
+        if "unable to open" in str(error) and not _may(os.R_OK, self._real):
+            reason = "you have no permission to read it"
+        return JournalError(self.path, f"{reason} ({error})")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection to the calling thread; what goes wrong is explained."""
         with self._explained():
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._connect(self._mode)
-                connection.execute("PRAGMA query_only = 1")
+            connection = self._borrow()
             try:
                 yield connection
             finally:
                 self._idle.append(connection)
 
+    def _borrow(self) -> sqlite3.Connection:
+        """Take a connection that no other thread is reading with."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._connect(self._mode)
+            connection.execute("PRAGMA query_only = 1")
+            return connection
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Lend the writing connection for one transaction; what goes wrong is explained, and undone."""
         connection = self._writing
-        if connection is None or os.getpid() != self._pid:
-            raise JournalError(self.path, "it is open in another process, or for reading only")
+        if connection is None:
+            raise JournalError(self.path, "it was closed, or was opened by another process")
         with self._explained():
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -223,8 +253,8 @@ class Database:
             marks = ", ".join("?" * len(values))
             insert = f"INSERT INTO runs ({', '.join(JournalRun._fields[1:])}, place, birth, seen_at) VALUES ({marks})"
             number = connection.execute(insert, values).lastrowid or 0
-            hold(self._real, number)
-        self._run = number
+            self._run = number
+            hold(self._real, number)  # before it is there for others to see
         return number
 
     def _choose_encoding(self, connection: sqlite3.Connection, is_encoded: bool) -> None:
@@ -265,7 +295,7 @@ class Database:
         with self._transaction() as connection:
             for first in range(0, len(records), _ROWS):
                 rows = records[first : first + _ROWS]
-                connection.execute(_insert(len(rows)), [value for row in rows for value in (_column(row.id), *row[1:])])
+                connection.execute(_insert(len(rows)), _values(rows))
             changed = connection.execute(
                 "UPDATE runs SET seen_at = ?, succeeded = succeeded + ?, failed = failed + ?, resumed = ?"
                 " WHERE number = ? AND how = ?",
@@ -308,23 +338,32 @@ class Database:
 
     def close(self) -> None:
         """Close it; the file stands alone then, unless somebody else has it open. May be repeated."""
-        if self._run:
-            let_go(self._real, self._run)
-        writing, self._writing = self._writing, None
-        while self._idle:
-            self._close(self._idle.pop())
-        if writing is not None:
-            with contextlib.suppress(sqlite3.Error):
-                if os.getpid() == self._pid:
-                    writing.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the last one that closes does more
-            self._close(writing)
-
-    def _close(self, connection: sqlite3.Connection) -> None:
-        if os.getpid() != self._pid:
-            _inherited.append(connection)
+        if self._is_over:
             return
+        self._is_over = True
+        let_go(self._real, self._run)
         with contextlib.suppress(sqlite3.Error):
-            connection.close()
+            if self._writing is not None:
+                self._writing.execute("PRAGMA wal_checkpoint(PASSIVE)")  # for the case that somebody has
+        self._writing = None
+        self._idle.clear()
+        for connection, _ in self._all:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+        self._all.clear()
+
+    def after_fork(self) -> None:
+        """Let go of it in a forked child, and leave it as it is.
+
+        Its connections are kept from being closed, for ever, by a reference that only SQLite has: it would close the log, and
+        delete whatever is at its path by then.
+        """
+        self._is_over = True
+        self._writing = None
+        self._idle.clear()
+        for connection, kept in self._all:
+            kept.append(connection)
+        self._all.clear()
 
     # ── what is in it ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,8 +382,14 @@ class Database:
         Raises:
             JournalError: it is damaged, or cannot be read.
         """
-        with self._reading() as connection:
-            row = connection.execute(f"SELECT {_COLUMNS} FROM tasks WHERE id = ?", (_column(id),)).fetchone()
+        try:  # not by `_reading`, as it may be done for a million tasks
+            connection = self._borrow()
+            try:
+                row = connection.execute(_FIND, (_column(id),)).fetchone()
+            finally:
+                self._idle.append(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
         return None if row is None else _record(row)
 
     def records(self, states: Sequence[int] = STATES) -> Iterator[Record]:
@@ -388,6 +433,7 @@ class Database:
         return found
 
 
+_FIND = f"SELECT {_COLUMNS} FROM tasks WHERE id = ?"
 _SELECT_RUNS = f"SELECT {_RUN}, place, birth, seen_at FROM runs"
 
 
@@ -401,18 +447,36 @@ def _insert(rows: int) -> str:
     return f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES {', '.join([marks] * rows)}"
 
 
+def _values(records: Sequence[Record]) -> list[Any]:
+    """Return the columns of records, one after the other."""
+    values: list[Any] = []
+    for record in records:
+        values += record if record.id.isascii() else (_column(record.id), *record[1:])
+    return values
+
+
 def _column(id: str) -> str | bytes:
     """Return what stands for an id in the file: itself or, as not every string is text (a path's may not), bytes."""
     try:
-        id.encode()
+        if not id.isascii():
+            id.encode()
     except UnicodeEncodeError:
         return id.encode("utf-8", "surrogatepass")
     return id
 
 
 def _record(row: Sequence[Any]) -> Record:
-    column, *rest = row
-    return Record(column if isinstance(column, str) else column.decode("utf-8", "surrogatepass"), *rest)
+    column = row[0]
+    return Record(*row) if type(column) is str else Record(column.decode("utf-8", "surrogatepass"), *row[1:])
+
+
+def _after_fork() -> None:
+    for database in list(_databases):
+        database.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -427,7 +491,11 @@ def _mode_for_reading(path: str) -> str:
     with contextlib.suppress(OSError):
         if os.stat(path + "-wal").st_size:
             return "mode=ro"
-    return "mode=rw" if os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK) else "immutable=1"
+    return "mode=rw" if _may(os.W_OK, path) and _may(os.W_OK, os.path.dirname(path)) else "immutable=1"
+
+
+def _may(how: int, path: str) -> bool:
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _make_file(path: str) -> None:
@@ -485,16 +553,9 @@ _REASONS = {
     "readonly": "it cannot be written: the file or its folder is read-only",
     "full": "the disk is full",
     "I/O": "the disk, or its file system, failed",
-    "unable to open": "it, or a file beside it, cannot be opened: may its folder be written, and has the file system locks?",
+    "unable to open": "it, or the log beside it, cannot be opened: may you write to its folder?",
     "locking protocol": "its file system has no locks: put it on a disk of this machine",
     "no such": "it is damaged",
     "malformed": "it is damaged",
     "not a database": "it is damaged",
 }
-
-
-def _reason(error: sqlite3.Error) -> str:
-    """Return why something failed, in words, with SQLite's own."""
-    text = str(error)
-    known = next((reason for part, reason in _REASONS.items() if part in text), None)
-    return text if known is None else f"{known} ({text})"

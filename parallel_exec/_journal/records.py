@@ -19,6 +19,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
@@ -28,6 +29,7 @@ from parallel_exec._names import type_name
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _exceptions, _pickling
+from parallel_exec.backends._reducers import ATOMS
 from parallel_exec.errors import RemoteTaskError
 from parallel_exec.events import logger
 from parallel_exec.task import Attempt
@@ -112,9 +114,9 @@ class Codec:
         """Return what a task returned, encoded; None if it cannot be, which is told of."""
         try:
             data = self._encode(value)
-            if isinstance(data, str):
-                data.encode()  # not each string is text: of a surrogate SQLite would not have it
-            elif not isinstance(data, bytes):
+            if type(data) is str:
+                data.encode()  # not each string is text: SQLite takes no surrogates
+            elif type(data) is not bytes:
                 raise TypeError(f"encode returned {type_name(type(data))}: it must return a string or bytes")
             if len(data) > _LARGEST:
                 raise ValueError(f"it takes {len(data):,} bytes, and SQLite has no room for more than a billion")
@@ -164,6 +166,8 @@ class Codec:
 
 
 def _pickle(value: Any) -> bytes:
+    if type(value) in ATOMS:
+        return pickle.dumps(value, 5)
     return _pickling.dumps(value, inside=True).data  # a `bytes`, as nothing is outside
 
 
@@ -212,9 +216,8 @@ def _attempts_to_json(attempts: Sequence[Attempt], errors: Sequence[BaseExceptio
     if not attempts:
         return None
     first = attempts[0]
-    final = errors[0] if errors else None
-    if len(attempts) == 1 and first.number == 1 and first.duration == duration and first.error is final:
-        return json.dumps(first.worker)
+    if len(attempts) == 1 and first.duration == duration and first.error is (errors[0] if errors else None):
+        return _worker_to_json(first.worker)
     rows = [
         [
             attempt.number,
@@ -226,6 +229,11 @@ def _attempts_to_json(attempts: Sequence[Attempt], errors: Sequence[BaseExceptio
         for attempt in attempts
     ]
     return json.dumps(rows, separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=256)
+def _worker_to_json(worker: str) -> str:
+    return json.dumps(worker)
 
 
 def _attempts_of(record: Record, errors: Sequence[BaseException]) -> tuple[Attempt, ...]:
