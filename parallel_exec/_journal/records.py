@@ -155,7 +155,7 @@ class Codec:
             errors = self._errors(record.error)
             outcome: Outcome = Failure(errors[0]) if record.state == FAILED else Success(self._decode(record.result))
             return Restored(outcome, _attempts_of(record, errors), record.queued_for, record.duration)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the code of any class, or the user's `decode`, runs in it
             why = f"what the journal has of task {record.id!r} cannot be read back: {_pickling.describe_failure(error)}"
             raise UndecodableError(why) from error
 
