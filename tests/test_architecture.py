@@ -115,6 +115,7 @@ ORDER = [
     "_journal",
     "_journal.runs",
     "_journal.records",
+    "_journal.file",
     "_journal.keys",
     "_journal.database",
     "journal",

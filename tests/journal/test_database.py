@@ -22,7 +22,7 @@ import script
 from journaled import FAILED, SUCCEEDED, VALUELESS, record
 
 from parallel_exec import Journal, JournalError
-from parallel_exec._journal import database as module
+from parallel_exec._journal import file as module
 from parallel_exec._journal import runs
 from parallel_exec._journal.database import Database
 
@@ -454,7 +454,7 @@ def test_closed_is_closed(path: Path) -> None:
 # ── kills and forks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("statement", range(19))
+@pytest.mark.parametrize("statement", range(18))
 def test_killed_at_each_statement(path: Path, tmp_path: Path, statement: int) -> None:
     """Killed before any statement of the making of a file, and of a run's begin, the file is empty or a whole journal."""
     body = """
