@@ -159,7 +159,7 @@ class Admission:
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
-        unfit = self.pack(job) if job.payload is None else None
+        unfit = self.pack(job)
         with self._lock:
             self._registry.unsettled.add(job)
             outcome, consumer = self.enqueue(job, unfit)
@@ -178,8 +178,8 @@ class Admission:
             raise
 
     def pack(self, job: AnyJob) -> ParallelExecError | None:
-        """Have the back end make the call ready to travel, if it must; returns why it cannot."""
-        if self._prepare is None:
+        """Have the back end make the call ready to travel, if it must and that was not done; returns why it cannot."""
+        if self._prepare is None or job.payload is not None:
             return None
         try:
             job.packed(self._prepare(job))

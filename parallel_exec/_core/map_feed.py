@@ -38,6 +38,7 @@ _NUMBER = 8  # bytes that one of them comes to
 _ROW = 1 << 13  # bytes that the items of a chunk come to; a guess: each piece that a worker is given carries all of it
 _LARGE = _ROW // 4  # bytes from which an item goes alone
 _NO_ROOM = _ROW  # what the size of an item is put at that is to be pickled at once
+_SHORT = 256  # bytes of a call without arguments that is repeated for each item; a guess: most are less than 100
 _WIDE = 16  # elements of a tuple that is looked into
 
 
@@ -65,8 +66,12 @@ class MapFeed:
         self._chunk: MapChunk | None = None
         self._row: list[Any] = []  # its items
         self._room = 0  # bytes, if it is of pickled items
-        self._call: Any = self._pickle(fn, ())  # None: it is too large to travel with each chunk, and items go alone
-        self._are_small = self._call is not None  # whether the next item that may change may well travel with others
+        call: Any = self._pickle(fn, ())
+        # Whether the next item that may change may well travel with others; none does with a call that is too large to repeat.
+        self._are_small = call is not None and call.is_light()
+        self._call = call if self._are_small else None
+        # Whether items are pickled as calls of the function, which may go alone as they are; else as calls of `len`.
+        self._are_calls = self._are_small and len(call.data) < _SHORT
 
     def read(self, iterables: tuple[Iterable[Any], ...]) -> None:
         """Read all items, and start their calls."""
@@ -123,9 +128,9 @@ class MapFeed:
 
     def _add_pickled(self, arguments: tuple[Any, ...]) -> None:
         """Start the call of an item that is pickled now, with others of that kind unless it is large."""
-        payload = self._pickle(len, arguments) if self._are_small else None
+        payload = self._pickle(self._fn if self._are_calls else len, arguments) if self._are_small else None
         if payload is None or not self._is_small(payload):
-            self._start_alone(arguments)
+            self._start_alone(arguments, payload if self._are_calls else None)
             return
         item, size = (arguments, payload), len(payload.data)
         self._room -= size
@@ -137,15 +142,16 @@ class MapFeed:
         self._room = _ROW - size
 
     def _pickle(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Return a call, ready to travel with each piece of a chunk; None if it cannot."""
+        """Return a call, ready to travel; None if it cannot."""
         job: AnyJob = Job(self._owner, self._settings, fn, arguments, None, self._priority, self._id)
-        return job.payload if self._admission.pack(job) is None and job.payload.is_light() else None
+        self._admission.pack(job)
+        return job.payload
 
     def _is_small(self, payload: Any) -> bool:
         return not payload.has_descriptors() and len(payload.data) < _LARGE
 
-    def _start_alone(self, arguments: tuple[Any, ...]) -> None:
-        """Start the call of an item as a job of its own."""
+    def _start_alone(self, arguments: tuple[Any, ...], payload: Any) -> None:
+        """Start the call of an item as a job of its own; None: it was not pickled yet."""
         self._close()
         results, place = self._results, self._place
         results.reserve_all(place + 1)
@@ -154,6 +160,7 @@ class MapFeed:
         name = f"{self._id}-{place}"
         job: AnyJob = Job(self._owner, self._settings, self._fn, arguments, None, self._priority, name)
         job.added(sequence, 0.0, None)
+        job.packed(payload)
         job.mark_retrieved()  # it is looked at when its turn comes, or the iteration has ended
         results.put(place, job)
         self._admission.add(job, None, start=True)

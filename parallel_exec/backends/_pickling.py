@@ -83,10 +83,10 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
 
 
 def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
-    """Pickle by pickle, or by cloudpickle."""
+    """Pickle by pickle, or by cloudpickle; once, so that a `__reduce__` is called once, unless there is no shared memory."""
     kind = pickle.Pickler if cloudpickle is None else cloudpickle.Pickler
     others: list[segments.Segment] = []
-    buffers: list[pickle.PickleBuffer] = []
+    large: list[memoryview] = []
 
     def make(buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
         """Make the bytes."""
@@ -95,10 +95,27 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
         others.clear()
         return _reducers.dumps_along(value, others, buffer_callback, kind)
 
-    data = make(buffers.append)
-    if not buffers and len(data) < segments.THRESHOLD:
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        """Say whether a buffer is to go with the rest."""
+        view = buffer.raw()
+        if view.nbytes < segments.THRESHOLD or segments.is_full():
+            return True
+        large.append(view)
+        return False
+
+    data = make(None if inside else keep_inside)
+    whole = len(data) >= segments.THRESHOLD and not inside and not segments.is_full()
+    if not large and not whole:
         return Pickled(data, None, None, others or ())
-    return _dumps_large(make, data, buffers, inside)._replace(others=others or ())
+    names_main = b"main__" in data
+    try:
+        segment, sizes = segments.store([memoryview(data), *large] if whole else large)
+    except OSError as error:
+        if not _warned:
+            _warned.append(str(error))
+            segments.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
+        return Pickled(make(None) if large else data, None, names_main, others or ())
+    return Pickled(sizes if whole else sizes + data, segment, names_main, others or ())
 
 
 def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
@@ -202,41 +219,6 @@ def find_cloudpickle() -> Any:
     except ImportError:
         return None
     return cloudpickle
-
-
-def _dumps_large(
-    make: Callable[[Callable[[pickle.PickleBuffer], object] | None], bytes],
-    data: bytes,
-    buffers: list[pickle.PickleBuffer],
-    inside: bool,
-) -> Pickled:
-    """Put what is large into a segment; pickles again, as small buffers go with the rest, only if there are any."""
-    has_room = not inside and not segments.is_full()
-    large: list[memoryview] = []
-
-    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
-        """Say whether a buffer is to go with the rest."""
-        view = buffer.raw()
-        if not has_room or view.nbytes < segments.THRESHOLD:
-            return True
-        large.append(view)
-        return False
-
-    if any(keep_inside(buffer) for buffer in buffers):
-        large.clear()
-        data = make(keep_inside)
-    names_main = b"main__" in data
-    whole = has_room and len(data) >= segments.THRESHOLD
-    if not large and not whole:
-        return Pickled(data, None, names_main)
-    try:
-        segment, sizes = segments.store([memoryview(data), *large] if whole else large)
-    except OSError as error:
-        if not _warned:
-            _warned.append(str(error))
-            segments.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
-        return Pickled(make(None) if large else data, None, names_main)
-    return Pickled(sizes if whole else sizes + data, segment, names_main)
 
 
 def loads(data: segments.Data, received: segments.Received | None = None) -> Any:

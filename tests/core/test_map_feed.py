@@ -195,7 +195,7 @@ def test_what_is_pickled_is_as_it_was() -> None:
 
 
 def test_what_is_large_goes_alone() -> None:
-    """It is pickled once, unless others were small; these travel together again once one is small."""
+    """Others travel together again once one is small."""
     owner = Owner()
     large: Any = ["x" * map_feed._ROW]
     feed(owner, iter([[1], [2], large, large, "y" * map_feed._ROW, [3], [4], [5], 6]))

@@ -252,3 +252,23 @@ def test_a_partial_over_an_iterator(pool: Any, items: tuple[Any, ...]) -> None:
 def pair(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Return what it was given."""
     return args, kwargs
+
+
+class Counted:
+    """Counts how often it is pickled."""
+
+    def __init__(self, size: int) -> None:
+        self.text = "x" * size
+        self.pickled = 0
+
+    def __reduce__(self) -> Any:
+        self.pickled += 1
+        return str, (self.text,)
+
+
+def test_an_item_is_pickled_once(pool: Any) -> None:
+    """Be it small, and travel with others, or large, and travel alone."""
+    sizes = [1, 10, 10_000, 20_000, 1, 2, 2_000_000, 3]
+    items = [Counted(size) for size in sizes]
+    assert list(pool(2).map(len, iter(items))) == sizes
+    assert [item.pickled for item in items] == [1] * len(sizes)

@@ -134,3 +134,25 @@ def test_a_function_travels_in_the_frame_of_its_call() -> None:
     args = (1, "text" * 20_000, (2, 3), "text" * 20_000)
     data = dumps_call(work.same, args, {"key": 1.5}).data
     assert pickle._loads(data) == (work.same, (args, {"key": 1.5}))  # type: ignore[attr-defined]
+
+
+class Counted:
+    """Counts how often it is pickled."""
+
+    def __init__(self, size: int) -> None:
+        self.buffer = bytearray(size)
+        self.pickled = 0
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self.pickled += 1
+        return bytes, (pickle.PickleBuffer(self.buffer),)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(10,), (segments.THRESHOLD,), (10, segments.THRESHOLD)], ids=["small", "large", "both"]
+)
+def test_an_argument_is_pickled_once(sizes: tuple[int, ...]) -> None:
+    """Whether it has small buffers, which go with the rest, or large ones, which do not."""
+    given = [Counted(size) for size in sizes]
+    dumps_call(work.same, tuple(given), {})
+    assert [each.pickled for each in given] == [1] * len(sizes)
