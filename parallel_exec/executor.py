@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never, ParamSpec, Self, Unpack
 
     from parallel_exec._checks import RetryOn
+    from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.job import AnyJob
     from parallel_exec._journal.run import JournaledRun
     from parallel_exec.config import Overrides
@@ -369,7 +370,8 @@ class ParallelExecutor(Submitter, Executor):
         results = stream(self._start_task, iter(tasks), own, self._batches.opened)
         return results if journal is None else journaled(results, own, journal)
 
-    def _start_task(self, task: Any, window: Window[Any]) -> None:
+    def _start_task(self, task: Any, into: HasCollector) -> Job[Any]:
+        """Start a task, which joins a collector; or end it, if the collector's journal has it."""
         if isinstance(task, Task):
             job = Job.of_task(self._scheduler, self._settings_of(task), task)
         else:
@@ -377,11 +379,13 @@ class ParallelExecutor(Submitter, Executor):
                 Task(task)  # refuses
             refuse_lazy("Task", task)
             job = Job(self._scheduler, self._settings, task)
-        restored = None if window.journal is None else window.journal.admit(job)
+        journal = into.current.journal
+        restored = None if journal is None else journal.admit(job)
         if restored is None:
-            self._admission.add(job, window, start=True)
+            self._admission.add(job, into, start=True)
         else:
-            self._admission.add_restored(job, window, restored, start=True)
+            self._admission.add_restored(job, into, restored, start=True)
+        return job
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, **_misspelt: Never) -> None:
         """Take no more tasks, finish those that were started, and let the workers go.

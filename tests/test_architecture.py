@@ -138,7 +138,9 @@ ORDER = [
     "cli.output",
     "cli.writer",
     "cli.reader",
+    "cli.recording",
     "cli.map_command",
+    "cli.journal_command",
     "cli.main",
     "cli",
     "__main__",
@@ -204,6 +206,7 @@ SET = {
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
     "backends.process.spawn": {"get_preparation_data"},  # multiprocessing.spawn
     "cli.reader": {"args"},  # an error
+    "cli.recording": {"showwarning"},  # warnings
     "progress": {"total"},  # tqdm's bar
     "retry": {"attempt_number", "idle_for", "next_action", "upcoming_sleep"},  # tenacity's state
 }
@@ -213,6 +216,7 @@ KINDS = {
     "_core.job.Job": "future.TaskFuture",  # and its record; a user knows it as the future alone
     "_core.map_chunk.MapChunk": "_core.job.Job",
     "_queue_view.LiveQueue": "task_queue.TaskQueue",
+    "cli.recording.MapExecutor": "executor.ParallelExecutor",
     "executor.ParallelExecutor": "options.Submitter",  # `submit` and `map`, as with settings of their own
     "futures.pool.Pool": "executor.ParallelExecutor",
     "futures.process.ProcessPoolExecutor": "futures.pool.Pool",

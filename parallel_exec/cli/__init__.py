@@ -1,7 +1,8 @@
 """The command line: what `parallel-exec` runs.
 
-main ──► options        what may be written
-     └─► map_command    reader (calls of the input) ──► executor ──► writer (lines of the results) ──► output
+main ──► options            what may be written
+     ├─► map_command        reader (calls of the input) ──► executor ──► writer (lines of the results) ──► output
+     └─► journal_command    what a run has left behind ──► a text, or lines ──► output
 """
 
 try:

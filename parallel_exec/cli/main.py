@@ -31,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     missing = open_missing()
     try:
-        return run_map(parse(sys.argv[1:] if argv is None else argv), missing)
+        options = parse(sys.argv[1:] if argv is None else argv)
+        if options.command == "map":
+            return run_map(options, missing)
+        from parallel_exec.cli.journal_command import run_journal  # few runs have to do with journals
+
+        return run_journal(options, missing)
     except UsageError as error:
         with contextlib.suppress(OSError):  # there may be nobody to be told
             write_all(STDERR, f"parallel-exec: error: {error}\n")

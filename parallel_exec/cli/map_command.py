@@ -30,11 +30,12 @@ from parallel_exec._checks import check_seconds
 from parallel_exec._stdio import STDERR, STDOUT, print_by_lines, take_output, write_all
 from parallel_exec.cli.cpus import usable_cpus
 from parallel_exec.cli.options import INTERRUPTED, OK, SOME_FAILED, TERMINATED, UsageError
-from parallel_exec.cli.output import Output, open_output
-from parallel_exec.cli.reader import check_is_no_input, open_source, read_items, resolve
+from parallel_exec.cli.output import CANNOT_WRITE, Output, open_output
+from parallel_exec.cli.reader import check_is_no_input, open_source, read_items, resolve, search_here, with_unique_ids
+from parallel_exec.cli.recording import MapExecutor, Recording, noting_incomplete, recording
 from parallel_exec.cli.writer import Refused, Writer
 from parallel_exec.config import ParallelConfig
-from parallel_exec.executor import ParallelExecutor
+from parallel_exec.errors import JournalError
 from parallel_exec.progress import progress_bar
 from parallel_exec.task import Task
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from parallel_exec.backends.base import Backend
     from parallel_exec.cli.reader import Item
+    from parallel_exec.journal import Journal
     from parallel_exec.progress import Bar
 
 TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
@@ -53,7 +55,7 @@ MORE_THREADS, MOST_THREADS = 4, 32  # for `-j auto`: threads wait most of the ti
 
 def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
     """Run the `map` command and return the exit status."""
-    config = _config(options)
+    config, journal = _config(options), _journal(options)
     if options.append and options.output is None:
         raise UsageError("--append needs --output FILE, as it says that the file keeps what it has")
     with contextlib.ExitStack() as open_files:
@@ -63,6 +65,7 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
             raise UsageError("standard output is closed: name a file for the lines with --output FILE")
         function, rank = _resolve_all(options)
         items: Iterable[tuple[int, Item]] = read_items(source, function, rank, options.json)
+        items = items if journal is None else with_unique_ids(items)
         total = len(source.arguments)
         staged = rank is not None or options.deadline is not None or options.fail_fast
         if staged:
@@ -79,63 +82,83 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
             keep_order=options.keep_order,
             tracebacks=options.traceback,
         )
-        try:
-            with writer, ParallelExecutor(config) as executor, _noting_signals(writer):
-                run = _run_staged if staged else _run_streamed
-                run(executor, items, writer, options)
-        except KeyboardInterrupt:
-            if not writer.interrupted:
-                writer.interrupt(signal.SIGINT)
-        finally:
-            open_files.close()  # and with them the bar, before the summary
-            with contextlib.suppress(OSError):  # nobody reads it
-                write_all(STDERR, _closing_words(writer))
-    return _status(writer)
+        with noting_incomplete() as incomplete, _summing_up(writer, incomplete, open_files), writer:
+            if staged:
+                with MapExecutor(config) as executor, _noting_signals(writer):
+                    _run_staged(executor, items, writer, options, journal)
+            else:
+                with recording(journal) as run, MapExecutor(config) as executor, _noting_signals(writer):
+                    _run_streamed(executor, items, writer, run)
+    return _status(writer, incomplete)
 
 
 def _resolve_all(options: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[Any], int] | None]:
     """Return what the options name: the callable, and the one for priorities. From here on code of the user's runs."""
-    if not getattr(sys.flags, "safe_path", False):  # as `python -m` does
-        sys.path.insert(0, os.getcwd())
+    search_here()
     return resolve(options.callable), resolve(options.priority) if options.priority else None
 
 
-def _closing_words(writer: Writer) -> str:
+@contextlib.contextmanager
+def _summing_up(writer: Writer, incomplete: list[str], open_files: contextlib.ExitStack) -> Iterator[None]:
+    """Say at the end how the run went, whatever has ended it; Ctrl-C ends here.
+
+    Raises:
+        UsageError: the journal cannot be used. Nothing has begun then, and there is nothing else to say.
+    """
+    has_begun = True
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not writer.interrupted:
+            writer.interrupt(signal.SIGINT)
+    except JournalError as error:
+        has_begun = False
+        raise UsageError(str(error)) from error
+    finally:
+        open_files.close()  # and with them the bar, before the summary
+        if has_begun:
+            with contextlib.suppress(OSError):  # nobody reads it
+                write_all(STDERR, _closing_words(writer, incomplete))
+
+
+def _closing_words(writer: Writer, incomplete: list[str]) -> str:
     """Return the summary, and why the run ended early if it did."""
     why = ""
     if writer.interrupted:
         why = "interrupted; this had ended before:\n"
     elif writer.output_error is not None:
-        why = f"stopped, because results cannot be written: {writer.output_error.strerror}\n"
-    return why + writer.summary.text()
+        why = CANNOT_WRITE.format(writer.output_error.strerror)
+    return why + writer.summary.text() + "".join(f"{each}\n" for each in incomplete)
 
 
-def _status(writer: Writer) -> int:
+def _status(writer: Writer, incomplete: list[str]) -> int:
     """Return the exit status of a run."""
     if writer.interrupted:
         return INTERRUPTED if writer.interrupted == signal.SIGINT else TERMINATED
-    return SOME_FAILED if writer.output_error or writer.summary.failed or writer.summary.cancelled else OK
+    has_failed = writer.output_error or writer.summary.failed or writer.summary.cancelled or incomplete
+    return SOME_FAILED if has_failed else OK
 
 
 def _run_streamed(
-    executor: ParallelExecutor, items: Iterable[tuple[int, Item]], writer: Writer, options: argparse.Namespace
+    executor: MapExecutor, items: Iterable[tuple[int, Item]], writer: Writer, run: Recording | None
 ) -> None:
-    """Run tasks as they come in, and as the writer makes room for them.
-
-    Not by `executor.stream`: a source of items that is slow would hold up the results that are there.
-    """
+    """Run tasks as they come in, and as the writer makes room for them."""
     for number, item in items:
         if not writer.admit():
             break
         if isinstance(item, Refused):
             writer.refuse(number, item)
         else:
-            writer.watch(number, executor.options(id=item.id).submit(item.execute))
+            writer.watch(number, executor.start(item, run))
     writer.wait()
 
 
 def _run_staged(
-    executor: ParallelExecutor, items: Iterable[tuple[int, Item]], writer: Writer, options: argparse.Namespace
+    executor: MapExecutor,
+    items: Iterable[tuple[int, Item]],
+    writer: Writer,
+    options: argparse.Namespace,
+    journal: Journal | None,
 ) -> None:
     """Run tasks that are all known."""
     futures = []
@@ -150,7 +173,11 @@ def _run_staged(
     if refused and options.fail_fast:  # the first failure came before all that could have run
         for future in futures:
             future.cancel()
-    executor.execute_all(deadline=options.deadline, fail_fast=options.fail_fast)
+    try:
+        executor.execute_all(deadline=options.deadline, fail_fast=options.fail_fast, journal=journal)
+    except JournalError:  # before anything has begun
+        writer.drop_cancelled()
+        raise
 
 
 @contextlib.contextmanager
@@ -204,6 +231,23 @@ def _config(options: argparse.Namespace) -> ParallelConfig:
         option = "retries" if setting == "retry_count" else setting.replace("_", "-")
         wrong = wrong.replace("None means", '"none" means')
         raise UsageError(f"--{option} {wrong}") from error
+
+
+def _journal(options: argparse.Namespace) -> Journal | None:
+    """Return the journal, its settings checked, if there is to be one."""
+    if options.journal is None:
+        if options.retry_failed is not None:
+            option = "--retry-failed" if options.retry_failed else "--no-retry-failed"
+            raise UsageError(f"{option} needs --journal FILE, as it speaks of what has failed in an earlier run")
+        return None
+    if options.output is not None and os.path.realpath(options.output) == os.path.realpath(options.journal):
+        raise UsageError(f"--output {options.output!r} is the journal: name another file")
+    from parallel_exec.journal import Journal  # few runs have one
+
+    try:
+        return Journal(options.journal, retry_failed=options.retry_failed is not False)
+    except ValueError as error:
+        raise UsageError(f"--journal: {error}") from error
 
 
 def _backend(name: str) -> Backend | str:

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
 OK, SOME_FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143  # exit statuses
 
-WHAT_TO_WRITE = "write parallel-exec map MODULE:CALLABLE [ITEM ...]"
+COMMANDS = ("map", "journal")
+WHAT_TO_WRITE = "write parallel-exec map MODULE:CALLABLE [ITEM ...], or parallel-exec journal FILE"
 EXAMPLE = "parallel-exec map --json math:factorial 10 20 30"
 EPILOG = """\
 Each line written is a JSON object: index (the number of the item's line in its file, or of the argument, from 1),
 id (the item), success, result, error, attempts (how many) and duration (seconds). A result that JSON cannot carry is
 written as its repr, and its line then has "repr": true. What the callable prints goes to standard error.
+
+With --journal FILE each result is kept in FILE as soon as it is there, under the item's text (for one that comes again:
+with " #2", " #3" added). In a run with the same journal, what succeeded under the same text, with the same callable's
+name, is not run again; its line is written again, with "resumed": true. Results are kept as pickles: use no journal of
+strangers. parallel-exec journal FILE shows what a journal has; parallel-exec journal --help tells more.
 
 exit status: 0 all succeeded, 1 some failed or could not be written, 2 wrong usage or unreadable input,
              130 Ctrl-C, 143 SIGTERM
@@ -28,6 +34,21 @@ examples:
   parallel-exec map --json math:factorial 10 20 30
   find . -name '*.py' | parallel-exec map py_compile:compile --backend process -j auto --priority os.path:getsize
   parallel-exec map --json --file calls.jsonl --keep-order --output results.jsonl my_module:my_function
+  parallel-exec map --file urls.txt --journal run.db --output results.jsonl my_module:fetch
+"""
+JOURNAL_EPILOG = """\
+Without --json and --export it writes what the journal has: its runs, how many tasks have succeeded and failed, and the
+failures. A run may be under way. Nothing is changed.
+
+Each line written is a JSON object: id, success, result, error, attempts (how many) and duration (seconds), as
+parallel-exec map writes it, in the order in which the tasks ended. To read results and errors runs code that the file
+names, as they are pickles: use it on no journal of strangers. One that was made with encode and decode has no pickles.
+
+exit status: 0 it was written, 1 it could not be, in whole or in part, 2 wrong usage or no such journal, 130 Ctrl-C
+
+examples:
+  parallel-exec journal run.db
+  parallel-exec journal run.db --export > results.jsonl
 """
 
 
@@ -50,14 +71,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Refuse the arguments."""
-        raise UsageError(f"{message}; parallel-exec --help tells more")
+        raise UsageError(f"{message}; {self.prog} --help tells more")
 
     def refuse(self, unknown: str) -> None:
-        """Refuse an option that there is not."""
+        """Refuse an option that there is not, or one argument more than there can be."""
+        if not unknown.startswith("-"):
+            raise UsageError(f"one argument too many: {unknown!r}; {self.prog} --help tells more")
         name = unknown.partition("=")[0]
-        raise UsageError(
-            f"there is no option {name}{did_you_mean(name, self._names, '; ') or '; see parallel-exec --help'}"
-        )
+        meant = did_you_mean(name, self._names, "; ")
+        raise UsageError(f"there is no option {name}{meant or f'; see {self.prog} --help'}")
 
 
 class _Version(argparse.Action):
@@ -74,14 +96,45 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options that the arguments say."""
     if not argv:
         raise UsageError(f"nothing to do: {WHAT_TO_WRITE}, for example\n    {EXAMPLE}\nparallel-exec --help tells more")
-    parser = _parser()
+    if argv[0] == "journal":
+        return _parse(_journal_parser(), argv[1:])
+    options = _parse(_parser(), argv)
+    if options.command == "journal":
+        raise UsageError("journal must come first: write parallel-exec journal FILE, and options after that")
+    if options.command != "map":
+        meant = did_you_mean(options.command, COMMANDS, "; ")
+        raise UsageError(f"there is no command {options.command!r}{meant or f': {WHAT_TO_WRITE}'}")
+    return options
+
+
+def _parse(parser: _Parser, argv: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         parser.refuse(unknown[0])
-    if options.command != "map":
-        meant = did_you_mean(options.command, ["map"], "; ")
-        raise UsageError(f"there is no command {options.command!r}{meant or f': {WHAT_TO_WRITE}'}")
     return options
+
+
+def _journal_parser() -> _Parser:
+    """Return the parser of `journal`."""
+    parser = _Parser(
+        prog="parallel-exec journal",
+        description="Show what the journal of a run has.",
+        epilog=JOURNAL_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    parser.set_defaults(command="journal")
+    add("journal", metavar="FILE", help="the journal, as parallel-exec map --journal FILE has made it, or a program")
+    add("--json", action="store_true", help="write a JSON line for each task that has succeeded or failed")
+    add("--export", action="store_true", help="write one for each that has succeeded")
+    add("--traceback", action="store_true", help="the line of a task that failed has its traceback, too")
+    add(
+        "--decode",
+        metavar="MODULE:CALLABLE",
+        help="makes a result of what encode returned, for a journal of a program that gave encode and decode: json:loads",
+    )
+    return parser
 
 
 def _parser() -> _Parser:
@@ -97,7 +150,7 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("command", metavar="map", help="the command; for now, there is this one")
+    add("command", metavar="map", help="the command; the other one is journal")
     add("callable", metavar="MODULE:CALLABLE", help="what to call; modules in the current directory are found")
     add(
         "items",
@@ -110,6 +163,14 @@ def _parser() -> _Parser:
     add("--file", metavar="FILE", help="read the items from FILE, one a line; - is standard input")
     add("--json", action="store_true", help="each item is a JSON value instead of a string")
     add("--priority", metavar="MODULE:CALLABLE", help="computes an int from an item; the highest runs first")
+    _add_output(parser)
+    _add_limits(parser, ParallelConfig())
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Add what becomes of the results."""
+    add = parser.add_argument
     add(
         "--output",
         metavar="FILE",
@@ -123,8 +184,13 @@ def _parser() -> _Parser:
         "holds back those after it, and when many wait for it no more are started",
     )
     add("--traceback", action="store_true", help="the line of an item that failed has its traceback, too")
-    _add_limits(parser, ParallelConfig())
-    return parser
+    add("--journal", metavar="FILE", help="keep the results there, and run nothing again that has succeeded before")
+    add(
+        "--retry-failed",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether what has failed before runs again, which it does, or fails again as it did",
+    )
 
 
 def _add_limits(parser: argparse.ArgumentParser, defaults: ParallelConfig) -> None:

@@ -22,8 +22,11 @@ from parallel_exec._stdio import write_all
 from parallel_exec.cli.options import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typing_extensions import Self
 
+CANNOT_WRITE = "stopped, because results cannot be written: {}\n"
 DESCRIPTORS = ("/dev/fd/", "/dev/std", "/proc/")  # where what looks like a file may be an open one, by its descriptor
 
 
@@ -81,47 +84,57 @@ class NewFile(Output):
     """
 
     def __init__(self, path: str) -> None:
+        super().__init__(-1)
         self._path = os.path.realpath(path)
+        self._file: IO[bytes] | None = None
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise UsageError(f"cannot open {path!r}: it may not be written to")
-        folder = os.path.dirname(self._path)
-        self._temporary = os.path.join(folder, f".parallel-exec-{os.urandom(8).hex()}.part")
-        try:
-            self._file: IO[bytes] = open(self._temporary, "xb", buffering=0)  # noqa: SIM115  # closed by the context
+        try:  # whether that works; made anew with the first text, so that a kill before that leaves nothing behind
+            with self._made_beside():
+                pass
         except OSError as error:
-            raise UsageError(_refused_beside(path, folder, error)) from error
-        super().__init__(self._file.fileno())
-        self._is_in_place = False
+            raise UsageError(_refused_beside(path, os.path.dirname(self._path), error)) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file, and remove it if it has not taken its place."""
-        self._file.close()
-        if not self._is_in_place:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
     def write(self, text: str) -> None:
         """Write text; the first puts the file in its place."""
-        super().write(text)
-        self._put_in_place()
+        if self._file is None:
+            self._put_in_place(text)
+        else:
+            super().write(text)
 
     def complete(self) -> None:
-        """Put the file in its place if it has no text."""
-        self._put_in_place()
+        """Put the file in its place if there was no text."""
+        if self._file is None:
+            self._put_in_place("")
 
-    def _put_in_place(self) -> None:
-        if self._is_in_place:
-            return
-        _copy_permissions(self._path, self._temporary)
-        os.fsync(self._descriptor)  # else a power cut might leave neither what was there nor this
-        self._file.close()  # Windows renames no file that is open
-        os.replace(self._temporary, self._path)
-        self._is_in_place = True
+    def _put_in_place(self, text: str) -> None:
+        with self._made_beside() as file:
+            write_all(file.fileno(), text)
+            _copy_permissions(self._path, file.name)
+            os.fsync(file.fileno())  # else a power cut might leave neither what was there nor this
+            file.close()  # Windows renames no file that is open
+            os.replace(file.name, self._path)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # closed by the context
         self._descriptor = self._file.fileno()
+
+    @contextlib.contextmanager
+    def _made_beside(self) -> Iterator[IO[bytes]]:
+        """Make a temporary file beside the path, and remove it if it has not been renamed by the end."""
+        name = os.path.join(os.path.dirname(self._path), f".parallel-exec-{os.urandom(8).hex()}.part")
+        with open(name, "xb", buffering=0) as file:
+            try:
+                yield file
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
 
 
 def _refused_beside(path: str, folder: str, error: OSError) -> str:

@@ -31,7 +31,7 @@ from parallel_exec.cli.writer import POLL, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class Call(NamedTuple):
@@ -56,6 +56,12 @@ class ItemError(Exception):
 
 
 # ── the callable ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def search_here() -> None:
+    """Let modules in the current directory be found, as `python -m` does."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())
 
 
 def resolve(name: str) -> Callable[[Any], Any]:
@@ -215,6 +221,25 @@ def read_items(
             yield number, Refused(text, error.with_traceback(None))  # the way through this module tells nobody anything
         else:
             yield number, Call(text, partial(function, item), priority)
+
+
+def with_unique_ids(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
+    """Give an item that has come before an id of its own: "a", then "a #2", then "a #3".
+
+    Keeps some 60 bytes for each item, whatever its length.
+    """
+    seen: set[int] = set()
+    counts: dict[str, int] = {}
+    for number, item in items:
+        if isinstance(item, Refused):
+            yield number, item
+            continue
+        unique = item.id
+        while hash(unique) in seen:  # which may also be an item that looks like it
+            counts[item.id] = count = counts.get(item.id, 1) + 1
+            unique = f"{item.id} #{count}"
+        seen.add(hash(unique))
+        yield number, item._replace(id=unique)
 
 
 def _parse(text: str) -> Any:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parallel_exec._sync.clock import time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Union
 
@@ -76,7 +76,7 @@ class Summary:
 
     def __init__(self) -> None:
         self.done = self.failed = self.cancelled = 0
-        self._retried = 0
+        self._retried = self._resumed = 0
         self._work = 0.0
         self._began = time.monotonic()
         self._slowest: list[tuple[float, str]] = []  # a heap, the quickest first
@@ -86,16 +86,23 @@ class Summary:
     def add(self, result: TaskResult[Any]) -> None:
         """Count a result."""
         self.done += 1
+        if result.resumed:
+            self._resumed += 1
+        else:
+            self._add_work(result)
+        if isinstance(result.error, CancelledError):
+            self.cancelled += 1
+        elif result.error is not None:
+            self._fail(result.task.id, result.error)
+
+    def _add_work(self, result: TaskResult[Any]) -> None:
+        """Note how long a task took in this run."""
         self._retried += len(result.attempts) > 1
         self._work += sum(attempt.duration for attempt in result.attempts)
         self._spread[math.frexp(max(result.duration, LEAST))[1]] += 1
         heapq.heappush(self._slowest, (result.duration, result.task.id))
         if len(self._slowest) > SLOWEST_SHOWN:
             heapq.heappop(self._slowest)
-        if isinstance(result.error, CancelledError):
-            self.cancelled += 1
-        elif result.error is not None:
-            self._fail(result.task.id, result.error)
 
     def add_refused(self, item: Refused) -> None:
         """Count an item that was refused."""
@@ -105,12 +112,17 @@ class Summary:
     def _fail(self, name: str, error: BaseException) -> None:
         self.failed += 1
         if self.failed <= FAILED_SHOWN:
-            self._failures.append(f"{shorten(name)}: {shorten(describe_error(error))}")
+            self._failures.append(describe_failure(name, error))
 
     def text(self) -> str:
         """Return lines that say how many tasks did what, which were the slowest, and which failed."""
         succeeded = self.done - self.failed - self.cancelled
-        counts = {"failed": self.failed, "cancelled": self.cancelled, "retried": self._retried}
+        counts = {
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "retried": self._retried,
+            "taken from the journal": self._resumed,
+        }
         told = [f"{succeeded} succeeded", *(f"{count} {what}" for what, count in counts.items() if count)]
         tasks = "1 task" if self.done == 1 else f"{self.done} tasks"
         took = time.monotonic() - self._began
@@ -119,10 +131,7 @@ class Summary:
             lines.append("slowest:")
             lines += [f"  {took:8.3f} s  {shorten(task_id)}" for took, task_id in sorted(self._slowest, reverse=True)]
         if self._failures:
-            lines.append("failed:")
-            lines += [f"  {failure}" for failure in self._failures]
-            if self.failed > FAILED_SHOWN:
-                lines.append(f"  ... and {self.failed - FAILED_SHOWN} more")
+            lines += list_failures(self._failures, self.failed)
         return "\n".join(lines) + "\n"
 
     def _has_slow_ones(self) -> bool:
@@ -173,6 +182,7 @@ class Writer:
         tracebacks: bool = False,
     ) -> None:
         self.interrupted = 0
+        self._is_dropping = False  # whether what is cancelled gets no line
         self.output_error: OSError | None = None
         self.summary = Summary()
         self._output = output
@@ -193,6 +203,11 @@ class Writer:
     def interrupt(self, number: int) -> None:
         """Note the signal that ends the run. For signal handlers, too."""
         self.interrupted = number
+        self._is_dropping = True
+
+    def drop_cancelled(self) -> None:
+        """Write no line for what is cancelled from now on, as it is because the run was refused."""
+        self._is_dropping = True
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -264,7 +279,7 @@ class Writer:
             number = self._alive.pop(ended)
             result = ended.task_result()
             line = ""
-            if not (self.interrupted and isinstance(result.error, CancelledError)):
+            if not (self._is_dropping and isinstance(result.error, CancelledError)):
                 self.summary.add(result)
                 line = to_json(number, result, self._tracebacks)
         if self._turns is None:
@@ -302,10 +317,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
-def to_json(number: int, ended: TaskResult[Any] | Refused, tracebacks: bool) -> str:
-    """Return an item's line: JSON, and the end of the line."""
+def to_json(number: int | None, ended: TaskResult[Any] | Refused, tracebacks: bool) -> str:
+    """Return an item's line: JSON, and the end of the line. Without a number it has no index."""
     line = _fields_of_refused(ended) if isinstance(ended, Refused) else _fields_of_result(ended)
-    line = {"index": number, **line}
+    if number is not None:
+        line = {"index": number, **line}
     if tracebacks and ended.error is not None:
         line["traceback"] = _traceback(ended.error)
     try:
@@ -316,7 +332,7 @@ def to_json(number: int, ended: TaskResult[Any] | Refused, tracebacks: bool) -> 
 
 
 def _fields_of_result(result: TaskResult[Any]) -> dict[str, Any]:
-    return {
+    fields = {
         "id": result.task.id,
         "success": result.success,
         "result": result.result,
@@ -324,6 +340,7 @@ def _fields_of_result(result: TaskResult[Any]) -> dict[str, Any]:
         "attempts": len(result.attempts),
         "duration": round(result.duration, 6),
     }
+    return {**fields, "resumed": True} if result.resumed else fields
 
 
 def _fields_of_refused(item: Refused) -> dict[str, Any]:
@@ -355,6 +372,17 @@ def describe_error(error: BaseException) -> str:
         message = "(its __str__ raised)"
     name = type(error).__qualname__
     return f"{name}: {message}" if message else name
+
+
+def describe_failure(name: str, error: BaseException) -> str:
+    """Return a task's id and its error, for a summary."""
+    return f"{shorten(name)}: {shorten(describe_error(error))}"
+
+
+def list_failures(shown: Sequence[str], count: int) -> list[str]:
+    """Return the lines of a summary that are about failures: those to be shown, and how many more there are."""
+    more = [f"  ... and {count - len(shown)} more"] if count > len(shown) else []
+    return ["failed:", *(f"  {failure}" for failure in shown), *more]
 
 
 def shorten(text: str) -> str:

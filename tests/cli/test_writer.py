@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 
 def result_of(
-    name: str, *, value: Any = None, error: BaseException | None = None, attempts: int = 1, duration: float = 0.0
+    name: str,
+    *,
+    value: Any = None,
+    error: BaseException | None = None,
+    attempts: int = 1,
+    duration: float = 0.0,
+    resumed: bool = False,
 ) -> TaskResult[Any]:
     """Make a result as an executor would."""
     made = tuple(Attempt(number + 1, 0.0, 0.25, error, "worker") for number in range(attempts))
-    return TaskResult(Task(dict, id=name), error is None, value, error, made, 0.0, duration)
+    return TaskResult(Task(dict, id=name), error is None, value, error, made, 0.0, duration, False, resumed)
 
 
 def test_the_summary_counts() -> None:
@@ -37,6 +43,18 @@ def test_the_summary_counts() -> None:
     assert first.startswith("3 tasks in 0.0")
     assert first.endswith(" s (1.00 s of work): 1 succeeded, 1 failed, 1 cancelled, 1 retried")
     assert (summary.done, summary.failed, summary.cancelled) == (3, 1, 1)
+
+
+def test_what_comes_from_the_journal_is_no_work() -> None:
+    """It counts as what it was, and takes no part in how long things took."""
+    summary = Summary()
+    for number in range(10):
+        summary.add(result_of(str(number), attempts=2, duration=0.2 * number, resumed=True))
+    summary.add(result_of("bad", error=ValueError("no"), resumed=True))
+    text = summary.text()
+    assert (
+        "(0.00 s of work): 10 succeeded, 1 failed, 11 taken from the journal\nfailed:\n  bad: ValueError: no\n" in text
+    )
 
 
 def test_the_summary_names_the_slowest() -> None:
@@ -108,6 +126,14 @@ def test_json_carries_what_it_can(value: Any) -> None:
     assert "repr" not in json.loads(line)
     assert len(line.splitlines()) == 1
     assert ("é" in line) == ("é" in str(value))
+
+
+def test_a_line_says_where_it_comes_from() -> None:
+    """What an earlier run has done is marked, and what is of no input has no index."""
+    assert json.loads(to_json(1, result_of("a", resumed=True), False))["resumed"] is True
+    assert list(json.loads(to_json(None, result_of("a"), False))) == [
+        *("id", "success", "result", "error", "attempts", "duration")
+    ]
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"x", float("inf"), [float("nan")], {(1, 2): 3}, object, 1j])
