@@ -76,9 +76,9 @@ class JournaledRun:
         self._recorder: Recorder | None = None
         self.note: Callable[[AnyJob], object] = id
         self._born = _forks.generation
-        self._is_closed = False
         self._until: float | None = None
         self._database = Database.open(journal.path, write=True)
+        self._is_closed = False  # last: what could not be opened need not be closed
 
     def begin(self, staged: Batches[Any] | None = None) -> None:
         """Take hold of the file, once all that is staged is registered; its batch tells this run of its ends from then on.
