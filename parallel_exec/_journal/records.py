@@ -10,8 +10,8 @@ each: number, seconds from `started_at` to its start, duration, worker, and its 
 as a JSON text, in a journal with `encode` and `decode`, in which nothing is pickled.
 
 Guarantees:
-    `record` never raises, whatever a result or an exception does when it is encoded. A value that cannot be encoded makes
-    the record VALUELESS, and a warning says what in it is why: such a task runs again.
+    `record` never raises, whatever a result or an exception does when it is encoded, but for Ctrl-C. A value that cannot be
+    encoded makes the record VALUELESS, and a warning says what in it is why: such a task runs again.
     An error comes back as from a worker process: a stand-in, if its class is not there; its traceback as text.
     With `encode` and `decode`, nothing is unpickled, whoever has written the file.
     Times are recorded as wall clock, and come back on this process's monotonic clock; so they may be negative.
@@ -22,12 +22,14 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
 from parallel_exec._core.journaling import Restored
 from parallel_exec._names import type_name
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.threads import main
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends._reducers import ATOMS
 from parallel_exec.errors import RemoteTaskError
@@ -114,13 +116,15 @@ class Codec:
         """Return what a task returned, encoded; None if it cannot be, which is told of."""
         try:
             data = self._encode(value)
-            if type(data) is str:
+            if isinstance(data, str):
                 data.encode()  # not each string is text: SQLite takes no surrogates
-            elif type(data) is not bytes:
+            elif not isinstance(data, bytes):
                 raise TypeError(f"encode returned {type_name(type(data))}: it must return a string or bytes")
             if len(data) > _LARGEST:
                 raise ValueError(f"it takes {len(data):,} bytes, and SQLite has no room for more than a billion")
         except BaseException as error:  # in it runs code of the value's class, or the user's `encode`
+            if isinstance(error, KeyboardInterrupt) and threading.get_ident() == main.ident:
+                raise
             self._tell(id, value, error)
             return None
         return data
