@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from parallel_exec._core.registry import ExecutorStats
     from parallel_exec.backends.base import Backend
     from parallel_exec.backends.engine.dask import DaskBackend
     from parallel_exec.backends.engine.executor import ExecutorBackend
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     )
     from parallel_exec.events import (
         Event,
-        ExecutorStats,
         TaskCancelled,
         TaskEvent,
         TaskFinished,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # the one place: the build reads it here
 
 _HOMES = {
+    "_core.registry": ("ExecutorStats",),
     "backends.base": ("Backend",),
     "backends.engine.dask": ("DaskBackend",),
     "backends.engine.executor": ("ExecutorBackend",),
@@ -73,7 +74,6 @@ _HOMES = {
     ),
     "events": (
         "Event",
-        "ExecutorStats",
         "TaskCancelled",
         "TaskEvent",
         "TaskFinished",

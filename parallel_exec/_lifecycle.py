@@ -20,11 +20,11 @@ import threading
 import weakref
 
 from parallel_exec._core.completion import CANCELLED
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import settling_lock
 from parallel_exec._sync.locks import release_leaked
 from parallel_exec._sync.timers import NEVER
-from parallel_exec.events import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,28 +1,20 @@
 """What happens in an executor, told to whoever listens.
 
-    scheduler, back ends ──► Dispatcher.emit ──► the user's hook (`on_event`)
+    scheduler, back ends ──► Dispatcher.emit (`_dispatcher.py`) ──► the user's hook (`on_event`)
 
-Guarantees:
-    An event is made only when somebody listens. The hook is called while none of our locks is held, in the thread in
-    which the thing happened. A hook that raises is logged and dropped: it never harms a task.
+They are frozen dataclasses; made, and this module imported, only when somebody listens.
 """
 
 from __future__ import annotations
 
-import logging
-
-from parallel_exec import _forks
-from parallel_exec._dataclasses import make_real
 from parallel_exec._sync.clock import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass, field
-    from typing import Any, Callable
 else:
     from parallel_exec._dataclasses import dataclass, field
 
-logger = logging.getLogger("parallel_exec")
 _wall_time = time.time
 
 
@@ -136,78 +128,4 @@ class WorkerDied(Event):
     reason: str
 
 
-@dataclass(frozen=True)
-class ExecutorStats:
-    """What an executor has done and is doing; a snapshot.
-
-    Attributes:
-        queued: tasks waiting for a free slot.
-        running: attempts that have a slot now.
-        waiting: tasks in backoff.
-        succeeded: tasks that returned.
-        failed: tasks whose last attempt failed.
-        cancelled: tasks that were cancelled or aborted.
-        retried: attempts beyond the first.
-        timed_out: attempts that outran their timeout.
-        abandoned: threads that still run an attempt nobody waits for.
-        workers: workers alive now, the abandoned not among them.
-    """
-
-    queued: int = 0
-    running: int = 0
-    waiting: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    retried: int = 0
-    timed_out: int = 0
-    abandoned: int = 0
-    workers: int = 0
-
-    def __init__(  # a signal handler may be the first to have one made: see `_dataclasses`
-        self,
-        queued: int = 0,
-        running: int = 0,
-        waiting: int = 0,
-        succeeded: int = 0,
-        failed: int = 0,
-        cancelled: int = 0,
-        retried: int = 0,
-        timed_out: int = 0,
-        abandoned: int = 0,
-        workers: int = 0,
-    ) -> None:
-        counts = dict(locals())
-        del counts["self"]
-        vars(self).update(counts)
-
-
-_EVENTS = (TaskQueued, TaskStarted, TaskRetrying, TaskFinished, TaskTimedOut, TaskCancelled, WorkerStarted, WorkerDied)
-
-
-class Dispatcher:
-    """Makes events and hands them to the hook. Thread-safe: it has no state that changes.
-
-    Attributes:
-        active: whether anybody listens; callers on a hot path look at it first.
-    """
-
-    __slots__ = ("_hook", "active")
-
-    def __init__(self, hook: Callable[[Event], object] | None) -> None:
-        self._hook = hook
-        self.active = hook is not None
-        if hook is not None:
-            make_real(*_EVENTS)  # a signal handler may be the first to have one made
-
-    def emit(self, kind: type[Event], *facts: Any) -> None:
-        """Call the hook, if there is one, with a new `kind(now, *facts)`."""
-        if self._hook is None:
-            return
-        born = _forks.generation
-        try:
-            self._hook(kind(time.monotonic(), *facts))
-            _forks.end_copy(born)
-        except BaseException as error:  # a hook that calls sys.exit() must not take a worker with it
-            _forks.end_copy(born, error)
-            logger.exception("the on_event hook raised on %s; the event is dropped", kind.__name__)
+KINDS = (TaskQueued, TaskStarted, TaskRetrying, TaskFinished, TaskTimedOut, TaskCancelled, WorkerStarted, WorkerDied)

@@ -18,6 +18,7 @@ from parallel_exec._core.job import Job
 from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._core.settings import Settings
+from parallel_exec._dispatcher import Dispatcher
 from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
@@ -25,7 +26,6 @@ from parallel_exec._sync.clock import time
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
-from parallel_exec.events import Dispatcher, ExecutorStats
 from parallel_exec.options import Options, Submitter
 from parallel_exec.stream import MOST, Pace, Window, journaled, stream
 from parallel_exec.task import INHERIT, Task
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from parallel_exec._checks import RetryOn
     from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.registry import ExecutorStats
     from parallel_exec._journal.run import JournaledRun
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture

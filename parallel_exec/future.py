@@ -13,10 +13,10 @@ from _thread import allocate_lock
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.lazy_condition import FINAL, LazyAttribute, settled
 from parallel_exec._sync.parking import TICK
 from parallel_exec._sync.threads import main
-from parallel_exec.events import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -38,6 +38,7 @@ ORDER = [
     "task",
     "task_queue",
     "events",
+    "_dispatcher",
     "retry",
     "future",
     "_core",

@@ -125,7 +125,7 @@ def test_what_an_executor_makes_is_real_before_a_signal_handler_may_ask_for_it(t
     """A handler may have interrupted an import of `dataclasses`: neither statistics nor an event import it then."""
     body = """
         sys.modules["dataclasses"] = None  # as good as half imported: whoever imports it now fails
-        from parallel_exec.events import ExecutorStats
+        from parallel_exec import ExecutorStats
         stats = ParallelExecutor().stats()
         say(stats.queued, ExecutorStats(3).queued)
         del sys.modules["dataclasses"]

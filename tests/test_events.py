@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import work
 
-from parallel_exec.events import Dispatcher, TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
+from parallel_exec._dispatcher import Dispatcher
+from parallel_exec.events import TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
 
 if TYPE_CHECKING:
     from parallel_exec import ParallelExecutor
 
 
-def test_without_a_hook_nothing_is_made() -> None:
+def test_without_a_hook_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dispatcher without a hook is inactive and makes no event."""
     dispatcher = Dispatcher(None)
     assert not dispatcher.active
@@ -25,14 +26,15 @@ def test_without_a_hook_nothing_is_made() -> None:
         def __init__(self, *_: object) -> None:
             raise AssertionError("made")
 
-    dispatcher.emit(Unwanted)  # type: ignore[arg-type]
+    monkeypatch.setattr("parallel_exec.events.TaskQueued", Unwanted)
+    dispatcher.emit("TaskQueued", "a", 0)
 
 
 def test_the_hook_gets_the_event_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event carries the monotonic time and its facts."""
-    monkeypatch.setattr("parallel_exec.events.time.monotonic", lambda: 12.5)
+    monkeypatch.setattr("parallel_exec._dispatcher.time.monotonic", lambda: 12.5)
     heard: list[Any] = []
-    Dispatcher(heard.append).emit(TaskFinished, "a", 2, True)
+    Dispatcher(heard.append).emit("TaskFinished", "a", 2, True)
     assert heard == [TaskFinished(time=12.5, task_id="a", attempt=2, success=True)]
 
 

@@ -15,7 +15,6 @@ from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import ownership, release_leaked
 from parallel_exec.errors import ParallelExecError, QueueFullError
-from parallel_exec.events import Dispatcher, TaskQueued
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.journaling import Restored
     from parallel_exec._core.monitor import Monitor
     from parallel_exec._core.settings import Settings
+    from parallel_exec._dispatcher import Dispatcher
     from parallel_exec.backends.base import Backend, Consumer
 
 
@@ -85,7 +85,7 @@ class Admission:
                 if not self._events.active:
                     outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:
-                self._events.emit(TaskQueued, job.id, 0)  # before anybody can take it
+                self._events.emit("TaskQueued", job.id, 0)  # before anybody can take it
                 with self._lock:
                     outcome, consumer = self.enqueue(job, unfit)
             if consumer is not None:

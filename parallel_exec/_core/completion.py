@@ -21,7 +21,6 @@ from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.locks import is_mine, release_leaked
 from parallel_exec._sync.parking import TICK
-from parallel_exec.events import Dispatcher, ExecutorStats, TaskCancelled, TaskFinished
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.journaling import Restored
     from parallel_exec._core.monitor import Monitor
+    from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._dispatcher import Dispatcher
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import Runner
     from parallel_exec.errors import ParallelExecError
@@ -88,11 +89,11 @@ class Completion:
     def tell_end(self, job: AnyJob, outcome: Outcome) -> None:
         """Tell the hook how a job ended."""
         if outcome is CANCELLED:
-            self._events.emit(TaskCancelled, job.id, job.attempt_number)
+            self._events.emit("TaskCancelled", job.id, job.attempt_number)
             return
         error = outcome.error if type(outcome) is Failure else None
         duration = 0.0 if job.first_started_at is None else job.ended_at - job.first_started_at
-        self._events.emit(TaskFinished, job.id, job.attempt_number, error is None, error, duration, job.worker)
+        self._events.emit("TaskFinished", job.id, job.attempt_number, error is None, error, duration, job.worker)
 
     def follow_up(self, rest: Sequence[AnyJob] = ()) -> None:
         """Cancel what `Registry.account` returned, and see whether all is over. Called without the lock held."""

@@ -7,13 +7,60 @@ Guarantees:
 
 from __future__ import annotations
 
-from parallel_exec.events import ExecutorStats
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dataclasses import dataclass
     from typing import Sequence
 
     from parallel_exec._core.job import AnyJob
+else:
+    from parallel_exec._dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExecutorStats:
+    """What an executor has done and is doing; a snapshot.
+
+    Attributes:
+        queued: tasks waiting for a free slot.
+        running: attempts that have a slot now.
+        waiting: tasks in backoff.
+        succeeded: tasks that returned.
+        failed: tasks whose last attempt failed.
+        cancelled: tasks that were cancelled or aborted.
+        retried: attempts beyond the first.
+        timed_out: attempts that outran their timeout.
+        abandoned: threads that still run an attempt nobody waits for.
+        workers: workers alive now, the abandoned not among them.
+    """
+
+    queued: int = 0
+    running: int = 0
+    waiting: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    timed_out: int = 0
+    abandoned: int = 0
+    workers: int = 0
+
+    def __init__(  # a signal handler may be the first to have one made: see `_dataclasses`
+        self,
+        queued: int = 0,
+        running: int = 0,
+        waiting: int = 0,
+        succeeded: int = 0,
+        failed: int = 0,
+        cancelled: int = 0,
+        retried: int = 0,
+        timed_out: int = 0,
+        abandoned: int = 0,
+        workers: int = 0,
+    ) -> None:
+        counts = dict(locals())
+        del counts["self"]
+        vars(self).update(counts)
 
 
 class Registry:

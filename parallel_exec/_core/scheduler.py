@@ -18,6 +18,7 @@ from parallel_exec._core.admission import Admission
 from parallel_exec._core.completion import Completion
 from parallel_exec._core.job import Phase, settle_unwatched
 from parallel_exec._core.monitor import Monitor
+from parallel_exec._dispatcher import Dispatcher, logger
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
@@ -25,7 +26,6 @@ from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.events import Dispatcher, TaskRetrying, TaskStarted, TaskTimedOut, logger
 from parallel_exec.retry import Delay, RetryPolicy
 
 TYPE_CHECKING = False
@@ -215,7 +215,7 @@ class Scheduler:
         if job.settings.policy.asks_on_success and not self._call_before(job, number):
             return 0
         if self.events.active:
-            self.events.emit(TaskStarted, job.id, number, job.worker)
+            self.events.emit("TaskStarted", job.id, number, job.worker)
         return number
 
     def _call_before(self, job: AnyJob, number: int) -> bool:
@@ -330,7 +330,7 @@ class Scheduler:
         if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
                 self._registry.count_timeout()
-            self.events.emit(TaskTimedOut, job.id, job.attempt_number)
+            self.events.emit("TaskTimedOut", job.id, job.attempt_number)
         if job.override is not None and error is not None:
             self._end(job, job.override)
             return
@@ -385,7 +385,7 @@ class Scheduler:
             return
         if self.events.active:
             ran = job.ended_at - job.started_at
-            self.events.emit(TaskRetrying, job.id, job.attempt_number, delay, error, ran, job.worker)
+            self.events.emit("TaskRetrying", job.id, job.attempt_number, delay, error, ran, job.worker)
         timer = job.backoff_timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)

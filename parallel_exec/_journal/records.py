@@ -26,6 +26,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
 from parallel_exec._core.journaling import Restored
+from parallel_exec._dispatcher import logger
 from parallel_exec._names import type_name
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
@@ -33,7 +34,6 @@ from parallel_exec._sync.threads import main
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends._reducers import ATOMS
 from parallel_exec.errors import RemoteTaskError
-from parallel_exec.events import logger
 from parallel_exec.task import Attempt
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import abc
 import weakref
 from concurrent.futures import CancelledError
 
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskTimeoutError
-from parallel_exec.events import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Protocol, Sequence
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._dispatcher import Dispatcher
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timers
     from parallel_exec.errors import ParallelExecError
-    from parallel_exec.events import Dispatcher
 else:
     from parallel_exec._typing import Protocol
 

@@ -36,7 +36,6 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
 from parallel_exec.errors import CapacityExhaustedError, copy_of, start_error
-from parallel_exec.events import WorkerDied, WorkerStarted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -289,7 +288,7 @@ class ThreadRunner(Runner):
                 guarded(first)
                 del first
             if self._initialize():
-                self.port.events.emit(WorkerStarted, worker.name)
+                self.port.events.emit("WorkerStarted", worker.name)
                 self._work(worker, self.port)
         finally:
             self._leave(worker)
@@ -374,7 +373,7 @@ class ThreadRunner(Runner):
     def _settle_abandoned(self, worker: _Worker, job: AnyJob, number: int, error: BaseException, end: float) -> None:
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, job.id, number, f"thread {worker.name}")
-        self.port.events.emit(WorkerDied, worker.name, f"abandoned: {error}")
+        self.port.events.emit("WorkerDied", worker.name, f"abandoned: {error}")
         self.port.settle(job, Failure(error), end)
 
     def resize(self, limit: int) -> None:

@@ -15,7 +15,7 @@ from parallel_exec._core.admission import Admission
 from parallel_exec._core.completion import CANCELLED, Completion
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.monitor import Monitor
-from parallel_exec.events import Dispatcher
+from parallel_exec._dispatcher import Dispatcher
 
 
 class Consumer:

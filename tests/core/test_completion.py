@@ -13,8 +13,8 @@ from parallel_exec import WorkerStartError
 from parallel_exec._core.completion import CANCELLED, Completion
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.monitor import Monitor
+from parallel_exec._dispatcher import Dispatcher
 from parallel_exec._outcome import Failure, Success
-from parallel_exec.events import Dispatcher
 
 
 class FakeRunner:

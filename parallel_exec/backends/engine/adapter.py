@@ -10,20 +10,20 @@ import abc
 import pickle
 from typing import TYPE_CHECKING, Callable, Optional, Protocol
 
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.weak import Upward
 from parallel_exec.errors import TaskSerializationError
-from parallel_exec.events import WorkerDied, logger
 from parallel_exec.task import describe
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._dispatcher import Dispatcher
     from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.engine.remote_call import CallResult
     from parallel_exec.backends.engine.submission import Submission
-    from parallel_exec.events import Dispatcher
 
     EngineFuture = Future[Optional[CallResult]]  # None: it did not begin, and never will
 
@@ -143,7 +143,7 @@ class EngineHealth:
         if not self._is_told:
             self._is_told = True
             logger.warning("%s: the engine failed: %s: %s", self._name, type(error).__name__, error)
-            self._events.emit(WorkerDied, self._name, f"{type(error).__name__}: {error}")
+            self._events.emit("WorkerDied", self._name, f"{type(error).__name__}: {error}")
 
 
 # What is raised for something that cannot be pickled says one of these, if it is no `PicklingError`; the second on 3.13.

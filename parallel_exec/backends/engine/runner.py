@@ -36,6 +36,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from parallel_exec._current import current
+from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
@@ -47,7 +48,6 @@ from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.submission import EngineSlot, State, Submission
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
-from parallel_exec.events import WorkerDied, logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -418,7 +418,7 @@ class EngineRunner(Runner):
         if submission.state == State.ABANDONED:
             if not stops:
                 log_abandoned(error, job.id, submission.number, f"{submission.worker} of the executor")
-            self.port.events.emit(WorkerDied, submission.worker, f"abandoned: {error}")
+            self.port.events.emit("WorkerDied", submission.worker, f"abandoned: {error}")
         self._release(submission, reusable=False)  # whoever began it may still be arming its timer
         self._feeder.call_soon(self._feed)
         self.port.settle(job, Failure(error), end)

@@ -22,9 +22,9 @@ import selectors
 import threading
 from typing import Any, Callable
 
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard, pipe
-from parallel_exec.events import logger
 
 
 class _Selector:

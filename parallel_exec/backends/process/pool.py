@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._current import current
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.timers import NEVER
@@ -40,7 +41,6 @@ from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
 from parallel_exec.backends.process.worker_handle import AT_WORK, POLL_AFTER, STOP_GRACE, WorkerState
 from parallel_exec.errors import TaskTimeoutError, start_error
-from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob

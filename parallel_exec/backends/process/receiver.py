@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
+from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
@@ -27,7 +28,6 @@ from parallel_exec.backends.process import log_relay, wire
 from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
-from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob

@@ -21,11 +21,11 @@ import queue
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.process.worker_handle import WorkerState
 from parallel_exec.errors import WorkerStartError
-from parallel_exec.events import WorkerDied, WorkerStarted, logger
 
 if TYPE_CHECKING:
     from parallel_exec.backends.base import SchedulerPort
@@ -152,7 +152,7 @@ class Supervisor:
         """Note that a worker has said that it is ready."""
         handle.became_ready()
         self._launcher.succeeded()
-        self._port.events.emit(WorkerStarted, handle.name)
+        self._port.events.emit("WorkerStarted", handle.name)
         self._judge()
 
     # ── what becomes of failures ────────────────────────────────────────────────────────────────────────────────────
@@ -200,7 +200,7 @@ class Supervisor:
         state, was_made = handle.state, handle.process is not None
         handle.close()
         if state != WorkerState.CLOSING:
-            self._port.events.emit(WorkerDied, handle.name, f"exit code {exitcode}")
+            self._port.events.emit("WorkerDied", handle.name, f"exit code {exitcode}")
         if self._port.drained:
             return
         if state == WorkerState.STARTING:

@@ -1,0 +1,56 @@
+"""Tells the user's hook (`on_event`) what happens in an executor, by the names of `events.py`; and the library's logger.
+
+Guarantees:
+    An event is made only when somebody listens. The hook is called while none of our locks is held, in the thread in
+    which the thing happened. A hook that raises is logged and dropped: it never harms a task.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from parallel_exec import _forks
+from parallel_exec._sync.clock import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Literal
+
+    from parallel_exec.events import Event
+
+    TaskKind = Literal["TaskQueued", "TaskStarted", "TaskRetrying", "TaskFinished", "TaskTimedOut", "TaskCancelled"]
+    Kind = Literal[TaskKind, "WorkerStarted", "WorkerDied"]
+
+logger = logging.getLogger("parallel_exec")
+
+
+class Dispatcher:
+    """Makes events and hands them to the hook. Thread-safe: it has no state that changes.
+
+    Attributes:
+        active: whether anybody listens; callers on a hot path look at it first.
+    """
+
+    __slots__ = ("_events", "_hook", "active")
+
+    def __init__(self, hook: Callable[[Event], object] | None) -> None:
+        self._hook = hook
+        self.active = hook is not None
+        if hook is not None:  # now, as a signal handler may be the first to have one made
+            from parallel_exec import events
+            from parallel_exec._dataclasses import make_real
+
+            make_real(*events.KINDS)
+            self._events = vars(events)
+
+    def emit(self, kind: Kind, *facts: Any) -> None:
+        """Call the hook, if there is one, with a new event of this kind, which happened now."""
+        if self._hook is None:
+            return
+        born = _forks.generation
+        try:
+            self._hook(self._events[kind](time.monotonic(), *facts))
+            _forks.end_copy(born)
+        except BaseException as error:  # a hook that calls sys.exit() must not take a worker with it
+            _forks.end_copy(born, error)
+            logger.exception("the on_event hook raised on %s; the event is dropped", kind)
