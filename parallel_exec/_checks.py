@@ -11,7 +11,7 @@ from parallel_exec._lazy import refuse_lazy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Union
+    from typing import Any, Callable, Iterable, NoReturn, Union
 
     RetryOn = Union[tuple[type[BaseException], ...], Callable[[BaseException], bool]]
 
@@ -168,3 +168,25 @@ def check_retrying(retry: object) -> None:
         raise TypeError(f"retry takes a tenacity.Retrying(...) object, not {retry!r}{hint}")
     if any("Async" in base.__name__ for base in type(retry).__mro__):
         raise TypeError(f"retry takes a tenacity.Retrying(...), not {type(retry).__name__}: tasks are plain calls")
+
+
+def is_iterable(value: object) -> bool:
+    """Return whether `iter` takes a value, without asking it for an iterator: there may be only one."""
+    return hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
+
+
+def refuse_names(where: str, misspelt: Iterable[str], function: Callable[..., object]) -> NoReturn:
+    """Refuse the first of the keywords that a function does not know, and say what to write.
+
+    Args:
+        where: the function, as the message names it.
+        misspelt: the keywords.
+        function: is asked for those that it knows.
+
+    Raises:
+        TypeError: always.
+    """
+    from parallel_exec._hints import instead_of, settings_of  # only a mistake needs them
+
+    name = next(iter(misspelt))
+    raise TypeError(f"{where} has no setting {name!r}: {instead_of(name, settings_of(function))}")

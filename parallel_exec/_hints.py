@@ -1,17 +1,17 @@
 """What to write instead of a name that is not there, or of a value that cannot be what was meant.
 
-    **_misspelt ──► refuse_names(where, misspelt, known) ──► TypeError: the name here, or where it belongs
+    **_misspelt ──► refuse_names (`_checks.py`) ──► instead_of(name, known) ──► TypeError: the name here, or where it belongs
 
 Every public call that takes settings catches the keywords that it does not know in a `**_misspelt: Never`: type checkers
 refuse them, `help()` shows nothing new, and whoever writes one from memory of another library is told the name here.
-Only a mistake costs anything.
+Only a mistake costs anything: this module is imported by who has found one.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
+    from typing import Any, Callable, Mapping, Sequence
 
 
 # Names of other libraries, and of common sense, for a setting of ours: the first one that a call takes is offered.
@@ -133,21 +133,6 @@ BACKEND_HINTS: Mapping[str, str] = {
 }
 
 
-def refuse_names(where: str, misspelt: Iterable[str], function: Callable[..., object]) -> NoReturn:
-    """Refuse the first of the keywords that a function does not know, and say what to write.
-
-    Args:
-        where: the function, as the message names it.
-        misspelt: the keywords.
-        function: is asked for those that it knows.
-
-    Raises:
-        TypeError: always.
-    """
-    name = next(iter(misspelt))
-    raise TypeError(f"{where} has no setting {name!r}: {instead_of(name, settings_of(function))}")
-
-
 def settings_of(function: Callable[..., object]) -> tuple[str, ...]:
     """Return the names of a method's arguments that may be given by keyword, without what it is a method of."""
     code = function.__code__
@@ -202,11 +187,6 @@ def not_callable(where: str, value: object) -> TypeError:
     else:
         hint = f"pass the function and its arguments, {where}(fn, argument), not what it returns, {where}(fn(argument))"
     return TypeError(f"{where} takes a callable, not {value!r}: {hint}")
-
-
-def is_iterable(value: object) -> bool:
-    """Return whether `iter` takes a value, without asking it for an iterator: there may be only one."""
-    return hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:

@@ -12,8 +12,8 @@ from parallel_exec._checks import (
     check_retrying,
     check_seconds,
     check_wait,
+    refuse_names,
 )
-from parallel_exec._hints import backend_hint, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec.retry import PlainPolicy, RetryPolicy, TenacityPolicy
 from parallel_exec.task import INHERIT
@@ -193,6 +193,8 @@ def check_backend(value: Any) -> Any:
     """
     if isinstance(value, str):
         if value not in BACKENDS:
+            from parallel_exec._hints import backend_hint  # only a mistake needs it
+
             meant = backend_hint(value, BACKENDS)
             raise ValueError(f"backend takes one of {', '.join(map(repr, BACKENDS))}, not {value!r}{meant}")
         return value

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
 
 from parallel_exec import _lifecycle
-from parallel_exec._checks import check_count, check_seconds
+from parallel_exec._checks import check_count, check_seconds, is_iterable, refuse_names
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
@@ -19,7 +19,6 @@ from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._core.settings import Settings
 from parallel_exec._dispatcher import Dispatcher
-from parallel_exec._hints import is_iterable, no_attribute, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
@@ -124,6 +123,8 @@ class ParallelExecutor(Submitter, Executor):
             job = Job.of_task(self._scheduler, self._settings_of(task), task)
         else:
             if not callable(task):
+                from parallel_exec._hints import not_callable  # only a mistake needs it
+
                 raise not_callable("add_task", task)
             if not self._settings.allows_lazy:
                 refuse_lazy("add_task", task)
@@ -461,6 +462,8 @@ class ParallelExecutor(Submitter, Executor):
     if not TYPE_CHECKING:  # or type checkers would believe in every attribute
 
         def __getattr__(self, name: str) -> Any:  # called for what there is not
+            from parallel_exec._hints import no_attribute  # only a mistake needs it
+
             raise no_attribute(self, name)
 
     def __reduce__(self) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sized
 
-from parallel_exec._checks import check_count, to_float
+from parallel_exec._checks import check_count, is_iterable, refuse_names, to_float
 from parallel_exec._core.job import PLACES, Job
 from parallel_exec._core.map_chunk import MapChunk, MapResults
 from parallel_exec._core.map_feed import MapFeed
-from parallel_exec._hints import is_iterable, not_callable, refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of
 from parallel_exec._sync.clock import time
@@ -56,6 +55,8 @@ class Submitter:
             RuntimeError: after `shutdown`.
         """
         if not callable(fn):
+            from parallel_exec._hints import not_callable  # only a mistake needs it
+
             raise not_callable("submit", fn)
         if not self._settings.allows_lazy:
             refuse_lazy("submit", fn)

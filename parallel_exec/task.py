@@ -18,8 +18,8 @@ from parallel_exec._checks import (
     check_retrying,
     check_seconds,
     check_wait,
+    refuse_names,
 )
-from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of, short_repr
 

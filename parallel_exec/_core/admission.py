@@ -119,7 +119,7 @@ class Admission:
                 job.added(job.sequence or next(self._monitor.sequence), time.monotonic(), collector)
                 job.resume(restored)
                 job.decide()
-            self._events.emit(TaskQueued, job.id, 0)
+            self._events.emit("TaskQueued", job.id, 0)
             self._completion.finish(job, outcome)
         except NotAdmittedError:
             raise

@@ -25,11 +25,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from parallel_exec import _forks
+from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.errors import ParallelExecError, TaskSerializationError
-from parallel_exec.events import logger
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob

@@ -18,13 +18,13 @@ import warnings
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from parallel_exec import _forks
+from parallel_exec._dispatcher import logger
 from parallel_exec._journal.database import Database
 from parallel_exec._journal.keys import key_of
 from parallel_exec._journal.recorder import Recorder
 from parallel_exec._journal.records import FAILED, SUCCEEDED, UndecodableError
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import JournalError
-from parallel_exec.events import logger
 from parallel_exec.journal import Journal
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import threading
 
+from parallel_exec._checks import refuse_names
 from parallel_exec._current import current
-from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time

@@ -23,9 +23,8 @@ from contextvars import copy_context
 from functools import partial
 
 from parallel_exec import _forks
-from parallel_exec._checks import check_count, check_initializer
+from parallel_exec._checks import check_count, check_initializer, refuse_names
 from parallel_exec._current import current
-from parallel_exec._hints import refuse_names
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, succeeded
 from parallel_exec._sync.clock import time

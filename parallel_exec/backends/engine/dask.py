@@ -32,7 +32,7 @@ import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from parallel_exec._hints import refuse_names
+from parallel_exec._checks import refuse_names
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of

@@ -39,7 +39,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._hints import refuse_names
+from parallel_exec._checks import refuse_names
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
-from parallel_exec._checks import check_count, check_initializer, check_seconds
-from parallel_exec._hints import refuse_names
+from parallel_exec._checks import check_count, check_initializer, check_seconds, refuse_names
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
