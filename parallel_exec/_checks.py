@@ -170,6 +170,23 @@ def check_retrying(retry: object) -> None:
         raise TypeError(f"retry takes a tenacity.Retrying(...), not {type(retry).__name__}: tasks are plain calls")
 
 
+def not_callable(where: str, value: object) -> TypeError:
+    """Return the error for something in a function's place.
+
+    Args:
+        where: the call that takes a function, by its name.
+        value: what it was given.
+    """
+    kind = type(value).__name__
+    if kind == "Task":
+        hint = "a Task goes to add_task(task), or stream([task])"
+    elif isinstance(value, (list, tuple, set)) or hasattr(value, "__next__"):
+        hint = f"call {where} for each of them, or give them to stream(...) or map(fn, items)"
+    else:
+        hint = f"pass the function and its arguments, {where}(fn, argument), not what it returns, {where}(fn(argument))"
+    return TypeError(f"{where} takes a callable, not {value!r}: {hint}")
+
+
 def is_iterable(value: object) -> bool:
     """Return whether `iter` takes a value, without asking it for an iterator: there may be only one."""
     return hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")

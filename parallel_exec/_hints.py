@@ -172,23 +172,6 @@ def no_attribute(owner: object, name: str) -> AttributeError:
     return error  # type: ignore[no-any-return]
 
 
-def not_callable(where: str, value: object) -> TypeError:
-    """Return the error for something in a function's place.
-
-    Args:
-        where: the call that takes a function, by its name.
-        value: what it was given.
-    """
-    kind = type(value).__name__
-    if kind == "Task":
-        hint = "a Task goes to add_task(task), or stream([task])"
-    elif isinstance(value, (list, tuple, set)) or hasattr(value, "__next__"):
-        hint = f"call {where} for each of them, or give them to stream(...) or map(fn, items)"
-    else:
-        hint = f"pass the function and its arguments, {where}(fn, argument), not what it returns, {where}(fn(argument))"
-    return TypeError(f"{where} takes a callable, not {value!r}: {hint}")
-
-
 def closest(name: str, known: Sequence[str]) -> str | None:
     """Return the name that a misspelt one is close to; None if there is none."""
     import difflib  # only a mistake needs it

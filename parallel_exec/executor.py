@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
 
 from parallel_exec import _lifecycle
-from parallel_exec._checks import check_count, check_seconds, is_iterable, refuse_names
+from parallel_exec._checks import check_count, check_seconds, is_iterable, not_callable, refuse_names
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
@@ -26,7 +26,6 @@ from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig, policy_for
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.options import Options, Submitter
-from parallel_exec.stream import MOST, Pace, Window, journaled, stream
 from parallel_exec.task import INHERIT, Task
 
 TYPE_CHECKING = False
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
+    from parallel_exec.stream import Window
     from parallel_exec.task import Inherited, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
@@ -123,8 +123,6 @@ class ParallelExecutor(Submitter, Executor):
             job = Job.of_task(self._scheduler, self._settings_of(task), task)
         else:
             if not callable(task):
-                from parallel_exec._hints import not_callable  # only a mistake needs it
-
                 raise not_callable("add_task", task)
             if not self._settings.allows_lazy:
                 refuse_lazy("add_task", task)
@@ -358,6 +356,8 @@ class ParallelExecutor(Submitter, Executor):
         Raises:
             JournalError: the journal cannot be used.
         """
+        from parallel_exec.stream import MOST, Pace, Window, journaled, stream  # not for a script with a single call
+
         if _misspelt:
             refuse_names("stream()", _misspelt, ParallelExecutor.stream)
         if not is_iterable(tasks):

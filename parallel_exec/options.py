@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sized
 
-from parallel_exec._checks import check_count, is_iterable, refuse_names, to_float
+from parallel_exec._checks import check_count, is_iterable, not_callable, refuse_names, to_float
 from parallel_exec._core.job import PLACES, Job
-from parallel_exec._core.map_chunk import MapChunk, MapResults
-from parallel_exec._core.map_feed import MapFeed
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of
 from parallel_exec._sync.clock import time
-from parallel_exec.stream import in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never, ParamSpec
 
+    from parallel_exec._core.map_chunk import MapResults
     from parallel_exec._core.scheduler import Scheduler
     from parallel_exec._core.settings import Settings
     from parallel_exec.future import TaskFuture
@@ -55,8 +53,6 @@ class Submitter:
             RuntimeError: after `shutdown`.
         """
         if not callable(fn):
-            from parallel_exec._hints import not_callable  # only a mistake needs it
-
             raise not_callable("submit", fn)
         if not self._settings.allows_lazy:
             refuse_lazy("submit", fn)
@@ -97,6 +93,8 @@ class Submitter:
         if buffersize is None and self._admission.runs_chunks(self._settings):
             until = None if timeout is None else time.monotonic() + timeout
             return self._map_chunks(fn, iterables, chunksize).results(until)
+        from parallel_exec.stream import in_order  # a script with a single call needs it no more than what is below
+
         numbers = itertools.count()
 
         def start(*args: Any) -> Job[T]:
@@ -109,10 +107,14 @@ class Submitter:
 
     def _map_chunks(self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int) -> MapResults:
         """Start all calls, in rows that travel together."""
+        from parallel_exec._core.map_chunk import MapChunk, MapResults
+
         results = MapResults(self._scheduler, self._scheduler.next_sequence())
         task_id = self._id or id_of(call_name(fn), results.sequence >> PLACES)
         # An iterator may wait for the results of what it has yielded, so nothing of one may be held back to travel together.
         if chunksize == 1 and not _are_sized(iterables):
+            from parallel_exec._core.map_feed import MapFeed
+
             MapFeed(self._scheduler, self._settings, fn, self._priority, task_id, results).read(iterables)
             return results
         rows = _Rows(iterables, chunksize)
