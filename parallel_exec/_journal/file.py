@@ -139,11 +139,11 @@ class JournalFile:
         """Return how to open it so that it stays as it is.
 
         A log that has something in it would go into the file when the last connection that may write is closed. Without one,
-        it is such a connection that leaves no log behind.
+        it is such a connection that leaves no log behind. One whose making was cut short has to be repaired first.
         """
         log, folder = self.real_path + "-wal", os.path.dirname(self.real_path)
         try:
-            has_log = os.stat(log).st_size > 0
+            has_log = os.stat(log).st_size > 0 and not os.path.exists(self.real_path + "-journal")
         except OSError:
             has_log = False
         if not has_log:
