@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import inspect
@@ -13,10 +14,12 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from processes import python
 
 import parallel_exec
 from parallel_exec import (
@@ -24,6 +27,8 @@ from parallel_exec import (
     Event,
     ExecutorBackend,
     InlineBackend,
+    Journal,
+    JournalError,
     ParallelConfig,
     ProcessBackend,
     TaskEvent,
@@ -130,26 +135,35 @@ def test_python_runs(fence: Fence, tmp_path: Path) -> None:
     run_example(fence, tmp_path)
 
 
-def run_example(fence: Fence, folder: Path) -> None:
-    """Run an example as a script."""
+def run_example(fence: Fence, folder: Path) -> str:
+    """Run an example as a script, and return what it prints."""
     (folder / "example.py").write_text(fence.code, encoding="utf-8")
     way = [sys.executable, "-W", "error", "example.py"]
     done = subprocess.run(way, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
 
 
-def test_the_recipe_for_resuming(tmp_path: Path) -> None:
-    """What was written down is not run again, wherever the first run was cut off."""
-    (recipe,) = (fence for fence in fences("python") if "squares.jsonl" in fence.code)
-    log = tmp_path / "squares.jsonl"
-    run_example(recipe, tmp_path)
-    lines = log.read_text().splitlines()
-    assert sorted(json.loads(line)["result"] for line in lines) == [n * n for n in range(100)]
-    log.write_text("\n".join(lines[:40]) + "\n")
-    run_example(recipe, tmp_path)
-    again = log.read_text().splitlines()
-    assert again[:40] == lines[:40]
-    assert sorted(again) == sorted(lines)
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """The example of a journal, killed with SIGKILL when some results are recorded, and started again, says how many were."""
+    (example,) = (fence for fence in fences("python") if "squares.db" in fence.code)
+    (tmp_path / "example.py").write_text(example.code, encoding="utf-8")
+    with python("example.py", cwd=tmp_path, start_new_session=True) as process:
+        recorded = until_recorded(Journal(tmp_path / "squares.db"))
+        process.kill()
+    done = run_example(example, tmp_path)
+    (again,) = re.findall(r"^(\d+) of 400 were done before$", done)
+    assert recorded <= int(again) < 400
+    assert run_example(example, tmp_path) == "400 of 400 were done before\n"
+
+
+def until_recorded(journal: Journal) -> int:
+    """Wait until a journal has some results, and return how many."""
+    while True:
+        with contextlib.suppress(JournalError):  # the file is not there yet
+            if found := journal.summary().succeeded:
+                return found
+        time.sleep(0.01)
 
 
 def section(title: str) -> str:
@@ -174,6 +188,20 @@ def test_the_back_ends_settings_are_those_there_are() -> None:
         for kind in (ThreadBackend, ProcessBackend, InlineBackend, ExecutorBackend, DaskBackend)
         for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.default is not inspect.Parameter.empty
+    ]
+    assert shown == real
+
+
+def test_the_settings_of_a_journal_are_those_there_are() -> None:
+    """The table has every parameter of `Journal`, in order, with its default."""
+    shown = [
+        (name, default)
+        for names, default in re.findall(r"^\| (`.+?`) \| (.*?) ?\| .+ \|$", section("Runs that survive"), re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    ]
+    real = [
+        (name, "" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`")
+        for name, parameter in inspect.signature(Journal).parameters.items()
     ]
     assert shown == real
 
