@@ -28,7 +28,11 @@ def show(value: float, unit: str) -> str:
     >>> show(0.0000182, "s")
     '18.2 µs'
     """
-    scales = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")] if unit == "s" else [(1e3, "kB"), (1.0, "B")]
+    scales = (
+        [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")]
+        if unit == "s"
+        else [(1e6, "MB"), (1e3, "kB"), (1.0, "B")]
+    )
     factor, name = next(((f, n) for f, n in scales if abs(value) >= f), scales[-1])
     digits = f"{value / factor:.3g}" if abs(value / factor) < 999.5 else f"{value / factor:.0f}"
     return f"{digits} {name}"

@@ -222,6 +222,7 @@ def test_table() -> None:
         (999.9, "s", "1000 s"),
         (812.0, "B", "812 B"),
         (1234.0, "B", "1.23 kB"),
+        (250e6, "B", "250 MB"),
     ],
 )
 def test_show(value: float, unit: str, text: str) -> None:

@@ -4,5 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
-for _name in ("threads", "processes", "streams", "lone", "cpu", "arrays", "lateness", "startup", "queued", "engines"):
+for _name in (
+    "threads",
+    "processes",
+    "streams",
+    "lone",
+    "cpu",
+    "arrays",
+    "lateness",
+    "startup",
+    "queued",
+    "engines",
+    "journal",
+):
     import_module(f"{__name__}.{_name}")
