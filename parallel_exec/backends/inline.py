@@ -149,6 +149,10 @@ class InlineRunner(Runner):
     def join(self) -> None:
         """Return: there are no workers."""
 
+    def slots(self) -> int:
+        """Return 1: the caller's thread."""
+        return 1
+
     def workers(self) -> int:
         """Return 0: there are no workers."""
         return 0
