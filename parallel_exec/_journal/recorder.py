@@ -29,7 +29,7 @@ from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
-from parallel_exec.errors import ParallelExecError, TaskSerializationError
+from parallel_exec.errors import DeadlineExceededError, ParallelExecError, TaskSerializationError
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -240,7 +240,7 @@ def _is_to_be_recorded(job: AnyJob) -> bool:
     if job.succeeded():
         return True
     error, attempts = job.task_result().error, job.attempts()
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, DeadlineExceededError)):
         return False
     if not attempts:
         return isinstance(error, TaskSerializationError)
