@@ -86,7 +86,8 @@ def _finish() -> None:
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
         known: Any = sys.modules["multiprocessing.process"]
-        known._children = {child for child in known._children if child._parent_pid == os.getpid()}
+        children = getattr(known, "_children", ())
+        known._children = {child for child in children if child._parent_pid == os.getpid()}
         util._exit_function()
     pools: Any = sys.modules.get("concurrent.futures.thread")
     if pools is not None:  # at exit it waits for the threads of its pools: this may be the copy of one

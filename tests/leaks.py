@@ -8,10 +8,15 @@ import os
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+
+from parallel_exec.backends.process import fork_server
+
+resource_tracker.ensure_running()  # or the fork server would have it run, as a child of its own
 
 GRACE = 10.0  # seconds in which what is ending may end
 
@@ -65,6 +70,7 @@ _TRACKERS = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker"
 def _processes() -> list[tuple[int, str]]:
     services = {_service(module, "_resource_tracker", "_pid") for module in _TRACKERS}
     services.add(_service("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"))
+    services.add(None if fork_server.servers.current is None else fork_server.servers.current.pid)
     # Not from /proc/.../children, which misses some of them while others end.
     found = [child.pid for child in psutil.Process().children(recursive=True)]
     return [(pid, _command(pid)) for pid in found if pid not in services]
@@ -80,6 +86,7 @@ def _command(pid: int) -> str:
 def _descriptors() -> list[tuple[int, str]]:
     services = {_service(module, "_resource_tracker", "_fd") for module in _TRACKERS}
     services.add(_service("multiprocessing.forkserver", "_forkserver", "_forkserver_alive_fd"))
+    services.add(None if fork_server.servers.current is None else fork_server.servers.current.requests.fileno())
     found = []
     for number in map(int, os.listdir("/proc/self/fd")):
         try:

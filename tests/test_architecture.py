@@ -66,9 +66,12 @@ ORDER = [
     "backends.inline",
     "backends._descriptors",
     "backends.process.inherited",
-    "backends.process.fork_server",
     "backends.process.fork_warning",
     "backends._platform",
+    "backends.process.child.start",
+    "backends.process.child.when_imported",
+    "backends.process.child.lazy_multiprocessing",
+    "backends.process.fork_server",
     "backends.process.segments",
     "backends._reducers",
     "backends._pickling",
@@ -83,9 +86,9 @@ ORDER = [
     "backends.process.child.map_runner",
     "backends.process.child.main",
     "backends.process.child.server",
-    "backends.process.preload",
-    "backends.process.spawn",
     "backends.process.start_method",
+    "backends.process.mp_process",
+    "backends.process.spawn",
     "backends.process.semaphore",
     "backends.process.worker_files",
     "backends.process.assigned",
@@ -174,20 +177,35 @@ PRIVATE = {
         "_register_atexit": "as in _lifecycle",
     },
     "backends.process.child.main": {"_inheriting": "multiprocessing refuses starts while a main module is imported"},
+    "backends.process.child.lazy_multiprocessing": {
+        "_current_process": "who this process is, for multiprocessing, which tells its own processes so itself",
+        "_parent_pid": "the same",
+        "_parent_process": "the same",
+        "_ParentProcess": "the same",
+        "_process_counter": "the same",
+        "_resource_tracker": "its processes have their parent's",
+        "_fd": "the same",
+    },
+    "backends.process.child.server": {
+        "_shutdown": "threading waits for the threads of the worker",
+        "_clear": "exit handlers of the server are not the worker's, as in processes of multiprocessing",
+        "_run_exitfuncs": "the same",
+    },
     "backends.process.fork_server": {
-        "_forkserver": "multiprocessing has one server and no way to say which",
-        "_forkserver_address": "to leave a server that is outdated",
-        "_forkserver_alive_fd": "the same",
-        "_forkserver_pid": "the same",
+        "_args_from_interpreter_flags": "how a Python is started that is like this one",
+        "_xoptions": "whether anything is to be said of that",
+        "_forkserver": "what the user has its fork server import",
+        "_preload_modules": "the same",
+        "_resource_tracker": "multiprocessing has one, and starts it before it is needed",
+        "_fd": "the same",
         "_lock": "the same",
-        "_config": "where multiprocessing keeps its folder for temporary files",
-        "_preload_modules": "by public means it can be replaced, and not be read",
+        "_rebuild": "how a semaphore is opened that another process has made",
     },
     "backends.process.semaphore": {
         "_make_name": "to have a semaphore's name tracked before the semaphore is there",
         "_semlock": "what became of such a name",
     },
-    "backends.process.spawn": {"_children": "else each start of any process polls ours"},
+    "backends.process.mp_process": {"_children": "else each start of any process polls ours"},
     "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
 }
 
@@ -198,14 +216,17 @@ SET = {
     "_stdio": {"stdout"},  # sys
     "backends._platform": {"name", "_daemonic"},  # a thread
     "backends.process.child.main": {"_inheriting"},
-    "backends.process.fork_server": {
-        "_forkserver_address",
-        "_forkserver_alive_fd",
-        "_forkserver_pid",
-        "_preload_modules",
+    "backends.process.child.lazy_multiprocessing": {  # multiprocessing.process and its resource tracker
+        "_current_process",
+        "_parent_process",
+        "_process_counter",
+        "ORIGINAL_DIR",
+        "_fd",
     },
+    "backends.process.child.when_imported": {"loader"},  # a module's spec
+    "backends.process.fork_server": {"_fd"},  # multiprocessing's resource tracker
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
-    "backends.process.spawn": {"get_preparation_data"},  # multiprocessing.spawn
+    "backends.process.mp_process": {"get_preparation_data"},  # multiprocessing.spawn
     "cli.reader": {"args"},  # an error
     "cli.recording": {"showwarning"},  # warnings
     "progress": {"total"},  # tqdm's bar

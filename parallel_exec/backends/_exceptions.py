@@ -22,7 +22,6 @@ import copyreg
 import io
 import pickle
 import sys
-import traceback
 from typing import Any, Iterator, NamedTuple, cast
 
 from parallel_exec._names import name_of, type_name
@@ -142,6 +141,8 @@ def describe_plainly(error: BaseException, with_text: bool = True) -> Described:
 
 def _format(error: BaseException) -> str:
     try:
+        import traceback  # not for nothing, in a worker
+
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failed:  # the class has properties of its own for what this asks
         return f"{type_name(type(error))} (its traceback cannot be formatted: {_pickling.describe_failure(failed)})\n"

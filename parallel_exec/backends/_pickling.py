@@ -113,7 +113,11 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     except OSError as error:
         if not _warned:
             _warned.append(str(error))
-            segments.logger.warning("no shared memory for large buffers (%s): they go through the pipe", str(error))
+            import logging  # not for nothing, in a worker
+
+            logging.getLogger("parallel_exec").warning(
+                "no shared memory for large buffers (%s): they go through the pipe", str(error)
+            )
         return Pickled(make(None) if large else data, None, names_main, others or ())
     return Pickled(sizes if whole else sizes + data, segment, names_main, others or ())
 

@@ -6,8 +6,9 @@
     ProcessPool                   takes jobs, hands them out, takes them back       pool.py
         ├─► IoLoop                the thread, and the files that it waits for       io_loop.py
         ├─► Supervisor            workers from their start to their end             supervisor.py
-        │      └─► Launcher       starts them: in threads, by `multiprocessing`     launcher.py, spawn.py, start_method.py
-        │                         by way of a fork server that is kept up to date   fork_server.py, preload.py, inherited.py
+        │      └─► Launcher       starts them: in threads,                          launcher.py, spawn.py, start_method.py
+        │                         by a fork server that is kept up to date,         fork_server.py, inherited.py
+        │                         or by `multiprocessing`                           mp_process.py, semaphore.py
         ├─► Prefetch              how much is sent ahead, and what is taken back    prefetch.py
         ├─► Assignments           which worker has which job                        assignments.py
         │      └─► WorkerHandle   one worker: its state, its permits, its files     worker_handle.py, worker_files.py

@@ -1,63 +1,159 @@
-"""The fork server: started where its socket can lie, asked beforehand for what workers import, replaced when it is outdated.
+"""The fork server, as the parent has it: started with the first call, asked for workers, replaced when it is outdated.
 
-It is `multiprocessing`'s, one for the process, and most of what is needed of it is private: all of that is here.
+    start ──► posix_spawn: child/server.py, which imports what workers need, while this process goes on with its own imports
+    fork  ──► request: descriptors, the name of a semaphore ──► the worker's number ──► its configuration, by a pipe
+
+It is started before this process has imported `multiprocessing`, as nothing takes longer than what the server has to
+import; so no more than this module needs is imported for that.
 
 Guarantees:
     Workers are never made by a server of another user, or whose children cannot have what this process has by now: it
     is left to itself, ends when all that it has made has ended, and the next start makes a new one.
-    A folder for temporary files whose path is too long for a socket, or where nothing can be written, does not keep one
-    from being started.
-    At exit it is left before the interpreter takes itself apart, and ends meanwhile: whoever reads what the program prints,
-    which the server could print to as well, waits no longer than for the program.
-    In a forked child there is no server: its parent's is not a child of its own, as `multiprocessing` supposes.
+    The server imports the very files that run here, wherever a Python that is started now would find others.
+    At exit it is left before the interpreter takes itself apart, and ends with this process: whoever reads what the program
+    prints, which the server could print to as well, waits no longer than for the program.
+    In a forked child there is no server: its parent's is not a child of its own.
+    A semaphore's name is in the system for a moment only: from the server's making it until it is opened here.
     The lock that starts hold guards all of it.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import errno
 import os
+import select
+import signal
+import struct
 import sys
-from multiprocessing import process, util
-from typing import TYPE_CHECKING, Any, Sequence
+from socket import SCM_RIGHTS, SOL_SOCKET
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parallel_exec.backends._descriptors import pipe, socket_pair
 
 if TYPE_CHECKING:
+    import socket
+
+    from parallel_exec.backends.process.child.start import WorkerConfig
     from parallel_exec.backends.process.inherited import Inherited
 
-_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # tried one after the other
-_NAME = len("/pymp-12345678/listener-12345678")
-_PATH = 104  # bytes that the path of a socket may have, its end included, on the system that takes the fewest
+NUMBER = struct.Struct("=q")  # an answer: the number of the process, or of the error with a minus; then its exit code
+NAME_SIZE = 31  # bytes of a semaphore's name, all of a request that is not descriptors; the most that all systems take
+MOST_DESCRIPTORS = 253  # that can go with a request: the kernel's limit
+SEMAPHORE = 1  # the kind, as `multiprocessing.synchronize` has it
+# What a Python that is started here runs. (The package finds its own parts; what it imports of others is there before that.)
+CODE = "import __future__, sys, typing; "
+_CODE = (
+    CODE + "sys.path.insert(0, {folder!r}); import parallel_exec; del sys.path[0]; "
+    "from parallel_exec.backends.process.child.server import serve; serve({requests}, {tracked}, {modules!r}, {path!r})"
+)
+# Flags of this interpreter that are none by default, and have a place in the command line of another.
+_FLAGS = (
+    "debug",
+    "inspect",
+    "optimize",
+    "dont_write_bytecode",
+    "no_user_site",
+    "no_site",
+    "ignore_environment",
+    "verbose",
+    "bytes_warning",
+    "quiet",
+    "isolated",
+    "dev_mode",
+    "safe_path",
+)
 
-_accepted: list[tuple[int, object]] = []  # the server that was found to be good enough, or made anew, and for what
-_left: list[int] = []  # servers that were left to themselves, and have not ended yet
+
+class Server(NamedTuple):
+    """A server.
+
+    Attributes:
+        pid: the process.
+        requests: the socket by which it is asked.
+        fixed: what its children have of what cannot be set later.
+    """
+
+    pid: int
+    requests: socket.socket
+    fixed: object
 
 
-def _server() -> Any:
-    return getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+class Servers:
+    """The server of this process, and what belongs to it.
+
+    Attributes:
+        current: the server; None: there is none.
+        left: the processes of those that were left to themselves, and have not ended yet.
+        tracked: the writing end of a pipe that the server has somebody read for `multiprocessing`'s resource tracker, until
+            that has it; -1: it has one of its own.
+    """
+
+    def __init__(self) -> None:
+        self.current: Server | None = None
+        self.left: list[int] = []
+        self.tracked = -1
 
 
-def _pid() -> int | None:
-    """Return the server's process id; None if none was started."""
-    pid: int | None = getattr(_server(), "_forkserver_pid", None)
-    return pid
+servers = Servers()  # there is one for the process
+
+
+class ServedProcess:
+    """A worker that the server has forked, with what we need of a `multiprocessing.Process`.
+
+    Attributes:
+        pid: its number.
+        sentinel: a descriptor that is readable when it has ended.
+    """
+
+    def __init__(self, pid: int, sentinel: int) -> None:
+        self.pid = pid
+        self.sentinel = sentinel
+        self._exitcode: int | None = None
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end."""
+        if self._exitcode is None:
+            poll = select.poll()
+            poll.register(self.sentinel, select.POLLIN)
+            poll.poll(timeout * 1000.0)
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended; None if it has not."""
+        if self._exitcode is None:
+            poll = select.poll()
+            poll.register(self.sentinel, select.POLLIN)
+            if poll.poll(0):
+                told = _read_number(self.sentinel)
+                self._exitcode = (
+                    255 if told is None else told
+                )  # as `multiprocessing` says when the server has been killed
+        return self._exitcode
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        fd, self.sentinel = self.sentinel, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close  # in a forked child, whose workers are not its own
 
 
 def renew(inherited: Inherited) -> None:
-    """Leave a server whose children could not have `inherited`."""
-    _left[:] = [each for each in _left if not _is_over(each)]
-    pid, wanted = _pid(), inherited.fixed()
-    if pid is None or (pid, wanted) in _accepted:
+    """Leave a server whose children could not have `inherited`, and forget one that has ended."""
+    servers.left = [each for each in servers.left if not _is_over(each)]
+    server = servers.current
+    if server is None:
         return
-    if _accepted[:1] != [(0, wanted)] and inherited.is_beyond(pid):
-        with _server()._lock:
-            _leave()
-        _left.append(pid)
-        _accepted[:] = [
-            (0, wanted)
-        ]  # the next is kept whatever `is_beyond` says of it: this process cannot make another
-    else:
-        _accepted[:] = [(pid, wanted)]
+    if _is_over(server.pid):
+        leave()
+    elif server.fixed != inherited.fixed():
+        if inherited.is_beyond(server.pid):
+            servers.left.append(server.pid)
+            leave()
+        else:
+            servers.current = server._replace(fixed=inherited.fixed())
 
 
 def _is_over(child: int) -> bool:
@@ -67,89 +163,216 @@ def _is_over(child: int) -> bool:
         return True
 
 
-def _leave() -> None:
-    """Forget the server: whoever wants one starts another."""
-    server = _server()
-    alive = getattr(server, "_forkserver_alive_fd", None)
-    if alive is not None:
-        with contextlib.suppress(OSError):
-            os.close(alive)  # or it would outlive all that it serves
-        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
+def leave() -> None:
+    """Forget the server: whoever wants one starts another. It serves what it has made until that has ended, too."""
+    server, servers.current = servers.current, None
+    if server is not None:
+        server.requests.close()
 
 
 def _after_fork() -> None:
-    _left.clear()
-    _accepted.clear()
-    _leave()
+    servers.left = []
+    leave()
+    if servers.tracked >= 0:
+        os.close(servers.tracked)
+        servers.tracked = -1
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _at_exit() -> None:
-    """Leave the server; the pools have ended by now. It serves what it has made until that has ended, too."""
-    server = _server()
-    if server is not None and server._lock.acquire(False):  # else a thread that cannot be joined is starting something
-        try:
-            _leave()
-        finally:
-            server._lock.release()
+def start(inherited: Inherited) -> None:
+    """Start the server, unless it runs.
+
+    Raises:
+        OSError: there are not enough descriptors left, or no process can be made.
+    """
+    if servers.current is not None:
+        return
+    mine, theirs = socket_pair()
+    tracked = -1
+    try:
+        tracked = _make_tracked()
+        requests = theirs.fileno()
+        actions: list[Any] = [
+            (os.POSIX_SPAWN_DUP2, fd, fd) for fd in (requests, tracked) if fd >= 0
+        ]  # so they are inherited
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+        path = executable()
+        command = [path, *_flags(), "-c", _code(requests, tracked)]
+        pid = os.posix_spawn(path, command, os.environ, file_actions=actions, setsigmask=[signal.SIGINT])
+    except BaseException:
+        mine.close()
+        raise
+    finally:
+        theirs.close()
+        if tracked >= 0:
+            os.close(tracked)
+    servers.current = Server(pid, mine, inherited.fixed())
 
 
-atexit.register(_at_exit)
+def executable() -> Any:
+    """Return which interpreter is started: `sys.executable`, or what the user has told `multiprocessing`."""
+    spawn = sys.modules.get("multiprocessing.spawn")
+    return sys.executable if spawn is None else spawn.get_executable()
 
 
-def preloaded() -> Sequence[str] | None:
-    """Return what the server imports when it is started; None if that cannot be told."""
-    from multiprocessing import forkserver
+def _flags() -> list[str]:
+    if not (sys.warnoptions or sys._xoptions or any(getattr(sys.flags, name, 0) for name in _FLAGS)):
+        return []
+    import subprocess  # costs as much as all that is needed here otherwise
 
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags
+
+
+def _code(requests: int, tracked: int) -> str:
+    package = os.path.dirname(str(sys.modules["parallel_exec"].__file__))
+    folder = os.path.dirname(os.path.abspath(package))
+    modules = _preloaded()
+    return _CODE.format(
+        folder=folder, requests=requests, tracked=tracked, modules=modules, path=list(sys.path) if modules else None
+    )
+
+
+def _preloaded() -> list[str]:
+    """Return what the user has `multiprocessing`'s fork server import."""
+    forkserver = sys.modules.get("multiprocessing.forkserver")
     listed = getattr(getattr(forkserver, "_forkserver", None), "_preload_modules", None)
-    return listed if isinstance(listed, list) else None
+    return [name for name in listed if name != "__main__"] if isinstance(listed, list) else []
 
 
-def preload(modules: Sequence[str]) -> None:
-    """Have it import these as well; by public means the list could be replaced only."""
-    _server()._preload_modules = [*(preloaded() or ()), *modules]
+# ── multiprocessing's resource tracker ──────────────────────────────────────────────────────────────────────────────
 
 
-def start() -> None:
-    """Start the server, unless it runs."""
-    from multiprocessing import forkserver
-
-    forkserver.ensure_running()
-
-
-def has_place() -> bool:
-    """See to a folder in which a server's socket can be made, unless one is running; returns whether there is one."""
-    if _pid() is not None:
-        return True
-    this: Any = process.current_process()
-    config = this._config
-    with contextlib.suppress(OSError):  # nothing can be written where `tempfile` looks
-        config.setdefault("tempdir", None)
-        if (config["tempdir"] is not None or _is_short(_base())) and _serves(util.get_temp_dir()):
-            return True
-    import shutil
-    import tempfile
-
-    for folder in _FOLDERS:
-        with contextlib.suppress(OSError):
-            made = tempfile.mkdtemp(prefix="pymp-", dir=folder)
-            util.Finalize(None, shutil.rmtree, args=(made, True), exitpriority=-100)
-            config["tempdir"] = made
-            return True
-    return False
+def _make_tracked() -> int:
+    """Return the end of a pipe that the server is to have read for the resource tracker; -1 if that has one already."""
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    if tracker is not None and tracker._fd is not None:
+        if not _is_unread(tracker._fd):
+            return -1
+        with tracker._lock:  # the server that was to see to that has been killed
+            unread, tracker._fd = tracker._fd, None
+        os.close(unread)
+    if servers.tracked >= 0:  # of a server that has been killed as well
+        os.close(servers.tracked)
+    reading, servers.tracked = pipe()
+    return reading
 
 
-def _base() -> str:
-    import tempfile
-
-    return tempfile.gettempdir()
-
-
-def _is_short(base: str) -> bool:
-    return len(os.fsencode(base)) + _NAME < _PATH
+def _is_unread(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
-def _serves(folder: str) -> bool:
-    return _is_short(os.path.dirname(folder)) and os.access(folder, os.W_OK | os.X_OK)
+def tracker_fd() -> int:
+    """Return the descriptor by which the resource tracker is told of something, by this process and by all workers.
+
+    It need not run yet: the server sees to that.
+    """
+    from multiprocessing import resource_tracker
+
+    tracker: Any = getattr(resource_tracker, "_resource_tracker", None)
+    unused = -1
+    if tracker is not None and servers.tracked >= 0:
+        with tracker._lock:
+            if tracker._fd is None:
+                tracker._fd = servers.tracked
+            else:  # another thread has started it meanwhile
+                unused = servers.tracked
+        servers.tracked = -1
+    if unused >= 0:
+        os.close(unused)
+    known: int | None = getattr(tracker, "_fd", None)
+    return int(resource_tracker.getfd()) if known is None else known  # type: ignore[arg-type]
+
+
+# ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fork(config: WorkerConfig, inherited: Inherited) -> tuple[ServedProcess, Any]:
+    """Have a worker forked; returns it, and the semaphore of its permits. Blocks until the server has done so.
+
+    Raises:
+        OSError: there are not enough descriptors left, or no process or semaphore can be made.
+    """
+    for is_last in (False, True):
+        start(inherited)
+        server = servers.current
+        if server is not None:
+            forked = _ask(server, config)
+            if forked is not None:
+                return forked
+            leave()  # it has been killed
+        if is_last:
+            break
+    raise ConnectionError("the fork server has been killed as soon as it was started, twice")
+
+
+def _ask(server: Server, config: WorkerConfig) -> tuple[ServedProcess, Any] | None:
+    """Have a worker forked; None: the server has been killed."""
+    from parallel_exec.backends.process.child.start import dumps  # not before the server has been started
+
+    fds: list[int] = []
+    told = dumps(config, fds)
+    tracked = tracker_fd()
+    name = f"/parallel_exec-{os.urandom(8).hex()}"
+    answer, answering = pipe()
+    source, telling = -1, -1
+    try:
+        source, telling = pipe()
+        sent = struct.pack(f"={3 + len(fds)}i", answering, source, tracked, *fds)
+        try:
+            server.requests.sendmsg([name.encode().ljust(NAME_SIZE, b"\0")], [(SOL_SOCKET, SCM_RIGHTS, sent)])
+        except ConnectionError:
+            pid = None
+        else:
+            os.close(answering)
+            answering = -1
+            pid = _read_number(answer)
+        if pid is None:
+            return None
+        if pid < 0:
+            raise _refusal(-pid)
+        permits = _open(name)
+        with contextlib.suppress(BrokenPipeError):  # it is dead; that is seen elsewhere
+            _write_all(telling, told)
+        process, answer = ServedProcess(pid, answer), -1
+        return process, permits
+    finally:
+        for fd in (answer, answering, source, telling):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _read_number(answer: int) -> int | None:
+    """Return what the server says of a worker; None: it has been killed."""
+    data = os.read(answer, NUMBER.size)
+    if not data:
+        return None
+    (number,) = NUMBER.unpack(data)
+    return int(number)
+
+
+def _refusal(number: int) -> OSError:
+    where = " (for a semaphore: they lie in /dev/shm)" if number == errno.ENOSPC else ""
+    return OSError(number, os.strerror(number) + where)
+
+
+def _open(name: str) -> Any:
+    """Open the semaphore that the server has made, and remove its name from the system."""
+    import _multiprocessing  # type: ignore[import-not-found]
+
+    try:
+        kinds: Any = _multiprocessing.SemLock
+        return kinds._rebuild(0, SEMAPHORE, kinds.SEM_VALUE_MAX, name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            _multiprocessing.sem_unlink(name)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -46,13 +46,13 @@ class Launcher:
         self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
     ) -> None:
         self.startup_timeout = startup_timeout
-        self.wants_server = start_method.has_server(context)
+        self.wants_server = context is None
         self._context = context
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
-        self._main = {} if start_method.forks(context) or why_not_importable() else spawn.main_module()
+        self._main = {} if start_method.forks(context) or why_not_importable() else start_method.main_module()
         self._names = itertools.count(1)
         self._failures = 0
         self._ever_succeeded = False
@@ -110,7 +110,7 @@ class Launcher:
     def _spawn(self, handle: WorkerHandle, initializer: Initializer | None, main: dict[str, Any]) -> None:
         """Make the process. In the starting thread."""
         config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
-        handle.started(spawn.start(self._context, config, handle.name))
+        handle.started(*spawn.start(self._context, config, handle.name))
 
     def close(self) -> None:
         """Let go of what goes to workers with their start: there will be no more."""

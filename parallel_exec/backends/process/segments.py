@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import array
 import errno
-import logging
 import mmap
 import os
 import socket
 import struct
-import tempfile
 import weakref
 from typing import Any, ClassVar, Sequence, Union
 
 from parallel_exec.backends._descriptors import fill_standard, lift
-
-logger = logging.getLogger("parallel_exec")
 
 Data = Union[bytes, bytearray, memoryview]
 
@@ -70,6 +66,8 @@ def _create() -> int:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
+    import tempfile  # as much as all the rest of this takes
+
     fd, path = tempfile.mkstemp(prefix="parallel_exec-")  # else it may be a sandbox that does not let it be called
     os.unlink(path)
     return fd

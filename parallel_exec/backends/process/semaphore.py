@@ -1,4 +1,4 @@
-"""The semaphore of a worker's permits: one that nobody leaves behind in the system.
+"""The semaphore of a worker's permits, where `multiprocessing` starts that: one that nobody leaves behind in the system.
 
 A semaphore that travels to another program has a name there, which stays if whoever made it is killed. `multiprocessing`'s
 resource tracker removes it then, if it was told of the name.
@@ -11,9 +11,6 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
-from multiprocessing.synchronize import Semaphore, SemLock
 from typing import Any
 
 from parallel_exec._sync.locks import hold_during_forks
@@ -35,6 +32,10 @@ def make_semaphore(context: Any) -> Any:
     """
     if forks(context):
         return context.Semaphore(0)  # it is inherited, without a name
+    from multiprocessing import resource_tracker
+    from multiprocessing.context import BaseContext
+    from multiprocessing.synchronize import Semaphore, SemLock
+
     resource_tracker.ensure_running()  # first: it removes the semaphore if this process is killed
     if not isinstance(context, BaseContext):
         return context.Semaphore(0)

@@ -46,12 +46,12 @@ from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends._platform import kill_group
 from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.assigned import AssignedCalls
-from parallel_exec.backends.process.child.main import WorkerConfig
 from parallel_exec.backends.process.worker_files import WorkerFiles
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
+    from parallel_exec.backends.process.child.start import WorkerConfig
     from parallel_exec.backends.process.payload import Initializer
 
 
@@ -96,7 +96,7 @@ class WorkerHandle:
             in another thread wakes the I/O thread.
         traceback, start_error: why it could not start: what it said, and what its launch raised. The second is written by
             the thread that starts it, as are the next two.
-        process: the `multiprocessing.Process`, once it is started.
+        process: the `multiprocessing.Process`, or what is like one, once it is started.
         pid: its number; 0 before that.
         is_late: whether it took too long to start; written by its timer.
         was_killed: whether we have killed it.
@@ -125,7 +125,8 @@ class WorkerHandle:
         self._handing_out = False
         self._epoch = 0  # of batches: each that was dropped ends one
         self._incoming = bytearray()
-        self._permits: Any = semaphore.make_semaphore(context)
+        # The fork server makes it with the process.
+        self._permits: Any = None if context is None else semaphore.make_semaphore(context)
         try:
             self.files = WorkerFiles()
         except BaseException:
@@ -146,6 +147,8 @@ class WorkerHandle:
         self, initializer: Initializer | None, main: dict[str, Any], memory_limit: int | None, levels: dict[str, int]
     ) -> WorkerConfig:
         """Return what the child needs."""
+        from parallel_exec.backends.process.child.start import WorkerConfig  # when the fork server is on its way
+
         first, initargs, others = initializer or (b"", None, ())
         # The child gets copies; these are closed here, with their segments.
         along = tuple(Descriptor(segment.fd) for segment in others)
@@ -153,8 +156,10 @@ class WorkerHandle:
         own = (tasks, results, lifeline, journal, channel, self._permits)
         return WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
 
-    def started(self, process: Any) -> None:
-        """Note the process; the child has its ends of the pipes now."""
+    def started(self, process: Any, permits: Any = None) -> None:
+        """Note the process, and the semaphore if that was made with it; the child has its ends of the pipes now."""
+        if permits is not None:
+            self._permits = permits
         self.files.close_theirs()
         self.files.watch_death(process)
         self.process = process

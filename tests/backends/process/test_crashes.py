@@ -13,6 +13,7 @@ import pytest
 import work
 
 from parallel_exec import Task, WorkerCrashedError
+from parallel_exec.backends.process import fork_server
 
 KINDS = {
     "segfault": (work.segfault, (), -signal.SIGSEGV),
@@ -169,12 +170,12 @@ def test_an_idle_worker_that_dies_costs_nothing(pool: Any) -> None:
 
 
 def test_the_end_of_the_fork_server_is_survived(pool: Any) -> None:
-    """multiprocessing's fork server may be killed: the workers that are there serve on, and new ones come."""
-    from multiprocessing import forkserver
-
+    """It may be killed: the workers that are there serve on, and new ones come."""
     executor = pool(2)
     first = executor.submit(work.pid).result()
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    server = fork_server.servers.current
+    assert server is not None
+    os.kill(server.pid, signal.SIGKILL)
     assert executor.submit(work.pid).result(8) == first
     processes.kill(first)
     work.until(lambda: not processes.is_alive(first))

@@ -13,7 +13,7 @@ import pytest
 import script
 import work
 
-from parallel_exec.backends.process import spawn, start_method
+from parallel_exec.backends.process import fork_server, mp_process, start_method
 
 METHODS = ("forkserver", "spawn", "fork")
 FORK = {"mp_context": "fork"}
@@ -69,7 +69,7 @@ def test_a_task_that_starts_processes(tmp_path: Path, outer: str, inner: str) ->
 def test_a_fork_amid_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is changed in `multiprocessing` while a worker is started is as it was in a child that is forked just then."""
     original = mp_spawn.get_preparation_data
-    with spawn._WithoutMain():
+    with mp_process._WithoutMain():
         assert mp_spawn.get_preparation_data is not original
         child = os.fork()
         if not child:
@@ -143,6 +143,7 @@ def test_a_frozen_application_without_freeze_support(tmp_path: Path, method: str
         (["--multiprocessing-fork", "tracker_fd=5", "pipe_handle=7"], True),
         (["-B", "-S", "-c", "from multiprocessing.resource_tracker import main;main(5)"], True),
         (["-c", "from multiprocessing.forkserver import main; main(7, 9)"], True),
+        (["-B", "-c", fork_server.CODE + "more"], True),
         (["-c", "config.toml"], False),
         (["file", "--multiprocessing-fork"], False),
         ([], False),

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import script
 
-from parallel_exec.backends.process import fork_server
 from parallel_exec.backends.process.inherited import Inherited
 
 METHODS = ("forkserver", "spawn", "fork")
@@ -21,8 +20,8 @@ import resource
 from parallel_exec import ProcessBackend
 
 def server():
-    from multiprocessing import forkserver
-    return forkserver._forkserver._forkserver_pid
+    from parallel_exec.backends.process.fork_server import servers
+    return servers.current.pid
 
 def ask(method, function, *args):
     with ParallelExecutor(max_concurrency=1, retry_count=0, backend=ProcessBackend(mp_context=method)) as executor:
@@ -144,12 +143,6 @@ say(ask(method, work.double, 2))
 """
     )
     assert script.run(tmp_path, body, "forkserver", gone, flags=LOOSE) == "4"
-
-
-def test_no_folder_for_a_socket_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then workers are spawned: that needs none."""
-    monkeypatch.setattr(fork_server, "has_place", lambda: False)
-    assert pool(backend={"mp_context": "forkserver"}).submit(os.getppid).result(9) == os.getpid()
 
 
 def test_what_a_worker_may_not_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ def _belongings() -> dict[str, int]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "processes": len(processes.descendants(os.getpid())),
-        "semaphores": sum("sem.mp-" in line for line in maps),
+        "semaphores": sum("/sem." in line for line in maps),
         "segments": sum("memfd:parallel_exec" in line for line in maps),
     }
 

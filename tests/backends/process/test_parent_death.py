@@ -99,17 +99,20 @@ def test_a_worker_in_its_initializer_dies_with_the_parent(tmp_path: Path, method
     assert _kill_parent(path, method, "run", "1") == []
 
 
-def test_nothing_is_left_in_shared_memory(program: Path) -> None:
-    """Semaphores of a killed parent go with it. (What reaps them is multiprocessing's resource tracker.)"""
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_left_in_shared_memory(program: Path, method: str) -> None:
+    """Semaphores of a killed parent go with it. (What reaps them is multiprocessing's resource tracker, or the fork server.)"""
     before = set(os.listdir("/dev/shm"))
-    assert _kill_parent(program, "forkserver", "idle", "4") == []
+    assert _kill_parent(program, method, "idle", "4") == []
     work.until(lambda: not _new_names(before), 8)
 
 
 def _new_names(before: set[str]) -> list[str]:
     """Name what is new in /dev/shm and not of a process that is alive: other tests may be running beside this one."""
     return [
-        name for name in set(os.listdir("/dev/shm")) - before if name.startswith("sem.mp-") and not _is_mapped(name)
+        name
+        for name in set(os.listdir("/dev/shm")) - before
+        if name.startswith(("sem.mp-", "sem.parallel_exec-")) and not _is_mapped(name)
     ]
 
 
@@ -147,7 +150,7 @@ def test_a_parent_that_dies_while_it_makes_a_semaphore() -> None:
     code = """
 import os, time
 from multiprocessing import resource_tracker
-from parallel_exec import ParallelExecutor
+from parallel_exec import ParallelExecutor, ProcessBackend
 
 register = resource_tracker.register
 
@@ -158,7 +161,7 @@ def register_late(name, kind):
     register(name, kind)
 
 resource_tracker.register = register_late
-ParallelExecutor(max_concurrency=1, backend="process").submit(int).result()
+ParallelExecutor(max_concurrency=1, backend=ProcessBackend(mp_context="spawn")).submit(int).result()
 """
     with processes.python("-c", code) as process:
         place = Path("/dev/shm", f"sem.{process.stdout.readline().strip()}")

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn as mp_spawn
-from multiprocessing.synchronize import SemLock
+from multiprocessing.synchronize import Semaphore, SemLock
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -22,7 +22,7 @@ import script
 import work
 
 from parallel_exec import WorkerStartError
-from parallel_exec.backends.process import segments, semaphore, spawn, supervisor
+from parallel_exec.backends.process import segments, spawn, supervisor
 from parallel_exec.backends.process.pool import ProcessPool
 
 from . import stdlib_only_tasks
@@ -156,8 +156,8 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(semaphore.Semaphore, "__init__", refuse)
-    error = pool().submit(work.same, 1).exception(8)
+    monkeypatch.setattr(Semaphore, "__init__", refuse)
+    error = pool(backend={"mp_context": "spawn"}).submit(work.same, 1).exception(8)
     assert isinstance(error, BrokenProcessPool)
     assert "/dev/shm" in str(error)
 
@@ -167,9 +167,9 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_real_limit_on_processes(tmp_path: Path, most: int) -> None:
     """With room for fewer processes and threads than a pool may have workers, all tasks are done."""
     body = """
-        import concurrent.futures.process, dataclasses, multiprocessing.popen_fork, resource
+        import concurrent.futures.process, dataclasses, multiprocessing.popen_fork, multiprocessing.synchronize, resource
         from parallel_exec import ProcessBackend
-        import parallel_exec.backends.process.child.main, parallel_exec.backends.process.launcher
+        import parallel_exec.backends.process.log_relay, parallel_exec.backends.process.mp_process
         most, user = map(int, sys.argv[1:])
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         os.setgroups([])

@@ -21,8 +21,7 @@ import pickle
 import signal
 import socket
 import sys
-import traceback
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from parallel_exec import _forks
 from parallel_exec._current import current
@@ -42,69 +41,11 @@ from parallel_exec.backends._platform import (
 from parallel_exec.backends.process import segments, wire
 from parallel_exec.backends.process.child.map_runner import MapRunner
 from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
+from parallel_exec.backends.process.child.when_imported import when_imported
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
-from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
-from parallel_exec.backends.process.log_relay import send_records
 
-
-class WorkerConfig(NamedTuple):
-    """What a worker is told at its start: filled in by `WorkerHandle.config`, the last two by `spawn.start`; read here.
-
-    Attributes:
-        tasks, results, lifeline, journal: `Descriptor`s.
-        channel: the `Descriptor` of a Unix socket for descriptors.
-        permits: a `multiprocessing` semaphore.
-        initializer: pickled `(initializer, initargs)`, or the first alone if the second is here; b"" for none.
-        initargs: what could not be pickled beforehand, or None.
-        main: what `multiprocessing` needs to import the parent's main module, when a task asks for it.
-        memory_limit: bytes, or None.
-        log_levels: the parent's loggers' levels, by name.
-        others: the `Descriptor`s that go with the initializer.
-        inherited: what the parent has at the moment of the start, as the next.
-        output: `Descriptor`s of its standard output and error, if they may be others here.
-    """
-
-    tasks: Any
-    results: Any
-    lifeline: Any
-    journal: Any
-    channel: Any
-    permits: Any
-    initializer: bytes
-    initargs: tuple[Any, ...] | None
-    main: dict[str, Any]
-    memory_limit: int | None
-    log_levels: dict[str, int]
-    others: tuple[Any, ...] = ()
-    inherited: Inherited | None = None
-    output: tuple[Any, ...] = ()
-
-
-class Start:
-    """What `multiprocessing` gives to `main`: the configuration. It brings along what is to happen as soon as it arrives.
-
-    Attributes:
-        is_copy: whether the process was forked, with the parent's objects, and nothing was pickled.
-    """
-
-    def __init__(self, config: WorkerConfig, *, is_copy: bool = True) -> None:
-        self.config = config
-        self.is_copy = is_copy
-
-    def __reduce__(self) -> Any:
-        permits = self.config.permits
-        return _arrive, (type(permits), permits.__getstate__(), self.config._replace(permits=None))
-
-
-def _arrive(kind: Any, state: Any, config: WorkerConfig) -> Start:
-    """Be in the new process. From here on Ctrl-C at a terminal passes by, and `multiprocessing` need not print it."""
-    lead_group()
-    permits: Any = kind.__new__(kind)
-    try:
-        permits.__setstate__(state)
-    except FileNotFoundError:  # the parent is ending, and has let go of it
-        os._exit(1)
-    return Start(config._replace(permits=permits), is_copy=False)
+if TYPE_CHECKING:
+    from parallel_exec.backends.process.child.start import Start, WorkerConfig
 
 
 class _RunningTask:
@@ -225,7 +166,8 @@ class Worker:
         loaded = self.load(config.initializer, received, b"main__" in config.initializer)
         if not is_copy:  # else what owns them came along
             received.close()
-        initializer, initargs = loaded if config.initargs is None else (loaded, config.initargs)
+        initargs = pickle.loads(config.initargs) if type(config.initargs) is bytes else config.initargs
+        initializer, initargs = loaded if initargs is None else (loaded, initargs)
         initializer(*initargs)
 
     def load(self, payload: segments.Data | None, received: segments.Received | None, names_main: bool) -> Any:
@@ -266,6 +208,12 @@ def _take_over(config: WorkerConfig) -> None:
         config.inherited.apply()
 
 
+def _send_records(send: Callable[[bytes], None], levels: dict[str, int]) -> None:
+    from parallel_exec.backends.process.log_relay import send_records  # which needs `logging`
+
+    send_records(send, levels)
+
+
 def main(start: Start) -> None:
     """Be a worker process: the target of each."""
     config = start.config
@@ -283,7 +231,7 @@ def main(start: Start) -> None:
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(config)
-    send_records(worker.outbox.send, config.log_levels)
+    when_imported("logging", lambda _: _send_records(worker.outbox.send, config.log_levels))
     born = _forks.generation
     try:
         if config.memory_limit is not None:
@@ -292,6 +240,8 @@ def main(start: Start) -> None:
             worker.initialize(config, is_copy=start.is_copy)
     except BaseException as error:
         _forks.end_child(born, error)
+        import traceback
+
         worker.outbox.send(wire.encode(wire.START_FAILED, payload=traceback.format_exc().encode()))
         sys.exit(1)
     _forks.end_child(born)

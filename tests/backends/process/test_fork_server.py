@@ -1,0 +1,302 @@
+"""The fork server, and what its workers find; in programs of their own, as it is one for a whole process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import work
+
+PROGRAM = """
+import os, sys
+from parallel_exec import ParallelExecutor
+
+def end():
+    os._exit(1)
+
+def loaded(name):
+    return name in sys.modules
+
+if __name__ == "__main__":
+    PREPARE
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0, timeout=20) as executor:
+        for _ in range(3):
+            executor.submit(os._exit, 1).exception()
+        print(executor.submit(loaded, "colorsys").result())
+"""
+
+
+LAST_WORDS = """
+import atexit, multiprocessing
+
+def at_the_end():
+    from parallel_exec.backends.process.fork_server import servers
+    print(servers.current)
+    process = multiprocessing.get_context("forkserver").Process(target=int)
+    process.start()
+    process.join()
+    print(process.exitcode)
+
+if __name__ == "__main__":
+    atexit.register(at_the_end)
+    from parallel_exec import ParallelExecutor
+
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        print(executor.submit(pow, 2, 3).result(), flush=True)
+"""
+
+
+def run(folder: Path, *flags: str, prepare: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run the program, which needs four workers; the current folder is another than the program's."""
+    program = folder / "programs" / "program.py"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.replace("PREPARE", prepare))
+    command = [sys.executable, *flags, str(program)]
+    return subprocess.run(
+        command, cwd=folder, env=processes.environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_replacement_imports_nothing_anew(tmp_path: Path) -> None:
+    """The fork server imports what runs in a worker, once for all workers."""
+    done = run(tmp_path, "-X", "importtime")
+    assert done.stdout == "False\n"
+    for name in ("parallel_exec.backends.process.child.main", "parallel_exec.backends.process.wire"):
+        assert done.stderr.count(f" {name}\n") == 1 + (
+            name != "parallel_exec.backends.process.child.main"
+        )  # and the program
+
+
+def test_the_first_call_starts_the_fork_server(tmp_path: Path) -> None:
+    """It is not there before, and there as soon as the call is on its way; an unused executor starts nothing."""
+    done = run(
+        tmp_path,
+        prepare="""
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        from parallel_exec.backends.process.fork_server import servers
+        assert servers.current is None
+        future = executor.submit(end)
+        assert servers.current is not None
+        future.exception()
+    """,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_the_fork_server_is_left_at_exit(tmp_path: Path) -> None:
+    """What was registered before, and so is called after that, finds none, and may start another one."""
+    program = tmp_path / "program.py"
+    program.write_text(LAST_WORDS)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("8\nNone\n0\n", "")
+
+
+def test_what_the_fork_server_imports_is_never_collected(tmp_path: Path) -> None:
+    """Workers share it with the server, and need not look through it for garbage; the collector is on in them."""
+    done = run(
+        tmp_path,
+        prepare="""
+    import gc
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        print(executor.submit(gc.get_freeze_count).result() > 1000, executor.submit(gc.isenabled).result())
+    """,
+    )
+    assert (done.stdout, done.stderr) == ("True True\nFalse\n", "")
+
+
+def test_the_users_own_list_counts(tmp_path: Path) -> None:
+    """What a program has the fork server import is imported, too."""
+    done = run(tmp_path, prepare="import multiprocessing; multiprocessing.set_forkserver_preload(['colorsys'])")
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_another_version_in_the_current_folder(tmp_path: Path) -> None:
+    """It is what a Python that is started here would find; the workers, and the server, run the parent's nevertheless."""
+    other = tmp_path / "parallel_exec"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the wrong version')")
+    done = run(tmp_path)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_module_beside_the_package_hides_none_of_python(tmp_path: Path) -> None:
+    """Where the package lies there may be backports of modules of the standard library: the server imports its own."""
+    (tmp_path / "programs").mkdir()
+    here = Path(sys.modules["parallel_exec"].__file__ or "").parent
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "parallel_exec").symlink_to(here)
+    for name in ("typing", "socket", "pickle", "struct"):
+        (tmp_path / "site" / f"{name}.py").write_text("raise SystemExit('a backport')")
+    program = tmp_path / "programs" / "program.py"
+    program.write_text("import sys, typing\nsys.path.append(sys.argv[1])\n" + PROGRAM.replace("PREPARE", "pass"))
+    environment = {name: value for name, value in processes.environment().items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", str(program), str(tmp_path / "site")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+IDENTITY = """
+import multiprocessing, os, sys
+from parallel_exec import ParallelExecutor
+
+def loaded():
+    return "multiprocessing" in sys.modules
+
+def identity():
+    import multiprocessing
+    this, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    where = bytes(this.authkey), parent.pid, parent.is_alive(), this.daemon, multiprocessing.get_start_method()
+    return this.name, where, loaded()
+
+def child():
+    print(multiprocessing.parent_process().name, flush=True)
+
+def start():
+    process = multiprocessing.Process(target=child)
+    process.start()
+    process.join()
+    return process.exitcode
+
+if __name__ == "__main__":
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        import math
+        print(executor.submit(math.sqrt, 4).result())
+        name, where, now = executor.submit(identity).result()
+        print(name, where == (multiprocessing.current_process().authkey, os.getpid(), True, False, "forkserver"), now)
+        print(executor.submit(start).result())
+"""
+
+
+def test_a_worker_knows_of_multiprocessing_when_it_asks(tmp_path: Path) -> None:
+    """Its name, its parent and the key are those of a process that `multiprocessing` has started."""
+    program = tmp_path / "program.py"
+    program.write_text(IDENTITY)
+    done = _run(program)
+    assert done.stdout.splitlines() == [
+        "2.0",
+        "parallel_exec-worker-1 True True",
+        "parallel_exec-worker-1",
+        "0",
+    ]
+    assert done.stderr == ""
+
+
+def _run(program: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(program), *words],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+
+
+UNUSED = """
+import sys
+from parallel_exec import ParallelExecutor
+import library
+
+if __name__ == "__main__":
+    with ParallelExecutor(max_concurrency=1, backend="process") as executor:
+        print(executor.submit(library.loaded).result())
+"""
+
+
+def test_a_worker_that_needs_no_multiprocessing_imports_none(tmp_path: Path) -> None:
+    """Nor `logging`, `traceback` and `tempfile`: what a call needs is all that its worker waits for."""
+    names = ("multiprocessing", "logging", "traceback", "tempfile")
+    (tmp_path / "library.py").write_text(
+        f"import sys\ndef loaded():\n    return [n for n in {names} if n in sys.modules]\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(UNUSED)
+    done = _run(program)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+SHARED = """
+import os, sys, time
+from multiprocessing import shared_memory
+from parallel_exec import ParallelExecutor
+
+def make(size):
+    memory = shared_memory.SharedMemory(create=True, size=size)
+    memory.buf[0] = 7
+    memory.close()
+    return memory.name
+
+def read(name):
+    memory = shared_memory.SharedMemory(name)
+    try:
+        return memory.buf[0]
+    finally:
+        memory.close()
+
+if __name__ == "__main__":
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
+        name = executor.submit(make, 100).result()
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
+        print(executor.submit(read, name).result())
+    memory = shared_memory.SharedMemory(name)
+    print(memory.buf[0])
+    if sys.argv[1] == "unlinks":
+        memory.unlink()
+    print(name, flush=True)
+    memory.close()
+    if sys.argv[1] == "dies":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("way", ["unlinks", "dies"])
+def test_memory_that_workers_share_by_name(tmp_path: Path, way: str) -> None:
+    """What a worker has made outlives it, also a whole pool, until the parent unlinks it, or has died."""
+    program = tmp_path / "program.py"
+    program.write_text(SHARED)
+    done = _run(program, way)
+    first, second, name = done.stdout.split()
+    assert (first, second) == ("7", "7")
+    place = Path("/dev/shm", name)
+    work.until(lambda: not place.exists(), 8)
+    assert done.stderr == ""
+
+
+def test_no_space_for_a_semaphore_of_the_server(tmp_path: Path) -> None:
+    """Its error comes to whoever asks: it is the reason why no worker can be started."""
+    (tmp_path / "full.py").write_text(
+        "import _multiprocessing, errno\n"
+        "class SemLock:\n"
+        "    SEM_VALUE_MAX = 9\n"
+        "    def __init__(self, *_):\n"
+        "        raise OSError(errno.ENOSPC, 'full')\n"
+        "_multiprocessing.SemLock = SemLock\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing\n"
+        "from parallel_exec import ParallelExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_forkserver_preload(['full'])\n"
+        "    with ParallelExecutor(max_concurrency=1, backend='process') as executor:\n"
+        "        print(executor.submit(abs, 1).exception())\n"
+    )
+    done = _run(program)
+    assert "No space left" in done.stdout
+    assert "/dev/shm" in done.stdout
