@@ -137,7 +137,6 @@ class ParallelExecutor(Submitter, Executor):
         """Add a job to a batch that has a journal; or, should that be over by now, to the next."""
         while True:
             journal = self._batches.current.journal
-            job.admitted(None, None)
             restored = None if journal is None else journal.admit(job)
             try:
                 if restored is None:

@@ -62,7 +62,7 @@ class Admission:
             RuntimeError: after shutdown.
             QueueFullError: the queue is full, and nothing is running that would make room.
             ParallelExecError: workers cannot start, or the process has forked.
-            NotAdmittedError: it is to join a batch with a journal that has not admitted it, or without the one that has.
+            NotAdmittedError: it is to join a batch with a journal, which has not admitted it.
         """
         outcome: Failure | None = None
         consumer: Consumer | None = None
@@ -77,7 +77,7 @@ class Admission:
                 if self._queue_size:
                     self._await_room(job)
                 collector = None if into is None else into.current
-                if collector is not None and collector.journal is not job.journal:
+                if collector is not None and collector.journal is not None and not collector.journal.has_admitted(job):
                     raise NotAdmittedError
                 self._registry.unsettled.add(job)  # from here on nobody forgets it
                 sequence = job.sequence or next(self._monitor.sequence)
@@ -112,7 +112,7 @@ class Admission:
             with self._lock:
                 self._gate.enter(start)
                 collector = into.current
-                if collector.journal is not job.journal:
+                if collector.journal is None or not collector.journal.has_admitted(job):
                     raise NotAdmittedError
                 outcome = restored.outcome  # from here on it ends, whatever is raised
                 self._registry.unsettled.add(job)

@@ -116,8 +116,7 @@ class Batch(Generic["J"]):
 
     def record_in(self, journal: RunJournal) -> list[J]:
         """Have the journal told of the ends; returns those that it must admit first, and then this must be called again."""
-        jobs: list[Any] = self.jobs
-        left = [job for job in jobs if job.journal is not journal and not job.cancelled()]
+        left = [job for job in self.jobs if not journal.has_admitted(job) and not job.cancelled()]
         if not left:
             self.journal = journal
             for job in self.ended:  # before the run began: the pool was started by others

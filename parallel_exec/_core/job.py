@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Sequence, TypeVar
 
     from parallel_exec._core.batch import Collector
-    from parallel_exec._core.journaling import Restored, RunJournal
+    from parallel_exec._core.journaling import Restored
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
@@ -92,8 +92,6 @@ class Job(TaskFuture["T"]):
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
     batch: Collector | None = None  # what collects it
-    journal: RunJournal | None = None  # what has admitted it, until that has recorded its end
-    journal_key: bytes | None = None  # by this key
     resumed = False  # whether it has ended in an earlier run, and never runs in this one
     priority = 0
     _id: str | None = None  # None for the one that is made of the function's name and the number
@@ -242,7 +240,8 @@ class Job(TaskFuture["T"]):
 
     def added(self, sequence: int, at: float, batch: Collector | None) -> None:
         """It has its place in the order, and a batch that collects it, if one is to."""
-        self.sequence, self.queued_at = sequence, at
+        self.sequence = sequence
+        self.queued_at = at
         if batch is not None:
             self.batch = batch
             batch.join(self)
@@ -250,10 +249,6 @@ class Job(TaskFuture["T"]):
     def packed(self, payload: Any) -> None:
         """Keep what the back end made of the call, to be sent with each attempt. Before it is queued, without the lock."""
         self.payload = payload
-
-    def admitted(self, journal: RunJournal | None, key: bytes | None) -> None:
-        """A journal has admitted it, under this key; None: it has recorded it. Called with the journal's lock held."""
-        self.journal, self.journal_key = journal, key
 
     def resume(self, restored: Restored) -> None:
         """It ends, or is about to end, as it did in an earlier run."""

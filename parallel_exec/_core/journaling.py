@@ -49,6 +49,10 @@ class RunJournal(Protocol):
         """
         ...
 
+    def has_admitted(self, job: Any) -> bool:
+        """Return whether it has taken a job in, and has not recorded its end. With the executor's lock held."""
+        ...
+
     def note(self, job: Any, /) -> object:
         """Note that a job has ended. In one step, with the executor's lock held; may be repeated."""
         ...

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 from collections import deque
 from typing import Any, Iterator, Sequence
 
@@ -40,7 +41,8 @@ from parallel_exec._journal.runs import (
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import JournalError
 
-_VARIABLES = 999  # in one statement: what any SQLite takes
+# In one statement, if SQLite takes so many: after each the interpreter must be had again, 5 ms later if others compute.
+_VARIABLES = 32_766
 
 _SCHEMA = (
     "CREATE TABLE settings (encoded INTEGER NOT NULL)",
@@ -52,7 +54,6 @@ _SCHEMA = (
         result, error, attempts TEXT, started_at REAL, queued_for REAL NOT NULL, duration REAL NOT NULL)""",
 )
 _COLUMNS = ", ".join(Record._fields)
-_ROWS = _VARIABLES // len(Record._fields)
 _RUN = ", ".join(JournalRun._fields)
 
 
@@ -196,8 +197,9 @@ class Database:
         self._file.check_in_place()
         failed = sum(record.state == FAILED for record in records)
         with self._transaction() as connection:
-            for first in range(0, len(records), _ROWS):
-                rows = records[first : first + _ROWS]
+            most = _most_rows(connection)
+            for first in range(0, len(records), most):
+                rows = records[first : first + most]
                 connection.execute(_insert(len(rows)), _values(rows))
             changed = connection.execute(
                 "UPDATE runs SET seen_at = ?, succeeded = succeeded + ?, failed = failed + ?, resumed = ?"
@@ -313,6 +315,15 @@ _SELECT_RUNS = f"SELECT {_RUN}, place, birth, seen_at FROM runs"
 
 def _in(states: Sequence[int]) -> str:
     return f"state IN ({', '.join(str(int(state)) for state in states)})"
+
+
+def _most_rows(connection: sqlite3.Connection) -> int:
+    """Return how many rows a statement may have."""
+    if sys.version_info >= (3, 11):
+        limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    else:
+        limit = _VARIABLES if sqlite3.sqlite_version_info >= (3, 32) else 999
+    return min(limit, _VARIABLES) // len(Record._fields)
 
 
 def _insert(rows: int) -> str:

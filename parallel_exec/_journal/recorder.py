@@ -13,7 +13,7 @@ Guarantees:
     When the interpreter ends, what has ended by then is recorded.
 
 The race between `seal` (in a stream's thread) and the recorder's own thread, which may both want to record a job: whoever is
-first does it, under a lock of its own; the other waits for that, and finds the job without its key.
+first does it, under a lock of its own; the other waits for that, and finds no key of the job.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
-from parallel_exec.errors import ParallelExecError, TaskSerializationError
+from parallel_exec.errors import DeadlineExceededError, ParallelExecError, TaskSerializationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sized
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._journal.database import Database
     from parallel_exec._journal.records import Codec, Record
@@ -40,7 +42,7 @@ INTERVAL = 0.2  # seconds between two transactions: less than half of what a kil
 HEARTBEAT = 5.0  # seconds between two signs of life
 RETRY = 1.0  # seconds until what could not be written is tried again
 PATIENCE = 30.0  # seconds without progress after which `finish` gives up; a guess: SQLite itself waits ten for a lock
-AT_ONCE = 5000  # most records of a transaction, so that none takes long; a guess: some 50 ms
+AT_ONCE = 10_000  # most records of a transaction, so that none takes long; a guess: some 50 ms
 LIMIT = 100_000  # most that wait to be recorded in a stream; a guess
 
 _alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -56,11 +58,17 @@ class Recorder:
     Args:
         database: open, with a run begun. Only the thread writes to it, and closes it.
         codec: makes the records.
+        keys: of the jobs that are to be recorded once they have ended; each is taken out then.
+        ids: one for each task of the run; they grow in number.
         bounded: whether no more than `LIMIT` may wait.
     """
 
-    def __init__(self, database: Database, codec: Codec, *, bounded: bool) -> None:
+    def __init__(
+        self, database: Database, codec: Codec, keys: dict[AnyJob, bytes], ids: Sized, *, bounded: bool
+    ) -> None:
         self._database = database
+        self._keys = keys
+        self._ids = ids
         self._codec = codec
         self._most = LIMIT if bounded else None
         self._ended: deque[AnyJob] = deque()
@@ -72,7 +80,8 @@ class Recorder:
         self._how = ""  # how the run has ended, once it has
         self._is_over = False
         self._born = _forks.generation
-        self._admitted = self._resumed = 0  # by several threads: under `_encoding`
+        self._counting = threading.Lock()
+        self._resumed = 0  # under that
         self._recorded = self._written = self._dropped = 0
         self._has_warned = False
         self.error = ""
@@ -89,11 +98,10 @@ class Recorder:
 
     # ── any thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def count(self, *, admitted: int = 0, resumed: int = 0) -> None:
-        """Count tasks that the run has, and those that it has from the journal."""
-        with self._encoding:
-            self._admitted += admitted
-            self._resumed += resumed
+    def count_resumed(self) -> None:
+        """Count a task whose result is from the journal."""
+        with self._counting:
+            self._resumed += 1
 
     def seal(self, job: AnyJob) -> None:
         """Record a job that has ended, with its result as it is now. Runs users' code."""
@@ -105,7 +113,8 @@ class Recorder:
 
     def missing(self) -> int:
         """Return how many results were not recorded, once the run is over."""
-        return self._dropped + len(self._pending) + sum(_is_to_be_recorded(job) for job in list(self._ended))
+        left = sum(job in self._keys and _has_result(job) for job in list(self._ended))
+        return self._dropped + len(self._pending) + left
 
     def keep_pace(self, most: int) -> None:
         """Wait while more than `most` wait and are being recorded; not for a file that cannot be written."""
@@ -168,7 +177,7 @@ class Recorder:
         """Record what is left, as far as possible, and end the run."""
         self._record_all()
         self._codec.tell_rest()
-        unfinished = self._admitted - self._resumed - self._recorded
+        unfinished = len(self._ids) - self._resumed - self._recorded
         try:
             self._database.end_run(self._how, resumed=self._resumed, unfinished=unfinished + self.missing())
         except Exception as error:
@@ -190,13 +199,13 @@ class Recorder:
 
     def _encode(self, job: AnyJob) -> None:
         with self._encoding:
-            key = job.journal_key
+            key = self._keys.get(job)
             if key is None:
                 return
-            if _is_to_be_recorded(job):
+            if _has_result(job):
                 self._pending.append(self._codec.record(job, key))
                 self._recorded += 1
-            job.admitted(None, None)
+            self._keys.pop(job, None)
 
     def _write(self) -> bool:
         """Write the oldest records, in one transaction; without any it is a sign of life. Returns whether that went well."""
@@ -230,17 +239,17 @@ class Recorder:
                 self._dropped += 1
 
 
-def _is_to_be_recorded(job: AnyJob) -> bool:
-    """Return whether what a job has ended with is a result of its own, and not in the journal yet.
+def _has_result(job: AnyJob) -> bool:
+    """Return whether what a job has ended with is a result of its own, and not from the journal.
 
     A task that was cancelled, cut off by the run's deadline, or refused because nothing could run any more has none.
     """
-    if job.journal_key is None or job.resumed or job.cancelled():
-        return False
     if job.succeeded():
-        return True
+        return not job.resumed
+    if job.resumed or job.cancelled():
+        return False
     error, attempts = job.task_result().error, job.attempts()
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, DeadlineExceededError)):
         return False
     if not attempts:
         return isinstance(error, TaskSerializationError)

@@ -102,6 +102,8 @@ class Codec:
 
     def record(self, job: AnyJob, key: bytes) -> Record:
         """Return the record of a job that has ended, and was not cancelled."""
+        if job.attempt_number == 1 and not job.past and job.succeeded():
+            return self._simple(job, key)
         ended = job.task_result()
         attempts, failure = job.attempts(), ended.error
         result = self._value(job.id, ended.result) if failure is None else None
@@ -111,6 +113,15 @@ class Codec:
         history = _attempts_to_json(attempts, errors, ended.duration)
         started_at = attempts[0].started_at + time.time() - time.monotonic() if attempts else None
         return Record(job.id, key, state, result, error, history, started_at, ended.queued_for, ended.duration)
+
+    def _simple(self, job: AnyJob, key: bytes) -> Record:
+        """Return the record of a job that has succeeded at once, as most do."""
+        task_id, first = job.id, job.started_at
+        result = self._value(task_id, job.result())
+        state = VALUELESS if result is None else SUCCEEDED
+        started_at = first + time.time() - time.monotonic()
+        times = started_at, first - job.queued_at, job.ended_at - first
+        return Record(task_id, key, state, result, None, _worker_to_json(job.worker), *times)
 
     def _value(self, id: str, value: Any) -> Data | None:
         """Return what a task returned, encoded; None if it cannot be, which is told of."""

@@ -1,9 +1,9 @@
 """One run with a journal: which of its tasks are done already, and who is told of the ends of the others.
 
-    JournaledRun(journal) ─► register: each task, by its id and its call ─► begin: the file is this run's
-        ─► restore: of a task that is done, how it ended ─► note: of the others, that they have ended ─► close: all is on disk
+    JournaledRun(journal) ─► begin: each task that is staged has a key, and the file is this run's
+        ─► resume_done, admit: what is done already ─► note: what has ended since ─► close: all is on disk
 
-`execute_all` has what is staged registered before the run begins; what comes later is given to `admit`, one by one.
+`execute_all` gives what is staged to `begin`; what comes later is given to `admit`, one by one.
 
 Guarantees:
     No task is done by another's record: the record's key is compared, which stands for the id, the call and the version.
@@ -71,6 +71,7 @@ class JournaledRun:
         self._ids: set[int] = (
             set()
         )  # their hashes, as there may be millions: two are alike once in 10^7 runs of a million
+        self._keys: dict[AnyJob, bytes] = {}  # of what has not been recorded
         self._done: set[bytes] = set()
         self._unreadable = 0
         self._recorder: Recorder | None = None
@@ -85,70 +86,55 @@ class JournaledRun:
 
         Raises:
             JournalError: another run has it; or it cannot be used.
-            ValueError: a task's id is none of the user's own, or another's. Nothing is changed then.
+            ValueError: a task's id is none of the user's own, or another's.
         """
-        jobs: list[AnyJob] = [] if staged is None else list(staged.current.jobs)
-        try:
-            for job in jobs:
-                if not job.cancelled():
-                    self.register_job(job)
-            self._begin()
-            while staged is not None and (left := staged.record_in(self)):  # what was added meanwhile
-                jobs += left
-                for job in left:
-                    self.register_job(job)
-        except BaseException:
-            for job in jobs:
-                job.admitted(None, None)
-            raise
+        jobs = () if staged is None else list(staged.current.jobs)
+        for job in jobs:
+            if not job.cancelled():
+                self._register(job)
+        self._begin()
+        while staged is not None and (left := staged.record_in(self)):  # what was added meanwhile
+            for job in left:
+                self._register(job)
 
     def _begin(self) -> None:
         database = self._database
         database.begin_run(self._version, is_encoded=self._codec.is_own)
         self._done = database.keys(self._states)
-        recorder = Recorder(database, self._codec, bounded=self._bounded)
+        recorder = Recorder(database, self._codec, self._keys, self._ids, bounded=self._bounded)
         recorder.start()
-        recorder.count(admitted=len(self._ids))
         self.note, self._recorder = recorder.note, recorder
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def register(
-        self, id: str, fn: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = _NOTHING
-    ) -> bytes:
-        """Take in a task; returns its key. Runs users' code, if the arguments are not plain values.
-
-        Raises:
-            ValueError: another task of this run has the id.
-        """
-        key = key_of(self._version, id, fn, args, kwargs)
-        with self._lock:
-            before = len(self._ids)
-            self._ids.add(hash(id))
-            if len(self._ids) == before:
-                raise ValueError(f"a journal knows tasks by their ids, and two have the id {id!r}: give each its own")
-        if self._recorder is not None:
-            self._recorder.count(admitted=1)
-        return key
-
-    def register_job(self, job: AnyJob) -> None:
-        """Take in a job.
+    def _register(self, job: AnyJob) -> bytes:
+        """Take in a job; returns its key. Runs users' code, if its arguments are not plain values.
 
         Raises:
             ValueError: its id is none of the user's own, or another task's.
         """
+        id = job.id  # noqa: A001  # it is one
         if not job.has_own_id():
             raise ValueError(
-                f"a journal knows tasks by their ids, and task {job.id!r} was given none: give it one, Task(..., id=...)"
+                f"a journal knows tasks by their ids, and task {id!r} was given none: give it one, Task(..., id=...)"
             )
-        args = job.args
+        fn, kwargs, args = job.fn, job.kwargs, job.args  # `args` last, as they are the first to be let go
         if args is None:  # it has succeeded before the run began, and its call was let go: no other has this key
-            key = self.register(job.id, JournaledRun, (job.id,))
-        else:
-            key = self.register(job.id, job.fn, args, job.kwargs or _NOTHING)
-        job.admitted(self, key)
+            fn, args = JournaledRun, ()
+        key = key_of(self._version, id, fn, args, kwargs or _NOTHING)
+        number = hash(id)
+        with self._lock:
+            if number in self._ids:
+                raise ValueError(f"a journal knows tasks by their ids, and two have the id {id!r}: give each its own")
+            self._ids.add(number)
+        self._keys[job] = key
+        return key
 
-    def restore(self, id: str, key: bytes | None) -> Restored | None:
+    def has_admitted(self, job: AnyJob) -> bool:
+        """Return whether a job was taken in, and its end not recorded yet."""
+        return job in self._keys
+
+    def _restore(self, id: str, key: bytes | None) -> Restored | None:
         """Return how a task ended in an earlier run; None if it must run."""
         if key not in self._done or self._recorder is None:
             return None
@@ -160,13 +146,14 @@ class JournaledRun:
         except (JournalError, UndecodableError) as error:
             self._tell(id, error)
             return None
-        self._recorder.count(resumed=1)
+        self._recorder.count_resumed()
         return restored
 
     def resume_done(self, jobs: list[AnyJob], resume: Callable[[AnyJob, Restored], object]) -> None:
         """End those jobs that are done, by `resume`, as they ended in an earlier run."""
-        for job in [job for job in jobs if job.journal_key in self._done]:
-            restored = self.restore(job.id, job.journal_key)
+        done = self._done
+        for job in [job for job in list(jobs) if self._keys.get(job) in done] if done else ():
+            restored = self._restore(job.id, self._keys.get(job))
             if restored is not None:
                 resume(job, restored)
 
@@ -185,8 +172,7 @@ class JournaledRun:
         """
         if self._bounded and self._recorder is not None:
             self._recorder.keep_pace(_AHEAD)
-        self.register_job(job)
-        return self.restore(job.id, job.journal_key)
+        return self._restore(job.id, self._register(job))
 
     def seal(self, job: AnyJob) -> None:
         """Record a job that has ended, with its result as it is now. Runs users' code."""

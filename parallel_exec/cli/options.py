@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143  # exit statuses
 
 COMMANDS = ("map", "journal")
-WHAT_TO_WRITE = "write parallel-exec map MODULE:CALLABLE [ITEM ...], or parallel-exec journal FILE"
+WHAT_TO_WRITE = "write parallel-exec map MODULE:CALLABLE [ITEM ...]"
 EXAMPLE = "parallel-exec map --json math:factorial 10 20 30"
 EPILOG = """\
 Each line written is a JSON object: index (the number of the item's line in its file, or of the argument, from 1),
@@ -103,7 +103,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("journal must come first: write parallel-exec journal FILE, and options after that")
     if options.command != "map":
         meant = did_you_mean(options.command, COMMANDS, "; ")
-        raise UsageError(f"there is no command {options.command!r}{meant or f': {WHAT_TO_WRITE}'}")
+        raise UsageError(
+            f"there is no command {options.command!r}{meant or f': {WHAT_TO_WRITE}, or parallel-exec journal FILE'}"
+        )
     return options
 
 

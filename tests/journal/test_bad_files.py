@@ -233,7 +233,7 @@ def test_permissions(
 ) -> None:
     """Where something is not permitted, the message says what."""
     folder = tmp_path_factory.mktemp("disk")
-    for parent in folder.parents[:3]:
+    for parent in [*folder.parents][:3]:
         if parent.owner() == folder.owner():
             parent.chmod(parent.stat().st_mode | 0o055)
     path = folder / "run.db"

@@ -313,7 +313,7 @@ def test_read_only(killed: Path, names: list[str], tmp_path_factory: pytest.Temp
     if len(names) == 1:
         journaled.write(killed)  # which takes over what is in the log
     folder = tmp_path_factory.mktemp("disk")
-    for parent in folder.parents[:3]:
+    for parent in [*folder.parents][:3]:
         if parent.owner() == killed.owner():
             parent.chmod(parent.stat().st_mode | 0o055)
     for name in names:

@@ -47,7 +47,7 @@ def test_killed_again_and_again(backend: str, way: str, tmp_path: Path) -> None:
         run.check(marathon.kill(process))
         print(f"\nkill {number}: {len(run.committed)} of {COUNT} committed, {run.lost:.3f} s of work lost", end="")
         lost = max(lost, run.lost)
-        if len(run.committed) == COUNT and moments.random() < 0.5:  # the others are killed while they resume
+        if len(run.committed) == COUNT and moments.random() < 0.8:  # the others are killed while they resume
             run = Marathon(tmp_path / str(number), backend, way, COUNT)
     before = len(run.committed)
     assert run.finish() == before

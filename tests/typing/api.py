@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Iterator, Optional
@@ -22,6 +23,8 @@ from parallel_exec import (
     ExecutorBackend,
     ExecutorStats,
     InlineBackend,
+    Journal,
+    JournalError,
     ParallelConfig,
     ParallelExecError,
     ParallelExecutor,
@@ -52,6 +55,7 @@ from parallel_exec import (
 )
 from parallel_exec.futures import ProcessPoolExecutor as DropInProcesses
 from parallel_exec.futures import ThreadPoolExecutor as DropInThreads
+from parallel_exec.journal import JournalRun, JournalSummary
 
 
 def add(left: int, right: int = 0, *, x: int = 0) -> int:
@@ -187,6 +191,23 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
 
     for streamed in executor.stream(tasks(), window=10, order="submitted"):
         assert_type(streamed, TaskResult[str])
+
+    journal = Journal("run.db", retry_failed=False, version="2", encode=json.dumps, decode=json.loads)
+    assert_type(journal.path, str)
+    assert_type(executor.execute_all(journal=journal)[0].resumed, bool)
+    for streamed in executor.stream(tasks(), journal="run.db"):
+        assert_type(streamed, TaskResult[str])
+    try:
+        for read in [*journal, *journal.results(), *journal.failed()]:
+            print(read.task.id, read.success, read.result, read.error)
+    except JournalError as error:
+        print(error.path, error.reason, error.pid, error.host)
+    summary = journal.summary()
+    assert_type(summary, JournalSummary)
+    run = summary.runs[0]
+    assert_type(run, JournalRun)
+    print(summary, summary.succeeded, summary.failed, summary.valueless, run.how, run.ended_at)
+    Journal("run.db", encode=json.dumps, decode=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     executor.pause()
     executor.resume()
