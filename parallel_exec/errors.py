@@ -13,7 +13,8 @@
     └── QueueFullError(queue.Full)             no room in the queue
 
 Every error pickles, and carries its facts as attributes. `BrokenProcessPool` lives where `multiprocessing` is imported,
-so what derives from it is made when it is first asked for: who uses threads alone never pays for it.
+and `PicklingError` in `pickle`, so what derives from these is made when it is first asked for: who uses threads alone
+never pays for it.
 """
 
 from __future__ import annotations
@@ -24,26 +25,34 @@ from concurrent.futures import BrokenExecutor
 
 from parallel_exec._names import short_repr
 
-try:
-    from _pickle import PicklingError  # the same class, without the rest of `pickle`
-except ImportError:
-    from pickle import PicklingError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures.process import BrokenProcessPool
+    from pickle import PicklingError
     from typing import Any, Literal, Sequence
 
     Pool = Literal["thread", "process"]
 
 
 def __getattr__(name: str) -> object:
-    """Make `WorkerCrashedError` when it is first used (PEP 562)."""
-    if name != "WorkerCrashedError":
+    """Make `WorkerCrashedError` or `TaskSerializationError` when it is first used (PEP 562)."""
+    bases: tuple[type, type]
+    if name == "WorkerCrashedError":
+        bases = _CrashError, broken_type("process")
+    elif name == "TaskSerializationError":
+        bases = SerializationError, _pickling_error()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    facts = {"__module__": __name__, "__doc__": _CrashError.__doc__}
-    made = type(name, (_CrashError, broken_type("process")), facts)
+    made = type(name, bases, {"__module__": __name__, "__doc__": bases[0].__doc__})
     return globals().setdefault(name, made)  # unless another thread was first
+
+
+def _pickling_error() -> type[Exception]:
+    try:
+        from _pickle import PicklingError  # the same class, without the rest of `pickle`
+    except ImportError:
+        from pickle import PicklingError
+    return PicklingError
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
@@ -189,7 +198,7 @@ def _rebuild_start_error(pool: Pool | None, args: tuple[Any, ...], facts: dict[s
     return _rebuild(_start_error_type(pool), args, facts)
 
 
-class TaskSerializationError(ParallelExecError, PicklingError):
+class SerializationError(ParallelExecError):
     """A task, its result or its exception could not cross to or from a worker.
 
     Attributes:
@@ -201,6 +210,12 @@ class TaskSerializationError(ParallelExecError, PicklingError):
         super().__init__(f"{what} cannot be sent {direction}: {reason}" + (f". {hint}" if hint else ""))
         self.what = what
         self.direction = direction
+
+
+if TYPE_CHECKING:
+
+    class TaskSerializationError(SerializationError, PicklingError):
+        """What `__getattr__` makes."""
 
 
 class RemoteTaskError(ParallelExecError):

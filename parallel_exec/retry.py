@@ -38,7 +38,7 @@ from parallel_exec.errors import (
     DeadlineExceededError,
     RemoteTaskError,
     ResultRejectedError,
-    TaskSerializationError,
+    SerializationError,
     WorkerStartError,
 )
 
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 # The asynchronous kind of cancellation is no Exception, this kind is.
 _NEVER_RETRIED = (
     CancelledError,
-    TaskSerializationError,
+    SerializationError,
     WorkerStartError,
     CapacityExhaustedError,
     DeadlineExceededError,
