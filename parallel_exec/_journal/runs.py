@@ -84,7 +84,7 @@ def this_process() -> Process:
     namespace = ""
     with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
-    return Process(os.uname().nodename, f"{boot} {namespace}", pid, _birth_of(pid))
+    return Process(os.uname().nodename, f"{boot} {namespace}", pid, _birth_of(pid) or "")
 
 
 def _read(path: str) -> str:
@@ -95,10 +95,12 @@ def _read(path: str) -> str:
         return ""
 
 
-def _birth_of(pid: int) -> str:
-    """Return when a process began; "" if there is none, if it is a zombie, or if the system does not tell."""
+def _birth_of(pid: int) -> str | None:
+    """Return when a process began, "" of a zombie; None if the system does not tell, or there is none."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the name before that may contain anything
-    return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""
+    if len(fields) < 20:
+        return None
+    return "" if fields[0] in ("Z", "X") else fields[19]
 
 
 _held: set[tuple[str, int]] = set()  # the runs of this process: the path of the file, and the number
@@ -129,8 +131,9 @@ def is_alive(path: str, number: int, process: Process, seen_at: float) -> bool:
         return is_fresh
     if process.pid == here.pid:
         return (path, number) in _held
-    if process.birth:
-        return _birth_of(process.pid) == process.birth
+    birth = _birth_of(process.pid) if process.birth else None
+    if birth is not None:
+        return birth == process.birth
     return is_fresh and _is_there(process.pid)
 
 

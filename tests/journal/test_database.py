@@ -378,6 +378,20 @@ def test_without_proc(path: Path, holder: subprocess.Popen[str], monkeypatch: py
     assert _hows(path) == ["killed", "finished"]
 
 
+def test_a_process_that_may_not_be_looked_at(
+    path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where the system hides other people's processes."""
+    read = runs._read
+    monkeypatch.setattr(runs, "_read", lambda path: "" if path == f"/proc/{holder.pid}/stat" else read(path))
+    with pytest.raises(JournalError, match="under way"), journaled.run(path):
+        pass
+    processes.kill(holder.pid)
+    holder.wait()
+    journaled.write(path, record("b"))
+    assert _hows(path) == ["killed", "finished"]
+
+
 def test_this_process_is_a_holder_like_others(path: Path) -> None:
     """Two runs of one process cannot have the same journal either; one after the other can."""
     with (
