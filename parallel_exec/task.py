@@ -167,8 +167,9 @@ class Task(Generic["T_co"]):
         def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
             if name != "id":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            number = self._ids[0] if self._ids else name_task(self, f"new-{next(_unnamed)}")
-            object.__setattr__(self, "id", id_of(call_name(self.execute), number))
+            if not self._ids:
+                name_task(self, f"new-{next(_unnamed)}")
+            object.__setattr__(self, "id", id_of(call_name(self.execute), self._ids[0]))
             return self.id
 
     def __repr__(self) -> str:
@@ -198,15 +199,18 @@ def lacks_id(task: Task[Any]) -> bool:
     return getattr(task, "_ids", None) is not None
 
 
-def name_task(task: Task[Any], number: object) -> object:
-    """Give a task that was found to have no id one with this number, unless another thread is first; returns its number.
+def name_task(task: Task[Any], number: object) -> str | None:
+    """Give a task that has no id one with this number, unless another thread is first. Lock-free.
 
-    Lock-free. The id itself is made once somebody looks at it.
+    Returns:
+        None if that is its number: the id itself is made once somebody looks at it. Else its id.
     """
-    unnamed: Any = task
-    ids: list[object] = unnamed._ids
-    ids.append(number)  # atomic: who was first has named it
-    return ids[0]
+    ids: list[object] | None = getattr(task, "_ids", None)
+    if ids is None:
+        return task.id
+    if not ids:
+        ids.append(number)  # atomic: who was first has named it
+    return None if ids[0] == number else task.id
 
 
 _TASK_FIELDS = tuple(Task.__annotations__)

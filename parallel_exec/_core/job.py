@@ -26,7 +26,7 @@ from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
 from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
-from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, is_named, lacks_id, name_task, result_of
+from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, lacks_id, name_task, result_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ class Job(TaskFuture["T"]):
         if isinstance(task.execute, LetGo):
             task.execute()  # refuses: now, and not once an attempt after the other
         job = cls(owner, settings, task.execute, (), None, task.priority)
-        if is_named(task) or name_task(task, (number := job.number())) != number:
-            job._id = task.id
+        job.sequence = owner.next_sequence()
+        job._id = name_task(task, job.sequence >> PLACES)
         job._task = task
         return job
 

@@ -96,7 +96,8 @@ class Receiver:
         elif frame.kind == wire.READY:
             self._on_ready(handle)
         elif frame.kind == wire.DROPPED:
-            handle.dropped()
+            with self._port.lock:
+                handle.dropped()
         elif frame.kind == wire.START_FAILED:
             handle.start_failed(traceback=frame.payload.decode())
         elif frame.kind == wire.LOG:
