@@ -12,10 +12,10 @@ from concurrent.futures import TimeoutError as WaitTimeout
 
 from parallel_exec import _lifecycle
 from parallel_exec._checks import check_count, check_seconds, is_iterable, not_callable, refuse_names
+from parallel_exec._core.admission import NotAdmittedError
 from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
-from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._core.settings import Settings
 from parallel_exec._dispatcher import Dispatcher

@@ -10,7 +10,6 @@ Guarantees:
 
 from __future__ import annotations
 
-from parallel_exec._core.journaling import NotAdmittedError
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import ownership, release_leaked
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
     from parallel_exec._core.settings import Settings
     from parallel_exec._dispatcher import Dispatcher
     from parallel_exec.backends.base import Backend, Consumer
+
+
+class NotAdmittedError(Exception):
+    """A job was to join a batch to whose journal it was not admitted."""
 
 
 class Admission:

@@ -11,9 +11,9 @@ Guarantees:
 from __future__ import annotations
 
 import threading
+from _contextvars import Context, copy_context  # `contextvars` is these, and one module more
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from contextvars import Context, copy_context
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from weakref import ref

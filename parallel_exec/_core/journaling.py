@@ -3,7 +3,7 @@
     execute_all, stream, add_task ──► admit(job) ──► Restored ──► it ends as it did in an earlier run; never in the queue
                                              └─────► None ──────► it runs as ever ──► it leaves its batch ──► note(job)
 
-The journal itself is `_journal/run.py`.
+The journal itself is `_journal/run.py`. While a run has none, this module is for type checkers alone.
 
 Guarantees:
     A job joins the batch of a run with a journal only after that has admitted it: `Admission.add` refuses it else, with the
@@ -60,7 +60,3 @@ class RunJournal(Protocol):
     def seal(self, job: Any) -> None:
         """See to it that nothing that becomes of a job's result from now on is recorded. Without the lock."""
         ...
-
-
-class NotAdmittedError(Exception):
-    """A job was to join a batch to whose journal it was not admitted."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from contextvars import copy_context
+from _contextvars import copy_context  # `contextvars` is this, and one module more
 from functools import partial
 
 from parallel_exec import _forks
