@@ -36,12 +36,14 @@ class Protocol:
 
 
 class _MadeNamed(type):
-    """Makes a class with `NamedTuple` as its base what `collections.namedtuple` returns; fields have no defaults."""
+    """Makes a class with `NamedTuple` as its base what `collections.namedtuple` returns."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
         if not bases:
             return super().__new__(cls, name, bases, namespace)
-        made = namedtuple(name, namespace["__annotations__"], module=namespace.pop("__module__"))  # type: ignore[misc]  # noqa: PYI024
+        fields = namespace["__annotations__"]
+        defaults = [namespace.pop(field) for field in fields if field in namespace]
+        made = namedtuple(name, fields, defaults=defaults, module=namespace.pop("__module__"))  # type: ignore[misc]  # noqa: PYI024
         for attribute, value in namespace.items():
             setattr(made, attribute, value)
         return made

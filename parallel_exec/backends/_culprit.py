@@ -14,13 +14,18 @@ import copyreg
 from collections import deque
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Iterator, NamedTuple
 
 from parallel_exec._names import type_name
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._pickling import describe_failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, NamedTuple
+else:
+    from parallel_exec._typing import NamedTuple
 
 _TESTS = 1000  # pieces that are tried; a guess: a culprit behind more of them is named by what it is in
 _SECONDS = 1.0  # for all of them, as the pieces may be large

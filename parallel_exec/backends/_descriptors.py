@@ -15,7 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 with contextlib.suppress(ImportError):  # no POSIX
     import fcntl

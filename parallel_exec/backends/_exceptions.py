@@ -22,10 +22,15 @@ import copyreg
 import io
 import pickle
 import sys
-from typing import Any, Iterator, NamedTuple, cast
 
 from parallel_exec._names import name_of, type_name
 from parallel_exec.backends import _pickling, _reducers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, NamedTuple
+else:
+    from parallel_exec._typing import NamedTuple
 
 _LINKS = 64  # exceptions of a chain that travel, its first ones; a guess: the text of the traceback has them all
 _NOBODY = -1
@@ -116,7 +121,8 @@ def describe(error: BaseException) -> bytes:
 def _members_of(error: BaseException) -> tuple[BaseException, ...]:
     """Return the members of a group that pickles as the interpreter's groups do; () for anything else."""
     if _Group is not None and issubclass(type(error), _Group) and _is_by_default(type(error)):
-        return cast("tuple[BaseException, ...]", _Group.exceptions.__get__(error))
+        members: tuple[BaseException, ...] = _Group.exceptions.__get__(error)
+        return members
     return ()
 
 
@@ -224,7 +230,8 @@ def _pickle_parts(error: BaseException, is_group: bool) -> tuple[tuple[tuple[str
 
 def read(data: bytes) -> list[Described]:
     """Return what `describe` has said: the exception, and those of its chain."""
-    return cast("list[Described]", pickle.loads(data))
+    described: list[Described] = pickle.loads(data)
+    return described
 
 
 def rebuild(described: list[Described]) -> BaseException:

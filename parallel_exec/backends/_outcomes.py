@@ -21,7 +21,6 @@ The worker's half imports the standard library only.
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from parallel_exec import _forks
 from parallel_exec._lazy import LAZY, lazy_result
@@ -30,9 +29,14 @@ from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends._platform import explain_memory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Protocol
+
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.process.segments import Received, Segment
+else:
+    from parallel_exec._typing import Protocol
 
 AS_IS, RETURNED, RAISED, UNSENDABLE, UNREADABLE = KINDS = range(5)
 

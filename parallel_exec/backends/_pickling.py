@@ -11,10 +11,15 @@ import pickle
 import sys
 from functools import lru_cache, partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Callable, NamedTuple, Sequence
 
 from parallel_exec.backends import _reducers
 from parallel_exec.backends.process import segments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, NamedTuple, Sequence
+else:
+    from parallel_exec._typing import NamedTuple
 
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError)
 _LIGHT = 1 << 14  # bytes of a pickle; a guess: some 20 µs of work on both sides

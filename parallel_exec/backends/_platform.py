@@ -11,9 +11,12 @@ import select
 import signal
 import sys
 import threading
-from typing import Any, Iterator
 
 from parallel_exec.backends._descriptors import lift
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
 
 try:
     import fcntl

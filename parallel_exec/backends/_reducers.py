@@ -25,10 +25,13 @@ import os
 import pickle
 import sys
 import threading
-from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from parallel_exec.backends._descriptors import duplicate
 from parallel_exec.backends.process import segments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator, Sequence
 
 ATOMS = frozenset((int, float, bool, str, bytes, type(None)))  # what no reducer is asked about
 _CONTAINERS = frozenset((tuple, list, dict))

@@ -11,11 +11,13 @@ Guarantees:
 from __future__ import annotations
 
 from itertools import repeat
-from typing import TYPE_CHECKING, Sequence
 
 from parallel_exec._core.map_chunk import MapChunk
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Sequence
+
     from parallel_exec._core.job import AnyJob
 
 

@@ -15,7 +15,6 @@ Guarantees:
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from weakref import WeakKeyDictionary
 
 from parallel_exec._core.job import Phase
@@ -25,8 +24,13 @@ from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, NamedTuple
+
     from parallel_exec._core.job import AnyJob
+else:
+    from parallel_exec._typing import NamedTuple
 
 _POISON = 3  # workers that a job may take along before it has begun; the first may have died of something else
 

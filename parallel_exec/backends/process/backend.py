@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import check_count, check_initializer, check_seconds, refuse_names
 from parallel_exec.backends import _exceptions, _pickling
@@ -14,7 +13,10 @@ from parallel_exec.backends.process.payload import by_value, pack_initializer, u
 from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.errors import ParallelExecError, start_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable
+
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob

@@ -27,22 +27,25 @@ import signal
 import struct
 import sys
 from socket import SCM_RIGHTS, SOL_SOCKET
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallel_exec.backends._descriptors import pipe, socket_pair
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any, NamedTuple
 
     from parallel_exec.backends.process.child.start import WorkerConfig
     from parallel_exec.backends.process.inherited import Inherited
+else:
+    from parallel_exec._typing import NamedTuple
 
 NUMBER = struct.Struct("=q")  # an answer: the number of the process, or of the error with a minus; then its exit code
 NAME_SIZE = 31  # bytes of a semaphore's name, all of a request that is not descriptors; the most that all systems take
 MOST_DESCRIPTORS = 253  # that can go with a request: the kernel's limit
 SEMAPHORE = 1  # the kind, as `multiprocessing.synchronize` has it
 # What a Python that is started here runs. (The package finds its own parts; what it imports of others is there before that.)
-CODE = "import __future__, sys, typing; "
+CODE = "import __future__, sys; "
 _CODE = (
     CODE + "sys.path.insert(0, {folder!r}); import parallel_exec; del sys.path[0]; "
     "from parallel_exec.backends.process.child.server import serve; serve({requests}, {tracked}, {modules!r}, {path!r})"

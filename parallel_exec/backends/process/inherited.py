@@ -18,7 +18,12 @@ import contextlib
 import os
 import resource
 import signal
-from typing import Iterable, Iterator, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Iterator, NamedTuple
+else:
+    from parallel_exec._typing import NamedTuple
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 # Not those that Python and we decide about in each process.

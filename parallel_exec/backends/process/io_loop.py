@@ -20,11 +20,14 @@ import os
 import select
 import selectors
 import threading
-from typing import Any, Callable
 
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.backends._descriptors import fill_standard, pipe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 
 class _Selector:

@@ -19,7 +19,6 @@ import sys
 import threading
 from functools import partial
 from traceback import clear_frames
-from typing import Any, Callable
 
 from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
@@ -27,6 +26,10 @@ from parallel_exec.backends.process import log_relay, semaphore, spawn, start_me
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 # Seconds that the first call waits for the fork server to be started; a guess. It is not needed yet, and a finalizer may have
 # made that call, in a thread which the start waits for.

@@ -15,11 +15,14 @@ import logging
 import os
 import pickle
 import sys
-from typing import Any, Callable
 
 from parallel_exec._current import current
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.process import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 _PLAIN_TYPES = frozenset((str, int, float, bool, type(None)))  # what arrives for certain
 _LONGEST = 10_000  # characters of a `repr` that takes something's place; a guess

@@ -13,13 +13,16 @@ import os
 import threading
 from contextvars import Context
 from multiprocessing import process, spawn
-from typing import Any, ClassVar
 
 from parallel_exec.backends._platform import without_sigint
 from parallel_exec.backends.process.child.main import main
 from parallel_exec.backends.process.child.start import Start, WorkerConfig
 from parallel_exec.backends.process.fork_warning import no_fork_warning
 from parallel_exec.backends.process.start_method import forks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
 

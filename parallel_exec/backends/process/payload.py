@@ -12,7 +12,6 @@ import io
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from parallel_exec._outcome import Failure, Success
 from parallel_exec.backends import _exceptions, _pickling, _reducers
@@ -21,10 +20,15 @@ from parallel_exec.backends._outcomes import RETURNED, Named, decode
 from parallel_exec.backends.process import wire
 from parallel_exec.errors import ParallelExecError, TaskSerializationError, WorkerStartError, start_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, NamedTuple, Sequence
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.process.segments import Segment
+else:
+    from parallel_exec._typing import NamedTuple
 
 
 # `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk
@@ -42,7 +41,10 @@ from parallel_exec.backends.process.supervisor import Supervisor
 from parallel_exec.backends.process.worker_handle import AT_WORK, POLL_AFTER, STOP_GRACE, WorkerState
 from parallel_exec.errors import TaskTimeoutError, start_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher

@@ -13,12 +13,14 @@ Only the I/O thread calls what is here, but for `preempt`; the scheduler's lock 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Callable, Sequence
 
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Sequence
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments

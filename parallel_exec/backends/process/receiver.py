@@ -14,7 +14,6 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.map_chunk import MapChunk
@@ -29,12 +28,17 @@ from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, NamedTuple
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.launcher import Launcher
+else:
+    from parallel_exec._typing import NamedTuple
 
 _FRAME_RAISED = "raised by what came of a message from %s"
 

@@ -16,11 +16,14 @@ import os
 import socket
 import struct
 import weakref
-from typing import Any, ClassVar, Sequence, Union
 
 from parallel_exec.backends._descriptors import fill_standard, lift
 
-Data = Union[bytes, bytearray, memoryview]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Sequence, Union
+
+    Data = Union[bytes, bytearray, memoryview]
 
 THRESHOLD = 1 << 20  # bytes; below it a pipe is as fast
 # At a time, and as many mappings; each holds a descriptor, of which a socket takes some 270 on their way.

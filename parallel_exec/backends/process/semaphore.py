@@ -11,10 +11,13 @@ Guarantees:
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from parallel_exec._sync.locks import hold_during_forks
 from parallel_exec.backends.process.start_method import forks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Held while a semaphore is made or let go of, as the tracker is told then, which has a lock of its own. Not the one that is
 # held for starts: the I/O thread must not wait for those.

@@ -11,14 +11,16 @@ import atexit
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 from parallel_exec._sync.locks import hold_during_forks
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
 from parallel_exec.backends.process import fork_server
 from parallel_exec.backends.process.inherited import Inherited
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from parallel_exec.backends.process.child.start import Started, WorkerConfig
 
 # Held while a worker is started. Also by forks: what is forked while another thread has one of the locks that

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any
 
 from parallel_exec.backends.process import fork_server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SERVER = "forkserver"
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import queue
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
@@ -27,7 +26,10 @@ from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.process.worker_handle import WorkerState
 from parallel_exec.errors import WorkerStartError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable
+
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments
     from parallel_exec.backends.process.io_loop import IoLoop

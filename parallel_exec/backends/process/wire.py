@@ -52,9 +52,14 @@ import mmap
 import os
 import struct
 from operator import itemgetter
-from typing import Any, Callable, Iterator, Literal, NamedTuple
 
 from parallel_exec.backends._outcomes import KINDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator, Literal, NamedTuple
+else:
+    from parallel_exec._typing import NamedTuple
 
 # Kinds of frames beside those of an outcome.
 READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)

@@ -13,11 +13,14 @@ Guarantees:
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from parallel_exec.backends._descriptors import Descriptor, pipe, socket_pair
 from parallel_exec.backends._platform import death_watch
 from parallel_exec.backends.process import segments, spawn, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class WorkerFiles:

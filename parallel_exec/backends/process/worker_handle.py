@@ -37,7 +37,6 @@ from collections import deque
 from functools import partial
 from itertools import repeat, starmap
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
@@ -48,7 +47,10 @@ from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.assigned import AssignedCalls
 from parallel_exec.backends.process.worker_files import WorkerFiles
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.process.child.start import WorkerConfig

@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from parallel_exec.backends.process.child.when_imported import when_imported
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from parallel_exec.backends.process.child.start import Started
 
 

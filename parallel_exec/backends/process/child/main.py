@@ -21,7 +21,6 @@ import pickle
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from parallel_exec import _forks
 from parallel_exec._current import current
@@ -44,7 +43,10 @@ from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
 from parallel_exec.backends.process.child.when_imported import when_imported
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator
+
     from parallel_exec.backends.process.child.start import Start, WorkerConfig
 
 

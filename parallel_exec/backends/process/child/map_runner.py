@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
-from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from parallel_exec import _forks
 from parallel_exec._sync.clock import time
@@ -25,9 +24,14 @@ from parallel_exec.backends._reducers import ATOMS
 from parallel_exec.backends.process import wire
 from parallel_exec.backends.process.child.writer import ENCODER, FLUSH_EVERY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator, NamedTuple
+
     from parallel_exec.backends.process.child.reader import WorkerTask
     from parallel_exec.backends.process.child.writer import Outbox
+else:
+    from parallel_exec._typing import NamedTuple
 
 _READY_SIZES = 64  # bytes of a pickled value whose packer is at hand
 _MISFIT = object()  # what no row of numbers takes

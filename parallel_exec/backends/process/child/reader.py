@@ -8,9 +8,14 @@ Guarantees:
 from __future__ import annotations
 
 import os
-from typing import Iterator, NamedTuple
 
 from parallel_exec.backends.process import segments, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, NamedTuple
+else:
+    from parallel_exec._typing import NamedTuple
 
 _COPIED_BELOW = 1 << 12  # bytes of a call up to which a copy costs less than a view
 _AHEAD = 1 << 16  # bytes that are read by one system call: what a pipe holds

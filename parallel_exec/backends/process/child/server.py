@@ -34,7 +34,6 @@ import socket  # noqa: E402
 import struct  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
-from typing import Any, Sequence  # noqa: E402
 
 from parallel_exec import _forks  # noqa: E402
 from parallel_exec.backends._descriptors import fill_standard, lift, pipe  # noqa: E402
@@ -42,6 +41,10 @@ from parallel_exec.backends.process.child import lazy_multiprocessing  # noqa: E
 from parallel_exec.backends.process.child.main import main  # noqa: E402
 from parallel_exec.backends.process.child.start import Start, loads  # noqa: E402
 from parallel_exec.backends.process.fork_server import MOST_DESCRIPTORS, NAME_SIZE, NUMBER, SEMAPHORE  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Sequence
 
 
 class Server:

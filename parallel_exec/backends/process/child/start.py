@@ -10,11 +10,16 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any, ClassVar, NamedTuple, Sequence
 
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends._platform import lead_group
 from parallel_exec.backends.process.inherited import Inherited  # noqa: TC001  # here, so that the fork server has it
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, NamedTuple, Sequence
+else:
+    from parallel_exec._typing import NamedTuple
 
 
 class Started(NamedTuple):
@@ -125,13 +130,14 @@ def loads(data: bytes, fds: Sequence[int]) -> WorkerConfig:
 
 def _dumps_inherited(value: Any, fds: list[int]) -> bytes:
     """Pickle what only travels to a process while it is started, such as locks of `multiprocessing`."""
-    from multiprocessing import context, reduction
+    from multiprocessing import reduction
+    from multiprocessing.context import set_spawning_popen
 
-    context.set_spawning_popen(_Spawning(fds))
+    set_spawning_popen(_Spawning(fds))
     try:
         return bytes(reduction.ForkingPickler.dumps(value))
     finally:
-        context.set_spawning_popen(None)
+        set_spawning_popen(None)
 
 
 class _Pickler(pickle.Pickler):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import PathFinder
-from typing import Any, Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 
 def when_imported(name: str, then: Callable[[Any], object]) -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
 
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
 from parallel_exec.backends._outcomes import Encoder
 from parallel_exec.backends.process import segments, wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
 ENCODER = Encoder(_pickling.dumps, carries=True)  # how outcomes travel from a worker
 FLUSH_EVERY = 0.001  # seconds between two system calls for results, at most
