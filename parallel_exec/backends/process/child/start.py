@@ -133,7 +133,8 @@ def _dumps_inherited(value: Any, fds: list[int]) -> bytes:
     from multiprocessing import reduction
     from multiprocessing.context import set_spawning_popen
 
-    set_spawning_popen(_Spawning(fds))
+    popen: Any = _Spawning(fds)
+    set_spawning_popen(popen)
     try:
         return bytes(reduction.ForkingPickler.dumps(value))
     finally:
