@@ -197,10 +197,12 @@ class Database:
         self._file.check_in_place()
         failed = sum(record.state == FAILED for record in records)
         with self._transaction() as connection:
-            most = _most_rows(connection)
-            for first in range(0, len(records), most):
-                rows = records[first : first + most]
-                connection.execute(_insert(len(rows)), _values(rows))
+            first, size = 0, _most_rows(connection)
+            while first < len(records):
+                while size > len(records) - first:
+                    size //= 2
+                connection.execute(_insert(size), _values(records[first : first + size]))
+                first += size
             changed = connection.execute(
                 "UPDATE runs SET seen_at = ?, succeeded = succeeded + ?, failed = failed + ?, resumed = ?"
                 " WHERE number = ? AND how = ?",
@@ -318,12 +320,15 @@ def _in(states: Sequence[int]) -> str:
 
 
 def _most_rows(connection: sqlite3.Connection) -> int:
-    """Return how many rows a statement may have."""
+    """Return how many rows a statement may have: a power of two, and so have all.
+
+    Each statement is kept for the next time, some 300 bytes a row: of all the sizes that there are, they would fill the memory.
+    """
     if sys.version_info >= (3, 11):
         limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     else:
         limit = _VARIABLES if sqlite3.sqlite_version_info >= (3, 32) else 999
-    return min(limit, _VARIABLES) // len(Record._fields)
+    return 1 << (min(limit, _VARIABLES) // len(Record._fields)).bit_length() - 1
 
 
 def _insert(rows: int) -> str:
