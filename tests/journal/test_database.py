@@ -602,3 +602,22 @@ def test_locked_by_another_program(path: Path, monkeypatch: pytest.MonkeyPatch) 
         other.close()
         database.write([record("a")])
     assert _ids(path) == ["a"]
+
+
+GROWTH = """
+import journaled, resource
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+with journaled.run(sys.argv[1]) as database:
+    database.write([journaled.record(str(number)) for number in range(3000)])
+    before = peak()
+    for more in range(60):
+        database.write([journaled.record(str(number)) for number in range(2900 + more)])
+    say(str(peak() - before))
+"""
+
+
+def test_writing_takes_no_more_memory_as_it_goes_on(path: Path, tmp_path: Path) -> None:
+    """Transactions of many sizes leave nothing behind, as the statements that were made for them would."""
+    process = script.start(tmp_path, GROWTH, str(path))
+    grown, _ = process.communicate(timeout=50)
+    assert int(grown) < 20  # MB; a statement takes one
