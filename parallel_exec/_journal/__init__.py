@@ -11,8 +11,8 @@
     Journal (../journal.py): results(), failed(), summary() ◄── Database (database.py): SQLite, and who holds the file
 
 Guarantees:
-    What was committed never runs again; after a kill at any instant at most the last 0.5 s of finished work runs again, and
-    the file can be read.
+    What was committed never runs again; after a kill at any instant at most the last 0.5 s of finished work runs again (more
+    only if tasks end faster than they can be recorded, some 50,000 in a second), and the file can be read.
     One run at a time has the file; a holder that is dead never blocks.
     A journal never loses a result in memory, never hangs a run, and never makes one fail midway.
     Without `journal=` nothing here is imported.
