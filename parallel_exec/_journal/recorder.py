@@ -43,6 +43,7 @@ HEARTBEAT = 5.0  # seconds between two signs of life
 RETRY = 1.0  # seconds until what could not be written is tried again
 PATIENCE = 30.0  # seconds without progress after which `finish` gives up; a guess: SQLite itself waits ten for a lock
 AT_ONCE = 10_000  # most records of a transaction, so that none takes long; a guess: some 50 ms
+BYTES = 1 << 24  # of results, likewise, as all that are encoded are in memory twice
 LIMIT = 100_000  # most that wait to be recorded in a stream; a guess
 
 _alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -83,6 +84,7 @@ class Recorder:
         self._counting = threading.Lock()
         self._resumed = 0  # under that
         self._recorded = self._written = self._dropped = 0
+        self._bytes = 0  # of results that were encoded since the last transaction
         self._has_warned = False
         self.error = ""
         self._thread = threading.Thread(target=self._run, name="parallel_exec-journal", daemon=True)
@@ -117,8 +119,10 @@ class Recorder:
         return self._dropped + len(self._pending) + left
 
     def keep_pace(self, most: int) -> None:
-        """Wait while more than `most` wait and are being recorded; not for a file that cannot be written."""
-        while self._waiting() > most and not self.error and not self._is_over and self._born == _forks.generation:
+        """Wait while more than `most` wait, or large ones, and are being recorded; not for a file that cannot be written."""
+        while self._waiting() > most or self._bytes > 2 * BYTES:
+            if self.error or self._is_over or self._born != _forks.generation:
+                return
             self._parker.unpark()
             time.sleep(0.005)
 
@@ -187,7 +191,7 @@ class Recorder:
         """Record all that has ended; returns whether anything was written."""
         written = False
         while self._ended or self._pending:
-            while self._ended and len(self._pending) < AT_ONCE:
+            while self._ended and len(self._pending) < AT_ONCE and self._bytes < BYTES:
                 self._encode(self._ended[0])
                 self._ended.popleft()  # only now: until then it is seen to wait
             if self._pending:
@@ -203,13 +207,15 @@ class Recorder:
             if key is None:
                 return
             if _has_result(job):
-                self._pending.append(self._codec.record(job, key))
+                record = self._codec.record(job, key)
+                self._bytes += len(record.result or "")
+                self._pending.append(record)
                 self._recorded += 1
             self._keys.pop(job, None)
 
     def _write(self) -> bool:
         """Write the oldest records, in one transaction; without any it is a sign of life. Returns whether that went well."""
-        records = [self._pending[place] for place in range(min(len(self._pending), AT_ONCE))]
+        records = list(self._pending)[:AT_ONCE]
         try:
             self._database.write(records, self._resumed)
         except Exception as error:
@@ -217,6 +223,7 @@ class Recorder:
             return False
         for _ in records:
             self._pending.popleft()
+        self._bytes = 0
         self._written += 1
         self.error = ""
         return True
@@ -234,8 +241,9 @@ class Recorder:
             while self._ended:  # as each keeps its result
                 self._encode(self._ended[0])
                 self._ended.popleft()
-            while len(self._pending) > self._most:
-                self._pending.popleft()
+            size = sum(len(record.result or "") for record in list(self._pending))
+            while len(self._pending) > self._most or size > 16 * BYTES:
+                size -= len(self._pending.popleft().result or "")
                 self._dropped += 1
 
 

@@ -76,6 +76,9 @@ class Record(NamedTuple):
     duration: float
 
 
+_record_of: Callable[[tuple[Any, ...]], Record] = functools.partial(tuple.__new__, Record)  # runs no Python
+
+
 class UndecodableError(Exception):
     """What was recorded of a task cannot be read back: a class is gone, or `decode` raised."""
 
@@ -120,8 +123,8 @@ class Codec:
         result = self._value(task_id, job.result())
         state = VALUELESS if result is None else SUCCEEDED
         started_at = first + time.time() - time.monotonic()
-        times = started_at, first - job.queued_at, job.ended_at - first
-        return Record(task_id, key, state, result, None, _worker_to_json(job.worker), *times)
+        worker, queued_for, duration = _worker_to_json(job.worker), first - job.queued_at, job.ended_at - first
+        return _record_of((task_id, key, state, result, None, worker, started_at, queued_for, duration))
 
     def _value(self, id: str, value: Any) -> Data | None:
         """Return what a task returned, encoded; None if it cannot be, which is told of."""

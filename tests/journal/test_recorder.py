@@ -132,6 +132,32 @@ def test_a_long_backlog_goes_in_several_transactions(monkeypatch: pytest.MonkeyP
     assert [len(ids) for ids in lab.disk.written if ids] == [10, 10, 5]
 
 
+def test_large_results_go_in_small_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of them are in memory twice; also while the disk is full."""
+    monkeypatch.setattr(module, "BYTES", 1000)
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    lab = Lab()
+    lab.disk.broken.set()
+    for number in range(9):
+        lab.recorder.note(lab.job(str(number), "x" * 400))
+    work.until(lambda: lab.disk.tries > 3)
+    assert len(lab.recorder._pending) == 3
+    lab.disk.broken.clear()
+    lab.recorder.finish("finished")
+    assert [len(ids) for ids in lab.disk.written if ids] == [3, 3, 3]
+
+
+def test_a_stream_waits_for_large_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few they are."""
+    monkeypatch.setattr(module, "BYTES", 1000)
+    lab = Lab(bounded=True)
+    for number in range(9):
+        lab.recorder.seal(lab.job(str(number), "x" * 400))
+    lab.recorder.keep_pace(100)
+    assert len(lab.disk.ids()) == 9
+    lab.recorder.finish("finished")
+
+
 def test_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing ends for a while an empty transaction says that the run goes on."""
     monkeypatch.setattr(module, "HEARTBEAT", 0.3)
@@ -188,6 +214,21 @@ def test_what_waits_in_a_stream_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     lab.recorder.finish("finished")
     assert lab.disk.ids() == [str(number) for number in range(15, 25)]
     assert lab.recorder.missing() == 15
+
+
+@pytest.mark.usefixtures("quick")
+def test_large_results_of_a_stream_are_bounded_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they cannot be written their size counts, too."""
+    monkeypatch.setattr(module, "BYTES", 100)
+    lab = Lab(bounded=True)
+    lab.disk.broken.set()
+    for number in range(25):
+        lab.recorder.note(lab.job(str(number), "x" * 400))
+    work.until(lambda: lab.disk.tries > 1 and not lab.keys)
+    lab.disk.broken.clear()
+    lab.recorder.finish("finished")
+    assert lab.disk.ids() == ["22", "23", "24"]
+    assert lab.recorder.missing() == 22
 
 
 def test_the_end_can_be_waited_for_in_part() -> None:
