@@ -300,17 +300,13 @@ def fork(config: WorkerConfig, inherited: Inherited) -> tuple[ServedProcess, Any
     Raises:
         OSError: there are not enough descriptors left, or no process or semaphore can be made.
     """
-    for is_last in (False, True):
+    for _ in range(2):
         start(inherited)
-        server = servers.current
-        if server is not None:
-            forked = _ask(server, config)
-            if forked is not None:
-                return forked
-            leave()  # it has been killed
-        if is_last:
-            break
-    raise ConnectionError("the fork server has been killed as soon as it was started, twice")
+        forked = None if servers.current is None else _ask(servers.current, config)
+        if forked is not None:
+            return forked
+        leave()  # it has been killed
+    raise ConnectionError("the fork server was killed, and so was the next as soon as it had started")
 
 
 def _ask(server: Server, config: WorkerConfig) -> tuple[ServedProcess, Any] | None:
@@ -320,7 +316,7 @@ def _ask(server: Server, config: WorkerConfig) -> tuple[ServedProcess, Any] | No
     fds: list[int] = []
     told = dumps(config, fds)
     tracked = tracker_fd()
-    name = f"/parallel_exec-{os.urandom(8).hex()}"
+    name = f"/parallel_exec-{os.urandom(7).hex()}"
     answer, answering = pipe()
     source, telling = -1, -1
     try:

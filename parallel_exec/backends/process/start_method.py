@@ -28,7 +28,8 @@ def get_context(wanted: Any) -> Any:
     if wanted is None or wanted == _SERVER:
         if _has_server():
             return None
-        wanted = "spawn"  # our server is not to be started so, but `multiprocessing` is known to freezers
+        if wanted is None or _is_frozen():
+            wanted = "spawn"  # of which freezers know
     import multiprocessing
 
     if isinstance(wanted, str):
@@ -45,7 +46,11 @@ def get_context(wanted: Any) -> Any:
 
 def _has_server() -> bool:
     """Return whether a fork server can be started: not by a frozen program, which would start itself."""
-    return hasattr(os, "posix_spawn") and hasattr(socket, "SCM_RIGHTS") and not getattr(sys, "frozen", False)
+    return hasattr(os, "posix_spawn") and hasattr(socket, "SCM_RIGHTS") and not _is_frozen()
+
+
+def _is_frozen() -> bool:
+    return bool(getattr(sys, "frozen", False))
 
 
 def forks(context: Any) -> bool:

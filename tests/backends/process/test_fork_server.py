@@ -231,6 +231,36 @@ def test_a_worker_that_needs_no_multiprocessing_imports_none(tmp_path: Path) -> 
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+RARE = """
+import sys, time
+from parallel_exec import ParallelExecutor
+import library
+
+if __name__ == "__main__":
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
+        print(executor.submit(library.loaded).result())
+        for _ in range(100):
+            time.sleep(0.05)
+            executor.submit(library.end).exception()
+            if executor.submit(library.loaded).result():
+                break
+        print(executor.submit(library.loaded).result())
+"""
+
+
+def test_what_is_rarely_needed_is_imported_when_nobody_waits(tmp_path: Path) -> None:
+    """By the server, once: a worker that comes later has it."""
+    (tmp_path / "library.py").write_text(
+        "import os, sys\n"
+        "def loaded():\n    return [name for name in ('logging', 'traceback') if name in sys.modules]\n"
+        "def end():\n    os._exit(1)\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(RARE.replace("0.05", "0.5"))
+    done = _run(program)
+    assert (done.stdout, done.stderr) == ("[]\n['logging', 'traceback']\n", "")
+
+
 SHARED = """
 import os, sys, time
 from multiprocessing import shared_memory

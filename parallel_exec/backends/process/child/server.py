@@ -44,7 +44,10 @@ from parallel_exec.backends.process.fork_server import MOST_DESCRIPTORS, NAME_SI
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Any, Iterator, Sequence
+
+_LATER = ("traceback", "parallel_exec.backends.process.log_relay")  # what is imported after the first worker was forked
+_QUIET = 250  # milliseconds without any request after which that is done; a guess
 
 
 class Server:
@@ -63,6 +66,9 @@ class Server:
         self._answers: dict[int, int] = {}  # descriptors, by the process whose end is told there
         self._woken, self._wakeup = pipe()
         self._poll = select.poll()
+        self._has_rest: bool | None = (
+            None  # whether what is rarely needed is imported; None: not before the first request
+        )
 
     def serve(self) -> None:
         """Serve until there is nobody left to serve."""
@@ -76,8 +82,11 @@ class Server:
         for fd in does:
             self._poll.register(fd, select.POLLIN)
         while not self._is_left or self._answers or self._tracked >= 0:
-            for fd, _ in self._poll.poll():
+            ready = self._poll.poll(_QUIET if self._has_rest is False else None)
+            for fd, _ in ready:
                 does[fd]()
+            if not ready:
+                self._import_rest()
 
     def _serve_request(self) -> None:
         try:
@@ -87,6 +96,8 @@ class Server:
         if not name:
             self._be_left()
             return
+        if self._has_rest is None:
+            self._has_rest = False
         fds = [number for _, _, data in ancillary for (number,) in struct.iter_unpack("=i", data)]
         answer, others = fds[0], fds[1:]
         self._name = name.rstrip(b"\0").decode()
@@ -107,6 +118,13 @@ class Server:
                 os.write(answer, NUMBER.pack(pid))
         for fd in others:
             os.close(fd)
+
+    def _import_rest(self) -> None:
+        """Import what workers need once something fails, or is logged, now that nobody waits."""
+        self._has_rest = True
+        with _no_garbage():
+            for name in _LATER:
+                __import__(name)
 
     def _be_left(self) -> None:
         """Note that there will be no more requests, and remove the name that the parent may have had no time for."""
@@ -209,19 +227,29 @@ def serve(requests: int, tracked: int, modules: Sequence[str] = (), path: Sequen
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     fill_standard()
     _close_others({requests, tracked})
-    if path is not None:
-        sys.path[:] = path
-    for name in modules:
-        with contextlib.suppress(ImportError):
-            __import__(name)
-    gc.freeze()
-    if _was_enabled:
-        gc.enable()
+    with _no_garbage():
+        if path is not None:
+            sys.path[:] = path
+        for name in modules:
+            with contextlib.suppress(ImportError):
+                __import__(name)
     server = Server(requests, tracked)  # which nothing closes before the end: some Pythons would warn of that
     try:
         server.serve()
     finally:
         os._exit(0)
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Have the garbage collector rest meanwhile, and never look at what there is by then."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if _was_enabled:
+            gc.enable()
 
 
 def _close_others(kept: set[int]) -> None:
