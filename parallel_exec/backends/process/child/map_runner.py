@@ -6,6 +6,9 @@
 A row is of pickles; once a whole row of them was of small whole numbers, or of floats, the next are of these themselves,
 until a value is of another type.
 
+A permit for a block of items was tried, instead of one for each: it saved 3 % of what a tiny item costs on both sides, as all
+else that is noted of an item costs more, and what waited behind a slow item of its block could not be begun elsewhere.
+
 Guarantees:
     An item begins only after its permit was acquired, and how it ended is in the journal before the next begins.
 """
