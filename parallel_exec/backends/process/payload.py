@@ -15,7 +15,6 @@ import sys
 
 from parallel_exec._outcome import Failure, Success
 from parallel_exec.backends import _exceptions, _pickling, _reducers
-from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends._outcomes import RETURNED, Named, decode
 from parallel_exec.backends.process import wire
 from parallel_exec.errors import ParallelExecError, TaskSerializationError, WorkerStartError, start_error
@@ -32,7 +31,7 @@ else:
 
 
 # `if __name__ == "__main__":` at the margin, however it is written, or the like of `__name__ == "__main__" and main()`.
-_GUARD = re.compile(rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)", re.MULTILINE)
+_GUARD = rb"^(if\b.*__name__|[^\s#\"'].*__name__\s*[=!]=|__name__\s*==)"
 
 
 def by_value(job: AnyJob, pickled: Pickled) -> Pickled:
@@ -60,6 +59,8 @@ def by_value(job: AnyJob, pickled: Pickled) -> Pickled:
 
 def unpicklable(job: AnyJob) -> TaskSerializationError:
     """Return the error of a job whose call could not be pickled: it names the argument, or the function, that cannot be."""
+    from parallel_exec.backends._culprit import find_culprit, parts_of  # only a failure needs it
+
     with _reducers.carry([]):
         what, why, hint = find_culprit(parts_of(job.fn, job.args, job.kwargs or {}))
     return TaskSerializationError(f"{what} of task {job.id!r}", "to the worker", why, hint)
@@ -103,6 +104,8 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
     except WorkerStartError:
         raise
     except Exception as error:
+        from parallel_exec.backends._culprit import find_culprit  # only a failure needs it
+
         with _reducers.carry([]):
             what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
@@ -153,7 +156,7 @@ def why_not_importable() -> str:
         )
     try:
         with open(path or "", "rb") as file:
-            guarded = _GUARD.search(file.read()) is not None
+            guarded = re.search(_GUARD, file.read(), re.MULTILINE) is not None
     except OSError:
         return ""  # a zip file, or no source: a worker will find out
     if guarded:
