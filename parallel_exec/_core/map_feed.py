@@ -71,7 +71,7 @@ class MapFeed:
         self._are_small = call is not None and call.is_light()
         self._call = call if self._are_small else None
         # Whether items are pickled as calls of the function, which may go alone as they are; else as calls of `len`.
-        self._are_calls = self._are_small and len(call.data) < _SHORT
+        self._are_calls = call is not None and self._are_small and len(call.data) < _SHORT
 
     def read(self, iterables: tuple[Iterable[Any], ...]) -> None:
         """Read all items, and start their calls."""
