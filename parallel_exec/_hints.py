@@ -50,6 +50,9 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("thread_name", "name_prefix", "thread_prefix"), ("thread_name_prefix",)),
     **dict.fromkeys(("cancel", "cancel_pending", "kill", "force"), ("cancel_futures",)),
     **dict.fromkeys(("show_progress", "verbose", "tqdm", "bar", "progress_bar"), ("progress",)),
+    **dict.fromkeys(
+        ("checkpoint", "checkpoint_path", "joblog", "resume_from", "state_file", "cache_file"), ("journal",)
+    ),
     **dict.fromkeys(("failfast", "stop_on_error", "raise_on_error", "fail_on_error"), ("fail_fast",)),
     **dict.fromkeys(("ordered", "keep_order", "as_completed"), ("order",)),
     **dict.fromkeys(("chunk_size", "batch_size", "chunks"), ("chunksize",)),
@@ -82,7 +85,7 @@ WRITTEN: Mapping[str, str] = {
     **dict.fromkeys(
         ("initializer", "initargs"), "ParallelExecutor(backend=ThreadBackend({}=...)) or ProcessBackend({}=...)"
     ),
-    **dict.fromkeys(("deadline", "fail_fast", "order", "progress"), _RUN),
+    **dict.fromkeys(("deadline", "fail_fast", "order", "progress", "journal"), _RUN),
     **dict.fromkeys(("chunksize", "buffersize"), _MAP),
     "window": "stream(tasks, {}=...)",
     "execute": "Task(fn)",

@@ -14,6 +14,9 @@ The way of a task:
                                    │           └─ requeue: taken, and never began      └─ Delay: backing off, in Timers
                                    └───────────────────────────────────────────────────────┘ due again, at its old place
 
+A run may have a journal (`journaling.py`): what that has from an earlier run ends by `Admission.add_restored`, or by
+`Completion.resume` if it was staged, and is never taken.
+
 A job's phase says where it is. It is changed by a method of `Job`, by whoever holds the monitor's lock; but a live attempt is
 claimed without the lock, by the one thread whose `set.remove` succeeds, and that thread alone decides what follows.
 

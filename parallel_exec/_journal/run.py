@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _AHEAD = (
     10_000  # most results of a stream that wait to be recorded before it starts more tasks; a guess: a few transactions
 )
+_GRACE = 1.0  # seconds that the end of a stream takes at most after Ctrl-C; a guess: half of what we promise
 _TOLD = 5  # warnings for records that cannot be read back; a guess: then they are counted
 _NOTHING: Mapping[str, Any] = {}
 
@@ -213,6 +214,8 @@ class JournaledRun:
         return self
 
     def __exit__(self, exc_type: object, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._until is None:
+            self.hurry(_GRACE)
         incomplete = self.close(error)
         if incomplete and error is None:
             warnings.warn(incomplete, RuntimeWarning, stacklevel=3 if self._bounded else 4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import pytest
 import work
 from backend_kinds import OWN, over
+from script import run as run_script
 
 from parallel_exec import JournalError, Task
 from parallel_exec._journal import recorder
@@ -147,3 +148,29 @@ def test_a_long_stream_keeps_little(lab: Any, journal: str) -> None:
         pass
     work.until(lambda: _kept() < 50)
     assert len(list(results)) == 100
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    """It is raised soon, though a disk hangs; what had ended is recorded if it does not."""
+    body = f"""
+        from parallel_exec._journal.database import Database
+        if sys.argv[1] == "hangs":
+            write = Database.write
+            Database.write = lambda *args: time.sleep(3) or write(*args)
+        try:
+            with ParallelExecutor(max_concurrency=2) as executor:
+                tasks = (Task(work.nap, 0.001, id=str(number)) for number in range(10**6))
+                for number, result in enumerate(executor.stream(tasks, journal={str(tmp_path / "run.db")!r})):
+                    if number == 50:
+                        began = time.monotonic()
+                        signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            say(time.monotonic() - began < 2)
+    """
+    assert run_script(tmp_path, body, "works") == "True"
+    assert (_last_run(str(tmp_path / "run.db")).how, _last_run(str(tmp_path / "run.db")).succeeded >= 50) == (
+        "interrupted",
+        True,
+    )
+    assert run_script(tmp_path, body, "hangs") == "True"
+    assert _last_run(str(tmp_path / "run.db")).how == "interrupted"
