@@ -29,7 +29,6 @@ APPLICATION = 0x7065786A  # "pexj": the file's first page says whose it is
 FORMAT = 1
 
 _BUSY = 10.0  # seconds to wait for another program's lock; a guess: a commit of ours takes a hundredth of that
-_KEPT = 4  # prepared statements; to insert some thousand rows takes one of a megabyte, another for each number of rows
 _NAP = 0.01  # seconds between two tries where SQLite does not wait by itself
 
 _REASONS = {
@@ -171,9 +170,7 @@ class JournalFile:
         if self.is_over:
             raise self.over()
         uri = f"file:{quote(os.fsencode(self.real_path))}?{mode}"
-        connection = sqlite3.connect(
-            uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True, cached_statements=_KEPT
-        )
+        connection = sqlite3.connect(uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
         kept: list[object] = []
         connection.create_function("keep", 0, kept.append)  # for `after_fork`
         self._connections.append((connection, kept))
