@@ -207,6 +207,8 @@ class JournaledRun:
         if self._born != _forks.generation or not (recorder.error or (is_over and recorder.missing())):
             return ""
         missing = recorder.missing()
+        if not missing:  # the run's end could not be recorded; or the file is gone, and all that was in it
+            return f"the journal is incomplete: {recorder.error}"
         count = "1 result is" if missing == 1 else f"{missing} results are"
         return f"the journal is incomplete, {count} missing and will be worked out again: {recorder.error}"
 
