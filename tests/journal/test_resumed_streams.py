@@ -151,26 +151,27 @@ def test_a_long_stream_keeps_little(lab: Any, journal: str) -> None:
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    """It is raised soon, though a disk hangs; what had ended is recorded if it does not."""
+    """It is raised within 2 s where the stream is waited for, and within 3 if the disk hangs; what had ended is recorded."""
     body = f"""
         from parallel_exec._journal.database import Database
         if sys.argv[1] == "hangs":
             write = Database.write
             Database.write = lambda *args: time.sleep(3) or write(*args)
+        began = []
+        def interrupt():
+            time.sleep(0.3)
+            began.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
         try:
-            with ParallelExecutor(max_concurrency=2) as executor:
-                tasks = (Task(work.nap, 0.001, id=str(number)) for number in range(10**6))
-                for number, result in enumerate(executor.stream(tasks, journal={str(tmp_path / "run.db")!r})):
-                    if number == 50:
-                        began = time.monotonic()
-                        signal.raise_signal(signal.SIGINT)
+            with ParallelExecutor(max_concurrency=2, retry_count=0) as executor:
+                tasks = [*[Task(int, id=str(number)) for number in range(50)], Task(interrupt, id="interrupts")]
+                list(executor.stream(tasks, journal={str(tmp_path / "run.db")!r}))
         except KeyboardInterrupt:
-            say(time.monotonic() - began < 2)
+            say(time.monotonic() - began[0] < (2 if sys.argv[1] == "works" else 3))
     """
     assert run_script(tmp_path, body, "works") == "True"
-    assert (_last_run(str(tmp_path / "run.db")).how, _last_run(str(tmp_path / "run.db")).succeeded >= 50) == (
-        "interrupted",
-        True,
-    )
+    run = _last_run(str(tmp_path / "run.db"))
+    assert (run.how, run.succeeded, run.unfinished) == ("interrupted", 50, 1)
     assert run_script(tmp_path, body, "hangs") == "True"
     assert _last_run(str(tmp_path / "run.db")).how == "interrupted"
