@@ -198,6 +198,8 @@ PRIVATE = {
         "_preload_modules": "the same",
         "_resource_tracker": "multiprocessing has one, and starts it before it is needed",
         "_fd": "the same",
+        "_pid": "the same",
+        "_stop": "the same",
         "_lock": "the same",
         "_rebuild": "how a semaphore is opened that another process has made",
     },
@@ -224,7 +226,7 @@ SET = {
         "_fd",
     },
     "backends.process.child.when_imported": {"loader"},  # a module's spec
-    "backends.process.fork_server": {"_fd"},  # multiprocessing's resource tracker
+    "backends.process.fork_server": {"_fd", "_stop"},  # multiprocessing's resource tracker
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
     "backends.process.mp_process": {"get_preparation_data"},  # multiprocessing.spawn
     "cli.reader": {"args"},  # an error

@@ -26,6 +26,7 @@ import select
 import signal
 import struct
 import sys
+from functools import partial
 from socket import SCM_RIGHTS, SOL_SOCKET
 
 from parallel_exec.backends._descriptors import pipe, socket_pair
@@ -282,6 +283,7 @@ def tracker_fd() -> int:
         with tracker._lock:
             if tracker._fd is None:
                 tracker._fd = servers.tracked
+                tracker._stop = partial(_stop_tracker, tracker)
             else:  # another thread has started it meanwhile
                 unused = servers.tracked
         servers.tracked = -1
@@ -289,6 +291,18 @@ def tracker_fd() -> int:
         os.close(unused)
     known: int | None = getattr(tracker, "_fd", None)
     return int(resource_tracker.getfd()) if known is None else known  # type: ignore[arg-type]
+
+
+def _stop_tracker(tracker: Any, *how: Any, close: Any = os.close, **named: Any) -> None:
+    """Do as `ResourceTracker._stop`, which waits for its child in some versions, also where the tracker is none of ours.
+
+    Called by its `__del__` as well, when a module's globals may be gone.
+    """
+    if tracker._pid is not None:
+        type(tracker)._stop(tracker, *how, **named)
+    elif tracker._fd is not None:
+        fd, tracker._fd = tracker._fd, None
+        close(fd)
 
 
 # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────────

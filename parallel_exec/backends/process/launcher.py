@@ -112,7 +112,8 @@ class Launcher:
 
     def _spawn(self, handle: WorkerHandle, initializer: Initializer | None, main: dict[str, Any]) -> None:
         """Make the process. In the starting thread."""
-        config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
+        with spawn.lock:  # for what that imports
+            config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
         handle.started(*spawn.start(self._context, config, handle.name))
 
     def close(self) -> None:

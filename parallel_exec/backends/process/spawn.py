@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.child.start import Started, WorkerConfig
 
 # Held while a worker is started. Also by forks: what is forked while another thread has one of the locks that
-# `multiprocessing` takes then could start no process itself.
-_lock = hold_during_forks(threading.RLock())
+# `multiprocessing` takes then, or is importing what a start needs, could start no process itself.
+lock = hold_during_forks(threading.RLock())
 # The thread that starts a worker, and the worker's end of its pipe for tasks; guarded by the lock.
 _launching: list[tuple[int, Descriptor]] = []
 _SPARE = 8 + 12  # descriptors: what is opened for a start at most, and another worker's pipes meanwhile
@@ -46,7 +46,7 @@ def start(context: Any, config: WorkerConfig, name: str) -> tuple[Any, Any]:
     """
     inherited = Inherited.now()
     config = config._replace(inherited=inherited)
-    with _lock:
+    with lock:
         fill_standard()  # for what is opened, here and in the child
         _check_descriptors()
         _launching.append((threading.get_ident(), config.tasks))
@@ -70,7 +70,7 @@ def start_server() -> None:
         OSError: there are not enough descriptors left, or no process can be made.
     """
     inherited = Inherited.now()
-    with _lock:
+    with lock:
         fill_standard()
         _check_descriptors()
         fork_server.renew(inherited)
@@ -110,11 +110,11 @@ def is_launching(theirs: list[Descriptor]) -> bool:
 
 def _at_exit() -> None:
     """Leave the fork server; the pools have ended by now."""
-    if _lock.acquire(False):  # else a thread that cannot be joined is starting something
+    if lock.acquire(False):  # else a thread that cannot be joined is starting something
         try:
             fork_server.leave()
         finally:
-            _lock.release()
+            lock.release()
 
 
 atexit.register(_at_exit)

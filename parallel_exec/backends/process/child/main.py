@@ -172,6 +172,10 @@ class Worker:
         initializer, initargs = loaded if initargs is None else (loaded, initargs)
         initializer(*initargs)
 
+    def leave(self) -> None:
+        """Be about to end: what sends log records until then, and no large object, need not close the channel."""
+        self._channel.detach()
+
     def load(self, payload: segments.Data | None, received: segments.Received | None, names_main: bool) -> Any:
         """Unpickle a call; one that may name something of the main module finds that imported."""
         if payload is None:
@@ -245,7 +249,9 @@ def main(start: Start) -> None:
         import traceback
 
         worker.outbox.send(wire.encode(wire.START_FAILED, payload=traceback.format_exc().encode()))
+        worker.leave()
         sys.exit(1)
     _forks.end_child(born)
     worker.outbox.send(wire.encode(wire.READY))
     worker.serve()
+    worker.leave()
