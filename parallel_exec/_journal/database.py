@@ -24,7 +24,7 @@ import sys
 from collections import deque
 from typing import Any, Iterator, Sequence
 
-from parallel_exec._journal.file import JournalFile
+from parallel_exec._journal.file import FAILURES, JournalFile
 from parallel_exec._journal.records import FAILED, STATES, Record
 from parallel_exec._journal.runs import (
     KILLED,
@@ -264,11 +264,11 @@ class Database:
             connection = self._borrow()
             try:
                 row = connection.execute(_FIND, (_column(id),)).fetchone()
+                return None if row is None else _record(row)
             finally:
                 self._idle.append(connection)
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             raise self._file.explain(error) from error
-        return None if row is None else _record(row)
 
     def records(self, states: Sequence[int] = STATES) -> Iterator[Record]:
         """Yield the records of tasks that are in one of these states, in the order in which they ended; in flat memory.
@@ -356,5 +356,15 @@ def _column(id: str) -> str | bytes:
 
 
 def _record(row: Sequence[Any]) -> Record:
+    """Return a record.
+
+    Raises:
+        sqlite3.DatabaseError: its id is none.
+    """
     column = row[0]
-    return Record(*row) if type(column) is str else Record(column.decode("utf-8", "surrogatepass"), *row[1:])
+    if type(column) is str:
+        return Record(*row)
+    try:
+        return Record(str(column, "utf-8", "surrogatepass"), *row[1:])
+    except (TypeError, UnicodeDecodeError):
+        raise sqlite3.DatabaseError("malformed id") from None

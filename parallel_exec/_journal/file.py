@@ -41,7 +41,11 @@ _REASONS = {
     "no such": "it is damaged",
     "malformed": "it is damaged",
     "not a database": "it is damaged",
+    "decode": "it is damaged",
 }
+
+# What SQLite and the system raise; that of a damaged file may be no text, as SQLite's message quotes it.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
 _files: weakref.WeakSet[JournalFile] = weakref.WeakSet()  # those that are open in this process
 
@@ -194,7 +198,7 @@ class JournalFile:
         """Raise what goes wrong meanwhile as a `JournalError`."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> JournalError:
@@ -203,6 +207,8 @@ class JournalFile:
             return JournalError(self.path, "its folder is not there: make that first")
         if isinstance(error, OSError):
             return JournalError(self.path, error.strerror or str(error))
+        if not str(error):  # as Python 3.9 does if SQLite's message is no text
+            return JournalError(self.path, "it is damaged")
         reason = next((reason for part, reason in _REASONS.items() if part in str(error)), "SQLite refuses")
         if "unable to open" in str(error) and not _may(os.R_OK, self.real_path):
             reason = "you have no permission to read it"

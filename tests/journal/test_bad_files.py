@@ -154,6 +154,35 @@ def test_damaged_in_one_place(path: Path) -> None:
 
 
 @each_way
+def test_damaged_where_the_message_is_no_text(path: Path, way: Callable[[Path], Any]) -> None:
+    """SQLite quotes what it does not understand, bytes that are no text, too."""
+    _fill(path)
+    data = path.read_bytes()
+    assert data.count(b"CREATE TABLE runs") == 1
+    path.write_bytes(data.replace(b"CREATE TABLE runs", b"CREATE TABL\xd5 runs"))
+    with pytest.raises(JournalError, match="it is damaged"):
+        way(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["id = CAST(x'61ff' AS BLOB)", "id = CAST(x'61ff' AS TEXT)", "id = 7", "attempts = CAST(x'ff' AS TEXT)"],
+)
+def test_a_record_that_is_damaged(path: Path, change: str) -> None:
+    """What SQLite takes and a record cannot have is told as damage; and its task runs again."""
+    with ParallelExecutor(backend="inline") as executor:
+        executor.add_task(Task(int, "5", id="a"))
+        executor.execute_all(journal=path)
+        _sql(path, f"UPDATE tasks SET {change}")
+        with pytest.raises(JournalError, match="it is damaged"):
+            Journal(path).results()
+        executor.add_task(Task(int, "5", id="a"))
+        [result] = executor.execute_all(journal=path)
+    assert result.unwrap() == 5
+    assert not result.resumed
+
+
+@each_way
 def test_a_folder(path: Path, way: Callable[[Path], Any]) -> None:
     """A folder is no file."""
     with pytest.raises(JournalError, match="it is not a file"):
