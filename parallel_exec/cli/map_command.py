@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from parallel_exec.backends.base import Backend
     from parallel_exec.cli.reader import Item
+    from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
     from parallel_exec.progress import Bar
 
@@ -161,23 +162,26 @@ def _run_staged(
     journal: Journal | None,
 ) -> None:
     """Run tasks that are all known."""
-    futures = []
-    refused = False
+    staged: list[tuple[int, Refused | TaskFuture[Any]]] = []
+    futures: list[TaskFuture[Any]] = []
     for number, item in items:
         if isinstance(item, Refused):
-            writer.refuse(number, item)
-            refused = True
+            staged.append((number, item))
         else:
             futures.append(executor.add_task(Task(item.execute, id=item.id, priority=item.priority)))
-            writer.watch(number, futures[-1])
-    if refused and options.fail_fast:  # the first failure came before all that could have run
+            staged.append((number, futures[-1]))
+    if len(futures) < len(staged) and options.fail_fast:  # the first failure came before all that could have run
         for future in futures:
             future.cancel()
-    try:
-        executor.execute_all(deadline=options.deadline, fail_fast=options.fail_fast, journal=journal)
-    except JournalError:  # before anything has begun
-        writer.drop_cancelled()
-        raise
+
+    def tell() -> None:  # not before the journal is known to be good: the first line replaces what is at --output
+        for number, one in staged:
+            if isinstance(one, Refused):
+                writer.refuse(number, one)
+            else:
+                writer.watch(number, one)
+
+    executor.run_all(tell, deadline=options.deadline, fail_fast=options.fail_fast, journal=journal)
 
 
 @contextlib.contextmanager
@@ -240,7 +244,7 @@ def _journal(options: argparse.Namespace) -> Journal | None:
             option = "--retry-failed" if options.retry_failed else "--no-retry-failed"
             raise UsageError(f"{option} needs --journal FILE, as it speaks of what has failed in an earlier run")
         return None
-    if options.output is not None and os.path.realpath(options.output) == os.path.realpath(options.journal):
+    if options.output is not None and _is_same_file(options.output, options.journal):
         raise UsageError(f"--output {options.output!r} is the journal: name another file")
     from parallel_exec.journal import Journal  # few runs have one
 
@@ -248,6 +252,13 @@ def _journal(options: argparse.Namespace) -> Journal | None:
         return Journal(options.journal, retry_failed=options.retry_failed is not False)
     except ValueError as error:
         raise UsageError(f"--journal: {error}") from error
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    """Return whether two paths are those of one file, or of one that will be there."""
+    with contextlib.suppress(OSError, ValueError):  # one of them is not there, or cannot be
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _backend(name: str) -> Backend | str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, Sequence, TextIO
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TextIO
 
 from parallel_exec.executor import ParallelExecutor
 from parallel_exec.task import Task
@@ -21,6 +21,8 @@ from parallel_exec.task import Task
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from parallel_exec._core.batch import Batch
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._core.journaling import RunJournal
     from parallel_exec.cli.reader import Call
     from parallel_exec.future import TaskFuture
@@ -67,6 +69,27 @@ class MapExecutor(ParallelExecutor):
         if recording is None:
             return self.options(id=call.id).submit(call.execute)
         return self._start_task(Task(call.execute, id=call.id), recording)
+
+    def run_all(
+        self, tell: Callable[[], object], *, deadline: float | None, fail_fast: bool, journal: Journal | None
+    ) -> None:
+        """Run all tasks that were added.
+
+        Args:
+            tell: called once the journal is known to be good, before the first task starts.
+            deadline: as for `execute_all`.
+            fail_fast: likewise.
+            journal: likewise.
+
+        Raises:
+            JournalError: the journal cannot be used.
+        """
+        self._tell = tell
+        self.execute_all(deadline=deadline, fail_fast=fail_fast, journal=journal)
+
+    def _run(self, *how: Any, **named: Any) -> Batch[AnyJob]:
+        self._tell()
+        return super()._run(*how, **named)
 
 
 @contextlib.contextmanager

@@ -182,7 +182,6 @@ class Writer:
         tracebacks: bool = False,
     ) -> None:
         self.interrupted = 0
-        self._is_dropping = False  # whether what is cancelled gets no line
         self.output_error: OSError | None = None
         self.summary = Summary()
         self._output = output
@@ -203,11 +202,6 @@ class Writer:
     def interrupt(self, number: int) -> None:
         """Note the signal that ends the run. For signal handlers, too."""
         self.interrupted = number
-        self._is_dropping = True
-
-    def drop_cancelled(self) -> None:
-        """Write no line for what is cancelled from now on, as it is because the run was refused."""
-        self._is_dropping = True
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -279,7 +273,7 @@ class Writer:
             number = self._alive.pop(ended)
             result = ended.task_result()
             line = ""
-            if not (self._is_dropping and isinstance(result.error, CancelledError)):
+            if not (self.interrupted and isinstance(result.error, CancelledError)):
                 self.summary.add(result)
                 line = to_json(number, result, self._tracebacks)
         if self._turns is None:

@@ -246,6 +246,38 @@ def test_a_file_that_is_no_journal_is_refused(counting: Path, mode: tuple[str, .
     assert (counting / "run.db").read_text() == "something of the user's\n" * 100
 
 
+@MODES
+@pytest.mark.parametrize("order", [(), ("--keep-order",)], ids=["completed", "ordered"])
+def test_an_item_that_is_refused_puts_no_line_into_a_run_that_is_refused(
+    counting: Path, mode: tuple[str, ...], order: tuple[str, ...]
+) -> None:
+    """The file of the lines is as it was; once the journal can be used, it has the item's line in its place."""
+    (counting / "out").write_text("old\n")
+    (counting / "run.db").write_text("something of the user's\n" * 100)
+    how = ("--json", "counting:count", '"a"', "no JSON", '"b"', *JOURNAL, "--output", "out", *mode, *order)
+    process = run(*how, cwd=counting)
+    assert process.returncode == 2
+    assert (counting / "out").read_text() == "old\n"
+    (counting / "run.db").unlink()
+    process = run(*how, cwd=counting)
+    assert process.returncode == 1
+    lines = read((counting / "out").read_bytes())
+    assert {line["index"]: line["success"] for line in lines} == {1: True, 2: False, 3: True}
+    if order:
+        assert [line["index"] for line in lines] == [1, 2, 3]
+
+
+def test_the_journal_by_another_name_is_not_written_over(counting: Path) -> None:
+    """A hard link leads to the same file."""
+    run("counting:count", "a", *JOURNAL, cwd=counting)
+    os.link(counting / "run.db", counting / "out")
+    for mode in ((), ("--append",)):
+        process = run("counting:count", "b", *JOURNAL, "--output", "out", *mode, cwd=counting)
+        assert process.returncode == 2
+        assert b"--output 'out' is the journal" in process.stderr
+    assert [result.task.id for result in Journal(counting / "run.db").results()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
