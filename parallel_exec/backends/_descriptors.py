@@ -93,6 +93,11 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socket(fileno=first), socket.socket(fileno=second)
 
 
+def leave_open(used: socket.socket) -> None:
+    """Leave it to the system to close a socket, as this process is about to end."""
+    used.detach()
+
+
 def datagram_socket(family: int) -> socket.socket:
     """Return a new socket for datagrams.
 

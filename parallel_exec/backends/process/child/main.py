@@ -27,7 +27,7 @@ from parallel_exec._current import current
 from parallel_exec._names import id_of
 from parallel_exec._sync.clock import time
 from parallel_exec.backends import _pickling
-from parallel_exec.backends._descriptors import fill_standard
+from parallel_exec.backends._descriptors import fill_standard, leave_open
 from parallel_exec.backends._outcomes import encode_unreadable
 from parallel_exec.backends._platform import (
     admit_sigint,
@@ -173,8 +173,8 @@ class Worker:
         initializer(*initargs)
 
     def leave(self) -> None:
-        """Be about to end: what sends log records until then, and no large object, need not close the channel."""
-        self._channel.detach()
+        """Be about to end: from now on only log records are sent, which do not need the channel."""
+        leave_open(self._channel)
 
     def load(self, payload: segments.Data | None, received: segments.Received | None, names_main: bool) -> Any:
         """Unpickle a call; one that may name something of the main module finds that imported."""
