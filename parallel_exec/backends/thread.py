@@ -18,6 +18,7 @@ Guarantees:
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from _contextvars import copy_context  # `contextvars` is this, and one module more
 from functools import partial
@@ -180,7 +181,9 @@ class ThreadRunner(Runner):
         self._spawner = _IdleCallback(self._spawn)
         self._refuser: Consumer = _IdleCallback(self._refuse_all)
         self._next_try = port.timers.timer(weakly(self._offer))  # armed when the system has refused a thread
-        self._refused_since: float | None = None  # since when it does so
+        self._refused_since = (
+            self._refused_at
+        ) = -math.inf  # since when it does so while there is no thread, and when last
         port.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
@@ -198,7 +201,7 @@ class ThreadRunner(Runner):
             if room:
                 port.timers.start()
                 launch(thread)
-                self._refused_since = None
+                self._refused_at = -math.inf
         except (RuntimeError, MemoryError) as error:  # no more threads to be had, or the interpreter is ending
             self._start_failed(worker, first, error)
             return
@@ -238,7 +241,9 @@ class ThreadRunner(Runner):
             guarded(first)
         now = time.monotonic()
         with self.port.lock:
-            self._refused_since = since = self._refused_since or now
+            if self._workers or now - self._refused_at > PATIENCE:  # or there was nothing to do meanwhile
+                self._refused_since = now
+            since, self._refused_at = self._refused_since, now
         self.port.unpark(self._spawner)
         try:
             self.port.timers.start()
@@ -252,7 +257,7 @@ class ThreadRunner(Runner):
 
     def _reject_waiting(self, error: WorkerStartError) -> None:
         """End what waits, and start afresh with what is added from now on."""
-        self._refused_since = None
+        self._refused_at = -math.inf
         for _ in range(self.port.backlog()):  # not what callbacks add meanwhile
             job = self.port.take(self._spawner)
             if job is None:

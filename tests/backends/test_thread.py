@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 from typing import Any
@@ -415,6 +416,36 @@ def test_threads_can_be_had_again(lab: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert {type(future.exception(work.PATIENCE)).__name__ for future in futures} == {"WorkerStartError"}
     refusal.count = 0
     assert executor.submit(work.double, 2).result(work.PATIENCE) == 4
+
+
+def test_patience_begins_when_there_is_no_thread(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long ago the system has refused one that was not needed as much."""
+    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.5)
+    executor = lab.executor(max_concurrency=2, timeout=None, retry_count=0)
+    started, gate = lab.latch(), lab.latch()
+    stuck = executor.submit(work.hold, started, gate)
+    started.wait()
+    refusal = Refusal(monkeypatch)
+    refusal.count = math.inf
+    waiting = executor.submit(work.double, 1)
+    time.sleep(0.7)
+    assert not waiting.done()
+    refusal.count = 4
+    assert stuck.abort()
+    assert waiting.result(work.PATIENCE) == 2
+
+
+def test_patience_begins_anew(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused long ago does not count, if there was nothing to do since."""
+    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.5)
+    executor = lab.executor(max_concurrency=1, timeout=None, retry_count=0)
+    refusal = Refusal(monkeypatch)
+    refusal.count = math.inf
+    assert executor.submit(work.double, 1).cancel()
+    time.sleep(0.7)
+    future = executor.submit(work.double, 2)
+    refusal.count = 2
+    assert future.result(work.PATIENCE) == 4
 
 
 def test_a_second_thread_comes_later(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
