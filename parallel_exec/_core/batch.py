@@ -208,10 +208,11 @@ class Batches(Generic["J"]):
             self._call = call
 
     def release(self, call: object) -> None:
-        """Undo `reserve`, if it was this call's; what was not started stays staged."""
+        """Undo `reserve` and `record_in`, if it was this call's; what was not started stays staged."""
         with self._lock:
             if self._call is call:
                 self._call = None
+                self.current.journal = None
 
     def record_in(self, journal: RunJournal) -> list[J]:
         """Have the current batch tell a journal of its ends; returns as `Batch.record_in`."""

@@ -25,6 +25,7 @@ from parallel_exec import (
     TaskStarted,
     TaskTimeoutError,
 )
+from parallel_exec._core.batch import Batches
 from parallel_exec._journal.run import JournaledRun
 from parallel_exec.journal import Journal
 
@@ -422,6 +423,22 @@ def test_what_is_no_journal_is_refused(lab: Any, journal: Any, error: type[Excep
         executor.stream([], journal=journal)
     assert not future.done()
     assert executor.execute_all()[0].success
+
+
+def test_a_run_that_is_interrupted_before_it_begins(lab: Any, journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks stay staged, and know no more of its journal."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    executor, tasks = lab.executor(), _tasks(lab.log(), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "begin", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _run(executor, tasks, journal)
+    executor.add_task(int)
+    assert [result.unwrap() for result in executor.execute_all()] == [0, 0]
+    assert [run.how for run in Journal(journal).summary().runs] == ["interrupted"]
 
 
 # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────
