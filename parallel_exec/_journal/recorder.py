@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import _forks
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import is_mine, release_leaked
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.errors import DeadlineExceededError, ParallelExecError, TaskSerializationError
@@ -55,6 +56,7 @@ class Recorder:
     Attributes:
         note: notes that a job has ended. One step, so that it may be called with any lock held, and by signal handlers.
         error: why the file cannot be written just now, in words; else "". Written by the thread.
+        latest_error: why it could not be written last, in words; "" if it always could. Written by the thread.
 
     Args:
         database: open, with a run begun. Only the thread writes to it, and closes it.
@@ -81,12 +83,10 @@ class Recorder:
         self._how = ""  # how the run has ended, once it has
         self._is_over = False
         self._born = _forks.generation
-        self._counting = threading.Lock()
-        self._resumed = 0  # under that
-        self._recorded = self._written = self._dropped = 0
+        self._resumed = self._recorded = self._written = self._dropped = 0
         self._bytes = 0  # of results that were encoded since the last transaction
         self._has_warned = False
-        self.error = ""
+        self.error = self.latest_error = ""
         self._thread = threading.Thread(target=self._run, name="parallel_exec-journal", daemon=True)
 
     def start(self) -> None:
@@ -100,15 +100,17 @@ class Recorder:
 
     # ── any thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def count_resumed(self) -> None:
-        """Count a task whose result is from the journal."""
-        with self._counting:
-            self._resumed += 1
-
     def seal(self, job: AnyJob) -> None:
         """Record a job that has ended, with its result as it is now. Runs users' code."""
-        if self._born == _forks.generation:
+        if self._born != _forks.generation:
+            return
+        was_held = is_mine(self._encoding)  # by what is encoded just now
+        try:
             self._encode(job)
+        except BaseException:  # Ctrl-C's, for one
+            if not was_held:
+                release_leaked(self._encoding)  # or the thread would wait for it for ever
+            raise
 
     def _waiting(self) -> int:
         return len(self._ended) + len(self._pending)
@@ -151,10 +153,14 @@ class Recorder:
             self._waiter.wait(min(left, TICK))
         return not self.error
 
-    def let_go(self) -> None:
-        """Have the run end as interrupted, if nobody has said how it has ended; does not wait."""
-        self._how = self._how or "interrupted"
+    def let_go(self, how: str = "interrupted") -> None:
+        """Have the run end like this, if nobody has said how it has ended; does not wait."""
+        self._how = self._how or how
         self._parker.unpark()
+
+    def is_own_thread(self) -> bool:
+        """Return whether the calling thread is the one that records, which must not wait for itself."""
+        return threading.get_ident() == self._thread.ident
 
     # ── its thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,7 +176,7 @@ class Recorder:
             self._end()
         except BaseException:
             logger.exception("the thread that records a journal failed")
-            self.error = self.error or "the thread that records it failed"
+            self.error = self.latest_error = self.error or "the thread that records it failed"
         finally:
             self._database.close()
             self._is_over = True
@@ -181,11 +187,14 @@ class Recorder:
         """Record what is left, as far as possible, and end the run."""
         self._record_all()
         self._codec.tell_rest()
-        unfinished = len(self._ids) - self._resumed - self._recorded
+        unfinished = len(self._ids) - self._resumed - self._recorded + self._dropped + len(self._pending)
         try:
-            self._database.end_run(self._how, resumed=self._resumed, unfinished=unfinished + self.missing())
+            self._database.end_run(self._how, resumed=self._resumed, unfinished=unfinished)
         except Exception as error:
             self._fail(error)
+        else:
+            if not self.missing():  # it was a sign of life that could not be written
+                self.error = ""
 
     def _record_all(self) -> bool:
         """Record all that has ended; returns whether anything was written."""
@@ -211,6 +220,8 @@ class Recorder:
                 self._bytes += len(record.result or "")
                 self._pending.append(record)
                 self._recorded += 1
+            elif job.resumed:
+                self._resumed += 1
             self._keys.pop(job, None)
 
     def _write(self) -> bool:
@@ -230,7 +241,7 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         """Note that the file cannot be written, and tell it once."""
-        self.error = str(error)
+        self.error = self.latest_error = str(error)
         if not self._has_warned:
             self._has_warned = True
             logger.warning("%s; the run goes on, and what has ended is recorded once that is possible", error)

@@ -147,7 +147,6 @@ class JournaledRun:
         except (JournalError, UndecodableError) as error:
             self._tell(id, error)
             return None
-        self._recorder.count_resumed()
         return restored
 
     def resume_done(self, jobs: list[AnyJob], resume: Callable[[AnyJob, Restored], object]) -> None:
@@ -195,22 +194,34 @@ class JournaledRun:
         Returns:
             "", or in what the journal is incomplete.
         """
-        recorder, self._recorder = self._recorder, None
-        self._is_closed = True
+        recorder = self._recorder
+        if recorder is None:
+            self._database.close()
+            self._is_closed = True
+            return ""
+        how = _how(error)
+        recorder.let_go(how)  # first: the run ends, whatever a signal handler raises from here on
+        self._is_closed, self._recorder = True, None
         self._ids, self._done = set(), set()
         if self._unreadable > _TOLD:
             logger.warning("%d more tasks run again, as their records cannot be read", self._unreadable - _TOLD)
-        if recorder is None:
-            self._database.close()
+        if recorder.is_own_thread():  # it has let go a stream that nobody closed
             return ""
-        is_over = recorder.finish(_how(error), self._until)
-        if self._born != _forks.generation or not (recorder.error or (is_over and recorder.missing())):
-            return ""
+        is_over = recorder.finish(how, self._until)
+        return "" if self._born != _forks.generation else self._incomplete(recorder, is_over)
+
+    def _incomplete(self, recorder: Recorder, is_over: bool) -> str:
+        """Return in what the journal is incomplete, as far as the recorder was waited for; or ""."""
         missing = recorder.missing()
-        if not missing:  # the run's end could not be recorded; or the file is gone, and all that was in it
-            return f"the journal is incomplete: {recorder.error}"
         count = "1 result is" if missing == 1 else f"{missing} results are"
-        return f"the journal is incomplete, {count} missing and will be worked out again: {recorder.error}"
+        if not is_over and not recorder.error:  # the recorder is at it still
+            if self._until is not None or not missing:
+                return ""
+            return f"the journal is incomplete so far, {count} still being recorded: `encode`, or the disk, takes very long"
+        if missing:
+            return f"the journal is incomplete, {count} missing and will be worked out again: {recorder.latest_error}"
+        # Else the run's end could not be recorded; or the file is gone, and all that was in it.
+        return f"the journal is incomplete: {recorder.error}" if recorder.error else ""
 
     def __enter__(self) -> Self:
         return self

@@ -13,17 +13,25 @@ import itertools
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import CancelledError
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable
 
 import inside
+import journaled
 import psutil
 import pytest
 import script
 import work
 
 from parallel_exec import ParallelExecError, ParallelExecutor, Task, _lifecycle
+from parallel_exec._journal.recorder import Recorder
+from parallel_exec._journal.records import Codec
+from parallel_exec._journal.run import JournaledRun
+from parallel_exec._outcome import Success
+from parallel_exec._sync.locks import is_mine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -343,3 +351,53 @@ def test_a_lock_that_was_left_taken_anywhere(lab: Any) -> None:
         _tear(inside.scheduler(executor))()
     assert future.done()
     assert executor.stats().workers == 0
+
+
+def test_a_result_that_is_sealed_for_a_journal() -> None:
+    """Wherever Ctrl-C comes the recorder's thread goes on, and has the result."""
+    for step in itertools.count(1):
+        written: list[str] = []
+        disk: Any = SimpleNamespace(close=int, end_run=lambda how, resumed, unfinished: None)
+        disk.write = lambda records, resumed: written.extend(record.id for record in records)  # noqa: B023
+        job = journaled.ended_job(Success(1), id="a")
+        recorder = Recorder(disk, Codec(), {job: b"key"}, (), bounded=True)
+        recorder.start()
+        has_more = interrupt(lambda: recorder.seal(job), step)  # noqa: B023  # it is called at once
+        recorder.note(job)
+        assert recorder.finish("finished", time.monotonic() + work.PATIENCE), step
+        assert set(written) == {"a"}
+        if not has_more:
+            break
+    assert step > 10
+
+
+def test_the_end_of_a_run_with_a_journal(tmp_path: Path) -> None:
+    """Wherever Ctrl-C comes the run ends, and another can have the file."""
+    for step in itertools.count(1):
+        run = JournaledRun(tmp_path / "run.db", bounded=True)
+        run.begin()
+        has_more = interrupt(run.close, step)
+        del run
+        gc.collect()  # what `interrupt` leaves
+        work.until(lambda: not any(thread.name == "parallel_exec-journal" for thread in threading.enumerate()))
+        if not has_more:
+            break
+    assert step > 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts")
+def test_the_lock_of_a_result_that_is_sealed() -> None:
+    """It is free again, also where what a signal handler raises comes between the lock and its `with`."""
+    disk: Any = SimpleNamespace()
+    recorder = Recorder(disk, Codec(), {}, (), bounded=True)
+    job = journaled.ended_job(Success(1))
+    before = signal.signal(signal.SIGALRM, lambda *_: _raise())
+    try:
+        for _ in range(1000):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4)
+                while True:
+                    recorder.seal(job)
+            assert not is_mine(recorder._encoding)
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -262,11 +262,36 @@ def test_what_is_unfinished() -> None:
     lab.recorder.note(lab.job("a"))
     lab.recorder.note(lab.job("b", error=ValueError()))
     lab.recorder.note(lab.job("c", error=KeyboardInterrupt()))
-    lab.ids.add(4)
-    lab.recorder.count_resumed()
+    resumed = lab.job("d")
+    resumed.resumed = True
+    lab.recorder.note(resumed)
     lab.recorder.finish("failed")
     assert lab.disk.ids() == ["a", "b"]
     assert lab.disk.ended == ("failed", 1, 1)
+
+
+def test_what_is_unfinished_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task counts once, whether it was encoded or not, if at least that can be recorded."""
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    lab = Lab()
+    lab.disk.write = lambda records, resumed: 1 / 0
+    for number in range(3):
+        lab.recorder.note(lab.job(str(number)))
+    assert not lab.recorder.finish("finished")
+    assert lab.disk.ended == ("finished", 0, 3)
+    assert lab.recorder.missing() == 3
+
+
+def test_a_sign_of_life_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes nothing incomplete: what there was is recorded."""
+    monkeypatch.setattr(module, "HEARTBEAT", 0.0)
+    lab = Lab()
+    lab.recorder.note(lab.job("a"))
+    work.until(lambda: lab.disk.written)
+    lab.disk.write = lambda records, resumed: 1 / 0
+    work.until(lambda: lab.recorder.error)
+    assert lab.recorder.finish("finished")
+    assert lab.disk.ended == ("finished", 0, 0)
 
 
 def test_a_thread_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -314,6 +339,76 @@ def test_a_journal_that_is_deleted_meanwhile(lab: Any, tmp_path: Path, caplog: p
         (result,) = executor.execute_all(journal=path)
     assert result.success
     assert len([record for record in caplog.records if "deleted" in record.getMessage()]) == 1
+
+
+def test_what_was_dropped_is_told_with_its_reason(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, quick: None
+) -> None:
+    """Also once the disk takes what comes after it."""
+    monkeypatch.setattr(module, "LIMIT", 1)
+    write, broken, written = Database.write, threading.Event(), threading.Event()
+    broken.set()
+
+    def try_to_write(self: Database, records: Any, resumed: int = 0) -> None:
+        if broken.is_set():
+            raise JournalError("run.db", "the disk is full")
+        write(self, records, resumed)
+        written.set()
+
+    monkeypatch.setattr(Database, "write", try_to_write)
+    tasks = [Task(work.double, number, id=str(number)) for number in range(3)]
+    results = lab.executor().stream(tasks, journal=tmp_path / "run.db")
+    for _ in tasks:
+        next(results)
+    work.until(lambda: "full" in caplog.text)
+    time.sleep(0.1)  # some tries more, each of which drops what is too much
+    broken.clear()
+    assert written.wait(work.PATIENCE)
+    with pytest.warns(RuntimeWarning, match="incomplete, 2 results are missing .*: .*the disk is full"):
+        assert list(results) == []
+
+
+def test_a_run_that_nobody_waits_for_any_longer(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where recording takes very long a warning says that it goes on; and so it does."""
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    gate = threading.Event()
+
+    def encode(value: int) -> str:
+        gate.wait(work.PATIENCE)
+        return str(value)
+
+    executor = lab.executor()
+    for number in range(2):
+        executor.add_task(Task(work.double, number, id=str(number)))
+    with pytest.warns(RuntimeWarning, match="incomplete so far, 2 results are still being recorded"):
+        executor.execute_all(journal=Journal(tmp_path / "run.db", encode=encode, decode=int))
+    gate.set()
+    work.until(lambda: not module._alive)
+    assert Journal(tmp_path / "run.db", encode=encode, decode=int).summary().succeeded == 2
+
+
+def test_a_stream_that_the_recorder_lets_go(lab: Any, tmp_path: Path) -> None:
+    """One that is collected in the recorder's thread ends at once: that thread does not wait for itself."""
+    kept: list[Any] = []
+    seconds: list[float] = []
+
+    def encode(value: int) -> str:
+        if kept and threading.current_thread().name == "parallel_exec-journal":
+            began = time.monotonic()
+            kept.clear()
+            seconds.append(time.monotonic() - began)
+        return str(value)
+
+    tasks = [Task(work.double, number, id=str(number)) for number in range(20)]
+    journal = Journal(tmp_path / "run.db", encode=encode, decode=int)
+    results = lab.executor().stream(tasks, window=4, journal=journal)
+    next(results)
+    kept.append(results)
+    del results
+    work.until(lambda: not module._alive)
+    assert seconds
+    assert seconds[0] < work.PATIENCE / 2
+    assert journal.summary().runs[0].how == "interrupted"
 
 
 def test_a_forked_child_leaves_the_journal_alone(tmp_path: Path) -> None:

@@ -285,6 +285,15 @@ def test_fail_fast(lab: Any, journal: str) -> None:
 # ── how a result that comes back shows ──────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_fail_fast_cancels_is_not_counted_as_resumed(lab: Any, journal: str) -> None:
+    """Though an earlier run has it: this one has let it go."""
+    log = lab.log()
+    for fails_fast in (False, True):
+        executor, again = lab.executor(retry_count=0), Journal(journal, retry_failed=False)
+        _run(executor, _tasks(log, 4, failing=0), again, fail_fast=fails_fast)
+    assert [(run.resumed, run.unfinished) for run in Journal(journal).summary().runs] == [(0, 0), (1, 3)]
+
+
 def test_a_resumed_task_ends_like_any_other(lab: Any, journal: str) -> None:
     """Its future, its callbacks, the events, the counts, `results()`; but it is never started."""
     log, events = lab.log(), []
