@@ -330,3 +330,40 @@ def test_no_space_for_a_semaphore_of_the_server(tmp_path: Path) -> None:
     done = _run(program)
     assert "No space left" in done.stdout
     assert "/dev/shm" in done.stdout
+
+
+SOUGHT = """
+import logging, multiprocessing, sys
+from parallel_exec import ParallelExecutor
+import library
+
+if __name__ == "__main__":
+    logging.basicConfig(format="here: %(message)s", stream=sys.stdout)
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
+        print(executor.submit(library.seek).result())
+        print(executor.submit(library.use).result())
+"""
+
+
+def test_a_task_may_ask_where_a_module_is_before_it_imports_it(tmp_path: Path) -> None:
+    """What is to be told to `multiprocessing` and `logging` with their import still is."""
+    (tmp_path / "library.py").write_text(
+        "import importlib.util, sys\n"
+        "NAMES = ('logging', 'multiprocessing', 'multiprocessing.resource_tracker')\n"
+        "def seek():\n"
+        "    before = [name in sys.modules for name in NAMES]\n"
+        "    return before, [importlib.util.find_spec(name) is not None for name in NAMES[:2]]\n"
+        "def use():\n"
+        "    import logging, multiprocessing\n"
+        "    logging.warning('said')\n"
+        "    return multiprocessing.current_process().name\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(SOUGHT)
+    done = _run(program)
+    assert done.stdout.splitlines() == [
+        "([False, False, False], [True, True])",
+        "here: said",
+        "parallel_exec-worker-1",
+    ]
+    assert done.stderr == ""

@@ -1,7 +1,8 @@
 """Has something done as soon as a module is imported, which most workers never import, so that it need not be imported for that.
 
 Guarantees:
-    It is done before whoever imports the module has it; at once if it has been imported before.
+    It is done before whoever imports the module has it; at once if it has been imported before. To ask where the module is,
+    as `importlib.util.find_spec` does, changes nothing.
 """
 
 from __future__ import annotations
@@ -34,19 +35,24 @@ class _Finder:
         """Return how to import that module; None for any other."""
         if name != self._name:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._then)  # type: ignore[assignment]
+            spec.loader = _Loader(spec.loader, self.loaded)  # type: ignore[assignment]
         return spec
+
+    def loaded(self, module: Any) -> None:
+        """Do it, and nothing more from now on."""
+        if self in sys.meta_path:  # else it has been imported before, and is once more
+            sys.meta_path.remove(self)
+            self._then(module)
 
 
 class _Loader:
-    """Loads a module as `loader` does, and then calls `then` with it."""
+    """Loads a module as `loader` does, and then calls `loaded` with it."""
 
-    def __init__(self, loader: Any, then: Callable[[Any], object]) -> None:
+    def __init__(self, loader: Any, loaded: Callable[[Any], object]) -> None:
         self._loader = loader
-        self._then = then
+        self._loaded = loaded
 
     def create_module(self, spec: Any) -> Any:
         """Return what `loader` makes."""
@@ -56,4 +62,4 @@ class _Loader:
         """Load the module."""
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        self._then(module)
+        self._loaded(module)
