@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-import sys
 import threading
 from functools import partial
 from traceback import clear_frames
@@ -102,7 +101,7 @@ class Launcher:
         with semaphore.lock:
             handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context, make_timer)
         keep(handle)  # before it is forked: the child closes what it knows of
-        main = {**self._main, "sys_path": list(sys.path)} if self._main else {}
+        main = {**self._main, "sys_path": start_method.search_path()} if self._main else {}
         spawning = partial(self._spawn, handle, self._initializer, main)
         starting = partial(_start, spawning, partial(started, handle))
         try:

@@ -14,7 +14,7 @@ import threading
 
 from parallel_exec._sync.locks import hold_during_forks
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
-from parallel_exec.backends.process import fork_server
+from parallel_exec.backends.process import fork_server, start_method
 from parallel_exec.backends.process.inherited import Inherited
 
 TYPE_CHECKING = False
@@ -84,13 +84,10 @@ def _started(name: str) -> Started:
     from parallel_exec.backends.process.child.start import Started
 
     this = process.current_process()
-    origin: str | None = process.ORIGINAL_DIR  # type: ignore[attr-defined]
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = None
-    path = [each or origin or "" for each in sys.path]
-    return Started(name, this.name, os.getpid(), bytes(this.authkey), path, list(sys.argv), folder, origin)
+    path, folder = start_method.search_path(), start_method.current_folder()
+    return Started(
+        name, this.name, os.getpid(), bytes(this.authkey), path, list(sys.argv), folder, start_method.ORIGIN
+    )
 
 
 def _check_descriptors() -> None:

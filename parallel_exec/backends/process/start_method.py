@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 _SERVER = "forkserver"
 
 
+def current_folder() -> str | None:
+    """Return the current folder; None: it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+# The folder in which the program was started, as far as that is known. Noted now: `multiprocessing` notes the one that is
+# current at its own import, which may come with the first call only, when the program has gone elsewhere.
+ORIGIN: str | None = getattr(sys.modules.get("multiprocessing.process"), "ORIGINAL_DIR", None) or current_folder()
+
+
+def search_path() -> list[str]:
+    """Return `sys.path` for a worker: its empty entry is the folder where the program was started, as for `multiprocessing`."""
+    return [each or ORIGIN or "" for each in sys.path]
+
+
 def get_context(wanted: Any) -> Any:
     """Return a context for a start method's name, a context, or None for the best there is; None: our fork server.
 
@@ -69,19 +87,14 @@ def main_module() -> dict[str, Any]:
     main = sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", None)
     path = getattr(main, "__file__", None)
-    try:
-        folder: str | None = os.getcwd()
-    except OSError:
-        folder = None
-    process = sys.modules.get("multiprocessing.process")
-    origin = folder if process is None else process.ORIGINAL_DIR
-    data: dict[str, Any] = {"orig_dir": origin}
+    folder = current_folder()
+    data: dict[str, Any] = {"orig_dir": ORIGIN}
     if folder is not None:
         data["dir"] = folder
     if name is not None:
         data["init_main_from_name"] = name
     elif path is not None:
-        data["init_main_from_path"] = os.path.normpath(os.path.join(origin or "", path))
+        data["init_main_from_path"] = os.path.normpath(os.path.join(ORIGIN or "", path))
     return data
 
 

@@ -367,3 +367,27 @@ def test_a_task_may_ask_where_a_module_is_before_it_imports_it(tmp_path: Path) -
         "parallel_exec-worker-1",
     ]
     assert done.stderr == ""
+
+
+def test_a_program_may_go_elsewhere_before_its_first_call(tmp_path: Path) -> None:
+    """What it has found where it was started is found there by workers, which have its current folder; also with -c."""
+    (tmp_path / "library.py").write_text("import os\ndef folder():\n    return os.getcwd()\n")
+    (tmp_path / "elsewhere").mkdir()
+    program = (
+        "import os, library\n"
+        "from parallel_exec import ParallelExecutor\n"
+        "executor = ParallelExecutor(max_concurrency=1, backend='process', retry_count=0)\n"
+        "os.chdir('elsewhere')\n"
+        "with executor:\n"
+        "    print(executor.submit(library.folder).result() == os.getcwd())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
