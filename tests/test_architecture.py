@@ -183,6 +183,7 @@ PRIVATE = {
         "_parent_process": "the same",
         "_ParentProcess": "the same",
         "_process_counter": "the same",
+        "_identity": "the same",
         "_resource_tracker": "its processes have their parent's",
         "_fd": "the same",
     },
@@ -208,6 +209,10 @@ PRIVATE = {
         "_semlock": "what became of such a name",
     },
     "backends.process.mp_process": {"_children": "else each start of any process polls ours"},
+    "backends.process.spawn": {
+        "_process_counter": "each worker has a number of its own among all that multiprocessing starts here",
+        "_identity": "the same",
+    },
     "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
 }
 
@@ -222,6 +227,7 @@ SET = {
         "_current_process",
         "_parent_process",
         "_process_counter",
+        "_identity",
         "ORIGINAL_DIR",
         "_fd",
     },

@@ -83,10 +83,18 @@ def _started(name: str) -> Started:
 
     from parallel_exec.backends.process.child.start import Started
 
-    this = process.current_process()
-    path, folder = start_method.search_path(), start_method.current_folder()
+    this: Any = process.current_process()
+    numbers: Any = process._process_counter  # type: ignore[attr-defined]
     return Started(
-        name, this.name, os.getpid(), bytes(this.authkey), path, list(sys.argv), folder, start_method.ORIGIN
+        name,
+        (*this._identity, next(numbers)),
+        this.name,
+        os.getpid(),
+        bytes(this.authkey),
+        start_method.search_path(),
+        list(sys.argv),
+        start_method.current_folder(),
+        start_method.ORIGIN,
     )
 
 

@@ -391,3 +391,30 @@ def test_a_program_may_go_elsewhere_before_its_first_call(tmp_path: Path) -> Non
         check=False,
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+NUMBERED = """
+import multiprocessing, time
+from parallel_exec import ParallelExecutor
+
+def identity():
+    time.sleep(0.3)
+    return multiprocessing.current_process()._identity
+
+def child():
+    pass
+
+if __name__ == "__main__":
+    with ParallelExecutor(max_concurrency=2, backend="process", retry_count=0) as executor:
+        futures = [executor.submit(identity) for _ in range(2)]
+        print(sorted(future.result() for future in futures))
+        print(multiprocessing.get_context("spawn").Process(target=child).name)
+"""
+
+
+def test_workers_are_numbered_as_processes_of_multiprocessing(tmp_path: Path) -> None:
+    """Each has a number of its own, from which programs choose a device, or a port."""
+    program = tmp_path / "program.py"
+    program.write_text(NUMBERED)
+    done = _run(program)
+    assert (done.stdout, done.stderr) == ("[(1,), (2,)]\nSpawnProcess-3\n", "")

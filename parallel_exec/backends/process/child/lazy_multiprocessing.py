@@ -49,6 +49,7 @@ def _adopt(multiprocessing: Any, started: Started, sentinel: int) -> None:
     """Tell `multiprocessing` what it tells its own processes."""
     process: Any = sys.modules["multiprocessing.process"]
     this = multiprocessing.get_context("forkserver").Process(name=started.name)
+    this._identity = started.identity
     this.authkey = started.authkey
     this._parent_pid = started.parent_pid
     process._current_process = this

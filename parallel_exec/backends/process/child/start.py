@@ -27,6 +27,7 @@ class Started(NamedTuple):
 
     Attributes:
         name: its own.
+        identity: the parent's, and the worker's number among all that the parent has started, `multiprocessing`'s own included.
         parent_name, parent_pid: who has it started; not who has forked it.
         authkey: the parent's.
         path, argv, folder, orig_folder: of the parent: `sys.path`, `sys.argv`, the current folder (None: it is gone), and the
@@ -34,6 +35,7 @@ class Started(NamedTuple):
     """
 
     name: str
+    identity: tuple[int, ...]
     parent_name: str
     parent_pid: int
     authkey: bytes
