@@ -418,3 +418,29 @@ def test_workers_are_numbered_as_processes_of_multiprocessing(tmp_path: Path) ->
     program.write_text(NUMBERED)
     done = _run(program)
     assert (done.stdout, done.stderr) == ("[(1,), (2,)]\nSpawnProcess-3\n", "")
+
+
+CLOSED = """
+import os, sys
+from parallel_exec.backends.process.child import lazy_multiprocessing
+
+os.chdir(sys.argv[1])
+os.chmod(sys.argv[1], 0)
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    os.chdir(sys.argv[1])
+except PermissionError:
+    lazy_multiprocessing._go_to(sys.argv[1])
+    print(os.getcwd() == sys.argv[1])
+"""
+
+
+def test_a_worker_in_a_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:
+    """Who has started the program may: `sudo -u` and its like leave it there, and so is the server."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(CLOSED)
+    done = _run(program, str(folder))
+    assert (done.stdout, done.stderr) == ("True\n", "")

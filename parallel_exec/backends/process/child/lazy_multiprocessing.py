@@ -39,10 +39,19 @@ def prepare(started: Started, tracked: int, sentinel: int) -> None:
 
     sys.path[:] = started.path
     sys.argv[:] = started.argv
-    if started.folder is not None:
-        os.chdir(started.folder)
+    _go_to(started.folder)
     when_imported("multiprocessing", adopt)
     when_imported("multiprocessing.resource_tracker", use_tracker)
+
+
+def _go_to(folder: str | None) -> None:
+    """Have the parent's current folder; also one that this user may not enter, and has from who started the program."""
+    try:
+        is_there = os.getcwd() == folder
+    except OSError:  # where this process is has been removed
+        is_there = False
+    if folder is not None and not is_there:
+        os.chdir(folder)
 
 
 def _adopt(multiprocessing: Any, started: Started, sentinel: int) -> None:
