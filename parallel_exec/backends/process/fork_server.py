@@ -341,8 +341,9 @@ def _ask(server: Server, config: WorkerConfig) -> tuple[ServedProcess, Any] | No
         except ConnectionError:
             pid = None
         else:
-            os.close(answering)
-            answering = -1
+            for fd in (answering, source):  # else their end would never come: of an answer, of somebody who reads
+                os.close(fd)
+            answering = source = -1
             pid = _read_number(answer)
         if pid is None:
             return None

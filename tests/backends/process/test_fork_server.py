@@ -444,3 +444,26 @@ def test_a_worker_in_a_folder_that_its_user_may_not_enter(tmp_path: Path) -> Non
     program.write_text(CLOSED)
     done = _run(program, str(folder))
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+DYING = """
+import multiprocessing, os
+from parallel_exec import ParallelExecutor
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["deadly"])
+    for number in range(200):
+        os.environ[f"LARGE_{number}"] = "x" * 1000
+    with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
+        print(executor.submit(abs, 1).exception())
+"""
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_is_told(tmp_path: Path) -> None:
+    """Nobody waits until it reads the rest, of more than a pipe holds."""
+    (tmp_path / "deadly.py").write_text("import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))\n")
+    program = tmp_path / "program.py"
+    program.write_text(DYING)
+    done = _run(program)
+    assert "the last by exit code 9" in done.stdout
+    assert done.stderr == ""
