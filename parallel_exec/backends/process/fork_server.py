@@ -45,8 +45,9 @@ NUMBER = struct.Struct("=q")  # an answer: the number of the process, or of the 
 NAME_SIZE = 31  # bytes of a semaphore's name, all of a request that is not descriptors; the most that all systems take
 MOST_DESCRIPTORS = 253  # that can go with a request: the kernel's limit
 SEMAPHORE = 1  # the kind, as `multiprocessing.synchronize` has it
-# What a Python that is started here runs. (The package finds its own parts; what it imports of others is there before that.)
-CODE = "import __future__, sys; "
+# What a Python that is started here runs: it would find modules of Python's in the current folder first. (The package finds
+# its own parts; what it imports of others is there before that.)
+CODE = "import sys; sys.path = [*filter(None, sys.path)]; import __future__; "
 _CODE = (
     CODE + "sys.path.insert(0, {folder!r}); import parallel_exec; del sys.path[0]; "
     "from parallel_exec.backends.process.child.server import serve; serve({requests}, {tracked}, {modules!r}, {path!r})"

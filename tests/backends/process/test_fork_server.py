@@ -151,6 +151,14 @@ def test_a_module_beside_the_package_hides_none_of_python(tmp_path: Path) -> Non
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+def test_modules_in_the_current_folder_hide_none_of_python(tmp_path: Path) -> None:
+    """A Python that is started with -c finds those first: the server, and so the workers, import Python's nevertheless."""
+    for name in ("__future__", "contextlib", "select", "signal", "socket", "struct", "traceback"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('one of the same name')")
+    done = run(tmp_path)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 IDENTITY = """
 import multiprocessing, os, sys
 from parallel_exec import ParallelExecutor
