@@ -227,7 +227,6 @@ SET = {
         "_current_process",
         "_parent_process",
         "_process_counter",
-        "_identity",
         "ORIGINAL_DIR",
         "_fd",
     },
