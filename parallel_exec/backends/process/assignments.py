@@ -55,6 +55,7 @@ class Assignments:
     Attributes:
         handles: the workers, those included that are starting or closing.
         active: those that have, or had a moment ago, something to do: what is there to be done for each is done for these.
+            Whose `poll_at` is not None is one of them.
             The latest that was given something is the last.
         done: chunks that have come to their end by being split; for the I/O thread.
         returned: what was taken back, for the scheduler; a set that keeps its order.
@@ -140,6 +141,11 @@ class Assignments:
             if handle.assigned.has_waiting():
                 return True
         return False
+
+    def keep_watched(self, handle: WorkerHandle) -> None:
+        """Count a worker as active if it is to be looked at: it may be none any more when it is heard of. In the I/O thread."""
+        if handle.poll_at is not None:
+            self.active[handle] = None
 
     def forget_idle(self, handle: WorkerHandle) -> None:
         """Count a worker as active no more, unless it has something to do after all."""

@@ -72,6 +72,7 @@ class Receiver:
         frames, eof = handle.read()
         self.frames(handle, frames)
         handle.heard(frames)
+        self._assignments.keep_watched(handle)
         return eof
 
     def frames(self, handle: WorkerHandle, frames: list[wire.Frame]) -> None:

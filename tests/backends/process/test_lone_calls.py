@@ -11,8 +11,11 @@ import processes
 import pytest
 import work
 
+from parallel_exec import TaskTimeoutError
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.pool import ProcessPool
+from parallel_exec.backends.process.receiver import Receiver
+from parallel_exec.backends.process.worker_handle import WorkerState
 
 
 @pytest.fixture
@@ -52,6 +55,34 @@ def test_caller_sends_a_lone_call(warm: Any, monkeypatch: pytest.MonkeyPatch) ->
     names = [thread.name for thread in seen[3:]]
     assert names[:2] == ["MainThread", "MainThread"]
     assert set(names[2:]) == {"parallel_exec-io"}  # once, or again when it was taken back from behind a call
+
+
+def test_lone_call_after_one_whose_end_was_heard_of_twice(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker was seen to have nothing to do, by its journal, when the same came through the pipe: the race, made certain.
+
+    The next call's start is looked for, or its timeout would never come.
+    """
+    receive = Receiver.receive
+
+    def hear_twice(self: Any, handle: Any) -> bool:
+        if handle.state == WorkerState.STARTING:
+            return receive(self, handle)
+        frames, eof = handle.read()
+        self.frames(handle, frames)
+        handle.poll_next(None)
+        self._assignments.forget_idle(handle)
+        handle.read = lambda: (frames, eof)
+        try:
+            return receive(self, handle)
+        finally:
+            del handle.read
+
+    monkeypatch.setattr(Receiver, "receive", hear_twice)
+    executor = pool(timeout=0.2)
+    executor.submit(int).result(8)
+    time.sleep(0.05)  # so that the I/O thread sleeps for good
+    with pytest.raises(TaskTimeoutError):
+        executor.submit(time.sleep, 60).result(8)
 
 
 def test_lone_call_after_a_pause(warm: Any) -> None:
