@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from parallel_exec.executor import ParallelExecutor
     from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
+    from parallel_exec.limits import Adaptive, LimitStats, PerKey, Rate
     from parallel_exec.running_task import CurrentTask, current_task
     from parallel_exec.task import INHERIT, Attempt, Task, TaskResult
     from parallel_exec.task_queue import TaskQueue
@@ -87,6 +88,7 @@ _HOMES = {
     "executor": ("ParallelExecutor",),
     "future": ("TaskFuture",),
     "journal": ("Journal",),
+    "limits": ("Adaptive", "LimitStats", "PerKey", "Rate"),
     "running_task": ("CurrentTask", "current_task"),
     "task": ("INHERIT", "Attempt", "Task", "TaskResult"),
     "task_queue": ("TaskQueue",),
@@ -95,6 +97,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "INHERIT",
+    "Adaptive",
     "Attempt",
     "Backend",
     "CapacityExhaustedError",
@@ -107,11 +110,14 @@ __all__ = [
     "InlineBackend",
     "Journal",
     "JournalError",
+    "LimitStats",
     "ParallelConfig",
     "ParallelExecError",
     "ParallelExecutor",
+    "PerKey",
     "ProcessBackend",
     "QueueFullError",
+    "Rate",
     "RemoteTaskError",
     "ResultRejectedError",
     "Task",

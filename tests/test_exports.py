@@ -11,6 +11,7 @@ from parallel_exec import futures
 
 PUBLIC = [
     "INHERIT",
+    "Adaptive",
     "Attempt",
     "Backend",
     "CapacityExhaustedError",
@@ -23,11 +24,14 @@ PUBLIC = [
     "InlineBackend",
     "Journal",
     "JournalError",
+    "LimitStats",
     "ParallelConfig",
     "ParallelExecError",
     "ParallelExecutor",
+    "PerKey",
     "ProcessBackend",
     "QueueFullError",
+    "Rate",
     "RemoteTaskError",
     "ResultRejectedError",
     "Task",

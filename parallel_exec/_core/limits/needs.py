@@ -1,0 +1,80 @@
+"""What a task needs of which limits, in one form, whatever was written.
+
+An amount is a plain int or float above 0; anything else is a key. Which of the two a limit takes only that limit knows
+(`check` of its kind), and it may be changed while tasks wait for it.
+"""
+
+from __future__ import annotations
+
+from parallel_exec._checks import to_float
+from parallel_exec.limits import check_amount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Hashable, Union
+
+    Need = Union[int, float, Hashable]
+
+
+class Needs:
+    """The needs of a task; equal if they are the same of the same limits.
+
+    Attributes:
+        items: the name of each limit, and what is needed of it, by name.
+    """
+
+    __slots__ = ("_hash", "items")
+
+    def __init__(self, items: tuple[tuple[str, Need], ...]) -> None:
+        self.items = items
+        self._hash = hash(items)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Needs) and self._hash == other._hash and self.items == other.items)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Needs({dict(self.items)!r})"
+
+    def of(self, name: str) -> Need:
+        """Return what is needed of a limit.
+
+        Raises:
+            KeyError: nothing is.
+        """
+        for each, need in self.items:
+            if each == name:
+                return need
+        raise KeyError(name)
+
+
+def make_needs(given: Any) -> Needs:
+    """Return what was given as a task's `needs`, in one form.
+
+    Raises:
+        TypeError: it is no mapping, or what is needed of a limit is neither a number nor a key.
+        ValueError: an amount is not above 0.
+    """
+    if not hasattr(given, "keys"):
+        raise TypeError(f'needs takes a dict such as {{"db": 1, "host": "example.com"}}, not {given!r}')
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"needs takes the names of limits, not {name!r}")
+    return Needs(tuple((name, _check_need(name, given[name])) for name in sorted(given)))
+
+
+def _check_need(name: str, value: Any) -> Need:
+    what = f"needs[{name!r}]"
+    if value is None or type(value).__name__ in ("bool", "bool_"):  # Python's, or NumPy's, which core must not import
+        raise TypeError(f'{what} takes how much, a number above 0, or a key such as "example.com", not {value!r}')
+    if not isinstance(value, (str, bytes)) and to_float(value) is not None:
+        return check_amount(what, value)
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{what} takes a number, or a key that can be hashed, such as text or a tuple, not {value!r}"
+        ) from None
+    return value  # type: ignore[no-any-return]
