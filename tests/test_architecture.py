@@ -146,6 +146,7 @@ ORDER = [
     "_stdio",
     "cli.cpus",
     "cli.options",
+    "cli.limits",
     "cli.output",
     "cli.writer",
     "cli.reader",
