@@ -8,6 +8,7 @@
     ├── TaskSerializationError(PicklingError)  something could not be pickled
     ├── RemoteTaskError                        stands in for an exception that could not be rebuilt
     ├── ResultRejectedError                    the retry policy rejected what the task returned
+    ├── RetryAfter                             raised by a task: not now, try again in so many seconds
     ├── CapacityExhaustedError                 every slot is held by an abandoned thread
     ├── JournalError                           a journal cannot be used
     └── QueueFullError(queue.Full)             no room in the queue
@@ -331,6 +332,53 @@ class ResultRejectedError(ParallelExecError):
         super().__init__(f"the retry policy rejected what the task returned, {short_repr(result)}, after {times}")
         self.result = result
         self.attempts = attempts
+
+
+class RetryAfter(ParallelExecError):  # noqa: N818  # it is what the header says, and no error of the task's
+    """Raised by a task: whatever it asked is busy, and it wants another attempt in so many seconds.
+
+    It gets one as long as retries are left, whatever `retry_on` says, and that wait takes the place of the backoff.
+
+    Args:
+        seconds: until the next attempt.
+        limit: the name of a limit of the executor's that grants nothing until then, to any task: that of the service which
+            said so. Of a `PerKey` the limit of the task's own key. None: this task alone waits.
+
+    Attributes:
+        retry_after: the seconds. Any exception with a number under this name is waited for alike, if it is retried.
+        limit: the name.
+
+    Raises:
+        TypeError: `seconds` is no number, or `limit` no text.
+        ValueError: `seconds` is negative, infinite or NaN.
+    """
+
+    def __init__(self, seconds: float, limit: str | None = None) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(
+                f"RetryAfter takes seconds as a number, not {seconds!r}: make one of what a header says, a date or text"
+            )
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(
+                f"RetryAfter takes 0 seconds or more, not {seconds!r}: max(0.0, ...) for a time that may have passed"
+            )
+        if limit is not None and not isinstance(limit, str):
+            raise TypeError(f"RetryAfter takes the name of a limit, not {limit!r}")
+        held = "" if limit is None else f", and nothing that needs the limit {limit!r} before that"
+        super().__init__(f"to be tried again in {seconds:g} s{held}")
+        self.retry_after = seconds
+        self.limit = limit
+
+
+def retry_after_of(error: BaseException) -> float | None:
+    """Return after how many seconds an exception wants its task to be tried again; None if it does not say."""
+    try:
+        seconds = error.retry_after  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        if not isinstance(seconds, bool) and isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"):
+            return float(seconds)
+    except Exception:  # it has none, or is a user's that cannot say
+        pass
+    return None
 
 
 class JournalError(ParallelExecError):

@@ -15,6 +15,8 @@ Guarantees:
     `decide` returns for every outcome and never raises: what a user's hook or strategy raises becomes the Failure.
     `KeyboardInterrupt`, `SystemExit`, `GeneratorExit`, cancellation and those errors of ours that another attempt
     cannot help are never retried, whatever a strategy says.
+    An error that says when it wants to be tried again (`RetryAfter`, or a number called `retry_after`) has the next attempt
+    wait as long as that instead of the backoff; `RetryAfter` is worth one whatever a strategy says, as tenacity's `TryAgain`.
     A failure's error is the task's own exception, never tenacity's wrapper around it; where a task returned, and no retry
     is left for its result, it is a `ResultRejectedError`.
     tenacity is imported only once an attempt has failed, or for a `Retrying` that the user made with it.
@@ -38,8 +40,10 @@ from parallel_exec.errors import (
     DeadlineExceededError,
     RemoteTaskError,
     ResultRejectedError,
+    RetryAfter,
     SerializationError,
     WorkerStartError,
+    retry_after_of,
 )
 
 TYPE_CHECKING = False
@@ -146,7 +150,10 @@ class PlainPolicy(RetryPolicy):
         if isinstance(outcome, Success) or number > self.retry_count or is_final(outcome.error):
             return outcome
         try:
-            return Delay(self._wait(number)) if self._is_worth_it(outcome.error) else outcome
+            if not self._is_worth_it(outcome.error):
+                return outcome
+            seconds = retry_after_of(outcome.error)
+            return Delay(self._wait(number) if seconds is None else seconds)
         except (
             BaseException
         ) as error:  # of the user's predicate: a SystemExit must not end the thread that settles tasks
@@ -154,6 +161,8 @@ class PlainPolicy(RetryPolicy):
 
     def _is_worth_it(self, error: BaseException) -> bool:
         retry_on = self.retry_on
+        if _is_one_of(error, (RetryAfter,)):
+            return True
         return _is_one_of(error, retry_on) if isinstance(retry_on, tuple) else bool(retry_on(error))
 
     def _wait(self, number: int) -> float:
@@ -198,6 +207,7 @@ class TenacityPolicy(RetryPolicy):
     Where we differ from `Retrying.__call__`:
         The task's own exception is the error, with `reraise` and without, where tenacity may wrap it in a `RetryError`.
         That holds for `TryAgain` too, which keeps what caused it as its cause or context.
+        Where an error says when it wants to be tried again, `wait` is not asked; `stop` and the hooks see that wait.
         When retries end on a *result* that was rejected, the task has no exception of its own, and tenacity raises a
         `RetryError`: here it is a `ResultRejectedError`, or a `retry_error_cls` of the user's own, if there is one.
         Errors of `is_final` end the task without asking or calling anything.
@@ -271,11 +281,14 @@ class TenacityPolicy(RetryPolicy):
         user = self._retrying
         _record(state, number, outcome)
         self._show_statistics(state)
-        if not (_is_try_again(outcome) or user.retry(state)):
+        if not (_asks_for_another(outcome) or user.retry(state)):
             return outcome
         if user.after is not None:
             user.after(state)
-        state.upcoming_sleep = user.wait(state) if callable(user.wait) else 0.0  # None and 0 stand for no wait  # pyright: ignore[reportAttributeAccessIssue]
+        seconds = None if isinstance(outcome, Success) else retry_after_of(outcome.error)
+        if seconds is None:  # (None and 0 stand for no wait.)
+            seconds = user.wait(state) if callable(user.wait) else 0.0
+        state.upcoming_sleep = seconds  # pyright: ignore[reportAttributeAccessIssue]
         if user.stop(state):
             return self._give_up(state, outcome)
         return self._go_on(state)
@@ -330,8 +343,8 @@ def _record(state: RetryCallState, number: int, outcome: Outcome) -> None:
         state.set_exception((type(error), error, error.__traceback__))
 
 
-def _is_try_again(outcome: Outcome) -> bool:
+def _asks_for_another(outcome: Outcome) -> bool:
     """Return whether the task asked for another attempt by itself; `retry` is not consulted then."""
     from tenacity import TryAgain
 
-    return isinstance(outcome, Failure) and isinstance(outcome.error, TryAgain)
+    return isinstance(outcome, Failure) and _is_one_of(outcome.error, (TryAgain, RetryAfter))

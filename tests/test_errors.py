@@ -22,6 +22,7 @@ from parallel_exec import (
     QueueFullError,
     RemoteTaskError,
     ResultRejectedError,
+    RetryAfter,
     TaskSerializationError,
     TaskTimeoutError,
     WorkerCrashedError,
@@ -43,6 +44,8 @@ EXAMPLES = [
     start_error("thread", "no workers"),
     ResultRejectedError("no good", 3),
     JournalError("run.db", "it is in use", 123, "here"),
+    RetryAfter(2.5, limit="api"),
+    RetryAfter(0),
 ]
 
 
@@ -156,3 +159,64 @@ def test_a_full_queue_says_what_to_do() -> None:
     """The message has the limit and the ways out."""
     assert "queue_size=10" in str(EXAMPLES[7])
     assert "execute_all()" in str(EXAMPLES[7])
+
+
+def test_what_retry_after_says() -> None:
+    """It carries the seconds and the limit, and says both."""
+    error = RetryAfter(2.5, limit="api")
+    assert (error.retry_after, error.limit) == (2.5, "api")
+    assert str(error) == "to be tried again in 2.5 s, and nothing that needs the limit 'api' before that"
+    assert str(RetryAfter(30)) == "to be tried again in 30 s"
+
+
+@pytest.mark.parametrize("seconds", ["30", None, True, [1]])
+def test_retry_after_takes_a_number(seconds: Any) -> None:
+    """What a header says is text, and `True` a slip."""
+    with pytest.raises(TypeError, match="RetryAfter takes seconds as a number"):
+        RetryAfter(seconds)
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, float("nan"), float("inf")])
+def test_retry_after_takes_a_time_to_come(seconds: float) -> None:
+    """A time that has passed, or never comes, is refused."""
+    with pytest.raises(ValueError, match="0 seconds or more"):
+        RetryAfter(seconds)
+
+
+def test_retry_after_takes_the_name_of_a_limit() -> None:
+    """A limit itself is refused."""
+    limit: Any = 3
+    with pytest.raises(TypeError, match="the name of a limit, not 3"):
+        RetryAfter(1.0, limit)
+
+
+class _BusyError(Exception):
+    def __init__(self, retry_after: Any) -> None:
+        super().__init__()
+        self.retry_after = retry_after
+
+
+class _UnsureError(Exception):
+    @property
+    def retry_after(self) -> float:
+        """Fail."""
+        raise LookupError
+
+
+@pytest.mark.parametrize("seconds", [0, 3, 2.5, 1e9])
+def test_a_number_called_retry_after(seconds: float) -> None:
+    """Any exception may say when it wants to be tried again."""
+    assert errors.retry_after_of(_BusyError(seconds)) == seconds
+    assert errors.retry_after_of(RetryAfter(seconds)) == seconds
+
+
+@pytest.mark.parametrize("what", ["3", None, True, -1, float("nan"), float("inf"), object()])
+def test_what_is_no_retry_after(what: object) -> None:
+    """What is no number, or no time to come, says nothing."""
+    assert errors.retry_after_of(_BusyError(what)) is None
+
+
+def test_a_retry_after_that_raises() -> None:
+    """A user's property that fails says nothing, and breaks nothing."""
+    assert errors.retry_after_of(_UnsureError()) is None
+    assert errors.retry_after_of(OSError()) is None

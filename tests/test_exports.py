@@ -34,6 +34,7 @@ PUBLIC = [
     "Rate",
     "RemoteTaskError",
     "ResultRejectedError",
+    "RetryAfter",
     "Task",
     "TaskCancelled",
     "TaskEvent",

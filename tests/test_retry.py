@@ -21,6 +21,7 @@ from parallel_exec.errors import (
     DeadlineExceededError,
     RemoteTaskError,
     ResultRejectedError,
+    RetryAfter,
     TaskSerializationError,
     TaskTimeoutError,
     WorkerCrashedError,
@@ -450,6 +451,32 @@ def test_try_again_stays_the_error_and_keeps_its_cause(reraise: bool) -> None:
     assert isinstance(decision, Failure)
     assert decision.error is error
     assert isinstance(error.__cause__, OSError)
+
+
+def test_retry_after_takes_the_place_of_the_wait() -> None:
+    """The wait strategy is not asked; `before_sleep` and `stop_before_delay` see the seconds that the error says."""
+    seen: list[float] = []
+
+    def wait(state: Any) -> float:
+        raise AssertionError
+
+    retrying = tenacity.Retrying(wait=wait, before_sleep=lambda state: seen.append(state.next_action.sleep))
+    assert settled(retrying, Failure(RetryAfter(7.5))) == Delay(7.5)
+    assert seen == [7.5]
+    busy = OSError("busy")
+    busy.retry_after = 2  # type: ignore[attr-defined]  # as some libraries' errors have
+    assert settled(retrying, Failure(busy)) == Delay(2)
+
+
+def test_retry_after_is_worth_another_attempt_as_try_again_is() -> None:
+    """`retry` is not consulted, `stop` is; an error that only says when is retried if `retry` says so."""
+    nothing = tenacity.Retrying(retry=tenacity.retry_never, wait=tenacity.wait_fixed(9))
+    assert settled(nothing, Failure(RetryAfter(7))) == Delay(7)
+    busy = OSError("busy")
+    busy.retry_after = 2  # type: ignore[attr-defined]  # as some libraries' errors have
+    assert settled(nothing, Failure(busy)) == Failure(busy)
+    error = RetryAfter(7)
+    assert settled(tenacity.Retrying(stop=tenacity.stop_after_attempt(1)), Failure(error)) == Failure(error)
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)

@@ -13,6 +13,7 @@ import tenacity
 
 from parallel_exec._outcome import Failure, Success
 from parallel_exec.config import ParallelConfig, policy_for
+from parallel_exec.errors import RemoteTaskError, RetryAfter
 from parallel_exec.retry import Delay, PlainPolicy, TenacityPolicy
 from parallel_exec.task import INHERIT
 
@@ -64,6 +65,43 @@ def test_no_number_of_attempts_overflows(backoff: float, max_backoff: float, num
     assert 0.0 <= decision.seconds <= (max_backoff if backoff else 0.0)
     if backoff and number >= 1023:
         assert decision.seconds == max_backoff
+
+
+class BusyError(Exception):
+    """A service that says when it has time again."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__()
+        self.retry_after = retry_after
+
+
+def test_plain_waits_as_long_as_the_error_says() -> None:
+    """A `retry_after` takes the place of the backoff, 0 and more than `max_backoff` included, as long as retries are left."""
+    for seconds in (0.0, 0.5, 300):
+        for error in (RetryAfter(seconds), RetryAfter(seconds, "api"), BusyError(seconds)):
+            assert PLAIN.decide(None, 3, Failure(error)) == Delay(seconds)
+            assert PLAIN.decide(None, 4, Failure(error)) == Failure(error)
+
+
+def test_plain_retries_a_retry_after_whatever_retry_on_says() -> None:
+    """A task that raises `RetryAfter` asks for another attempt; an error of the user's must be one of `retry_on`."""
+
+    def never(error: BaseException) -> bool:
+        return False
+
+    for retry_on in ((KeyError,), never):
+        policy = PlainPolicy(3, 1.0, 30.0, jitter=False, retry_on=retry_on)
+        assert policy.decide(None, 1, Failure(RetryAfter(7))) == Delay(7)
+        failed = Failure(BusyError(7))
+        assert policy.decide(None, 1, failed) is failed
+
+
+def test_plain_knows_a_retry_after_that_could_not_be_rebuilt() -> None:
+    """What stands in for a class of the user's that derives from `RetryAfter` is worth another attempt, too."""
+    error = RemoteTaskError("app.Busy", "busy", type_names=("app.Busy", "parallel_exec.errors.RetryAfter", "Exception"))
+    error.retry_after = 7  # type: ignore[attr-defined]  # as one has that had it
+    policy = PlainPolicy(3, 1.0, 30.0, jitter=False, retry_on=(KeyError,))
+    assert policy.decide(None, 1, Failure(error)) == Delay(7)
 
 
 def test_plain_policies_are_values() -> None:

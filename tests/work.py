@@ -169,6 +169,23 @@ def flaky(log: Log, failures: int) -> int:
     return call
 
 
+class BusyError(Exception):
+    """What a client library raises where a service says when it has time again."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+
+def busy(log: Log, times: int, error: Exception) -> int:
+    """Raise `error` so many times, then return the number of the call."""
+    call = len(log.lines()) + 1
+    log.write("call")
+    if call <= times:
+        raise error
+    return call
+
+
 def exit_with(status: object) -> NoReturn:
     """Leave as programs do."""
     sys.exit(status)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import tenacity
 import work
 from backend_kinds import ALL, CONCURRENT, EVERY_START_METHOD, IN_THIS_PROCESS, SPAWN_AND_FORK, over
 
-from parallel_exec import Task, current_task
+from parallel_exec import RetryAfter, Task, TaskRetrying, current_task
 
 EVERY = (*ALL, *SPAWN_AND_FORK)
 
@@ -53,6 +53,21 @@ def test_only_the_types_of_retry_on_are_retried(lab: Any) -> None:
     future = lab.executor(retry_on=(ValueError,)).submit(work.flaky, log, 1)
     assert isinstance(future.exception(), OSError)
     assert len(log.lines()) == 1
+
+
+@over(ALL)
+def test_an_error_that_says_when_to_try_again(lab: Any) -> None:
+    """The wait is what the error says, in place of the backoff; `RetryAfter` need not be in `retry_on`."""
+    for error in (RetryAfter(0.02), work.BusyError(0.02)):
+        delays: list[float] = []
+
+        def note(event: Any, delays: list[float] = delays) -> None:
+            if isinstance(event, TaskRetrying):
+                delays.append(event.delay)
+
+        executor = lab.executor(retry_on=(work.BusyError,), backoff=60.0, max_backoff=60.0, on_event=note)
+        assert executor.submit(work.busy, lab.log(), 2, error).result() == 3
+        assert delays == [0.02, 0.02]
 
 
 @over(ALL)
