@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     RetryOn = Union[tuple[type[BaseException], ...], Callable[[BaseException], bool]]
 
 
-def _is_flag(value: object) -> bool:
+def is_flag(value: object) -> bool:
     """Return whether it is True or False: Python's, or NumPy's, which core must not import."""
     kind = type(value)
     return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"))
@@ -28,7 +28,7 @@ def check_flag(name: str, value: bool) -> bool:
     Raises:
         TypeError: it is none.
     """
-    if not _is_flag(value):
+    if not is_flag(value):
         raise TypeError(f"{name} takes True or False, not {value!r}")
     return bool(value)
 
@@ -37,7 +37,7 @@ def to_float(value: Any) -> float | None:
     """Return a number of any kind, NumPy's too, as a plain float; None if it is none, infinity if it is too large."""
     if type(value) is float:
         return value
-    if _is_flag(value) or not (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
+    if is_flag(value) or not (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
         return None
     try:
         return float(value)
@@ -101,7 +101,7 @@ def check_count(name: str, value: int, least: int) -> int:
         TypeError: it is no whole number.
         ValueError: it is too small.
     """
-    if _is_flag(value) or not hasattr(type(value), "__index__"):
+    if is_flag(value) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name} takes a whole number, not {value!r}")
     try:
         count = operator.index(value)
@@ -152,7 +152,7 @@ def check_priority(value: int) -> int:
     Raises:
         TypeError: it is no int. (An int only: an order that mixes types could fail inside the queue.)
     """
-    if _is_flag(value) or not hasattr(type(value), "__index__"):
+    if is_flag(value) or not hasattr(type(value), "__index__"):
         raise TypeError(f"priority takes an int (higher runs first), not {value!r}")
     return operator.index(value)
 

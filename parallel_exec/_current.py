@@ -9,7 +9,7 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Protocol
+    from typing import Any, Callable, Protocol
 else:
     from parallel_exec._typing import Protocol
 
@@ -30,6 +30,11 @@ class RunningCall(Protocol):
     @property
     def timeout(self) -> float | None:
         """Seconds for the attempt; None for no limit."""
+        ...
+
+    @property
+    def granted(self) -> dict[str, Any]:
+        """What the attempt was granted of the executor's limits, by their names."""
         ...
 
     def unwanted(self, number: int) -> Callable[[], bool]:

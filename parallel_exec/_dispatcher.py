@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from parallel_exec.events import Event
 
     TaskKind = Literal["TaskQueued", "TaskStarted", "TaskRetrying", "TaskFinished", "TaskTimedOut", "TaskCancelled"]
-    Kind = Literal[TaskKind, "WorkerStarted", "WorkerDied"]
+    LimitKind = Literal["TaskWaiting", "TaskGranted"]
+    Kind = Literal[TaskKind, LimitKind, "WorkerStarted", "WorkerDied"]
 
 logger = logging.getLogger("parallel_exec")
 

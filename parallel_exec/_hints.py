@@ -40,6 +40,9 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("name", "task_id", "label", "key", "task_name"), ("id",)),
     **dict.fromkeys(("fn", "func", "function", "target", "callable", "call"), ("execute",)),
     **dict.fromkeys(("nice", "weight", "prio"), ("priority",)),
+    **dict.fromkeys(("requires", "resources", "need", "resource"), ("needs",)),
+    **dict.fromkeys(("limit", "rate_limit", "rate", "rates", "semaphores", "semaphore", "quotas"), ("limits",)),
+    **dict.fromkeys(("ageing", "aging", "priority_aging", "fairness"), ("priority_ageing",)),
     **dict.fromkeys(("context", "start_method", "mp_start_method", "mp_ctx", "ctx"), ("mp_context",)),
     **dict.fromkeys(
         ("maxtasksperchild", "max_tasks", "worker_lifespan", "max_tasks_per_worker"), ("max_tasks_per_child",)
@@ -77,9 +80,9 @@ _RUN = "execute_all({}=...)"
 _MAP = "map(fn, items, {}=...)"
 WRITTEN: Mapping[str, str] = {
     **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
-    **dict.fromkeys(("queue_size", "backend", "on_event"), _EXECUTOR),
+    **dict.fromkeys(("queue_size", "backend", "on_event", "limits", "priority_ageing"), _EXECUTOR),
     **dict.fromkeys(("timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
-    **dict.fromkeys(("priority", "id"), _PER_TASK),
+    **dict.fromkeys(("priority", "id", "needs"), _PER_TASK),
     **dict.fromkeys(("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout"), _PROCESS),
     **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
     **dict.fromkeys(

@@ -7,7 +7,7 @@ Guarantees:
 from __future__ import annotations
 
 from parallel_exec._core.completion import CANCELLED
-from parallel_exec._core.job import Phase
+from parallel_exec._core.phase import Phase
 from parallel_exec.task import Task
 from parallel_exec.task_queue import TaskQueue
 

@@ -21,7 +21,7 @@ from parallel_exec.task import INHERIT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
-    from typing import Any, Callable, Union
+    from typing import Any, Callable, Mapping, Union
 
     from tenacity import BaseRetrying
     from typing_extensions import Never, TypedDict, Unpack
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from parallel_exec._checks import RetryOn
     from parallel_exec.backends.base import Backend
     from parallel_exec.events import Event
+    from parallel_exec.limits import LimitSpec
     from parallel_exec.task import Inherited
 
     BackendLike = Union[str, "Backend", Executor, Any]  # Any: a dask Client, which core must not import
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         queue_size: int
         backend: BackendLike
         on_event: Callable[[Event], object] | None
+        limits: Mapping[str, LimitSpec] | None
+        priority_ageing: float | None
 
 else:
     from parallel_exec._dataclasses import dataclass
@@ -73,6 +76,10 @@ class ParallelConfig:
         queue_size: most tasks waiting; 0 for no limit.
         backend: "thread", "process", "inline", a back end object, any `concurrent.futures.Executor`, or a dask `Client`.
         on_event: called with each event; see `parallel_exec.events`.
+        limits: what tasks need beside a slot, by name: a count, a `Rate`, a list of what is handed out, a `PerKey`, or an
+            `Adaptive`. A task says by `needs` what it takes of them, and waits in the queue until it can have that.
+        priority_ageing: seconds after which a task that waits for a limit counts as of one priority higher, and so on; None:
+            never.
 
     Raises:
         TypeError: a setting is of the wrong type, or its name is none of the above.
@@ -90,6 +97,8 @@ class ParallelConfig:
     queue_size: int
     backend: BackendLike
     on_event: Callable[[Event], object] | None
+    limits: Mapping[str, LimitSpec] | None
+    priority_ageing: float | None
 
     def __init__(
         self,
@@ -105,6 +114,8 @@ class ParallelConfig:
         queue_size: int = 0,
         backend: BackendLike = "thread",
         on_event: Callable[[Event], object] | None = None,
+        limits: Mapping[str, LimitSpec] | None = None,
+        priority_ageing: float | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -127,6 +138,8 @@ class ParallelConfig:
             "queue_size": check_count("queue_size", queue_size, 0),
             "backend": check_backend(backend),
             "on_event": on_event,
+            "limits": None if limits is None else _check_limits(limits),
+            "priority_ageing": check_seconds("priority_ageing", priority_ageing),
         }
         check_backoff(checked["backoff"], checked["max_backoff"])
         for name, value in checked.items():
@@ -135,6 +148,12 @@ class ParallelConfig:
     def with_changes(self, **changes: Unpack[Overrides]) -> ParallelConfig:
         """Return a copy with some settings changed, checked again."""
         return ParallelConfig(**{**vars(self), **changes})
+
+
+def _check_limits(limits: Any) -> dict[str, Any]:
+    from parallel_exec.limits import check_limits  # few need them
+
+    return check_limits(limits)
 
 
 def policy_for(

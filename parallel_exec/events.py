@@ -50,6 +50,30 @@ class TaskQueued(TaskEvent):
 
 
 @dataclass(frozen=True)
+class TaskWaiting(TaskEvent):
+    """The task has begun to wait for a limit; `attempt` is that of its last attempt.
+
+    Attributes:
+        limit: the limit's name; it may wait for others, too, before it is granted all it needs.
+    """
+
+    limit: str
+
+
+@dataclass(frozen=True)
+class TaskGranted(TaskEvent):
+    """A task that waited for a limit has been granted all it needs, and its attempt is about to begin.
+
+    Attributes:
+        limits: their names.
+        waited: seconds that it waited.
+    """
+
+    limits: tuple[str, ...]
+    waited: float
+
+
+@dataclass(frozen=True)
 class TaskStarted(TaskEvent):
     """An attempt began to run.
 
@@ -128,4 +152,7 @@ class WorkerDied(Event):
     reason: str
 
 
-KINDS = (TaskQueued, TaskStarted, TaskRetrying, TaskFinished, TaskTimedOut, TaskCancelled, WorkerStarted, WorkerDied)
+KINDS = (
+    *(TaskQueued, TaskWaiting, TaskGranted, TaskStarted, TaskRetrying, TaskFinished, TaskTimedOut, TaskCancelled),
+    *(WorkerStarted, WorkerDied),
+)

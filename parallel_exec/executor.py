@@ -17,13 +17,13 @@ from parallel_exec._core.batch import Batch, Batches
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._core.job import Job
 from parallel_exec._core.scheduler import Scheduler
-from parallel_exec._core.settings import Settings
 from parallel_exec._dispatcher import Dispatcher
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
+from parallel_exec._settings_for import SettingsFor
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.registry import make_backend
-from parallel_exec.config import ParallelConfig, policy_for
+from parallel_exec.config import ParallelConfig
 from parallel_exec.errors import DeadlineExceededError
 from parallel_exec.options import Options, Submitter
 from parallel_exec.task import INHERIT, Task
@@ -31,7 +31,7 @@ from parallel_exec.task import INHERIT, Task
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from typing import Any, Callable, Iterable, Iterator, Literal, TypeVar, overload
+    from typing import Any, Callable, Iterable, Iterator, Literal, Mapping, MutableMapping, TypeVar, overload
 
     from tenacity import BaseRetrying
     from typing_extensions import Never, ParamSpec, Self, Unpack
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
+    from parallel_exec.limits import LimitSpec
     from parallel_exec.stream import Window
     from parallel_exec.task import Inherited, TaskResult
     from parallel_exec.task_queue import TaskQueue
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Order = Literal["submitted", "completed"]
-
-_ALL_INHERITED = (INHERIT,) * 4
 
 
 class ParallelExecutor(Submitter, Executor):
@@ -78,11 +77,11 @@ class ParallelExecutor(Submitter, Executor):
             )
         given: Any = overrides  # `ParallelConfig` checks the names, and says which was meant
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
-        settings = Settings(self.config.timeout, policy_for(self.config), self._allows_lazy)
         backend = make_backend(self.config.backend)
         events = Dispatcher(self.config.on_event)
         scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
-        super().__init__(scheduler, settings)
+        self._settings_for = SettingsFor(self.config, scheduler.monitor, allows_lazy=self._allows_lazy)
+        super().__init__(scheduler, self._settings_for.plain)
         self._completion = scheduler.completion
         self._batches: Batches[AnyJob] = Batches(scheduler.lock)
         _lifecycle.watch(self, self._scheduler)
@@ -120,7 +119,7 @@ class ParallelExecutor(Submitter, Executor):
                     "add_task takes arguments for a function only, as a Task has its own: "
                     "write add_task(Task(function, argument, kwargs={...})) or add_task(function, argument, name=...)"
                 )
-            job = Job.of_task(self._scheduler, self._settings_of(task), task)
+            job = Job.of_task(self._scheduler, self._settings_for.task(task), task)
         else:
             if not callable(task):
                 raise not_callable("add_task", task)
@@ -146,15 +145,6 @@ class ParallelExecutor(Submitter, Executor):
                 return
             except NotAdmittedError:
                 continue
-
-    def _settings_of(self, task: Task[Any]) -> Settings:
-        own = (task.retry_count, task.retry, task.retry_on, task.backoff)
-        if task.timeout is INHERIT and own == _ALL_INHERITED:
-            return self._settings
-        timeout = self.config.timeout if task.timeout is INHERIT else task.timeout
-        names = ("timeout", "retry_count", "retry", "retry_on", "backoff")
-        kept = {name: getattr(task, name) for name in names}
-        return Settings(timeout, policy_for(self.config, *own), self._allows_lazy, kept)
 
     def execute_all(
         self,
@@ -315,6 +305,7 @@ class ParallelExecutor(Submitter, Executor):
         retry_on: type[BaseException] | RetryOn | Inherited = INHERIT,
         backoff: float | Inherited = INHERIT,
         id: str | None = None,
+        needs: Mapping[str, Any] | None = None,
         **_misspelt: Never,
     ) -> Options:
         """Return a light view of this executor whose `submit` and `map` carry these settings; they mean what `Task`'s do."""
@@ -329,8 +320,9 @@ class ParallelExecutor(Submitter, Executor):
             retry=retry,
             retry_on=retry_on,
             backoff=backoff,
+            needs=needs,
         )
-        return Options(self._scheduler, self._settings_of(checked), checked.priority, id)
+        return Options(self._scheduler, self._settings_for.task(checked), checked.priority, id)
 
     def stream(
         self,
@@ -374,7 +366,7 @@ class ParallelExecutor(Submitter, Executor):
     def _start_task(self, task: Any, into: HasCollector) -> Job[Any]:
         """Start a task, which joins a collector; or end it, if the collector's journal has it."""
         if isinstance(task, Task):
-            job = Job.of_task(self._scheduler, self._settings_of(task), task)
+            job = Job.of_task(self._scheduler, self._settings_for.task(task), task)
         else:
             if not callable(task):
                 Task(task)  # refuses
@@ -432,6 +424,13 @@ class ParallelExecutor(Submitter, Executor):
         from parallel_exec._queue_view import LiveQueue  # few look at it
 
         return LiveQueue(self._scheduler.monitor, self._completion, self.add_task)
+
+    @property
+    def limits(self) -> MutableMapping[str, LimitSpec]:
+        """What tasks need beside a slot, by name; live: what is set here holds from now on, also for what waits."""
+        from parallel_exec._limits_view import LiveLimits  # few look at them
+
+        return LiveLimits(self._scheduler.monitor, self._completion, self._settings_for.limits)
 
     @property
     def _max_workers(self) -> int:

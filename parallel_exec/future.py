@@ -46,6 +46,10 @@ class FutureOwner(Protocol):
         """Cancel it, and stop a running attempt."""
         ...
 
+    def give_back(self, job: Any) -> None:
+        """Take back what its attempt holds of the executor's limits, and let others have it."""
+        ...
+
     def enter_wait(self, *jobs: Any) -> bool:
         """Note that the calling task waits for any of them; False if it is none of the pool's tasks. Raises if in vain."""
         ...

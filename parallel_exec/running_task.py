@@ -10,7 +10,7 @@ from parallel_exec.errors import TaskTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
 
 class CurrentTask:
@@ -20,16 +20,24 @@ class CurrentTask:
         id: the task's id.
         attempt: the number of this attempt, from 1.
         deadline: `time.monotonic()` at which this attempt must end, None for no limit.
+        granted: what it was granted of the executor's limits, by their names: of a list a tuple of items, else how much.
     """
 
-    __slots__ = ("_is_cancelled", "_timeout", "attempt", "deadline", "id")
+    __slots__ = ("_is_cancelled", "_timeout", "attempt", "deadline", "granted", "id")
 
     def __init__(
-        self, id: str, attempt: int, deadline: float | None, timeout: float | None, is_cancelled: Callable[[], bool]
+        self,
+        id: str,
+        attempt: int,
+        deadline: float | None,
+        timeout: float | None,
+        is_cancelled: Callable[[], bool],
+        granted: dict[str, Any],
     ) -> None:
         self.id = id
         self.attempt = attempt
         self.deadline = deadline
+        self.granted = granted
         self._timeout = timeout
         self._is_cancelled = is_cancelled
 
@@ -70,4 +78,4 @@ def current_task() -> CurrentTask:
         )
     timeout = call.timeout
     deadline = None if timeout is None else call.started_at + timeout
-    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number))
+    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number), call.granted)

@@ -22,6 +22,7 @@ from parallel_exec._checks import (
 )
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._names import call_name, id_of, short_repr
+from parallel_exec._needs import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec._checks import RetryOn
+    from parallel_exec._needs import Named
 
     T_co = TypeVar("T_co", covariant=True)
 else:
@@ -90,14 +92,17 @@ class Task(Generic["T_co"]):
         retry_on: exception types that are worth another attempt, or a function that is given the exception and returns
             whether it is; default: the executor's.
         backoff: seconds before the first retry, which double with each; default: the executor's.
+        needs: what an attempt takes of the executor's limits, all of it before it begins: by the limit's name how much, or
+            which key: `{"api": 1, "host": "example.com"}`.
         kwargs: what `execute` is called with by name.
 
     Attributes:
         execute: the call, as a callable without arguments: a `functools.partial` if there are some.
 
     Raises:
-        TypeError: `execute` is not callable, or an `async def` or generator function; `priority` is no int.
-        ValueError: a limit is not positive.
+        TypeError: `execute` is not callable, or an `async def` or generator function; `priority` is no int; `needs` has
+            what is neither an amount nor a key.
+        ValueError: a limit is not positive, or what is needed of one.
     """
 
     __slots__ = (
@@ -106,6 +111,7 @@ class Task(Generic["T_co"]):
         "backoff",
         "execute",
         "id",
+        "needs",
         "priority",
         "retry",
         "retry_count",
@@ -121,6 +127,7 @@ class Task(Generic["T_co"]):
     retry: BaseRetrying | None | Inherited
     retry_on: RetryOn | Inherited
     backoff: float | Inherited
+    needs: Named | None
 
     def __init__(
         self,
@@ -133,6 +140,7 @@ class Task(Generic["T_co"]):
         retry: BaseRetrying | None | Inherited = INHERIT,
         retry_on: type[BaseException] | RetryOn | Inherited = INHERIT,
         backoff: float | Inherited = INHERIT,
+        needs: Mapping[str, Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **_misspelt: Never,
     ) -> None:
@@ -161,6 +169,7 @@ class Task(Generic["T_co"]):
         set_field(self, "retry", retry)
         set_field(self, "retry_on", INHERIT if retry_on is INHERIT else check_retry_on(retry_on))
         set_field(self, "backoff", INHERIT if backoff is INHERIT else check_wait("backoff", backoff))
+        set_field(self, "needs", None if needs is None else named(needs))
 
     if not TYPE_CHECKING:  # or any name would do for type checkers
 
@@ -177,6 +186,7 @@ class Task(Generic["T_co"]):
         known += [f"priority={self.priority}"] if self.priority else []
         for name in ("timeout", "retry_count"):
             known += [] if getattr(self, name) is INHERIT else [f"{name}={getattr(self, name)!r}"]
+        known += [] if self.needs is None else [f"needs={self.needs!r}"]
         return f"Task({', '.join([call_name(self.execute)[:60], *known])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -219,7 +229,7 @@ _TASK_FIELDS = tuple(Task.__annotations__)
 def checked_task(execute: Callable[[], Any], id: str, priority: int, own: Mapping[str, Any]) -> Task[Any]:
     """Return the task of a call that an executor has accepted: what was checked by other rules is not checked again."""
     inherited: dict[str, Any] = dict.fromkeys(_TASK_FIELDS, INHERIT)
-    return _restore(Task, {**inherited, **own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
+    return _restore(Task, {**inherited, "needs": None, **own, "execute": execute, "id": id, "priority": priority})  # type: ignore[no-any-return]
 
 
 def _check_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:

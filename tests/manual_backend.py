@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from parallel_exec import Backend, TaskFuture
-from parallel_exec._core.job import Phase
+from parallel_exec._core.phase import Phase
 from parallel_exec._outcome import Failure, Success
 from parallel_exec.backends.base import Runner, SchedulerPort
 

@@ -34,6 +34,7 @@ ORDER = [
     "_forks",
     "_lazy",
     "_checks",
+    "_needs",
     "running_task",
     "task",
     "task_queue",
@@ -49,10 +50,15 @@ ORDER = [
     "_core.limits.rate",
     "_core.limits.adaptive",
     "_core.limits.kinds",
+    "_core.limits.grant",
+    "_core.phase",
     "_core.settings",
     "_core.journaling",
     "_core.batch",
     "_core.job",
+    "_core.limits.line",
+    "_core.limits.lines",
+    "_core.limits.limits",
     "backends",
     "backends.base",
     "_core.gate",
@@ -63,6 +69,7 @@ ORDER = [
     "_core.monitor",
     "_core.completion",
     "_core.admission",
+    "_core.backoff",
     "_core.scheduler",
     "_core.map_chunk",
     "_core.map_feed",
@@ -133,9 +140,11 @@ ORDER = [
     "_journal.recorder",
     "_journal.run",
     "config",
+    "_settings_for",
     "stream",
     "options",
     "_queue_view",
+    "_limits_view",
     "_lifecycle",
     "progress",
     "executor",
@@ -293,13 +302,15 @@ def test_sync_knows_nothing_of_tasks() -> None:
 
 
 def test_the_core_and_the_back_ends_meet_at_the_port() -> None:
-    """The core knows back ends by the protocols in `backends.base`, and they know a scheduler by the port, and jobs."""
+    """The core knows back ends by the protocols in `backends.base`; they know a scheduler by the port, jobs and grants."""
     for module in FILES:
         if module.startswith("_core"):
             assert {name for name in _all_of_ours(module) if name.startswith("backends")} <= {"backends.base"}, module
         if module.startswith("backends"):
             core = {name for name in _all_of_ours(module) if name.startswith("_core")}
-            assert core <= {"_core.job", "_core.map_chunk", "_core.settings"}, module
+            assert core <= {f"_core.{name}" for name in ("job", "limits.grant", "map_chunk", "phase", "settings")}, (
+                module
+            )
 
 
 def test_packages_import_nothing() -> None:

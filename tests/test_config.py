@@ -30,6 +30,8 @@ def test_defaults() -> None:
         "queue_size": 0,
         "backend": "thread",
         "on_event": None,
+        "limits": None,
+        "priority_ageing": None,
     }
 
 

@@ -91,6 +91,7 @@ class Admission:
                 self._events.emit("TaskQueued", job.id, 0)  # before anybody can take it
                 with self._lock:
                     outcome, consumer = self.enqueue(job, unfit)
+                self._completion.tell_waits()
             if consumer is not None:
                 self._idle.wake(consumer)
             elif outcome is not None:
@@ -141,6 +142,8 @@ class Admission:
         outcome = Failure(unfit) if unfit is not None else job.override or self._gate.final_outcome
         if outcome is not None:
             return outcome, None
+        if job.settings.needs is not None:
+            return self._enqueue_needy(job)
         if self._prefetches:
             runner, ready = self._completion.runner, self._ready
             if self._gate.may_start and not ready.heap and not ready.aside and runner.accept(job):
@@ -152,6 +155,18 @@ class Admission:
         self._ready.push(job)
         return None, self._idle.choose()
 
+    def _enqueue_needy(self, job: AnyJob) -> tuple[Failure | None, Consumer | None]:
+        """Do as `enqueue`, for a job that needs something of the limits."""
+        limits, needs = self._ready.limits, job.settings.needs
+        assert limits is not None
+        assert needs is not None
+        error = limits.error_of(needs)  # they may have changed since the job was made
+        if error is not None:
+            return Failure(error), None
+        job.queued()
+        self._ready.push(job)
+        return None, self._idle.choose()
+
     def enqueued(self, job: AnyJob, outcome: Failure | None, consumer: Consumer | None) -> None:
         """End a job, or wake a consumer, as `enqueue` returned it. Called without the lock."""
         if outcome is not None:
@@ -159,6 +174,8 @@ class Admission:
             self._completion.finish(job, outcome)
         elif consumer is not None:
             self._idle.wake(consumer)
+        if self._events.active:
+            self._completion.tell_waits()
 
     def add_item(self, job: AnyJob) -> None:
         """Take in a job that is one item of a chunk, at its place. Also after shutdown: the chunk was added before."""
@@ -193,7 +210,7 @@ class Admission:
     def runs_chunks(self, settings: Settings) -> bool:
         """Return whether the items of a `map` may travel together: nobody wants to see, count or judge each by itself."""
         quiet = not self._events.active and not self._queue_size
-        return self._runs_chunks and quiet and not settings.policy.asks_on_success
+        return self._runs_chunks and quiet and settings.needs is None and not settings.policy.asks_on_success
 
     def _await_room(self, job: AnyJob) -> None:
         """Wait until the queue has room, and reserve it; called with the lock held."""

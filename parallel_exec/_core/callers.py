@@ -11,7 +11,8 @@ Guarantees:
 from __future__ import annotations
 
 from parallel_exec._core.gate import FORKED
-from parallel_exec._core.job import Job, Phase
+from parallel_exec._core.job import Job
+from parallel_exec._core.phase import Phase
 from parallel_exec._current import current
 from parallel_exec._sync.lazy_condition import settling_lock
 from parallel_exec._sync.locks import is_mine

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-from parallel_exec._core.job import Phase
+from parallel_exec._core.phase import Phase
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.locks import is_mine, release_leaked
@@ -80,9 +80,14 @@ class Completion:
                 if not job.done():
                     job.settle(outcome, outcome is CANCELLED)
                 job.wake_parked()  # which a signal handler may have kept `settle` from
+                held = job.grant is not None
                 with self._lock:
+                    if held:
+                        self._ready.end(job)
                     rest = self._registry.account(job)
                 self.follow_up(rest)
+                if held:
+                    self._idle.wake_one()
         finally:
             current.end_for(before)
 
@@ -94,6 +99,16 @@ class Completion:
         error = outcome.error if type(outcome) is Failure else None
         duration = 0.0 if job.first_started_at is None else job.ended_at - job.first_started_at
         self._events.emit("TaskFinished", job.id, job.attempt_number, error is None, error, duration, job.worker)
+
+    def tell_waits(self) -> None:
+        """Tell the hook which tasks have begun to wait for a limit."""
+        limits = self._ready.limits
+        while limits is not None and limits.news:
+            try:
+                job, name = limits.news.popleft()
+            except IndexError:  # another thread has told of it
+                break
+            self._events.emit("TaskWaiting", job.id, job.attempt_number, name)
 
     def follow_up(self, rest: Sequence[AnyJob] = ()) -> None:
         """Cancel what `Registry.account` returned, and see whether all is over. Called without the lock held."""
@@ -140,6 +155,9 @@ class Completion:
             raise
         if self.runs_in_caller:
             self.runner.recheck()
+        if job.settings.needs is not None:
+            self._idle.wake_one()  # what was behind it may have what it needs
+            self.tell_waits()
         return True
 
     def _withdraw(self, job: AnyJob) -> bool:
@@ -208,6 +226,7 @@ class Completion:
                 registry.backing_off.discard(job)
                 if is_queued:
                     self._ready.discard(job)
+            self._ready.repair(self._monitor.grants())
             self._monitor.room.notify_all()
         rest: Sequence[AnyJob] = ()
         if outcome is not None and counted:
@@ -216,6 +235,7 @@ class Completion:
             with self._lock:
                 if job.batch is not None and job in job.batch.ended:
                     job.forget_batch()
+                self._ready.end(job)
                 if job in registry.unsettled:
                     rest = registry.account(job)
         self.follow_up(rest)
@@ -249,6 +269,8 @@ class Completion:
             except BaseException as error:  # the stdlib's futures let what is no Exception through
                 raised = raised or error
         self._idle.wake_one()
+        if self._events.active:
+            self.tell_waits()
         if raised is not None:
             raise raised
 
@@ -312,4 +334,5 @@ class Completion:
     def stats(self) -> ExecutorStats:
         """Return a snapshot of the counts."""
         with self._lock:
-            return self._registry.stats(self._ready.calls(), self.runner.workers(), self.runner.abandoned())
+            limits = None if self._ready.limits is None else self._ready.limits.stats()
+            return self._registry.stats(self._ready.calls(), self.runner.workers(), self.runner.abandoned(), limits)

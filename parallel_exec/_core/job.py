@@ -19,6 +19,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from weakref import ref
 
 from parallel_exec import _forks
+from parallel_exec._core.phase import Phase
 from parallel_exec._names import call_name, id_of, name_source
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.batch import Collector
     from parallel_exec._core.journaling import Restored
+    from parallel_exec._core.limits.grant import Grant
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
@@ -42,18 +44,6 @@ if TYPE_CHECKING:
 
 PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
 _EMPTY = Context()  # shared by all whose context is empty: that much less for the garbage collector to look at
-
-
-class Phase:
-    """Where a task is; changed by the methods of `Job` alone."""
-
-    NEW = 0  # not in the queue yet
-    QUEUED = 1  # in the queue
-    HANDED_OUT = 2  # a back end has it, and no attempt has started
-    LIVE = 3  # an attempt is running
-    SETTLING = 4  # an attempt has ended, and one thread has claimed the right to say what follows
-    BACKING_OFF = 5  # it waits for the next attempt's time
-    DONE = 6  # the outcome is decided
 
 
 class Job(TaskFuture["T"]):
@@ -91,6 +81,7 @@ class Job(TaskFuture["T"]):
     weight = 1  # how many calls it stands for; 0: they still grow in number
     queued_at = 0.0
     payload: Any = None  # what the back end made of the call
+    grant: Grant | None = None  # what the attempt, or the one that is about to begin, holds of the executor's limits
     batch: Collector | None = None  # what collects it
     resumed = False  # whether it has ended in an earlier run, and never runs in this one
     priority = 0
@@ -220,6 +211,12 @@ class Job(TaskFuture["T"]):
     def timeout(self) -> float | None:
         return self.settings.timeout
 
+    @property
+    def granted(self) -> dict[str, Any]:
+        """What its attempt was granted of the executor's limits, by their names."""
+        grant = self.grant
+        return {} if grant is None else grant.facts()
+
     def unwanted(self, number: int) -> Callable[[], bool]:
         weakly_self = ref(self)  # the frames of a task that fails may have it, and the job keeps its error
 
@@ -264,6 +261,15 @@ class Job(TaskFuture["T"]):
         """It waits in the queue."""
         self.phase = Phase.QUEUED
 
+    def hold(self, grant: Grant) -> None:
+        """It has been granted what it needs for its next attempt."""
+        self.grant = grant
+
+    def surrender(self) -> Grant | None:
+        """It holds nothing any more; returns what is to be given back, or kept by what goes on with the attempt."""
+        grant, self.grant = self.grant, None
+        return grant
+
     def handed_out(self) -> None:
         """A back end has taken it."""
         self.phase = Phase.HANDED_OUT
@@ -274,8 +280,7 @@ class Job(TaskFuture["T"]):
 
     def begin(self, slot: Any, worker: str, at: float) -> int:
         """An attempt began; returns its number."""
-        self.phase = Phase.LIVE
-        self._state = RUNNING
+        self.phase, self._state = Phase.LIVE, RUNNING
         self.slot, self.worker, self.started_at = slot, worker, at
         self.attempt_number = number = self.attempt_number + 1
         if number == 1:
@@ -302,8 +307,7 @@ class Job(TaskFuture["T"]):
 
     def back_off(self, timer: Timer) -> None:
         """Wait for the next attempt, which is due when the timer is."""
-        self.phase = Phase.BACKING_OFF
-        self._state = PENDING
+        self.phase, self._state = Phase.BACKING_OFF, PENDING
         self.slot = None
         self.backoff_timer = timer
 
@@ -390,6 +394,8 @@ class Job(TaskFuture["T"]):
 
     def _settle_watched(self, outcome: Outcome, cancelled: bool) -> None:
         """Settle under the condition that somebody has asked for."""
+        if self.grant is not None:
+            self.owner.give_back(self)  # first: a callback may wait for what needs the same
         try:
             with self._condition:
                 try:
@@ -430,8 +436,7 @@ class Job(TaskFuture["T"]):
         if type(outcome) is not Success:
             return
         self.args = None  # first: see `_make_task`
-        if self.kwargs is not None:
-            self.kwargs = None
+        self.kwargs = None
         fn = self.fn
         if type(fn) is FunctionType:
             keeps_nothing = fn.__closure__ is None

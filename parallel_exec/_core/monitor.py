@@ -1,7 +1,7 @@
 """One executor's state, and the lock that guards it.
 
     Monitor ─► gate         whether tasks may be added, and whether attempts may begin
-            ─► ready        the jobs that wait for a slot
+            ─► ready        the jobs that wait for a slot, and for the limits
             ─► idle         the consumers that wait for a job
             ─► registry     where all other jobs are, and the counts
             ─► callers      what the calling thread may wait for
@@ -22,6 +22,15 @@ from parallel_exec._core.ready_queue import ReadyQueue
 from parallel_exec._core.registry import Registry
 from parallel_exec._sync.locks import renew_after_fork
 from parallel_exec._sync.timers import Timers
+from parallel_exec._sync.weak import weakly
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from parallel_exec._core.limits.grant import Grant
+    from parallel_exec._core.limits.limits import Limits
+    from parallel_exec._sync.timers import Timer
 
 
 class Monitor:
@@ -53,6 +62,42 @@ class Monitor:
         self.idle = IdleConsumers(self.lock, self.gate, self.ready)
         self.callers = Callers(self.lock, self.gate, self.idle, self.registry, self.timers, in_one_thread)
 
+    def use_limits(self, limits: Mapping[str, Any], ageing: float | None, *, tells: bool) -> Limits:
+        """Have limits from now on, unless there are some; returns them.
+
+        Args:
+            limits: by name, as `check_limits` has returned them.
+            ageing: seconds after which a task that waits for one counts as of one priority higher; None: never.
+            tells: whether anybody wants to know what waits.
+        """
+        from parallel_exec._core.limits.limits import Limits  # few need them
+
+        with self.lock:
+            if self.ready.limits is None:
+                made = Limits(self._limits_timer(), ageing, tells=tells)
+                for name, spec in limits.items():
+                    made.put(name, spec, ())
+                self.ready.use(made)
+            assert self.ready.limits is not None
+            return self.ready.limits
+
+    def _limits_timer(self) -> Timer:
+        return self.timers.timer(weakly(self._pass_time))
+
+    def _pass_time(self) -> None:
+        """Let begin what time alone has brought; for the clock."""
+        limits = self.ready.limits
+        if limits is not None:
+            with self.lock:
+                self.ready.change(limits.pass_time)
+            self.idle.wake_one()
+
+    def grants(self) -> list[Grant]:
+        """Return all that is held of the limits. Called with the lock held."""
+        limits = self.ready.limits
+        kept = [] if limits is None else limits.kept
+        return [*(job.grant for job in self.registry.unsettled if job.grant is not None), *kept]
+
     def is_unused(self) -> bool:
         """Return whether nothing is under way or staged. For a forked child: a thread of the parent's may hold the lock."""
         return self.lock.acquire(blocking=False) and not self.gate.is_open and not self.registry.unsettled
@@ -62,3 +107,5 @@ class Monitor:
         renew_after_fork(self.lock)
         self.idle.after_fork()
         self.timers.after_fork()
+        if self.ready.limits is not None:
+            self.ready.limits.use(self._limits_timer())

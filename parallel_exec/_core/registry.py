@@ -9,12 +9,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dataclasses import dataclass
-    from typing import Sequence
+    from dataclasses import dataclass, field
+    from typing import Mapping, Sequence
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec.limits import LimitStats
 else:
-    from parallel_exec._dataclasses import dataclass
+    from parallel_exec._dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ExecutorStats:
     """What an executor has done and is doing; a snapshot.
 
     Attributes:
-        queued: tasks waiting for a free slot.
+        queued: tasks waiting for a free slot, or for a limit.
         running: attempts that have a slot now.
         waiting: tasks in backoff.
         succeeded: tasks that returned.
@@ -32,6 +33,7 @@ class ExecutorStats:
         timed_out: attempts that outran their timeout.
         abandoned: threads that still run an attempt nobody waits for.
         workers: workers alive now, the abandoned not among them.
+        limits: how it stands with the executor's limits, by their names.
     """
 
     queued: int = 0
@@ -44,6 +46,7 @@ class ExecutorStats:
     timed_out: int = 0
     abandoned: int = 0
     workers: int = 0
+    limits: Mapping[str, LimitStats] = field(default_factory=dict, hash=False)
 
     def __init__(  # a signal handler may be the first to have one made: see `_dataclasses`
         self,
@@ -57,8 +60,9 @@ class ExecutorStats:
         timed_out: int = 0,
         abandoned: int = 0,
         workers: int = 0,
+        limits: Mapping[str, LimitStats] | None = None,
     ) -> None:
-        counts = dict(locals())
+        counts = {**locals(), "limits": {} if limits is None else limits}
         del counts["self"]
         vars(self).update(counts)
 
@@ -108,7 +112,9 @@ class Registry:
         self.unsettled.discard(job)  # last: until then it can be seen that this is still to be done
         return rest
 
-    def stats(self, queued: int, workers: int, abandoned: int) -> ExecutorStats:
+    def stats(
+        self, queued: int, workers: int, abandoned: int, limits: Mapping[str, LimitStats] | None
+    ) -> ExecutorStats:
         """Return a snapshot."""
         return ExecutorStats(
             queued=queued,
@@ -121,4 +127,5 @@ class Registry:
             timed_out=self.timed_out,
             abandoned=abandoned,
             workers=workers,
+            limits=limits,
         )

@@ -12,29 +12,28 @@ Guarantees:
 
 from __future__ import annotations
 
-from functools import partial
-
 from parallel_exec._core.admission import Admission
+from parallel_exec._core.backoff import Backoff
 from parallel_exec._core.completion import Completion
-from parallel_exec._core.job import Phase, settle_unwatched
+from parallel_exec._core.job import settle_unwatched
 from parallel_exec._core.monitor import Monitor
+from parallel_exec._core.phase import Phase
 from parallel_exec._dispatcher import Dispatcher, logger
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.locks import acquire_yielding
-from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart
 from parallel_exec.errors import TaskTimeoutError
 from parallel_exec.retry import Delay, RetryPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Sequence
+    from typing import Any, Sequence
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.limits.grant import Grant
     from parallel_exec._outcome import Outcome
-    from parallel_exec._sync.timers import Timer
     from parallel_exec.backends.base import Backend, Consumer, Slot, WorkerSlot
 
 _RAISED = "a callback of task %r raised"
@@ -59,6 +58,7 @@ class Scheduler:
         )
         self.completion = Completion(monitor, events, runs_in_caller=backend.runs_in_caller)
         self.admission = Admission(monitor, self.completion, backend, queue_size, events)
+        self._backoff = Backoff(monitor, self.admission, events)
         self.callers = monitor.callers
         self.lock = monitor.lock
         self.timers = monitor.timers
@@ -74,8 +74,15 @@ class Scheduler:
         self.fail_all, self.finish_overridden = self.completion.fail_all, self.completion.finish_overridden
         self.cancel, self.abort = self.completion.cancel, self.completion.abort
         self.enter_wait, self.leave_wait = monitor.callers.enter_wait, monitor.callers.leave_wait
+        self.pending, self.skip_backoff = self._backoff.pending, self._backoff.skip
         self.next_sequence = monitor.sequence.__next__
-        self.completion.use(backend.start(self, limit))
+        self._start(limit)
+
+    def _start(self, limit: int) -> None:
+        runner = self._backend.start(self, limit)
+        self.completion.use(runner)
+        if self._backend.prefetches:
+            self._ready.preempt_by(runner.preempt)
 
     def after_fork(self) -> bool:
         """Make the copy in a forked child say so, instead of hanging: none of the threads came along.
@@ -87,7 +94,7 @@ class Scheduler:
         self.monitor.after_fork()
         self.completion.runner.after_fork()
         if unused and self._backend.works_after_fork():
-            self.completion.use(self._backend.start(self, self._registry.limit))
+            self._start(self._registry.limit)
             return True
         self._gate.fork()
         return False
@@ -108,6 +115,8 @@ class Scheduler:
             idle = self._idle.came(consumer, job)
         if idle is not None:
             self._idle.wake(idle)
+        if self.events.active:
+            self.completion.tell_waits()
         return job
 
     def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
@@ -127,12 +136,16 @@ class Scheduler:
                 job.handed_out()
                 taken.append(job)
                 calls -= job.weight
+                if job.settings.needs is not None:
+                    break  # it goes alone
             if self._bounded:
                 self.monitor.room.notify_all()
+        if self.events.active:
+            self.completion.tell_waits()
         return taken
 
     def backlog(self) -> int:
-        return self._ready.calls() if self._gate.may_start else 0
+        return self._ready.startable() if self._gate.may_start else 0
 
     def first_priority(self) -> int | None:
         first = self._ready.peek() if self._gate.may_start else None
@@ -147,8 +160,31 @@ class Scheduler:
                     overridden.append(job)
                 elif job.phase != Phase.DONE:
                     job.queued()
+                    if job.grant is not None:
+                        self._ready.end(job)
                     self._ready.push(job)
         return overridden
+
+    def keep_grant(self, job: AnyJob) -> Grant | None:
+        with self.lock:
+            grant = job.surrender()
+            limits = self._ready.limits
+            if grant is not None and limits is not None:
+                limits.kept.add(grant)
+        return grant
+
+    def end_kept(self, grant: Grant, seconds: float) -> None:
+        with self.lock:
+            limits = self._ready.limits
+            assert limits is not None
+            limits.kept.discard(grant)
+            self._ready.give_back(grant, "overloaded", seconds)
+        self._idle.wake_one()
+
+    def give_back(self, job: AnyJob) -> None:
+        with self.lock:
+            self._ready.end(job)
+        self._idle.wake_one()
 
     def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         number = 0
@@ -174,7 +210,9 @@ class Scheduler:
                 ended.wake_parked()
             acquire_yielding(self.lock)
 
-    def begin_next(self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]) -> tuple[AnyJob, int] | None:
+    def begin_next(  # noqa: C901  # a hot path, all of it
+        self, slot: WorkerSlot, worker: str, ended: list[AnyJob | None]
+    ) -> tuple[AnyJob, int] | None:
         """Count what ended, take, and begin at once, all under one lock: for back ends that run what they take.
 
         Who waits for what ended is woken after that: a thread that wakes up wants the interpreter and then the lock, too. But it
@@ -185,6 +223,8 @@ class Scheduler:
             last = ended.pop() if ended else None
             self._acquire_to_count(last)
             try:
+                if last is not None and last.grant is not None:
+                    self._ready.end(last)
                 rest = self._registry.account(last) if last is not None else ()
                 job = self._ready.pop() if self._ready.heap and self._gate.may_start else None
                 idle = self._idle.came(slot, job)
@@ -215,6 +255,10 @@ class Scheduler:
         if job.settings.policy.asks_on_success and not self._call_before(job, number):
             return 0
         if self.events.active:
+            self.completion.tell_waits()
+            grant = job.grant
+            if grant is not None and grant.waited is not None:
+                self.events.emit("TaskGranted", job.id, number, tuple(grant.facts()), grant.waited)
             self.events.emit("TaskStarted", job.id, number, job.worker)
         return number
 
@@ -288,11 +332,14 @@ class Scheduler:
         for job, outcome in settle_unwatched(ended):
             guarded(job.settle, outcome, False, said=_RAISED, owner=job)
         others: list[AnyJob] = []
+        held = any(job.grant is not None for job, _ in ended)
         with self.lock:
             for job, _ in ended:
-                others += self._registry.account(job)
+                others += self._count(job)
         for job, _ in ended:
             job.wake_parked()
+        if held:
+            self._idle.wake_one()
         if others or self._gate.closed:
             self.completion.follow_up(others)
         for job, start, outcome, end in rest:
@@ -312,11 +359,20 @@ class Scheduler:
             return (job, job.attempt_number) in self._registry.live
         return job.phase == Phase.HANDED_OUT and job.override is None
 
+    def _count(self, job: AnyJob) -> Sequence[AnyJob]:
+        """Count a settled job, and take back what it holds, as `Registry.account`. Called with the lock held."""
+        if job.grant is not None:
+            self._ready.end(job)
+        return self._registry.account(job)
+
     def account(self, ended: AnyJob) -> None:
         ended.wake_parked()  # first, as who waits may have the lock: see `begin_next`
         with self.lock:
-            rest = self._registry.account(ended)
+            held = ended.grant is not None
+            rest = self._count(ended)
         self.completion.follow_up(rest)
+        if held:
+            self._idle.wake_one()
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
         """Decide what follows from a claimed attempt: the end of its task, or a backoff."""
@@ -327,6 +383,8 @@ class Scheduler:
             return
         error = outcome.error if type(outcome) is Failure else None
         job.end_attempt(error, end)
+        if job.grant is not None:
+            self.give_back(job)
         if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
                 self._registry.count_timeout()
@@ -339,7 +397,9 @@ class Scheduler:
         except BaseException as failed:
             decision = Failure(failed)
         if type(decision) is Delay:
-            self._back_off(job, decision.seconds, error)
+            instead = self._backoff.start(job, decision.seconds, error)
+            if instead is not None:
+                self._end(job, instead)
         else:
             self._end(job, decision)  # type: ignore[arg-type]
 
@@ -373,63 +433,6 @@ class Scheduler:
         self.completion.join()
 
     # ── what follows an attempt ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _back_off(self, job: AnyJob, delay: float, error: BaseException | None) -> None:
-        with self.lock:
-            backs_off = job.override is None and self._gate.final_outcome is None
-            if backs_off:
-                job.back_off(self.timers.timer(partial(self._due, job, job.attempt_number)))
-                self._registry.back_off(job)
-        if not backs_off:
-            self._end(job, job.override or self._gate.final_outcome)  # type: ignore[arg-type]
-            return
-        if self.events.active:
-            ran = job.ended_at - job.started_at
-            self.events.emit("TaskRetrying", job.id, job.attempt_number, delay, error, ran, job.worker)
-        timer = job.backoff_timer
-        if timer is not None:  # else it was cancelled meanwhile
-            timer.arm(time.monotonic() + delay)
-
-    def pending(self) -> bool:
-        with self.lock:
-            return self._gate.may_start and bool(len(self._ready) or self._registry.backing_off)
-
-    def skip_backoff(self, sleep: Callable[[float], object]) -> bool:
-        """Let the first backoff be over once `sleep` has returned, and the others last so much less."""
-        with self.lock:
-            due = min((timer.deadline for _, timer in self._backing_off()), default=None)
-        if due is None:
-            return False
-        seconds = due - time.monotonic()
-        if seconds > 0:
-            sleep(seconds)
-        with self.lock:
-            seconds = max(0.0, due - time.monotonic())
-            waiting = self._backing_off()
-            over = [(job, job.attempt_number) for job, timer in waiting if timer.deadline <= due]
-            for _, timer in waiting:
-                if timer.deadline > due:
-                    timer.arm(timer.deadline - seconds)
-        for job, number in over:
-            self._due(job, number)
-        return True
-
-    def _backing_off(self) -> list[tuple[AnyJob, Timer]]:
-        """Return the jobs in backoff, with their timers; not those that are just coming up. Called with the lock held."""
-        timers = [(job, job.backoff_timer) for job in self._registry.backing_off]
-        return [(job, timer) for job, timer in timers if timer is not None and timer.deadline != NEVER]
-
-    def _due(self, job: AnyJob, number: int) -> None:
-        """End the backoff after attempt `number`, unless that was done already."""
-        with self.lock:
-            if job.phase != Phase.BACKING_OFF or job.attempt_number != number:
-                return
-            if self._gate.final_outcome is not None:
-                return  # whoever has set that ends it, and in another thread than the clock's
-            self._registry.backing_off.discard(job)
-            job.backoff_over()
-            outcome, consumer = self.admission.enqueue(job)
-        self.admission.enqueued(job, outcome, consumer)
 
     def reject(self, job: AnyJob, error: BaseException) -> None:
         with self.lock:

@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from parallel_exec._core.limits.needs import Needs
     from parallel_exec.retry import RetryPolicy
 
 
@@ -17,9 +18,10 @@ class Settings:
         policy: decides about retries.
         allows_lazy: whether a call may return a coroutine or a generator that has not run.
         own: those that the task has for itself, by the names of `Task`'s fields.
+        needs: what an attempt takes of the executor's limits; None for nothing.
     """
 
-    __slots__ = ("allows_lazy", "own", "policy", "timeout")
+    __slots__ = ("allows_lazy", "needs", "own", "policy", "timeout")
 
     def __init__(
         self,
@@ -27,8 +29,10 @@ class Settings:
         policy: RetryPolicy,
         allows_lazy: bool = False,
         own: dict[str, Any] | None = None,
+        needs: Needs | None = None,
     ) -> None:
         self.timeout = timeout
         self.policy = policy
         self.allows_lazy = allows_lazy
         self.own = own or {}
+        self.needs = needs

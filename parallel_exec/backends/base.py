@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Protocol, Sequence
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.limits.grant import Grant
     from parallel_exec._dispatcher import Dispatcher
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timers
@@ -126,7 +127,7 @@ class SchedulerPort(Protocol):
     # ── from the queue, and back ────────────────────────────────────────────────────────────────────────────────────
 
     def backlog(self) -> int:
-        """Return how many calls may be taken now."""
+        """Return how many calls may be taken now; of those that wait for a limit only the next, if it can have it."""
         ...
 
     def first_priority(self) -> int | None:
@@ -143,7 +144,7 @@ class SchedulerPort(Protocol):
     def take_many(self, consumer: Consumer, calls: int) -> list[AnyJob]:
         """Take the first ready jobs of one priority, until they stand for so many calls; for a runner with one consumer.
 
-        If there are fewer, the consumer is listed as idle.
+        If there are fewer, the consumer is listed as idle. What needs something of a limit is the last that is taken.
         """
         ...
 
@@ -157,6 +158,16 @@ class SchedulerPort(Protocol):
 
     def finish_overridden(self, overridden: Sequence[AnyJob]) -> None:
         """End what has to end instead of going back to the queue, and wake an idle consumer if there is something for it."""
+        ...
+
+    # ── what an attempt holds of the executor's limits: given back when it has been settled, or goes back to the queue ──
+
+    def keep_grant(self, job: AnyJob) -> Grant | None:
+        """Keep what an attempt holds, which is about to be settled and yet goes on: until `end_kept`."""
+        ...
+
+    def end_kept(self, grant: Grant, seconds: float) -> None:
+        """Give back what was kept: the attempt has really ended now, after so many seconds. Called without the lock held."""
         ...
 
     def reject(self, job: AnyJob, error: BaseException) -> None:
@@ -327,7 +338,7 @@ class Runner(abc.ABC):
         """Take back a job that was handed out; True if it certainly never began. Called with the lock held."""
         return False
 
-    def preempt(self, key: tuple[int, int]) -> None:  # noqa: B027
+    def preempt(self, key: tuple[float, int]) -> None:  # noqa: B027
         """Something of this key is ready: take back what comes after it and has not begun. Called with the lock held."""
 
     def recall_all(self) -> None:  # noqa: B027

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import work
@@ -13,9 +13,12 @@ from bare_jobs import new_job
 from parallel_exec import QueueFullError, TaskSerializationError
 from parallel_exec._core.admission import Admission
 from parallel_exec._core.completion import CANCELLED, Completion
-from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.monitor import Monitor
+from parallel_exec._core.phase import Phase
 from parallel_exec._dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from parallel_exec._core.job import Job
 
 
 class Consumer:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bare_jobs import live_job, new_job, queued_job
 
 from parallel_exec import WorkerStartError
 from parallel_exec._core.completion import CANCELLED, Completion
-from parallel_exec._core.job import Job, Phase
 from parallel_exec._core.monitor import Monitor
+from parallel_exec._core.phase import Phase
 from parallel_exec._dispatcher import Dispatcher
 from parallel_exec._outcome import Failure, Success
+
+if TYPE_CHECKING:
+    from parallel_exec._core.job import Job
 
 
 class FakeRunner:

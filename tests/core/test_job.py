@@ -11,7 +11,8 @@ import work
 from bare_jobs import live_job, new_job
 
 from parallel_exec._core.batch import Batch
-from parallel_exec._core.job import PLACES, Phase, settle_unwatched
+from parallel_exec._core.job import PLACES, settle_unwatched
+from parallel_exec._core.phase import Phase
 from parallel_exec._outcome import Failure, Success
 
 

@@ -8,8 +8,8 @@ import pytest
 import work
 
 from parallel_exec._core.completion import CANCELLED
-from parallel_exec._core.job import Phase
 from parallel_exec._core.map_chunk import MapChunk, MapResults
+from parallel_exec._core.phase import Phase
 from parallel_exec._core.settings import Settings
 from parallel_exec._outcome import Failure, Success
 from parallel_exec.config import ParallelConfig, policy_for

@@ -32,7 +32,7 @@ def test_each_end_is_counted_once_for_each_call() -> None:
     registry.unsettled.update(jobs)
     for job in jobs:
         registry.account(job)
-    stats = registry.stats(queued=3, workers=2, abandoned=1)
+    stats = registry.stats(queued=3, workers=2, abandoned=1, limits=None)
     assert (stats.succeeded, stats.cancelled, stats.failed) == (11, 5, 1)
     assert (stats.queued, stats.workers, stats.abandoned) == (3, 2, 1)
     assert not registry.unsettled
@@ -46,5 +46,5 @@ def test_retries_and_timeouts_are_counted_as_they_happen() -> None:
     registry.count_timeout()
     registry.live.remove((job, 1))
     registry.back_off(job)
-    stats = registry.stats(0, 0, 0)
+    stats = registry.stats(0, 0, 0, None)
     assert (stats.running, stats.waiting, stats.retried, stats.timed_out) == (0, 1, 1, 1)

@@ -13,7 +13,7 @@ import work
 from manual_backend import ManualBackend, ManualRunner
 
 from parallel_exec import ParallelExecError, TaskTimeoutError
-from parallel_exec._core.job import Phase
+from parallel_exec._core.phase import Phase
 from parallel_exec._outcome import Failure, Success
 
 NEVER = 600.0

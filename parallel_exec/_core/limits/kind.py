@@ -100,6 +100,10 @@ class Kind(ABC):
         """Grant nothing until a time; of a limit with keys, nothing of the key that is needed."""
         self.held_until = max(self.held_until, until)
 
+    def hold_all(self, until: float) -> None:
+        """Grant nothing until a time, whatever the key."""
+        self.held_until = max(self.held_until, until)
+
     def adopt(self, old: Kind, held: Iterable[Held], now: float) -> None:
         """Take the place of another kind: count what is held of it, and go on from what it knows.
 

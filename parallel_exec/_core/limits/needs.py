@@ -38,16 +38,9 @@ class Needs:
     def __repr__(self) -> str:
         return f"Needs({dict(self.items)!r})"
 
-    def of(self, name: str) -> Need:
-        """Return what is needed of a limit.
-
-        Raises:
-            KeyError: nothing is.
-        """
-        for each, need in self.items:
-            if each == name:
-                return need
-        raise KeyError(name)
+    def get(self, name: str) -> Need | None:
+        """Return what is needed of a limit; None if nothing is."""
+        return next((need for each, need in self.items if each == name), None)
 
 
 def make_needs(given: Any) -> Needs:

@@ -74,6 +74,7 @@ class EngineCall:
         self.id = info.id
         self.started_at = started_at
         self.timeout = info.timeout
+        self.granted: dict[str, Any] = {}
         self._is_unwanted = is_unwanted
 
     def unwanted(self, number: int) -> Callable[[], bool]:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import sys
 from weakref import WeakKeyDictionary
 
-from parallel_exec._core.job import Phase
 from parallel_exec._core.map_chunk import MapChunk
+from parallel_exec._core.phase import Phase
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerHandle

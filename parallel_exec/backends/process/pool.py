@@ -108,7 +108,7 @@ class ProcessPool(Runner):
             return False
         return self.assignments.hand_over(job)
 
-    def preempt(self, key: tuple[int, int]) -> None:
+    def preempt(self, key: tuple[float, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
         self._prefetch.preempt(key)
 

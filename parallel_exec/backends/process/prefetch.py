@@ -105,7 +105,7 @@ class Prefetch:
 
     # ── what is taken back ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def preempt(self, key: tuple[int, int]) -> None:
+    def preempt(self, key: tuple[float, int]) -> None:
         """Take back what comes after `key`. Called with the lock held."""
         worst = self._assignments.worst
         if worst is not None and key < worst:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-from parallel_exec._core.job import Job, Phase
+from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk
+from parallel_exec._core.phase import Phase
 from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 import pytest
 
 from parallel_exec import ParallelExecutor
-from parallel_exec._core.job import Phase
+from parallel_exec._core.phase import Phase
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._outcomes import RETURNED
 from parallel_exec.backends.process import wire, worker_handle

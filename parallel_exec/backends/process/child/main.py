@@ -82,6 +82,11 @@ class _RunningTask:
         """Seconds for it; None for no limit."""
         return self._task.timeout or None
 
+    @property
+    def granted(self) -> dict[str, Any]:
+        """What it was granted of the executor's limits."""
+        return {}
+
     def unwanted(self, number: int) -> Callable[[], bool]:
         """Return what says False: an attempt that was aborted is killed."""
         return lambda: False

@@ -1,0 +1,70 @@
+"""What one attempt holds of its executor's limits.
+
+    take ──► Grant, on the job ──► the attempt's end, or `requeue` ──► give_back
+
+Guarantees:
+    It is given back exactly once: `parts` is taken away in one step by whoever does so.
+"""
+
+from __future__ import annotations
+
+from parallel_exec.limits import PerKey, Rate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from parallel_exec._core.limits.kind import Held, Kind
+
+
+class Limit:
+    """One of an executor's limits, by its name.
+
+    Attributes:
+        name: that.
+        spec: what the user has set.
+        kind: what counts it; another once it was changed.
+        is_by_time: whether time alone brings what it grants: a rate.
+        has_keys: whether it is one for each key.
+        places: where lines wait for it, by the key; None is that of a limit without keys.
+    """
+
+    __slots__ = ("has_keys", "is_by_time", "kind", "name", "places", "spec")
+
+    def __init__(self, name: str, spec: Any, kind: Kind) -> None:
+        self.name = name
+        self.places: dict[Any, Any] = {}
+        self.use(spec, kind)
+
+    def use(self, spec: Any, kind: Kind) -> None:
+        """Be as this says from now on."""
+        self.spec = spec
+        self.kind = kind
+        self.has_keys = isinstance(spec, PerKey)
+        self.is_by_time = isinstance(spec.limit if isinstance(spec, PerKey) else spec, Rate)
+
+
+class Grant:
+    """What one attempt was granted.
+
+    Attributes:
+        parts: what is held, with the limit and what was needed of it; None once it was given back.
+        number: that of the attempt.
+        waited: seconds that its task waited for it, if that is to be told; None: it did not wait.
+    """
+
+    __slots__ = ("number", "parts", "waited")
+
+    def __init__(self, parts: list[tuple[Limit, Any, Held]], number: int, waited: float | None) -> None:
+        self.parts: list[tuple[Limit, Any, Held]] | None = parts
+        self.number = number
+        self.waited = waited
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the task may know of it, by the limits' names."""
+        return {limit.name: held.granted for limit, _, held in self.parts or ()}
+
+    def surrender(self) -> list[tuple[Limit, Any, Held]]:
+        """Hold nothing any more; returns what is to be given back."""
+        parts, self.parts = self.parts, None
+        return parts or []

@@ -1,0 +1,393 @@
+"""Lines: the jobs that need the same of the same limits, and where each line waits.
+
+    push ──► EMPTY ── granted now? ── yes ──► SHOWN ── take ──► granted, all or nothing; the next job of the line is looked at
+                            │                   ▲  │
+                            no                  │  └─ refused: somebody was first ─┐
+                            ▼                   │                                  │
+                         BLOCKED ◄──────────────┼──────────────────────────────────┘
+                            └─ release, time, a change: the first at its `Place` that fits ─┘
+
+A line is a heap of jobs. Of one that is SHOWN the queue of what is ready has a *token*, at its first job's place in the order:
+whoever comes to it takes that job. One that is BLOCKED is in the heap of one `Place`: that of the first limit, or key of a
+limit, which refuses its first job.
+
+Guarantees:
+    Strict order at one place: what is first there keeps those behind it waiting, so that a large request is not starved by
+    small ones. A line that was first at one place and then refused at another, twice, *reserves*: it takes what it can, in the
+    order of its limits, and keeps that until it is granted. Nothing else holds room that it does not use. Whoever reserves
+    waits only for what comes later in that order than all it holds, or for what runs: so there is no deadlock.
+    At each place where a line is blocked: the first cannot be granted here now, or a line of those shown comes before it, or
+    `due` is the time at which it can.
+    Nothing scans: a step costs O(log n) of the jobs of its line, and of the lines at its place. A release looks at the first
+    line of each place that it frees, a job that was granted at the next of its line.
+
+Pure: no lock, no clock (`now` is given); what is shown goes to a callback.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from parallel_exec._core.limits.grant import Grant
+from parallel_exec._core.limits.line import NEVER, Line, Place
+from parallel_exec._core.phase import Phase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.limits.grant import Limit
+    from parallel_exec._core.limits.kind import Ending, Held
+    from parallel_exec._core.limits.line import Key
+    from parallel_exec._core.limits.needs import Needs
+
+_BOUNCES = 2  # after which a line reserves
+
+
+class Lines:
+    """All lines of one executor. Guarded by its lock, which every caller holds.
+
+    Attributes:
+        limits: by name.
+        count: how many jobs there are.
+        refused: those that can never be granted any more what they need, and why: they are in no line, and about to be ended.
+
+    Args:
+        show: called with a place in the order and a line: to be put into the queue of what is ready.
+        waits: called with a job that begins to wait, and the limit's name; None: nobody wants to know.
+        ageing: seconds after which a job counts as of one priority higher; None: never.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[Key, Line], None],
+        waits: Callable[[AnyJob, str], None] | None = None,
+        ageing: float | None = None,
+    ) -> None:
+        self.limits: dict[str, Limit] = {}
+        self.count = 0
+        self.refused: dict[AnyJob, ValueError] = {}
+        self._show_token = show
+        self._waits = waits
+        self._since: dict[AnyJob, float] = {}  # when jobs began to wait, if that is to be told
+        self._ageing = ageing
+        self._lines: dict[Needs, Line] = {}
+        self._times: list[
+            tuple[float, int, Place]
+        ] = []  # when places are due; those that are not any more are passed over
+        self._numbers = 0
+
+    # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def push(self, job: AnyJob, now: float) -> None:
+        """Put a job in, which is QUEUED: at the end of its line, or where its priority is."""
+        self.count += 1
+        if job.phase != Phase.QUEUED:  # a signal handler has ended it, and `discard`ed what was not in
+            return
+        needs = job.settings.needs
+        assert needs is not None
+        line = self._lines.get(needs)
+        if line is None:
+            line = self._lines[needs] = self._open(needs)
+        order: float = -job.priority
+        if self._ageing is not None:
+            order += job.queued_at / self._ageing
+        heappush(line.jobs, (order, job.sequence, job))
+        if line.jobs[0][2] is job:
+            if line.at is not None:
+                self._reorder(line, now)
+            else:
+                self._place(line, now)
+        elif line.at is not None and self._waits is not None:
+            self._note(job, line.at, now)
+
+    def discard(self, job: AnyJob, now: float) -> None:
+        """Take out a job that has ended; its phase says so."""
+        self.count -= 1
+        self._since.pop(job, None)
+        needs = job.settings.needs
+        line = None if needs is None else self._lines.get(needs)
+        if line is None or not line.jobs:
+            self.refused.pop(job, None)
+            return
+        line.lost()
+        if line.jobs[0][2] is not job:
+            line.tidy()
+        elif not line.has_first():
+            self._close(line, now)
+        elif line.at is not None:
+            self._reorder(line, now)
+        else:
+            origin = line.origin
+            line.hide()
+            self._place(line, now, origin)
+            if origin is not None:
+                self.look(origin, now)
+
+    def take(self, line: Line, key: Key, now: float) -> AnyJob | None:
+        """Take the job that a token was shown for, and grant what it needs; None if it is not there, or cannot have that now."""
+        if line.token != key:
+            return None
+        origin = line.origin
+        line.hide()
+        if not line.has_first():
+            self._close(line, now)
+            job = None
+        else:
+            refusing = self._refusing(line, now)
+            if refusing is not None and origin is not None and refusing is not origin:
+                refusing = self._bounce(line, refusing, now)
+            if refusing is not None:
+                self._block(line, refusing, now)
+                job = None
+            else:
+                job = self._grant(line, now)
+        if origin is not None and origin.blocked:
+            self.look(origin, now)
+        return job
+
+    def _grant(self, line: Line, now: float) -> AnyJob:
+        """Grant its first job what it needs, which is there; returns the job."""
+        job = line.take()
+        self.count -= 1
+        held = line.release() if line.held else line.held
+        parts = [
+            (limit, need, held[limit] if limit in held else limit.kind.take(need, now)) for limit, need, _ in line.parts
+        ]
+        since = self._since.pop(job, None)
+        waited = None if since is None else now - since
+        job.hold(Grant(parts, job.attempt_number + 1, waited))
+        if line.owned:
+            self._disown(line, now)
+        if line.has_first():
+            self._place(line, now)
+        else:
+            self._close(line, now)
+        return job
+
+    def jobs(self) -> list[AnyJob]:
+        """Return all jobs, in no order."""
+        return [job for line in self._lines.values() for job in line.waiting()]
+
+    def give_back(self, grant: Grant, now: float, seconds: float, ending: Ending) -> None:
+        """Take back what an attempt was granted, which was `ending` after so many seconds; once."""
+        for limit, need, held in grant.surrender():
+            limit.kind.give_back(held, now, seconds, ending)
+            place = limit.places.get(need if limit.has_keys else None)
+            if place is not None and place.blocked:
+                self.look(place, now)
+
+    # ── lines ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, needs: Needs) -> Line:
+        return Line(needs, self._parts(needs))
+
+    def _parts(self, needs: Needs) -> tuple[tuple[Limit, Any, Place], ...]:
+        """Return what is needed, with the places, of each of which there is one user more."""
+        parts = []
+        for name, need in needs.items:
+            limit = self.limits[name]
+            key = need if limit.has_keys else None
+            place = limit.places.get(key)
+            if place is None:
+                place = limit.places[key] = Place(limit, key)
+            place.joined()
+            parts.append((limit, need, place))
+        if len(parts) > 1:
+            parts.sort(key=lambda part: part[0].is_by_time)  # by name otherwise, as they are
+        return tuple(parts)
+
+    def _close(self, line: Line, now: float) -> None:
+        """Forget a line that is empty."""
+        self._lines.pop(line.needs, None)
+        self._detach(line, now)
+
+    def _detach(self, line: Line, now: float) -> None:
+        """Have a line wait nowhere, and reserve nothing."""
+        left = [place for place in (line.at, line.origin) if place is not None]
+        line.unblock()
+        line.hide()
+        if line.held or line.owned:
+            self._release(line, now)
+        for limit, _, place in line.parts:
+            if place.left() and limit.places.get(place.key) is place:
+                del limit.places[place.key]
+        for place in left:
+            self.look(place, now)
+
+    def _place(self, line: Line, now: float, origin: Place | None = None) -> None:
+        """Show a line that waits nowhere, or let it wait where it is refused."""
+        refusing = self._refusing(line, now)
+        if refusing is None:
+            self._show(line, now, origin or line.origin)
+        else:
+            line.hide()
+            self._block(line, refusing, now)
+
+    def _show(self, line: Line, now: float, origin: Place | None) -> None:
+        _, sequence, job = line.jobs[0]
+        priority = job.priority
+        if self._ageing is not None:
+            priority += int((now - job.queued_at) / self._ageing)
+        token = (-priority, sequence)
+        line.show(token, origin)
+        self._show_token(token, line)
+
+    def _block(self, line: Line, place: Place, now: float) -> None:
+        is_first = line.block(place)
+        if self._waits is not None:
+            self._note(line.jobs[0][2], place, now)
+        if is_first:
+            self.look(place, now)
+
+    def _reorder(self, line: Line, now: float) -> None:
+        """Have a line that waits wait at its first job's place in the order."""
+        place = line.at
+        assert place is not None
+        line.block(place)
+        if self._waits is not None:
+            self._note(line.jobs[0][2], place, now)
+        self.look(place, now)
+
+    def _note(self, job: AnyJob, place: Place, now: float) -> None:
+        """Note that a job waits, and tell whoever wants to know unless it did before."""
+        assert self._waits is not None
+        if job not in self._since:
+            self._since[job] = now
+            self._waits(job, place.limit.name)
+
+    def _refusing(self, line: Line, now: float) -> Place | None:
+        """Return where the first job of a line cannot be granted what it needs now; None if it can, all of it."""
+        if line.bounces >= _BOUNCES:
+            return self._reserve(line, now)
+        for _, need, place in line.parts:
+            if place.refuses(line, need, now):
+                return place
+        return None
+
+    # ── changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hold(self, name: str, needs: Needs | None, until: float, now: float) -> None:
+        """Grant nothing of a limit, or of the key of it that is needed, until a time."""
+        limit = self.limits[name]
+        need = None if needs is None else needs.get(name)
+        if need is None:
+            limit.kind.hold_all(until)
+        else:
+            limit.kind.hold(need, until)
+        for place in list(limit.places.values()):
+            if need is None or not limit.has_keys or place.key == need:
+                self.look(place, now)
+
+    def detach(self, limit: Limit, now: float) -> list[Line]:
+        """Take out all lines for a limit, which is about to be changed, and return them; each must be `attach`ed then."""
+        lines = [line for line in self._lines.values() if any(each is limit for each, _, _ in line.parts)]
+        for line in lines:
+            self._detach(line, now)
+        return lines
+
+    def attach(self, line: Line, error: ValueError | None, now: float) -> None:
+        """Put a line back; or refuse its jobs, if there is an error."""
+        if error is not None:
+            del self._lines[line.needs]
+            self.refused.update(dict.fromkeys(line.waiting(), error))
+        else:
+            line.use(self._parts(line.needs))
+            if line.has_first():
+                self._place(line, now)
+            else:
+                self._close(line, now)
+
+    def rebuild(self, held: dict[Limit, list[Held]], now: float) -> None:
+        """Count what is held anew, and let all jobs wait anew."""
+        jobs = self.jobs()
+        for line in self._lines.values():
+            line.hide()
+        self._lines = {}
+        self._times = []
+        self.count = 0
+        for limit, parts in held.items():
+            limit.places.clear()
+            limit.kind.recount(parts, now)
+        for job in jobs:
+            self.push(job, now)
+
+    # ── several limits ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _bounce(self, line: Line, refusing: Place, now: float) -> Place | None:
+        """Count that a line, first at one place, is refused at another; returns as `_refusing`, as it may reserve from now on."""
+        return self._reserve(line, now) if line.bounced() == _BOUNCES else refusing
+
+    def _reserve(self, line: Line, now: float) -> Place | None:
+        """Take what a line can have, in order; returns where it must wait, or None if it can be granted now."""
+        for limit, need, place in line.parts:
+            if limit in line.held:
+                continue
+            if place.refuses(line, need, now):
+                return place
+            if not limit.is_by_time:
+                line.held[limit] = limit.kind.take(need, now)
+            elif place.owner is None:
+                place.reserve_for(line)
+                line.owned.append(place)
+        return None
+
+    def _disown(self, line: Line, now: float) -> None:
+        for place in line.disown():
+            place.reserve_for(None)
+            self.look(place, now)
+
+    def _release(self, line: Line, now: float) -> None:
+        """Give back what a line reserves."""
+        held = line.release()
+        self._disown(line, now)
+        for limit, _, place in line.parts:
+            if limit in held:
+                limit.kind.give_back(held[limit], now, 0.0, "unused")
+                self.look(place, now)
+
+    # ── places ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, place: Place, now: float) -> None:
+        """Show the first line at a place if it can be granted now, or see to it that this is done when it can."""
+        while (line := place.first()) is not None:
+            entry = place.blocked[0]
+            if place.shown and entry[:2] > min(place.shown.values()):
+                return
+            if place.owner is not None and place.owner is not line:
+                return
+            need = next(need for _, need, each in line.parts if each is place)
+            at = place.limit.kind.available_at(need, now)
+            if at > now:
+                if at not in (NEVER, place.due):
+                    self._due(place, at)
+                return
+            heappop(place.blocked)
+            line.unblock()
+            refusing = self._refusing(line, now)
+            if refusing is not None and refusing is not place:
+                refusing = self._bounce(line, refusing, now)
+            if refusing is None:
+                self._show(line, now, place)
+            else:
+                self._block(line, refusing, now)
+
+    def _due(self, place: Place, at: float) -> None:
+        place.is_due(at)
+        self._numbers += 1
+        heappush(self._times, (at, self._numbers, place))
+
+    def next_due(self) -> float:
+        """Return when something can be granted by time alone."""
+        times = self._times
+        while times and times[0][2].due != times[0][0]:
+            heappop(times)
+        return times[0][0] if times else NEVER
+
+    def pass_time(self, now: float) -> None:
+        """Show what can be granted by now."""
+        while self.next_due() <= now:
+            place = heappop(self._times)[2]
+            place.is_due(NEVER)
+            self.look(place, now)
