@@ -106,33 +106,35 @@ class Slots(Kind):
         return held
 
     def give_back(self, held: Held, now: float, seconds: float, ending: Ending) -> None:
-        """Take back what was granted, be it items, or what another kind had instead."""
-        super().give_back(held, now, seconds, ending)
-        indices = self._out.pop(held, ())
+        """Take back the items that were granted; those of another list that this one does not have are nobody's."""
+        indices = self._out.pop(held, [])
+        self._used -= len(indices) * ONE
         if ending == "unused":
+            self.granted -= 1
             self._free.extendleft(reversed(indices))
         else:
             self._free.extend(indices)
 
     def recount(self, held: Iterable[Held], now: float) -> None:
-        """Count this as held: of items that this list does not have, or has less often, none is taken off it."""
-        held = list(held)
-        super().recount(held, now)
-        out, self._out = self._out, {}
-        free = [*self._free, *(index for indices in out.values() for index in indices)]
+        """Count this as held, and nothing else: of another list's items those that are in this one, too."""
+        free = [*self._free, *sorted({*range(len(self._items))}.difference(self._free))]
+        known, self._out = self._out, {}
+        others = []
         for each in held:
-            if each in out:
-                self._out[each] = out[each]
-                free = [index for index in free if index not in out[each]]
-        for each in held:
-            if each not in out and isinstance(each.granted, tuple):
-                self._out[each] = indices = []
-                for item in each.granted:
-                    same = next((index for index in free if self._items[index] == item), None)
-                    if same is not None:
-                        free.remove(same)
-                        indices.append(same)
+            if each in known:
+                self._out[each] = known[each]
+                free = [index for index in free if index not in known[each]]
+            elif isinstance(each.granted, tuple):
+                others.append(each)
+        for each in others:
+            self._out[each] = []
+            for item in each.granted:
+                same = next((index for index in free if self._items[index] == item), None)
+                if same is not None:
+                    free.remove(same)
+                    self._out[each].append(same)
         self._free = deque(free)
+        self._used = sum(map(len, self._out.values())) * ONE
 
 
 class PerKeyLimit(Kind):
@@ -192,16 +194,13 @@ class PerKeyLimit(Kind):
         self._look_at(need, -NEVER)
 
     def adopt(self, old: Kind, held: Iterable[Held], now: float) -> None:
-        """Take the place of another kind; what that has granted without a key is not counted."""
-        self.held_until = old.held_until
-        self.granted = old.granted
-        if not isinstance(old, PerKeyLimit):
-            return
-        by_key = _by_key(held)
-        self._used = ONE * sum(map(len, by_key.values()))
-        for key, kind in old.by_key.items():
-            self._kind_of(key).adopt(kind, by_key.get(key, ()), now)
-            self._look_at(key, now)
+        """Take the place of another kind; what was granted without a key is not counted."""
+        super().adopt(old, held, now)
+        if isinstance(old, PerKeyLimit):
+            by_key = _by_key(held)
+            for key, kind in old.by_key.items():
+                self._kind_of(key).adopt(kind, by_key.get(key, ()), now)
+                self._look_at(key, now)
 
     def recount(self, held: Iterable[Held], now: float) -> None:
         """Count this as held, and nothing else."""
