@@ -98,7 +98,7 @@ class Kind(ABC):
 
     def hold(self, need: Need, until: float) -> None:
         """Grant nothing until a time; of a limit with keys, nothing of the key that is needed."""
-        self.held_until = max(self.held_until, until)
+        self.hold_all(until)
 
     def hold_all(self, until: float) -> None:
         """Grant nothing until a time, whatever the key."""

@@ -65,6 +65,12 @@ class RateLimit(Kind):
         if ending == "unused" and held.kind is self:
             self._return_start(held.mark, held.units)
 
+    def hold_all(self, until: float) -> None:
+        """Grant nothing until a time, and then one start after another, as after a burst: whoever says so has had too many."""
+        super().hold_all(until)
+        if self._since + (self._busy + ONE - self._burst) * self._unit < until:
+            self._since, self._busy = until, self._burst - ONE
+
     def adopt(self, old: Kind, held: Iterable[Held], now: float) -> None:
         """Take the place of another kind; what was used up of another rate's burst is used up."""
         super().adopt(old, held, now)

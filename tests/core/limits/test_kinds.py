@@ -192,6 +192,17 @@ def test_a_hold(spec: Any) -> None:
     assert _take_all(kind, now=7.0)
 
 
+def test_after_a_hold_there_is_no_burst() -> None:
+    """Who was told to wait has started too many: then starts are spaced, be it that the hold lasted long."""
+    kind = _kind(Rate(10, burst=5))
+    kind.hold(1, 7.0)
+    assert len(_take_all(kind, now=7.0)) == 1
+    assert kind.available_at(1, 7.0) == pytest.approx(7.1)
+    assert len(_take_all(kind, now=8.0)) == 5
+    kind.hold(1, 8.1)
+    assert kind.available_at(1, 8.0) == pytest.approx(8.1)
+
+
 def test_a_hold_of_a_key() -> None:
     """A key is held for itself, and as long as that lasts it is known."""
     kind = _kind(PerKey(2))
