@@ -126,6 +126,9 @@ class ItemNeeds:
         limits: those that there are, by their names.
         given: the amounts that are the same for all items.
         computed: what computes a key or an amount from an item.
+
+    Attributes:
+        same_for_all: whether all items need the same.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class ItemNeeds:
         given: Mapping[str, float],
         computed: Mapping[str, Callable[[Any], Any]],
     ) -> None:
+        self.same_for_all = not computed
         self._given = given
         self._computed = computed
         self._kinds = {name: make_kind(name, limits[name]) for name in computed}
@@ -144,7 +148,7 @@ class ItemNeeds:
         Raises:
             TypeError, ValueError: it can never be granted; so may whatever the user's code raises.
         """
-        if not self._computed:
+        if self.same_for_all:
             return self._given
         computed = {name: compute(item) for name, compute in self._computed.items()}
         _check(self._kinds, computed)

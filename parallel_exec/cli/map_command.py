@@ -41,16 +41,19 @@ from parallel_exec.task import Task
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from parallel_exec.backends.base import Backend
+    from parallel_exec.cli.limits import ItemNeeds
     from parallel_exec.cli.reader import Item
     from parallel_exec.future import TaskFuture
     from parallel_exec.journal import Journal
+    from parallel_exec.limits import LimitSpec
     from parallel_exec.progress import Bar
 
 TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
+TAKEN_IN_LIMITED = 16_384  # items, where each says what it needs: many of one key must not hold back those of another
 MORE_THREADS, MOST_THREADS = 4, 32  # for `-j auto`: threads wait most of the time, as the standard library says
 
 
@@ -64,8 +67,8 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
         output = Output(take_output())  # closed by the end of the process: what is abandoned goes on until then
         if options.output is None and STDOUT in missing:
             raise UsageError("standard output is closed: name a file for the lines with --output FILE")
-        function, rank = _resolve_all(options)
-        items: Iterable[tuple[int, Item]] = read_items(source, function, rank, options.json)
+        function, rank, needs = _resolve_all(options, config)
+        items: Iterable[tuple[int, Item]] = read_items(source, function, rank, options.json, needs)
         items = items if journal is None else with_unique_ids(items)
         total = len(source.arguments)
         staged = rank is not None or options.deadline is not None or options.fail_fast
@@ -79,7 +82,7 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
             output,
             open_files.enter_context(_bar(total)),
             total,
-            room=TAKEN_IN * config.max_concurrency,
+            room=_room(config, needs),
             keep_order=options.keep_order,
             tracebacks=options.traceback,
         )
@@ -93,10 +96,24 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
     return _status(writer, incomplete)
 
 
-def _resolve_all(options: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[Any], int] | None]:
-    """Return what the options name: the callable, and the one for priorities. From here on code of the user's runs."""
+def _resolve_all(
+    options: argparse.Namespace, config: ParallelConfig
+) -> tuple[Callable[[Any], Any], Callable[[Any], int] | None, ItemNeeds | None]:
+    """Return what the options name: the callable, and what computes priorities and needs. From here on the user's code runs."""
     search_here()
-    return resolve(options.callable), resolve(options.priority) if options.priority else None
+    function = resolve(options.callable)
+    rank = resolve(options.priority) if options.priority else None
+    if not options.needs and not options.limit:
+        return function, rank, None
+    from parallel_exec.cli.limits import read_needs  # few runs have limits
+
+    return function, rank, read_needs(options.needs, config.limits or {}, resolve)
+
+
+def _room(config: ParallelConfig, needs: ItemNeeds | None) -> int:
+    """Return how many items may be taken in and not yet be written."""
+    room = TAKEN_IN * config.max_concurrency
+    return room if needs is None or needs.same_for_all else max(room, TAKEN_IN_LIMITED)
 
 
 @contextlib.contextmanager
@@ -168,7 +185,7 @@ def _run_staged(
         if isinstance(item, Refused):
             staged.append((number, item))
         else:
-            futures.append(executor.add_task(Task(item.execute, id=item.id, priority=item.priority)))
+            futures.append(executor.add_task(Task(item.execute, id=item.id, priority=item.priority, needs=item.needs)))
             staged.append((number, futures[-1]))
     if len(futures) < len(staged) and options.fail_fast:  # the first failure came before all that could have run
         for future in futures:
@@ -229,12 +246,22 @@ def _config(options: argparse.Namespace) -> ParallelConfig:
             retry_count=options.retries,
             backoff=options.backoff,
             max_backoff=max(options.backoff, ParallelConfig().max_backoff),
+            limits=_limits(options.limit),
         )
     except ValueError as error:  # whose message starts with the setting's name
         setting, _, wrong = str(error).partition(" ")
         option = "retries" if setting == "retry_count" else setting.replace("_", "-")
         wrong = wrong.replace("None means", '"none" means')
         raise UsageError(f"--{option} {wrong}") from error
+
+
+def _limits(given: list[str]) -> Mapping[str, LimitSpec] | None:
+    """Return the limits, checked, if there are some."""
+    if not given:
+        return None
+    from parallel_exec.cli.limits import read_limits  # few runs have limits
+
+    return read_limits(given)
 
 
 def _journal(options: argparse.Namespace) -> Journal | None:

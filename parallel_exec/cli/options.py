@@ -22,6 +22,15 @@ Each line written is a JSON object: index (the number of the item's line in its 
 id (the item), success, result, error, attempts (how many) and duration (seconds). A result that JSON cannot carry is
 written as its repr, and its line then has "repr": true. What the callable prints goes to standard error.
 
+--limit NAME=SPEC names something of which there is not enough, --needs NAME says that each call needs it; a call waits for
+it without holding up others that can run. SPEC is one of:
+  db=4                      4 calls at once that need db; or 4 of it in all: --needs db=2, --needs db=my_module:weight_of
+  api=10/s  api=90/min      10 calls begin in a second (also ms, h, d; 10/30s), evenly spaced
+  api=10/s,burst=10         the same, but up to 10 begin at once after a pause
+  gpu=0,1                   one call a slot; current_task().granted["gpu"] is which, as in ("0",); one slot: gpu=0,
+  llm=1..64                 at most 64 at once, as many as the service bears without getting slow
+  host=2/key  host=5/s/key  one such limit for each key: --needs host=my_module:host_of is given an item, and returns its key
+
 With --journal FILE each result is kept in FILE as soon as it is there, under the item's text (for one that comes again:
 with " #2", " #3" added). In a run with the same journal, what succeeded under the same text, with the same callable's
 name, is not run again; its line is written again, with "resumed": true. Results are kept as pickles: use no journal of
@@ -35,6 +44,8 @@ examples:
   find . -name '*.py' | parallel-exec map py_compile:compile --backend process -j auto --priority os.path:getsize
   parallel-exec map --json --file calls.jsonl --keep-order --output results.jsonl my_module:my_function
   parallel-exec map --file urls.txt --journal run.db --output results.jsonl my_module:fetch
+  parallel-exec map --file urls.txt --limit api=10/s --needs api --limit host=2/key --needs host=my_module:host_of \
+      my_module:fetch
 """
 JOURNAL_EPILOG = """\
 Without --json and --export it writes what the journal has: its runs, how many tasks have succeeded and failed, and the
@@ -165,6 +176,21 @@ def _parser() -> _Parser:
     add("--file", metavar="FILE", help="read the items from FILE, one a line; - is standard input")
     add("--json", action="store_true", help="each item is a JSON value instead of a string")
     add("--priority", metavar="MODULE:CALLABLE", help="computes an int from an item; the highest runs first")
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=SPEC",
+        help="a limit for what needs it: api=10/s, db=4, gpu=0,1 or host=2/key; may be given more than once",
+    )
+    add(
+        "--needs",
+        action="append",
+        default=[],
+        metavar="NAME[=EXPR]",
+        help="each call needs NAME, a limit; EXPR is how much of it, or MODULE:CALLABLE, which computes that, or the key, "
+        "from an item",
+    )
     _add_output(parser)
     _add_limits(parser, ParallelConfig())
     return parser

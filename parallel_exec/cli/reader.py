@@ -31,7 +31,9 @@ from parallel_exec.cli.writer import POLL, USERS_ERRORS, Refused, describe_error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from parallel_exec.cli.limits import ItemNeeds
 
 
 class Call(NamedTuple):
@@ -41,11 +43,13 @@ class Call(NamedTuple):
         id: the item, as it was given.
         execute: without arguments.
         priority: the higher, the sooner.
+        needs: what it needs of the limits; None: nothing.
     """
 
     id: str
     execute: Callable[[], Any]
     priority: int
+    needs: Mapping[str, Any] | None = None
 
 
 Item = Union[Call, Refused]
@@ -208,7 +212,11 @@ def _readable(descriptor: int) -> Iterator[None]:
 
 
 def read_items(
-    source: Source, function: Callable[[Any], Any], rank: Callable[[Any], int] | None, as_json: bool
+    source: Source,
+    function: Callable[[Any], Any],
+    rank: Callable[[Any], int] | None,
+    as_json: bool,
+    needs: ItemNeeds | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Make a call of each line and argument, and return its number with it."""
     for number, raw in read_lines(source):
@@ -216,11 +224,12 @@ def read_items(
         try:
             item = _parse(text) if as_json else text
             priority = 0 if rank is None else _rank(rank, item)
+            needed = None if needs is None else _needed(needs, item)
         except ItemError as error:
             error.args = (f"{source.place(number)} {error}",)
             yield number, Refused(text, error.with_traceback(None))  # the way through this module tells nobody anything
         else:
-            yield number, Call(text, partial(function, item), priority)
+            yield number, Call(text, partial(function, item), priority, needed)
 
 
 def with_unique_ids(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
@@ -258,3 +267,11 @@ def _rank(rank: Callable[[Any], int], item: Any) -> int:
         return check_priority(rank(item))
     except USERS_ERRORS as error:  # whatever the user's callable raises
         raise ItemError(f"has no priority: {describe_error(error)}") from error
+
+
+def _needed(needs: ItemNeeds, item: Any) -> Mapping[str, Any]:
+    """Return what an item needs."""
+    try:
+        return needs.of(item)
+    except USERS_ERRORS as error:  # whatever the user's callable raises
+        raise ItemError(f"cannot say what it needs: {describe_error(error)}") from error

@@ -67,8 +67,8 @@ class MapExecutor(ParallelExecutor):
     def start(self, call: Call, recording: Recording | None) -> TaskFuture[Any]:
         """Start a call, which is recorded if a recording is given."""
         if recording is None:
-            return self.options(id=call.id).submit(call.execute)
-        return self._start_task(Task(call.execute, id=call.id), recording)
+            return self.options(id=call.id, needs=call.needs).submit(call.execute)
+        return self._start_task(Task(call.execute, id=call.id, needs=call.needs), recording)
 
     def run_all(
         self, tell: Callable[[], object], *, deadline: float | None, fail_fast: bool, journal: Journal | None

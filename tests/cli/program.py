@@ -63,6 +63,22 @@ def wait_for(item):
         time.sleep(0.01)
     return item
 
+def slot(item):
+    from parallel_exec import current_task
+    time.sleep(0.01)
+    return current_task().granted["gpu"]
+
+def began(item): return time.monotonic()
+def host(item): return item.partition("/")[0]
+
+def host_or_wait(item): return host(item) if host(item) != "wait" else time.sleep(60)
+
+def alone(item):
+    """Fail if another call has the same host's file."""
+    Path(host(item)).touch(exist_ok=False)
+    time.sleep(0.02)
+    Path(host(item)).unlink()
+
 class Holder:
     @staticmethod
     def method(item): return "held " + item

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from program import BACKENDS, read, results, run, started
 
 from parallel_exec.cli.limits import read_limits, read_needs
 from parallel_exec.cli.options import UsageError
 from parallel_exec.limits import Adaptive, PerKey, Rate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LIMITS = read_limits(["api=10/s", "db=4", "gpu=0,1", "host=2/key"])
 
@@ -152,3 +156,74 @@ def test_an_item_that_cannot_be_granted_what_it_needs(option: str, item: Any, me
     with pytest.raises((TypeError, ValueError)) as refused:
         needs_of(item, option)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rate_spaces_calls(workdir: Path, backend: str) -> None:
+    """Calls that need a rate begin at that rate, in every back end."""
+    process = run(
+        "work:began", *"abcdef", "--limit", "api=20/s,burst=1", "--needs", "api", "--backend", backend, cwd=workdir
+    )
+    began = sorted(results(process).values())
+    assert began[-1] - began[0] >= 5 / 20 - 0.02
+
+
+def test_slots_are_told_to_the_calls(workdir: Path) -> None:
+    """A call that needs a slot is told which it has, as text."""
+    items = [f"item-{number}" for number in range(12)]
+    process = run("work:slot", *items, "--limit", "gpu=0,1", "--needs", "gpu", cwd=workdir)
+    assert {slot for (slot,) in results(process).values()} == {"0", "1"}
+
+
+@pytest.mark.parametrize("staged", [(), ("--priority", "work:length")])
+def test_each_key_has_a_limit(workdir: Path, staged: tuple[str, ...]) -> None:
+    """The key is computed from the item, whether all are read first or not."""
+    items = [f"{host}/{page}" for page in range(6) for host in ("a", "b")]
+    how = ("--limit", "host=1/key", "--needs", "host=work:host", "--retries", "0", "-j", "8", *staged)
+    assert len(results(run("work:alone", *items, *how, cwd=workdir))) == 12
+
+
+@pytest.mark.parametrize("staged", [(), ("--fail-fast",)])
+def test_an_item_without_a_key_fails_by_itself(workdir: Path, staged: tuple[str, ...]) -> None:
+    """What is wrong with an item's needs is told in its line, with where it stands; nothing is called with it."""
+    how = ("--json", "--keep-order", "--limit", "db=3", "--needs", "db=work:length", *staged)
+    process = run("work:double", '"a"', '"abcd"', "3", *how, cwd=workdir)
+    assert process.returncode == 1
+    fine, too_much, no_length = read(process.stdout)
+    assert fine["success"] or staged
+    assert too_much["error"] == (
+        "ItemError: argument 2 cannot say what it needs: ValueError: needs['db'] is 4, and there is no more than 3 of 'db'"
+    )
+    assert no_length["error"].startswith(
+        "ItemError: argument 3 cannot say what it needs: TypeError: object of type 'int'"
+    )
+    assert (too_much["attempts"], no_length["attempts"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "db"], "--limit takes NAME=SPEC, such as api=10/s, db=4, gpu=0,1 or host=2/key, not 'db'"),
+        (["--limit", "api=0/s", "--needs", "api"], "--limit api=0/s: Rate's n must be a number above 0"),
+        (["--limit", "db=4"], "--limit db=... limits nothing, as no item needs it: add --needs db"),
+        (["--needs", "db"], "--needs db: there is no limit 'db': add --limit db=SPEC"),
+        (["--limit", "db=4", "--needs", "db=work:lenght"], "did you mean 'length'?"),
+        (["--limits", "db=4"], "there is no option --limits; did you mean '--limit'?"),
+    ],
+)
+def test_bad_usage_is_refused_before_anything_runs(workdir: Path, options: list[str], message: str) -> None:
+    """Wrong limits and needs end in exit status 2 and one message that says what to write."""
+    process = run("work:touch", "a", *options, cwd=workdir)
+    told = process.stderr.decode()
+    assert process.returncode == 2
+    assert message in told and told.startswith("parallel-exec: error: ") and told.count("\n") == 1
+    assert not (workdir / "touched").exists()
+
+
+def test_keys_that_wait_hold_back_no_others(workdir: Path) -> None:
+    """However many items wait for one key, those behind them with another are read, and run."""
+    many = [f"wait/{number}" for number in range(1500)]
+    (workdir / "items.txt").write_text("\n".join([*many, "other/0"]))
+    how = ("--file", "items.txt", "--limit", "host=1/key", "--needs", "host=work:host", "-j", "2")
+    with started(workdir, "work:host_or_wait", *how) as process:
+        assert read(process.stdout.readline())[0]["id"] == "other/0"
