@@ -37,7 +37,7 @@ class Named(_Dict):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the needs of a task cannot be changed: make another Task")
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> Any:
         return named, (dict(self),)

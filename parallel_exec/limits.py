@@ -12,9 +12,9 @@ from parallel_exec._checks import check_count, to_float
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
-    from typing import Any, Hashable, Mapping, Sequence, Union
+    from typing import Any, Hashable, Mapping, Union
 
-    LimitSpec = Union[float, "Rate", Sequence[Any], "PerKey", "Adaptive"]
+    LimitSpec = Union[float, "Rate", list[Any], tuple[Any, ...], range, "PerKey", "Adaptive"]
 else:
     from parallel_exec._dataclasses import dataclass
 

@@ -6,13 +6,14 @@ import asyncio
 import json
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Iterator, Optional
+from typing import Any, Hashable, Iterator, Mapping, MutableMapping, Optional
 
 import tenacity
 from typing_extensions import assert_type
 
 from parallel_exec import (
     INHERIT,
+    Adaptive,
     Attempt,
     Backend,
     CapacityExhaustedError,
@@ -25,18 +26,23 @@ from parallel_exec import (
     InlineBackend,
     Journal,
     JournalError,
+    LimitStats,
     ParallelConfig,
     ParallelExecError,
     ParallelExecutor,
+    PerKey,
     ProcessBackend,
     QueueFullError,
+    Rate,
     RemoteTaskError,
     ResultRejectedError,
+    RetryAfter,
     Task,
     TaskCancelled,
     TaskEvent,
     TaskFinished,
     TaskFuture,
+    TaskGranted,
     TaskQueue,
     TaskQueued,
     TaskResult,
@@ -45,6 +51,7 @@ from parallel_exec import (
     TaskStarted,
     TaskTimedOut,
     TaskTimeoutError,
+    TaskWaiting,
     ThreadBackend,
     WorkerCrashedError,
     WorkerDied,
@@ -56,6 +63,7 @@ from parallel_exec import (
 from parallel_exec.futures import ProcessPoolExecutor as DropInProcesses
 from parallel_exec.futures import ThreadPoolExecutor as DropInThreads
 from parallel_exec.journal import JournalRun, JournalSummary
+from parallel_exec.limits import LimitSpec
 
 
 def add(left: int, right: int = 0, *, x: int = 0) -> int:
@@ -85,6 +93,11 @@ def listen(event: Event) -> None:
     elif isinstance(event, TaskRetrying):
         assert_type(event.delay, float)
         assert_type(event.error, Optional[BaseException])
+    elif isinstance(event, TaskWaiting):
+        assert_type(event.limit, str)
+    elif isinstance(event, TaskGranted):
+        assert_type(event.waited, float)
+        print(", ".join(event.limits))
     elif isinstance(event, (TaskQueued, TaskStarted, TaskTimedOut, TaskCancelled)):
         assert_type(event.attempt, int)
     elif isinstance(event, TaskEvent):
@@ -128,6 +141,9 @@ def explain(error: ParallelExecError) -> str:
         return error.worker_traceback
     if isinstance(error, ResultRejectedError):
         assert_type(error.attempts, int)
+    if isinstance(error, RetryAfter):
+        print(error.retry_after + 0.5)
+        assert_type(error.limit, Optional[str])
     if isinstance(error, TaskSerializationError):
         return error.what + error.direction
     return str(error.abandoned if isinstance(error, CapacityExhaustedError) else isinstance(error, QueueFullError))
@@ -243,3 +259,36 @@ me.check()
 assert_type(me.remaining(), Optional[float])
 assert_type(me.cancelled, bool)
 print(me.id, me.attempt, me.deadline)
+granted: dict[str, Any] = me.granted
+
+with ParallelExecutor(
+    limits={
+        "db": 4,
+        "mem": 16.0,
+        "api": Rate(10, per=1.0, burst=10),
+        "gpu": ["cuda:0", "cuda:1"],
+        "host": PerKey(Rate(2)),
+        "llm": Adaptive(min=1, max=64, initial=4),
+    },
+    priority_ageing=60,
+) as limited:
+    assert_type(limited.limits, MutableMapping[str, LimitSpec])
+    limited.limits["api"] = Rate(5)
+    limited.limits["gpu"] = ("cuda:0",)
+    del limited.limits["llm"]
+    limited.add_task(Task(add, 1, needs={"api": 1, "mem": 3.5, "host": ("example.com", 80)}))
+    assert_type(limited.options(needs={"db": 1}).submit(add, 1), TaskFuture[int])
+    usage = limited.stats().limits["host"]
+    assert_type(usage, LimitStats)
+    assert_type(usage.in_use, float)
+    assert_type(usage.waiting, int)
+    assert_type(usage.next_grant, Optional[float])
+    assert_type(usage.keys, Mapping[Hashable, LimitStats])
+
+ParallelConfig(limits={"db": 4}, priority_ageing=None).with_changes(limits={"api": Rate(3)})
+ParallelExecutor(limits={"db": "4"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+ParallelExecutor(limits=["db"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Rate("10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Adaptive(64)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+Task(name, needs=["db"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Task(name, needs={3: 1})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
