@@ -28,6 +28,7 @@ from parallel_exec import (
 from parallel_exec._core.batch import Batches
 from parallel_exec._journal.run import JournaledRun
 from parallel_exec.journal import Journal
+from parallel_exec.limits import Rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +160,19 @@ def test_a_priority_and_settings_do_not_count(lab: Any, journal: str) -> None:
     executor = lab.executor()
     _run(executor, [Task(work.double, 1, id="a")], journal)
     assert _run(executor, [Task(work.double, 1, id="a", priority=3, timeout=1, retry_count=7)], journal)[0].resumed
+
+
+def test_needs_do_not_count(lab: Any, journal: str) -> None:
+    """What a task needs of limits is not what it does, either; and what is done takes and waits for nothing."""
+    limits = {"api": Rate(0.01), "db": 4}
+    _run(lab.executor(limits=limits), [Task(work.double, number, id=str(number)) for number in range(4)], journal)
+    executor = lab.executor(limits=limits)
+    tasks = [Task(work.double, number, id=str(number), needs={"api": 1, "db": 0.5}) for number in range(4)]
+    results = _run(executor, tasks, journal)
+    assert [(result.resumed, result.unwrap(), result.task.needs) for result in results] == [
+        (True, 2 * number, {"api": 1, "db": 0.5}) for number in range(4)
+    ]
+    assert [executor.stats().limits[name].granted for name in limits] == [0, 0]
 
 
 @pytest.mark.parametrize(
