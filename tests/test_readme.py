@@ -209,7 +209,7 @@ def test_the_settings_of_a_journal_are_those_there_are() -> None:
 def test_the_errors_are_those_there_are() -> None:
     """The tree has every public error, each once, and what stands in brackets is one of its bases."""
     (tree,) = (fence.code for fence in fences("text") if fence.code.startswith("ParallelExecError\n"))
-    shown = re.findall(r"^(?:[├└]── )?(\w+Error)(?: \(([\w.]+)\))?(?:  +\S.*)?$", tree, re.MULTILINE)
+    shown = re.findall(r"^(?:[├└]── )?(\w+)(?: \(([\w.]+)\))?(?:  +\S.*)?$", tree, re.MULTILINE)
     assert len(shown) == tree.count("\n")
     public = {name: getattr(parallel_exec, name) for name in parallel_exec.__all__}
     errors = {name for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, BaseException)}
