@@ -10,6 +10,8 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Protocol
+
+    Granted = Callable[[], dict[str, Any]]
 else:
     from parallel_exec._typing import Protocol
 
@@ -32,11 +34,6 @@ class RunningCall(Protocol):
         """Seconds for the attempt; None for no limit."""
         ...
 
-    @property
-    def granted(self) -> dict[str, Any]:
-        """What the attempt was granted of the executor's limits, by their names."""
-        ...
-
     def unwanted(self, number: int) -> Callable[[], bool]:
         """Return what says whether nobody waits for attempt `number` any more; it keeps nothing alive."""
         ...
@@ -48,19 +45,26 @@ class _Current(threading.local):
     Attributes:
         running: the call that it runs.
         number: the attempt's number.
+        granted: returns what the attempt was granted of the executor's limits; None: nothing.
         pool: the scheduler that it works for, if it is a thread of ours.
         ending: the schedulers of which it is just ending a task.
     """
 
     running: RunningCall | None = None
     number = 0
+    granted: Granted | None = None
     pool: object = None
     ending: tuple[object, ...] = ()
 
-    def begin(self, call: RunningCall | None, number: int) -> None:
+    def begin(self, call: RunningCall | None, number: int, granted: Granted | None = None) -> None:
         """Note that the thread runs attempt `number` of a call: a new one, or the one that a new one had interrupted."""
         self.running = call
         self.number = number
+        self.granted = granted
+
+    def under_way(self) -> tuple[RunningCall | None, int, Granted | None]:
+        """Return what the thread runs, for `begin` once what interrupts it is over."""
+        return self.running, self.number, self.granted
 
     def end(self) -> None:
         """Note that the call has ended."""

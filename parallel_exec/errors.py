@@ -381,6 +381,15 @@ def retry_after_of(error: BaseException) -> float | None:
     return None
 
 
+def limit_of(error: BaseException) -> str | None:
+    """Return the name of the limit that an exception wants held until then; None if it says none."""
+    try:
+        name = error.limit  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception:  # it has none, or is a user's that cannot say
+        return None
+    return str(name) if isinstance(name, str) else None
+
+
 class JournalError(ParallelExecError):
     """A journal cannot be used: it is in use, damaged, of a newer version, none of ours, or cannot be read or written.
 

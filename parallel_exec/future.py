@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol, Sequence, TypeVar
 
+    from parallel_exec._outcome import Outcome
     from parallel_exec.task import Attempt, Task, TaskResult
 
     T = TypeVar("T")
@@ -46,8 +47,8 @@ class FutureOwner(Protocol):
         """Cancel it, and stop a running attempt."""
         ...
 
-    def give_back(self, job: Any) -> None:
-        """Take back what its attempt holds of the executor's limits, and let others have it."""
+    def give_back(self, job: Any, outcome: Outcome) -> None:
+        """Take back what its attempt holds of the executor's limits, which has ended so, and let others have it."""
         ...
 
     def enter_wait(self, *jobs: Any) -> bool:

@@ -20,7 +20,7 @@ class CurrentTask:
         id: the task's id.
         attempt: the number of this attempt, from 1.
         deadline: `time.monotonic()` at which this attempt must end, None for no limit.
-        granted: what it was granted of the executor's limits, by their names: of a list a tuple of items, else how much.
+        granted: what it has of the executor's limits, by their names: of a list a tuple of its items, else the amount.
     """
 
     __slots__ = ("_is_cancelled", "_timeout", "attempt", "deadline", "granted", "id")
@@ -71,11 +71,13 @@ def current_task() -> CurrentTask:
     Raises:
         RuntimeError: the calling thread is not running a task.
     """
-    call, number = current.running, current.number
+    call, number, granted = current.under_way()
     if call is None:
         raise RuntimeError(
             "current_task() is for code that runs as a task of a ParallelExecutor, in the task's own thread"
         )
     timeout = call.timeout
     deadline = None if timeout is None else call.started_at + timeout
-    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number), call.granted)
+    return CurrentTask(
+        call.id, number, deadline, timeout, call.unwanted(number), granted() if granted is not None else {}
+    )

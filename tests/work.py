@@ -580,3 +580,47 @@ def try_borrowed() -> str:
     except Exception as error:
         return str(error)
     return "it took a task"
+
+
+def granted() -> dict[str, Any]:
+    """Return what the current task was granted."""
+    return current_task().granted
+
+
+def granted_then_fail(log: Log, failures: int) -> dict[str, Any]:
+    """Fail so many times, then return what this attempt was granted."""
+    flaky(log, failures)
+    return current_task().granted
+
+
+def use_device(folder: str, name: str, seconds: float = 0.0, ending: str = "returns") -> str:
+    """Use the one device that was granted, and end somehow; returns its name.
+
+    Whoever uses it has a file in the folder, with the process id. One that is there says that somebody else uses it, unless
+    that process is gone.
+
+    Raises:
+        AssertionError: two have used it.
+    """
+    (device,) = current_task().granted[name]
+    path = os.path.join(folder, device)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        user = Path(path).read_text()
+        if not user or os.path.exists(f"/proc/{user}") or user == str(os.getpid()):
+            raise AssertionError(f"{device} is used by {user or 'somebody'}") from None
+        descriptor = os.open(path, os.O_TRUNC | os.O_WRONLY)
+    os.write(descriptor, str(os.getpid()).encode())
+    os.close(descriptor)
+    time.sleep(seconds)
+    if ending == "dies":
+        os._exit(3)
+    if ending == "is killed":
+        kill_self()
+    if ending == "hangs":
+        time.sleep(FOREVER)
+    os.unlink(path)
+    if ending == "fails":
+        raise OSError("failed")
+    return str(device)

@@ -211,12 +211,6 @@ class Job(TaskFuture["T"]):
     def timeout(self) -> float | None:
         return self.settings.timeout
 
-    @property
-    def granted(self) -> dict[str, Any]:
-        """What its attempt was granted of the executor's limits, by their names."""
-        grant = self.grant
-        return {} if grant is None else grant.facts()
-
     def unwanted(self, number: int) -> Callable[[], bool]:
         weakly_self = ref(self)  # the frames of a task that fails may have it, and the job keeps its error
 
@@ -395,7 +389,7 @@ class Job(TaskFuture["T"]):
     def _settle_watched(self, outcome: Outcome, cancelled: bool) -> None:
         """Settle under the condition that somebody has asked for."""
         if self.grant is not None:
-            self.owner.give_back(self)  # first: a callback may wait for what needs the same
+            self.owner.give_back(self, outcome)  # first: a callback may wait for what needs the same
         try:
             with self._condition:
                 try:

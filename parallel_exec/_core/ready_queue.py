@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.limits.kind import Ending
     from parallel_exec._core.limits.limits import Limits
     from parallel_exec._core.limits.line import Line
+    from parallel_exec._core.limits.needs import Needs
 
 
 class ReadyQueue:
@@ -237,14 +238,20 @@ class ReadyQueue:
         if self.limits.tokens:
             self._show()
 
-    def end(self, job: AnyJob) -> None:
-        """Take back what a job that has ended holds."""
+    def end(self, job: AnyJob, ending: Ending | None = None) -> None:
+        """Take back what a job holds whose attempt is `ending` so, or did not begin; None: as the job has ended."""
         grant = job.surrender()
         if grant is not None:
             if job.attempt_number < grant.number:
                 self.give_back(grant, "unused", 0.0)
             else:
-                self.give_back(grant, "succeeded" if job.succeeded() else "failed", job.ended_at - job.started_at)
+                seconds = job.ended_at - job.started_at
+                self.give_back(grant, ending or ("succeeded" if job.succeeded() else "failed"), seconds)
+
+    def hold(self, name: str, needs: Needs | None, until: float) -> None:
+        """Grant nothing of a limit, or of the key of it that is needed, until a time."""
+        assert self.limits is not None
+        self.change(self.limits.hold, name, needs, until)
 
     def change(self, change: Callable[..., object], *args: Any) -> None:
         """Change the limits by one of their methods; what can begin then is ready."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from parallel_exec._core.admission import Admission
 from parallel_exec._core.backoff import Backoff
 from parallel_exec._core.completion import Completion
+from parallel_exec._core.grants import Grants
 from parallel_exec._core.job import settle_unwatched
 from parallel_exec._core.monitor import Monitor
 from parallel_exec._core.phase import Phase
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from typing import Any, Sequence
 
     from parallel_exec._core.job import AnyJob
-    from parallel_exec._core.limits.grant import Grant
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import Backend, Consumer, Slot, WorkerSlot
 
@@ -59,6 +59,7 @@ class Scheduler:
         self.completion = Completion(monitor, events, runs_in_caller=backend.runs_in_caller)
         self.admission = Admission(monitor, self.completion, backend, queue_size, events)
         self._backoff = Backoff(monitor, self.admission, events)
+        self._grants = Grants(monitor)
         self.callers = monitor.callers
         self.lock = monitor.lock
         self.timers = monitor.timers
@@ -75,6 +76,11 @@ class Scheduler:
         self.cancel, self.abort = self.completion.cancel, self.completion.abort
         self.enter_wait, self.leave_wait = monitor.callers.enter_wait, monitor.callers.leave_wait
         self.pending, self.skip_backoff = self._backoff.pending, self._backoff.skip
+        self.keep_grant, self.end_kept, self.give_back = (
+            self._grants.keep,
+            self._grants.end_kept,
+            self._grants.give_back,
+        )
         self.next_sequence = monitor.sequence.__next__
         self._start(limit)
 
@@ -151,6 +157,12 @@ class Scheduler:
         first = self._ready.peek() if self._gate.may_start else None
         return None if first is None else first.priority
 
+    def first_is_limited(self) -> bool:
+        if self._ready.limits is None or not self._gate.may_start:
+            return False
+        first = self._ready.peek()
+        return first is not None and first.settings.needs is not None
+
     def requeue(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
         overridden = []
         with self.lock:
@@ -164,27 +176,6 @@ class Scheduler:
                         self._ready.end(job)
                     self._ready.push(job)
         return overridden
-
-    def keep_grant(self, job: AnyJob) -> Grant | None:
-        with self.lock:
-            grant = job.surrender()
-            limits = self._ready.limits
-            if grant is not None and limits is not None:
-                limits.kept.add(grant)
-        return grant
-
-    def end_kept(self, grant: Grant, seconds: float) -> None:
-        with self.lock:
-            limits = self._ready.limits
-            assert limits is not None
-            limits.kept.discard(grant)
-            self._ready.give_back(grant, "overloaded", seconds)
-        self._idle.wake_one()
-
-    def give_back(self, job: AnyJob) -> None:
-        with self.lock:
-            self._ready.end(job)
-        self._idle.wake_one()
 
     def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
         number = 0
@@ -383,8 +374,8 @@ class Scheduler:
             return
         error = outcome.error if type(outcome) is Failure else None
         job.end_attempt(error, end)
-        if job.grant is not None:
-            self.give_back(job)
+        if job.grant is not None or error is not None:
+            self._grants.attempt_ended(job, error)
         if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
                 self._registry.count_timeout()

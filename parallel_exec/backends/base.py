@@ -137,6 +137,13 @@ class SchedulerPort(Protocol):
         """
         ...
 
+    def first_is_limited(self) -> bool:
+        """Return whether the job that would be taken next needs something of a limit, which it holds from then on.
+
+        Called with the lock held.
+        """
+        ...
+
     def take(self, consumer: Consumer) -> AnyJob | None:
         """Return the first ready job; else list the consumer as idle (unless drained) and return None."""
         ...
@@ -162,12 +169,12 @@ class SchedulerPort(Protocol):
 
     # ── what an attempt holds of the executor's limits: given back when it has been settled, or goes back to the queue ──
 
-    def keep_grant(self, job: AnyJob) -> Grant | None:
-        """Keep what an attempt holds, which is about to be settled and yet goes on: until `end_kept`."""
+    def keep_grant(self, job: AnyJob, error: BaseException) -> Grant | None:
+        """Keep what an attempt holds, which is about to be settled with `error` and yet goes on: until `end_kept`."""
         ...
 
-    def end_kept(self, grant: Grant, seconds: float) -> None:
-        """Give back what was kept: the attempt has really ended now, after so many seconds. Called without the lock held."""
+    def end_kept(self, grant: Grant) -> None:
+        """Give back what was kept: the attempt has really ended now. Called without the lock held."""
         ...
 
     def reject(self, job: AnyJob, error: BaseException) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.limits.grant import Grant
 
 
 class _NoTimer:
@@ -81,6 +82,8 @@ class InlineRunner(Runner):
     def __init__(self, port: SchedulerPort, limit: int, sleep: Callable[[float], object] | None) -> None:
         super().__init__(port, limit)
         self._sleep = sleep  # written once
+        # What an attempt that was settled while it runs holds of the executor's limits; guarded by the scheduler's lock.
+        self._kept: Grant | None = None
         self.timer = _NoTimer()
         self._news = threading.Event()
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
@@ -124,8 +127,9 @@ class InlineRunner(Runner):
         number = port.begin(job, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
-        outer = current.running, current.number  # a task of another executor may be what drives us
-        current.begin(job, number)
+        outer = current.under_way()  # a task of another executor may be what drives us
+        granted = None if job.grant is None else job.grant.facts
+        current.begin(job, number, granted)
         outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
         current.begin(*outer)
         end = time.monotonic()
@@ -133,6 +137,8 @@ class InlineRunner(Runner):
         if timeout is not None and end - job.started_at > timeout:
             outcome = Failure(TaskTimeoutError(job.id, timeout, number))
         port.report(job, number, outcome, end)
+        if granted is not None:
+            self._end_kept()
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
             job.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
@@ -141,7 +147,18 @@ class InlineRunner(Runner):
 
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
-        self.port.report(job, number, Failure(error), time.monotonic())
+        with self.port.lock:
+            if not self.port.claim(job, number):
+                return
+            self._kept = self.port.keep_grant(job, error)
+        self.port.settle(job, Failure(error), time.monotonic())
+
+    def _end_kept(self) -> None:
+        """Give back what the call that has just returned still holds, if it was settled before."""
+        with self.port.lock:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            self.port.end_kept(kept)
 
     def resize(self, limit: int) -> None:
         """Do nothing: there is one calling thread."""

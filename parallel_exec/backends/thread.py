@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.limits.grant import Grant
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
     from parallel_exec.errors import WorkerStartError
@@ -63,6 +64,7 @@ class _Worker:
         starter: the thread that starts it.
         port: the scheduler.
         abandoned: whether another thread has its slot now; guarded by the scheduler's lock.
+        kept: what an abandoned attempt holds of the executor's limits until its call returns; guarded by that lock, too.
     """
 
     port = Upward[SchedulerPort]()
@@ -72,6 +74,7 @@ class _Worker:
         self.port = port
         self.job: AnyJob | None = None
         self.abandoned = False
+        self.kept: Grant | None = None
         self.timer = port.timers.timer(weakly(self._time_is_up))
         self.thread: threading.Thread | None = None
         self.starter = threading.get_ident()
@@ -80,6 +83,13 @@ class _Worker:
 
     def _time_is_up(self) -> None:
         self.port.expire(self, self.job)
+
+    def end_kept(self) -> None:
+        """Give back what an abandoned attempt still holds, now that its call has returned."""
+        with self.port.lock:
+            kept, self.kept = self.kept, None
+        if kept is not None:
+            self.port.end_kept(kept)
 
 
 class _IdleCallback:
@@ -314,18 +324,23 @@ class ThreadRunner(Runner):
             job = worker.job
             if worker.timer.deadline == NEVER and job.settings.timeout is not None:
                 worker.timer.arm(job.started_at + job.settings.timeout)  # it was due before it could know for whom
-            current.begin(job, number)
+            grant = job.grant
+            current.begin(job, number, None if grant is None else grant.facts)
             outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
             current.end()
             worker.job = None
             ended.append(port.report_ended(job, number, outcome, time.monotonic()))
             del begun, job, outcome  # an error's traceback leads to this frame
+            if grant is not None:
+                worker.end_kept()
+                del grant
         last = ended.pop() if ended else None
         if last is not None:
             port.account(last)
         del self, worker, port, last
 
     def _leave(self, worker: _Worker) -> None:
+        worker.end_kept()  # of an attempt that was abandoned just as it began, or ended
         with self.port.lock:
             if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
                 self._leaving = [thread for thread in self._leaving if thread.is_alive()]
@@ -369,6 +384,7 @@ class ThreadRunner(Runner):
             if not port.claim(job, number):
                 return
             worker.abandoned = True
+            worker.kept = port.keep_grant(job, error)
             self._workers.discard(worker)
             self._stuck.add(worker)
         first = partial(self._settle_abandoned, worker, job, number, error, time.monotonic())

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from parallel_exec._core.limits.kind import Held, Kind
+    from parallel_exec._core.limits.kind import Ending, Held, Kind
 
 
 class Limit:
@@ -51,14 +51,22 @@ class Grant:
         parts: what is held, with the limit and what was needed of it; None once it was given back.
         number: that of the attempt.
         waited: seconds that its task waited for it, if that is to be told; None: it did not wait.
+        since, ending: when its attempt began, and how it was settled, of one that is kept since it goes on.
     """
 
-    __slots__ = ("number", "parts", "waited")
+    __slots__ = ("ending", "number", "parts", "since", "waited")
 
     def __init__(self, parts: list[tuple[Limit, Any, Held]], number: int, waited: float | None) -> None:
         self.parts: list[tuple[Limit, Any, Held]] | None = parts
         self.number = number
         self.waited = waited
+        self.since = 0.0
+        self.ending: Ending = "failed"
+
+    def keep(self, since: float, ending: Ending) -> None:
+        """Be held further, by an attempt that has been settled."""
+        self.since = since
+        self.ending = ending
 
     def facts(self) -> dict[str, Any]:
         """Return what the task may know of it, by the limits' names."""

@@ -13,5 +13,6 @@ EngineRunner ── submit, cancel, recall ──► ExecutorEngine, DaskEngine 
     │      CallGroup ──► run_group, and a GroupJournal       (`call_group.py`, `remote_group.py`, `group_journal.py`)
     │      AttemptGroup ──► run_on_worker                                      (`dask_group.py`)
     ├─ Submission: one attempt's state, and the slot that it holds           (`submission.py`)
+    ├─ KeptGrants: what abandoned ones hold of the executor's limits         (`kept_grants.py`)
     └─ feeder and settler, two SerialThreads                                 (`serial_thread.py`)
 """

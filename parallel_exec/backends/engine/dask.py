@@ -167,22 +167,24 @@ class DaskEngine(Engine):
         if self._client.status not in ("running", "connecting", "newly-created"):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
         job, serial = submission.job, submission.serial
-        remote_job = RemoteJob(serial, AttemptInfo(job.id, submission.number, job.settings.timeout), job.payload)
+        granted = b"" if submission.grant is None else dumps(submission.granted())
+        info = AttemptInfo(job.id, submission.number, job.settings.timeout, granted=granted)
+        remote_job = RemoteJob(serial, info, job.payload)
         priority = job.priority
         del job  # an error's traceback holds this frame
         self._latest_serial = serial
         if not self._has_greeted:
             self._has_greeted = True
             self._soon(self._greet(serial))
-        if self._filling is not None and not self._filling.takes(remote_job, priority):
+        if self._filling is not None and (granted or not self._filling.takes(remote_job, priority)):
             self.flush()
         if self._filling is None:
             self._filling = AttemptGroup(submission.name, priority, serial)
         submission.send()
         engine_future = self._filling.add(remote_job)
         self._precedence.added(priority)
-        if not self._workers_take_groups or len(self._filling.futures) >= self._pace.depth:
-            self.flush()
+        if granted or not self._workers_take_groups or len(self._filling.futures) >= self._pace.depth:
+            self.flush()  # (What holds something of a limit goes alone: it is not to wait behind others.)
         return engine_future
 
     def flush(self) -> None:

@@ -394,7 +394,7 @@ def serve() -> None:
 
 def _run(info: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
-    current.begin(EngineCall(info, start), info.number)
+    current.begin(EngineCall(info, start), info.number, info.unpack_granted())
     try:
         fn, args, kwargs = pickle.loads(payload)
     except BaseException as error:

@@ -195,6 +195,8 @@ class ExecutorEngine(Engine):
         self.was_used = True
         timeout = submission.job.settings.timeout
         depth = self._pace.depth if self._tells_running and not (self._shares or self._is_ours) else 1
+        if submission.grant is not None:  # it goes alone: what it holds is not to be held while it waits behind others
+            depth = 1
         if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
             if self._filling is None:
                 self._filling = CallGroup(self._journals.lend())
@@ -342,7 +344,8 @@ class ExecutorEngine(Engine):
         if timeout is not None and slot is not None and submission.is_pending:
             slot.timer.arm(submission.sent_at + timeout)
         port, key = self._listener.port(), self._listener.key(submission.serial)
-        info = AttemptInfo(job.id, submission.number, timeout, port, key)
+        granted = b"" if submission.grant is None else pickle.dumps(submission.granted())
+        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted)
         if self._shares:
             return AttemptInfo, tuple(info)
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)

@@ -13,7 +13,9 @@ Guarantees:
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._current import current
@@ -22,6 +24,7 @@ from parallel_exec.backends._outcomes import Encoder, Named, decode
 from parallel_exec.backends.engine.start_signal import StartNotifier
 
 if TYPE_CHECKING:
+    from parallel_exec._current import Granted
     from parallel_exec._outcome import Outcome
 
 _ENCODER = Encoder(None, carries=False)  # the engine pickles what a call returns
@@ -33,6 +36,7 @@ class AttemptInfo(NamedTuple):
     Attributes:
         port: where the StartListener is; 0 if there is none.
         key: what its datagrams begin with.
+        granted: what it has of the executor's limits, pickled; empty for nothing.
     """
 
     id: str
@@ -40,6 +44,11 @@ class AttemptInfo(NamedTuple):
     timeout: float | None
     port: int = 0
     key: bytes = b""
+    granted: bytes = b""
+
+    def unpack_granted(self) -> Granted | None:
+        """Return what unpickles `granted`; None if it is empty."""
+        return partial(pickle.loads, self.granted) if self.granted else None
 
 
 class CallResult(NamedTuple):
@@ -74,7 +83,6 @@ class EngineCall:
         self.id = info.id
         self.started_at = started_at
         self.timeout = info.timeout
-        self.granted: dict[str, Any] = {}
         self._is_unwanted = is_unwanted
 
     def unwanted(self, number: int) -> Callable[[], bool]:
@@ -95,8 +103,8 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
     notifier = StartNotifier(info.port, info.key, worker_name())
     start = time.monotonic()
-    outer = current.running, current.number
-    current.begin(EngineCall(info, start, notifier.is_unwanted), info.number)
+    outer = current.under_way()
+    current.begin(EngineCall(info, start, notifier.is_unwanted), info.number, info.unpack_granted())
     try:
         kind, pickled = _ENCODER.run(fn, args, kwargs)
         return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())

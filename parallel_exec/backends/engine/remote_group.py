@@ -88,7 +88,7 @@ class _GroupRun:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], info: AttemptInfo
     ) -> None:
         start = self._started_at
-        outer = current.running, current.number
+        outer = current.under_way()
         current.begin(EngineCall(info, start, self._is_unwanted), info.number)
         try:
             kind, pickled = _ENCODER.run(fn, args, kwargs)

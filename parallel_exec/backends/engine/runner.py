@@ -43,9 +43,10 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
 from parallel_exec.backends.base import Runner, SchedulerPort, log_abandoned
 from parallel_exec.backends.engine.adapter import Engine, EngineHealth, explain
+from parallel_exec.backends.engine.kept_grants import KeptGrants
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
-from parallel_exec.backends.engine.submission import EngineSlot, State, Submission
+from parallel_exec.backends.engine.submission import EngineSlot, State, Submission, submission_of
 from parallel_exec.backends.thread import call
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
 
@@ -77,6 +78,7 @@ class EngineRunner(Runner):
         self._free: list[EngineSlot] = []
         self._settler = SerialThread(f"parallel_exec-{engine.name}-settler", port, self._end_threads)
         self._feeder = SerialThread(f"parallel_exec-{engine.name}-feeder", port, self._settler.wakeup)
+        self._kept = KeptGrants(port, self._settler)
         # Armed while abandoned attempts hold all workers.
         self._exhaustion = port.timers.timer(weakly(self._stay_exhausted))
         self._started = False  # written by `wake`, which nobody calls twice at a time
@@ -201,11 +203,11 @@ class EngineRunner(Runner):
         if not submission.begin(threading.current_thread().name, time.monotonic(), here=True):
             return
         job = submission.job
-        outer, pool = (current.running, current.number), current.pool
+        outer, pool = current.under_way(), current.pool
         current.work_for(self.port)
         try:
             if self._begin(submission) and submission.state == State.RUNNING:  # else it was stopped just now
-                current.begin(job, submission.number)
+                current.begin(job, submission.number, submission.granted)
                 outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
                 current.end()
                 self._report(submission, outcome, time.monotonic())
@@ -217,6 +219,7 @@ class EngineRunner(Runner):
             self._release(submission)
             engine_is_done = submission.return_here()
             self._abandoned.discard(submission)
+            self._kept.gone(submission)
             if engine_is_done:
                 self._feeder.call_soon(self._feed)
 
@@ -259,6 +262,7 @@ class EngineRunner(Runner):
         self._inside.discard(submission)
         if submission.leave_engine():
             self._abandoned.discard(submission)
+        self._kept.gone(submission)
         if submission.slot is None:
             self._by_serial.pop(submission.serial, None)
             self._feeder.call_soon(self._feed)
@@ -276,6 +280,10 @@ class EngineRunner(Runner):
     def _begin_elsewhere(self, submission: Submission) -> None:
         """Do as `_begin` for an attempt elsewhere, and have the engine let go of it if its task ends instead."""
         begins = False
+        override = submission.job.override
+        if submission.grant is not None and override is not None:  # its call runs all the same, with what it holds
+            self._abandon(submission)
+            self._kept.keep(submission, submission.job, override.error)
         try:
             begins = self._begin(submission)
         finally:  # also when a callback raises what is no Exception
@@ -377,7 +385,7 @@ class EngineRunner(Runner):
 
     def recall(self, job: AnyJob) -> bool:
         """Take a job back if it certainly has not begun. Called with the lock held."""
-        submission = self._submission_of(job)
+        submission = submission_of(job)
         if submission is None or not submission.is_pending:
             return False
         if submission.withdraw() or self._engine.recall(submission):
@@ -398,7 +406,7 @@ class EngineRunner(Runner):
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Have the settler cancel the attempt in the engine, or else abandon it."""
         with self.port.lock:
-            submission = self._submission_of(job)
+            submission = submission_of(job)
             if submission is None:
                 return
             claimed = self.port.claim(job, number)
@@ -407,14 +415,10 @@ class EngineRunner(Runner):
         else:
             self._settler.call_soon(partial(self._end_overridden, submission))
 
-    def _submission_of(self, job: AnyJob) -> Submission | None:
-        slot = job.slot
-        submission = slot.submission if slot is not None else None
-        return submission if submission is not None and submission.known_job is job else None
-
     def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
         """Settle an attempt that `stop` has claimed. Called by the settler."""
         stops = self._abandon(submission)
+        self._kept.keep(submission, job, error)
         if submission.state == State.ABANDONED:
             if not stops:
                 log_abandoned(error, job.id, submission.number, f"{submission.worker} of the executor")

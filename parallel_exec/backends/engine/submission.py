@@ -93,6 +93,7 @@ class Submission:
         serial: names it.
         number: the attempt's.
         name: the call's.
+        grant: what it has of the executor's limits; None for nothing.
         engine_future: the engine's future; None before the engine's `submit` has returned, and once the engine has done.
         sent_at: when it was pickled (monotonic).
         worker: where it began, in words; "" before.
@@ -110,6 +111,7 @@ class Submission:
         self.serial = serial
         self.number = job.attempt_number + 1
         self.name = call_name(job.fn)
+        self.grant = job.grant
         self.engine_future: Future[Any] | None = None
         self.sent_at = self.started_at = 0.0
         self.worker = ""
@@ -132,6 +134,10 @@ class Submission:
     def known_job(self) -> AnyJob | None:
         """The task's record; None if the task has ended, and is gone."""
         return self._job()
+
+    def granted(self) -> dict[str, Any]:
+        """Return what it has of the executor's limits, by their names."""
+        return {} if self.grant is None else self.grant.facts()
 
     @property
     def is_pending(self) -> bool:
@@ -232,3 +238,10 @@ class Submission:
     def _settle_abandoned(self) -> None:
         if self.state == State.ABANDONED and not self._in_engine and not self._runs_here:
             self.state = State.SETTLED
+
+
+def submission_of(job: AnyJob) -> Submission | None:
+    """Return the attempt that a job has in the engine, if its slot is still its own."""
+    slot = job.slot
+    submission = slot.submission if slot is not None else None
+    return submission if submission is not None and submission.known_job is job else None

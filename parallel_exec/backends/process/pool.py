@@ -256,6 +256,8 @@ class ProcessPool(Runner):
                 if count > 0:
                     if several and self._prefetch.must_wait(port):
                         break
+                    if handle.assigned and port.first_is_limited():
+                        break  # it is for a worker that begins it at once: nothing that waits holds a limit
                     jobs = self._take(port, count)
                     if jobs:
                         self.assignments.hand_out(handle, jobs)
@@ -278,7 +280,7 @@ class ProcessPool(Runner):
             self._requeue(port, jobs[fits:])
             self._parked = False
             return jobs[:fits]
-        if calls >= count or port.backlog():
+        if calls >= count or port.backlog() or (jobs and jobs[0].grant is not None):  # which is taken alone
             self._parked = False
         if calls > count:
             last: Any = jobs[-1]

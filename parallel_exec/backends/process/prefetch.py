@@ -1,7 +1,9 @@
 """How much is sent ahead to a worker, and what is taken back from it before it has begun.
 
-Enough is sent ahead that no worker waits for the parent, and no more than can be taken back without loss. What has not begun
-is taken back because
+Enough is sent ahead that no worker waits for the parent, and no more than can be taken back without loss. What needs something
+of the executor's limits holds that from when it is taken: it is not sent ahead, but alone to a worker that has nothing to do.
+
+What has not begun is taken back because
     - something of higher priority has become ready (`preempt`),
     - it waits behind a call that runs for long, and could be begun elsewhere (`rebalance`, `relieve`),
     - another worker has nothing to do, and nothing else is there to be done (`rebalance`),

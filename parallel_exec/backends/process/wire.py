@@ -16,7 +16,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              I I the row of a chunk's items, as indices; 0, 0: a plain task
              Q   of a chunk: the place of its index 0 in the map; of a plain task: the number that ends its id, 0 if none
              I   bytes of the task's id, less that number, or of the map's, which follows
-             Q   bytes of the pickled call, which follows the id
+             I   bytes of what the attempt was granted of the executor's limits, pickled, which follows the id; 0: nothing
+             Q   bytes of the pickled call, which follows that
     FRAME    Q   bytes of the payload, which follows this header
              B   kind: of an outcome (`_outcomes.py`), or one of those below
              Q   serial; 0: the frame is of no task
@@ -66,7 +67,7 @@ READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)
 MANY, EACH, INTS, FLOATS = ROWS = range(LOG + 1, LOG + 5)
 
 BATCH = struct.Struct("<QII")
-TASK = struct.Struct("<QIdH?IIQIQ")
+TASK = struct.Struct("<QIdH?IIQIIQ")
 FRAME = struct.Struct("<QBQddI")
 LENGTH = struct.Struct("<I")
 _COPIED_BELOW = 1 << 12  # bytes of a payload up to which a copy costs less than a view

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import select
 import signal
 import socket
@@ -267,12 +268,19 @@ class WorkerHandle:
             if known is None:
                 known = names[name] = name.encode(errors="surrogatepass")
             timeout, attempt, main = job.settings.timeout or 0.0, job.attempt_number + 1, payload.may_name_main()
+            granted = b""
+            if job.grant is not None:
+                granted = pickle.dumps(job.grant.facts(), 5)
+                main = main or b"main__" in granted
             pieces += (
-                wire.TASK.pack(serial, attempt, timeout, ancillary, main, low, high, first, len(known), len(data)),
+                wire.TASK.pack(
+                    serial, attempt, timeout, ancillary, main, low, high, first, len(known), len(granted), len(data)
+                ),
                 known,
+                granted,
                 data,
             )
-            size += wire.TASK.size + len(known) + len(data)
+            size += wire.TASK.size + len(known) + len(granted) + len(data)
             serial += job.weight
         pieces[0] = wire.BATCH.pack(size, self._epoch, len(jobs))
         return [b"".join(pieces)] if size < _JOINED else pieces, large

@@ -17,6 +17,7 @@ class Record:
     """Stands for a task's record."""
 
     attempt_number = 4
+    grant = None
 
     def fn(self) -> None:
         """Do nothing."""

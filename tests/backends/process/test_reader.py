@@ -32,7 +32,7 @@ def batch(calls: Sequence[bytes], serial: int = 1, epoch: int = 0) -> bytes:
     body = b""
     for place, call in enumerate(calls):
         name = f"task-{serial + place}".encode()
-        body += wire.TASK.pack(serial + place, *PLAIN, len(name), len(call)) + name + call
+        body += wire.TASK.pack(serial + place, *PLAIN, len(name), 0, len(call)) + name + call
     return wire.BATCH.pack(len(body), epoch, len(calls)) + body
 
 

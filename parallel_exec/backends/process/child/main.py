@@ -21,6 +21,7 @@ import pickle
 import signal
 import socket
 import sys
+from functools import partial
 
 from parallel_exec import _forks
 from parallel_exec._current import current
@@ -81,11 +82,6 @@ class _RunningTask:
     def timeout(self) -> float | None:
         """Seconds for it; None for no limit."""
         return self._task.timeout or None
-
-    @property
-    def granted(self) -> dict[str, Any]:
-        """What it was granted of the executor's limits."""
-        return {}
 
     def unwanted(self, number: int) -> Callable[[], bool]:
         """Return what says False: an attempt that was aborted is killed."""
@@ -160,7 +156,8 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
-            current.begin(_RunningTask(task, self._journal, start), task.attempt)
+            granted = partial(pickle.loads, task.granted) if task.granted else None
+            current.begin(_RunningTask(task, self._journal, start), task.attempt, granted)
             kind, pickled = ENCODER.run(fn, args, kwargs)
             current.end()
             del fn, args, kwargs

@@ -31,6 +31,7 @@ class WorkerTask(NamedTuple):
         low, high: the row of a chunk's items; 0, 0 for a plain task.
         first: the place of a chunk's index 0 in its map; of a plain task, the number in its id, 0 if `name` is all of it.
         name: the task's id, or that of a chunk's map, or what stands before the number.
+        granted: what it has of the executor's limits, pickled; empty for nothing.
         payload: the pickled call; None if there was no room for it.
     """
 
@@ -43,6 +44,7 @@ class WorkerTask(NamedTuple):
     high: int
     first: int
     name: str
+    granted: bytes
     payload: segments.Data | None
 
 
@@ -111,23 +113,25 @@ class BatchReader:
     def _skip_call(self) -> WorkerTask:
         """Read a task, all but its call, which is forgotten."""
         header = self._exactly(wire.TASK.size)
-        serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack(header)
-        name = self._exactly(name_size).decode(errors="surrogatepass")
+        serial, attempt, timeout, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack(header)
+        name = self._exactly(names).decode(errors="surrogatepass")
+        granted = bytes(self._exactly(grants))
         while size:
             size -= len(self._exactly(min(size, _AHEAD)))
-        return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, None)
+        return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, granted, None)
 
 
 def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
     make, position = tuple.__new__, 0  # half the cost of `WorkerTask(...)`
     for _ in range(count):
-        serial, attempt, timeout, ancillary, main, low, high, first, name_size, size = wire.TASK.unpack_from(
+        serial, attempt, timeout, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack_from(
             batch, position
         )
         position += wire.TASK.size
-        start = position + name_size
+        start = position + names + grants
         stop = start + size
         payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
-        name = batch[position:start].decode(errors="surrogatepass")
-        yield make(WorkerTask, (serial, attempt, timeout, ancillary, main, low, high, first, name, payload))
+        name = batch[position : position + names].decode(errors="surrogatepass")
+        granted = bytes(batch[position + names : start]) if grants else b""
+        yield make(WorkerTask, (serial, attempt, timeout, ancillary, main, low, high, first, name, granted, payload))
         position = stop
