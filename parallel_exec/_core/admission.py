@@ -160,9 +160,10 @@ class Admission:
         limits, needs = self._ready.limits, job.settings.needs
         assert limits is not None
         assert needs is not None
-        error = limits.error_of(needs)  # they may have changed since the job was made
-        if error is not None:
-            return Failure(error), None
+        if not limits.is_known(needs):
+            error = limits.error_of(needs)  # they may have changed since the job was made
+            if error is not None:
+                return Failure(error), None
         job.queued()
         self._ready.push(job)
         return None, self._idle.choose()

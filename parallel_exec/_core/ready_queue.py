@@ -253,6 +253,22 @@ class ReadyQueue:
         assert self.limits is not None
         self.change(self.limits.hold, name, needs, until)
 
+    def exchange(self, ended: AnyJob, may_start: bool) -> AnyJob | None:
+        """Do as `end`; and `pop` the first job if it may start, and is to have just what the ended one has held."""
+        grant, limits = ended.grant, self.limits
+        if may_start and grant is not None and limits is not None and grant.number <= ended.attempt_number:
+            first = self.heap[0] if self.heap else None
+            job = limits.hand_over(grant, None if first is None else first[:2])
+            if job is not None:
+                ended.surrender()
+                if first is not None and first[2] is grant.line:
+                    self._drop(first)
+                if limits.tokens:
+                    self._show()
+                return job
+        self.end(ended)
+        return None
+
     def change(self, change: Callable[..., object], *args: Any) -> None:
         """Change the limits by one of their methods; what can begin then is ready."""
         change(*args)

@@ -214,10 +214,12 @@ class Scheduler:
             last = ended.pop() if ended else None
             self._acquire_to_count(last)
             try:
+                job = None
                 if last is not None and last.grant is not None:
-                    self._ready.end(last)
+                    job = self._ready.exchange(last, self._gate.may_start)
                 rest = self._registry.account(last) if last is not None else ()
-                job = self._ready.pop() if self._ready.heap and self._gate.may_start else None
+                if job is None and self._ready.heap and self._gate.may_start:
+                    job = self._ready.pop()
                 idle = self._idle.came(slot, job)
                 if job is not None:
                     number = job.begin(slot, worker, time.monotonic())

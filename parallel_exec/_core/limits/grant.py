@@ -48,15 +48,17 @@ class Grant:
     """What one attempt was granted.
 
     Attributes:
+        line: that of its job; it may be gone.
         parts: what is held, with the limit and what was needed of it; None once it was given back.
         number: that of the attempt.
         waited: seconds that its task waited for it, if that is to be told; None: it did not wait.
         since, ending: when its attempt began, and how it was settled, of one that is kept since it goes on.
     """
 
-    __slots__ = ("ending", "number", "parts", "since", "waited")
+    __slots__ = ("ending", "line", "number", "parts", "since", "waited")
 
-    def __init__(self, parts: list[tuple[Limit, Any, Held]], number: int, waited: float | None) -> None:
+    def __init__(self, line: Any, parts: list[tuple[Limit, Any, Held]], number: int, waited: float | None) -> None:
+        self.line = line
         self.parts: list[tuple[Limit, Any, Held]] | None = parts
         self.number = number
         self.waited = waited
@@ -71,6 +73,11 @@ class Grant:
     def facts(self) -> dict[str, Any]:
         """Return what the task may know of it, by the limits' names."""
         return {limit.name: held.granted for limit, _, held in self.parts or ()}
+
+    def pass_to(self, number: int, waited: float | None) -> None:
+        """Be another attempt's of the same line."""
+        self.number = number
+        self.waited = waited
 
     def surrender(self) -> list[tuple[Limit, Any, Held]]:
         """Hold nothing any more; returns what is to be given back."""

@@ -96,6 +96,14 @@ class Kind(ABC):
         if ending == "unused":
             self.granted -= 1
 
+    def pass_on(self, now: float) -> bool:
+        """Take back what an attempt has held, and grant it to another that needs the same, if that makes no difference to it.
+
+        Returns:
+            Whether it did.
+        """
+        return False
+
     def hold(self, need: Need, until: float) -> None:
         """Grant nothing until a time; of a limit with keys, nothing of the key that is needed."""
         self.hold_all(until)

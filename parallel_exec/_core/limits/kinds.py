@@ -56,7 +56,8 @@ class Count(Kind):
 
     def available_at(self, need: Need, now: float) -> float:
         """Return from when on it can be granted."""
-        return self.held_until if self._used + to_units(need) <= self._most else NEVER
+        units = need * ONE if type(need) is int else to_units(need)
+        return self.held_until if self._used + units <= self._most else NEVER
 
     def take(self, need: Need, now: float) -> Held:
         """Grant what is available."""
@@ -68,6 +69,13 @@ class Count(Kind):
         self._used += held.units
         self.granted += 1
         return held
+
+    def pass_on(self, now: float) -> bool:
+        """Grant as much as is taken back, unless the limit was changed to less than is in use."""
+        if self.held_until > now or self._used > self._most:
+            return False
+        self.granted += 1
+        return True
 
 
 class Slots(Kind):

@@ -165,9 +165,24 @@ class Limits:
         """Return all jobs, in no order, and leave them in."""
         return [*self._lines.jobs(), *self._lines.refused]
 
+    def is_known(self, needs: Needs) -> bool:
+        """Return whether others wait that need the same, so that it was checked since the limits have last changed."""
+        return self._lines.line_of(needs) is not None
+
     def push(self, job: AnyJob) -> None:
         """Put a job in; it is given a token at once if it can have what it needs."""
-        self._do(self._lines.push, job)
+        if self.busy:
+            self._later.append((self._lines.push, (job,)))
+            return
+        self.busy = True
+        try:
+            self._lines.push(job, time.monotonic() + self._skipped)
+        finally:
+            self.busy = False
+        if self._later:
+            self._do_later()
+        if self._lines.times:
+            self._arm()
 
     def discard(self, job: AnyJob) -> None:
         """Take a job out that has ended."""
@@ -180,13 +195,26 @@ class Limits:
             return None
         self.busy = True
         try:
-            now = self._now()
-            job = self._lines.take(line, key, now)
+            job = self._lines.take(line, key, time.monotonic() + self._skipped)
         finally:
             self.busy = False
         if self._later:
             self._do_later()
-        self._arm()
+        if self._lines.times:
+            self._arm()
+        return job
+
+    def hand_over(self, grant: Grant, before: Key | None) -> AnyJob | None:
+        """Do `give_back` and `take` in one step, if it can be: see `Lines.hand_over`."""
+        if self.busy:
+            return None
+        self.busy = True
+        try:
+            job = self._lines.hand_over(grant, before, time.monotonic() + self._skipped)
+        finally:
+            self.busy = False
+        if self._later:
+            self._do_later()
         return job
 
     def _reshow(self, line: Line, key: Key, now: float) -> None:
@@ -245,7 +273,8 @@ class Limits:
             self.busy = False
         if self._later:
             self._do_later()
-        self._arm()
+        if self._lines.times:
+            self._arm()
 
     def _do_later(self) -> None:
         while self._later:

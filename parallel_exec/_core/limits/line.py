@@ -53,6 +53,13 @@ class Place:
             heappop(blocked)
         return None
 
+    def next(self) -> Line | None:
+        """Return the line that is the next to be granted: the first or, if one has reserved this, that one, if it waits here."""
+        owner = self.owner
+        if owner is None:
+            return self.first()
+        return owner if owner.at is self else None
+
     def joined(self) -> None:
         """One line more may wait here."""
         self.users += 1
@@ -70,15 +77,16 @@ class Place:
         """Note when the first line can be granted by time alone; infinity: that is not waited for."""
         self.due = at
 
-    def refuses(self, line: Line, need: Any, now: float) -> bool:
-        """Return whether the first job of a line cannot be granted this now, or not before another's."""
-        if self.owner is not None and self.owner is not line:
-            return True
-        if self.blocked:
+    def opens_at(self, line: Line, need: Any, now: float) -> float:
+        """Return from when on the first job of a line can be granted this; infinity: another comes first, or must give back."""
+        if self.owner is not None:
+            if self.owner is not line:
+                return NEVER
+        elif self.blocked:
             first = self.first()
             if first is not None and first is not line and self.blocked[0][:2] < line.jobs[0][:2]:
-                return True
-        return self.limit.kind.available_at(need, now) > now
+                return NEVER
+        return self.limit.kind.available_at(need, now)
 
     def waiting(self) -> int:
         """Return how many jobs wait here."""
@@ -101,6 +109,7 @@ class Line:
     Attributes:
         weight: tells a token from a job in the queue of what is ready.
         needs: what they need.
+        is_open: whether jobs may be put in; False once it was empty, and forgotten.
         parts: the same as (limit, what is needed of it, place), in the order in which it is taken: what time alone brings last.
         jobs: the jobs, in a heap; those that have ended since are passed over.
         gone: about how many of these there are.
@@ -113,11 +122,14 @@ class Line:
         owned: the places that it reserves.
     """
 
-    __slots__ = ("at", "bounces", "entry", "gone", "held", "jobs", "needs", "origin", "owned", "parts", "token")
+    __slots__ = (
+        *("at", "bounces", "entry", "gone", "held", "is_open", "jobs", "needs", "origin", "owned", "parts", "token"),
+    )
     weight = -1
 
     def __init__(self, needs: Needs, parts: tuple[tuple[Limit, Any, Place], ...]) -> None:
         self.needs = needs
+        self.is_open = True
         self.parts = parts
         self.jobs: list[tuple[float, int, AnyJob]] = []
         self.gone = 0
@@ -153,9 +165,18 @@ class Line:
             heapify(self.jobs)
             self.gone = 0
 
+    def need_at(self, place: Place) -> Any:
+        """Return what is needed of a place's limit."""
+        return next(need for _, need, each in self.parts if each is place)
+
     def waiting(self) -> list[AnyJob]:
         """Return its jobs, in no order."""
         return [job for _, _, job in self.jobs if job.phase == Phase.QUEUED]
+
+    def close(self) -> None:
+        """Be forgotten."""
+        self.is_open = False
+        self.needs.wait_in(None)
 
     def use(self, parts: tuple[tuple[Limit, Any, Place], ...]) -> None:
         """Need the same in other places."""
@@ -168,11 +189,10 @@ class Line:
             self.origin = origin
             origin.shown[self] = self.jobs[0][:2]
 
-    def block(self, place: Place) -> bool:
-        """Be BLOCKED at a place, or at another place in the order there; returns whether it is the first."""
+    def block(self, place: Place) -> None:
+        """Be BLOCKED at a place, or at another place in the order there."""
         self.at = place
-        self.entry = entry = place.put(self)
-        return place.blocked[0] is entry
+        self.entry = place.put(self)
 
     def unblock(self) -> None:
         """Be BLOCKED no more."""

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from parallel_exec._core.limits.grant import Limit
     from parallel_exec._core.limits.kind import Ending, Held
     from parallel_exec._core.limits.line import Key
+
+    Refusal = tuple[Place, float]  # where a line is refused, and from when on that place could grant it what it needs
     from parallel_exec._core.limits.needs import Needs
 
 _BOUNCES = 2  # after which a line reserves
@@ -50,7 +52,9 @@ class Lines:
 
     Attributes:
         limits: by name.
+        by_needs: the lines; one that is empty is forgotten.
         count: how many jobs there are.
+        times: when places are due, in a heap; those that are not any more are passed over.
         refused: those that can never be granted any more what they need, and why: they are in no line, and about to be ended.
 
     Args:
@@ -72,10 +76,8 @@ class Lines:
         self._waits = waits
         self._since: dict[AnyJob, float] = {}  # when jobs began to wait, if that is to be told
         self._ageing = ageing
-        self._lines: dict[Needs, Line] = {}
-        self._times: list[
-            tuple[float, int, Place]
-        ] = []  # when places are due; those that are not any more are passed over
+        self.by_needs: dict[Needs, Line] = {}
+        self.times: list[tuple[float, int, Place]] = []
         self._numbers = 0
 
     # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,27 +89,31 @@ class Lines:
             return
         needs = job.settings.needs
         assert needs is not None
-        line = self._lines.get(needs)
-        if line is None:
-            line = self._lines[needs] = self._open(needs)
+        line = self.line_of(needs) or self._open(needs)
         order: float = -job.priority
         if self._ageing is not None:
             order += job.queued_at / self._ageing
-        heappush(line.jobs, (order, job.sequence, job))
-        if line.jobs[0][2] is job:
+        jobs = line.jobs
+        heappush(jobs, (order, job.sequence, job))
+        if jobs[0][2] is job:
             if line.at is not None:
                 self._reorder(line, now)
             else:
                 self._place(line, now)
-        elif line.at is not None and self._waits is not None:
+        elif self._waits is not None and line.at is not None:
             self._note(job, line.at, now)
+
+    def line_of(self, needs: Needs) -> Line | None:
+        """Return the line of what needs this."""
+        line: Line | None = needs.line
+        return line if line is not None and line.is_open else self.by_needs.get(needs)
 
     def discard(self, job: AnyJob, now: float) -> None:
         """Take out a job that has ended; its phase says so."""
         self.count -= 1
         self._since.pop(job, None)
         needs = job.settings.needs
-        line = None if needs is None else self._lines.get(needs)
+        line = None if needs is None else self.line_of(needs)
         if line is None or not line.jobs:
             self.refused.pop(job, None)
             return
@@ -136,10 +142,10 @@ class Lines:
             job = None
         else:
             refusing = self._refusing(line, now)
-            if refusing is not None and origin is not None and refusing is not origin:
+            if refusing is not None and origin is not None and refusing[0] is not origin:
                 refusing = self._bounce(line, refusing, now)
             if refusing is not None:
-                self._block(line, refusing, now)
+                self._block(line, *refusing, now)
                 job = None
             else:
                 job = self._grant(line, now)
@@ -149,15 +155,13 @@ class Lines:
 
     def _grant(self, line: Line, now: float) -> AnyJob:
         """Grant its first job what it needs, which is there; returns the job."""
-        job = line.take()
-        self.count -= 1
         held = line.release() if line.held else line.held
         parts = [
             (limit, need, held[limit] if limit in held else limit.kind.take(need, now)) for limit, need, _ in line.parts
         ]
-        since = self._since.pop(job, None)
-        waited = None if since is None else now - since
-        job.hold(Grant(parts, job.attempt_number + 1, waited))
+        job = line.take()
+        self.count -= 1
+        job.hold(Grant(line, parts, job.attempt_number + 1, self._waited(job, now) if self._since else None))
         if line.owned:
             self._disown(line, now)
         if line.has_first():
@@ -166,9 +170,55 @@ class Lines:
             self._close(line, now)
         return job
 
+    def _waited(self, job: AnyJob, now: float) -> float | None:
+        """Return for how long a job has waited that waits no more, if anybody wants to know."""
+        since = self._since.pop(job, None)
+        return None if since is None else now - since
+
+    def hand_over(self, grant: Grant, before: Key | None, now: float) -> AnyJob | None:
+        """Grant what one attempt held, which has ended, to the first job of the same line as it is.
+
+        Args:
+            grant: that; it is given back then.
+            before: the place in the order of what else is ready; None: nothing is.
+            now: the time.
+
+        Returns:
+            The job; None if that is not what `give_back` and `take` would come to.
+        """
+        line: Line = grant.line
+        place = line.at or line.parts[0][2]
+        if len(line.parts) > 1 or place.owner is not None or not grant.parts or not line.has_first():
+            return None
+        if line.at is None:  # SHOWN: its token must be what is first
+            if line.token is None or before != line.token or line.origin is not None or place.blocked:
+                return None
+        elif place.shown or place.first() is not line or (before is not None and before < self._token(line, now)):
+            return None
+        limit, _, held = grant.parts[0]
+        if held.kind is not limit.kind or not held.kind.pass_on(now):
+            return None
+        job = line.take()
+        self.count -= 1
+        grant.pass_to(job.attempt_number + 1, self._waited(job, now) if self._since else None)
+        job.hold(grant)
+        if not line.has_first():
+            self._close(line, now)
+        elif line.at is not None:
+            heappop(place.blocked)
+            self._block(line, place, NEVER, now)
+        else:
+            opens_at = held.kind.available_at(held.need, now)
+            if opens_at <= now:
+                self._show(line, now, None)
+            else:
+                line.hide()
+                self._block(line, place, opens_at, now)
+        return job
+
     def jobs(self) -> list[AnyJob]:
         """Return all jobs, in no order."""
-        return [job for line in self._lines.values() for job in line.waiting()]
+        return [job for line in self.by_needs.values() for job in line.waiting()]
 
     def give_back(self, grant: Grant, now: float, seconds: float, ending: Ending) -> None:
         """Take back what an attempt was granted, which was `ending` after so many seconds; once."""
@@ -181,7 +231,9 @@ class Lines:
     # ── lines ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(self, needs: Needs) -> Line:
-        return Line(needs, self._parts(needs))
+        line = self.by_needs[needs] = Line(needs, self._parts(needs))
+        needs.wait_in(line)
+        return line
 
     def _parts(self, needs: Needs) -> tuple[tuple[Limit, Any, Place], ...]:
         """Return what is needed, with the places, of each of which there is one user more."""
@@ -200,7 +252,8 @@ class Lines:
 
     def _close(self, line: Line, now: float) -> None:
         """Forget a line that is empty."""
-        self._lines.pop(line.needs, None)
+        self.by_needs.pop(line.needs, None)
+        line.close()
         self._detach(line, now)
 
     def _detach(self, line: Line, now: float) -> None:
@@ -221,25 +274,33 @@ class Lines:
         refusing = self._refusing(line, now)
         if refusing is None:
             self._show(line, now, origin or line.origin)
-        else:
-            line.hide()
-            self._block(line, refusing, now)
+            return
+        origin = line.origin
+        line.hide()
+        self._block(line, *refusing, now)
+        if origin is not None:
+            self.look(origin, now)
 
     def _show(self, line: Line, now: float, origin: Place | None) -> None:
+        token = self._token(line, now)
+        line.show(token, origin)
+        self._show_token(token, line)
+
+    def _token(self, line: Line, now: float) -> Key:
+        """Return the place that a line's first job has in the order of what is ready."""
         _, sequence, job = line.jobs[0]
         priority = job.priority
         if self._ageing is not None:
             priority += int((now - job.queued_at) / self._ageing)
-        token = (-priority, sequence)
-        line.show(token, origin)
-        self._show_token(token, line)
+        return -priority, sequence
 
-    def _block(self, line: Line, place: Place, now: float) -> None:
-        is_first = line.block(place)
+    def _block(self, line: Line, place: Place, opens_at: float, now: float) -> None:
+        """Let a line wait at a place, which can grant its first job what it needs at a time."""
+        line.block(place)
         if self._waits is not None:
             self._note(line.jobs[0][2], place, now)
-        if is_first:
-            self.look(place, now)
+        if opens_at not in (NEVER, place.due) and place.next() is line:
+            self._due(place, opens_at)
 
     def _reorder(self, line: Line, now: float) -> None:
         """Have a line that waits wait at its first job's place in the order."""
@@ -257,13 +318,14 @@ class Lines:
             self._since[job] = now
             self._waits(job, place.limit.name)
 
-    def _refusing(self, line: Line, now: float) -> Place | None:
+    def _refusing(self, line: Line, now: float) -> Refusal | None:
         """Return where the first job of a line cannot be granted what it needs now; None if it can, all of it."""
         if line.bounces >= _BOUNCES:
             return self._reserve(line, now)
         for _, need, place in line.parts:
-            if place.refuses(line, need, now):
-                return place
+            opens_at = place.opens_at(line, need, now)
+            if opens_at > now:
+                return place, opens_at
         return None
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +344,7 @@ class Lines:
 
     def detach(self, limit: Limit, now: float) -> list[Line]:
         """Take out all lines for a limit, which is about to be changed, and return them; each must be `attach`ed then."""
-        lines = [line for line in self._lines.values() if any(each is limit for each, _, _ in line.parts)]
+        lines = [line for line in self.by_needs.values() if any(each is limit for each, _, _ in line.parts)]
         for line in lines:
             self._detach(line, now)
         return lines
@@ -290,7 +352,8 @@ class Lines:
     def attach(self, line: Line, error: ValueError | None, now: float) -> None:
         """Put a line back; or refuse its jobs, if there is an error."""
         if error is not None:
-            del self._lines[line.needs]
+            del self.by_needs[line.needs]
+            line.close()
             self.refused.update(dict.fromkeys(line.waiting(), error))
         else:
             line.use(self._parts(line.needs))
@@ -302,10 +365,11 @@ class Lines:
     def rebuild(self, held: dict[Limit, list[Held]], now: float) -> None:
         """Count what is held anew, and let all jobs wait anew."""
         jobs = self.jobs()
-        for line in self._lines.values():
+        for line in self.by_needs.values():
             line.hide()
-        self._lines = {}
-        self._times = []
+            line.close()
+        self.by_needs = {}
+        self.times = []
         self.count = 0
         for limit, parts in held.items():
             limit.places.clear()
@@ -315,17 +379,18 @@ class Lines:
 
     # ── several limits ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _bounce(self, line: Line, refusing: Place, now: float) -> Place | None:
+    def _bounce(self, line: Line, refusing: Refusal, now: float) -> Refusal | None:
         """Count that a line, first at one place, is refused at another; returns as `_refusing`, as it may reserve from now on."""
         return self._reserve(line, now) if line.bounced() == _BOUNCES else refusing
 
-    def _reserve(self, line: Line, now: float) -> Place | None:
-        """Take what a line can have, in order; returns where it must wait, or None if it can be granted now."""
+    def _reserve(self, line: Line, now: float) -> Refusal | None:
+        """Take what a line can have, in order; returns as `_refusing`."""
         for limit, need, place in line.parts:
             if limit in line.held:
                 continue
-            if place.refuses(line, need, now):
-                return place
+            opens_at = place.opens_at(line, need, now)
+            if opens_at > now:
+                return place, opens_at
             if not limit.is_by_time:
                 line.held[limit] = limit.kind.take(need, now)
             elif place.owner is None:
@@ -351,36 +416,33 @@ class Lines:
 
     def look(self, place: Place, now: float) -> None:
         """Show the first line at a place if it can be granted now, or see to it that this is done when it can."""
-        while (line := place.first()) is not None:
-            entry = place.blocked[0]
-            if place.shown and entry[:2] > min(place.shown.values()):
+        while (line := place.next()) is not None:
+            if place.shown and line.jobs[0][:2] > min(place.shown.values()):
                 return
-            if place.owner is not None and place.owner is not line:
-                return
-            need = next(need for _, need, each in line.parts if each is place)
+            is_all = len(line.parts) == 1
+            need = line.parts[0][1] if is_all else line.need_at(place)
             at = place.limit.kind.available_at(need, now)
             if at > now:
                 if at not in (NEVER, place.due):
                     self._due(place, at)
                 return
-            heappop(place.blocked)
             line.unblock()
-            refusing = self._refusing(line, now)
-            if refusing is not None and refusing is not place:
+            refusing = None if is_all else self._refusing(line, now)
+            if refusing is not None and refusing[0] is not place:
                 refusing = self._bounce(line, refusing, now)
             if refusing is None:
                 self._show(line, now, place)
             else:
-                self._block(line, refusing, now)
+                self._block(line, *refusing, now)
 
     def _due(self, place: Place, at: float) -> None:
         place.is_due(at)
         self._numbers += 1
-        heappush(self._times, (at, self._numbers, place))
+        heappush(self.times, (at, self._numbers, place))
 
     def next_due(self) -> float:
         """Return when something can be granted by time alone."""
-        times = self._times
+        times = self.times
         while times and times[0][2].due != times[0][0]:
             heappop(times)
         return times[0][0] if times else NEVER
@@ -388,6 +450,6 @@ class Lines:
     def pass_time(self, now: float) -> None:
         """Show what can be granted by now."""
         while self.next_due() <= now:
-            place = heappop(self._times)[2]
+            place = heappop(self.times)[2]
             place.is_due(NEVER)
             self.look(place, now)

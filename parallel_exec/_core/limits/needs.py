@@ -21,13 +21,15 @@ class Needs:
 
     Attributes:
         items: the name of each limit, and what is needed of it, by name.
+        line: where tasks that need it wait, if any do: a `Line`, which may be another's that is equal, or closed.
     """
 
-    __slots__ = ("_hash", "items")
+    __slots__ = ("_hash", "items", "line")
 
     def __init__(self, items: tuple[tuple[str, Need], ...]) -> None:
         self.items = items
         self._hash = hash(items)
+        self.line: Any = None
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Needs) and self._hash == other._hash and self.items == other.items)
@@ -37,6 +39,10 @@ class Needs:
 
     def __repr__(self) -> str:
         return f"Needs({dict(self.items)!r})"
+
+    def wait_in(self, line: Any) -> None:
+        """Remember the line of tasks that need this."""
+        self.line = line
 
     def get(self, name: str) -> Need | None:
         """Return what is needed of a limit; None if nothing is."""
