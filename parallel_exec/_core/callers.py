@@ -3,7 +3,8 @@
 Guarantees:
     A task that would wait for its own executor for ever is told so: when every slot that the back end has is taken by an
     attempt that waits for another task of the executor, nothing can ever end. (One whose awaited task has ended is about
-    to go on: it only looks as if it waited, until its thread has woken up.)
+    to go on: it only looks as if it waited, until its thread has woken up.) So it is when the task that it waits for needs
+    what of a limit only it holds, or other attempts do that wait in vain.
     A thread that works for the executor never blocks on it; nor does a signal handler or a finalizer that has interrupted
     its own thread while that held the executor's lock, or was about to wake a consumer.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.gate import Gate
     from parallel_exec._core.idle import IdleConsumers
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._core.ready_queue import ReadyQueue
     from parallel_exec._core.registry import Registry
     from parallel_exec._sync.timers import Timers
     from parallel_exec.backends.base import Runner
@@ -47,11 +49,19 @@ class Callers:
     _runner: Runner
 
     def __init__(
-        self, lock: Any, gate: Gate, idle: IdleConsumers, registry: Registry, timers: Timers, in_one_thread: bool
+        self,
+        lock: Any,
+        gate: Gate,
+        ready: ReadyQueue,
+        idle: IdleConsumers,
+        registry: Registry,
+        timers: Timers,
+        in_one_thread: bool,
     ) -> None:
         self.waiting: dict[AnyJob, tuple[AnyJob, ...]] = {}
         self._lock = lock
         self._gate = gate
+        self._ready = ready
         self._idle = idle
         self._registry = registry
         self._timers = timers
@@ -122,8 +132,54 @@ class Callers:
             )
             del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
             raise ParallelExecError(message)
+        limit = self._hindering_limit(job, awaited)
+        if limit:
+            message = (
+                f"task {job.id!r} would wait for ever for task {awaited[0].id!r}: the limit {limit!r} lets in nothing "
+                "more before tasks of the same executor end that wait for others, this one among them; raise the limit, let the "
+                "task that waits need less, or return instead of waiting"
+            )
+            del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
+            raise ParallelExecError(message)
         if (job, job.attempt_number) in self._registry.live:
             self.waiting[job] = tuple(awaited)
+
+    def _hindering_limit(self, job: AnyJob, awaited: Sequence[AnyJob]) -> str:
+        """Return the name of a limit for which this live attempt would wait in vain if it waited, too; "" if there is none.
+
+        Called with the lock held. Those that wait are taken for stuck, but for one that waits for what can end: it runs, or
+        can begin although all that the stuck ones hold stays held. That one gives back what it holds, and so on.
+        """
+        limits = self._ready.limits
+        if limits is None:
+            return ""
+        stuck = {
+            other: others
+            for other, others in self.waiting.items()
+            if others and not any(one.phase == Phase.DONE for one in others)
+        }
+        stuck[job] = tuple(awaited)
+        while job in stuck:
+            name = ""
+            grants = [each.grant for each in stuck if each.grant is not None]
+            is_full = len(stuck) >= self._runner.slots()
+            going = []
+            for each, others in stuck.items():
+                for one in others:
+                    if one.phase not in (Phase.QUEUED, Phase.BACKING_OFF):
+                        can_end = one not in stuck
+                    else:
+                        obstacle = limits.obstacle(one, grants)
+                        name = name or obstacle
+                        can_end = not obstacle and not is_full
+                    if can_end:
+                        going.append(each)
+                        break
+            if not going:
+                return name
+            for each in going:
+                del stuck[each]
+        return ""
 
     def enter_queue(self) -> bool:
         """Note that the caller waits for room in the queue, unless only it, or what it has interrupted, could make any.

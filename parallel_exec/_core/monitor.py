@@ -60,7 +60,7 @@ class Monitor:
         self.ready = ReadyQueue()
         self.registry = Registry(limit)
         self.idle = IdleConsumers(self.lock, self.gate, self.ready)
-        self.callers = Callers(self.lock, self.gate, self.idle, self.registry, self.timers, in_one_thread)
+        self.callers = Callers(self.lock, self.gate, self.ready, self.idle, self.registry, self.timers, in_one_thread)
 
     def use_limits(self, limits: Mapping[str, Any], ageing: float | None, *, tells: bool) -> Limits:
         """Have limits from now on, unless there are some; returns them.

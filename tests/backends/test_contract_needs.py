@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import work
-from backend_kinds import ALL, CONCURRENT, OWN, PROCESSES, SPAWN_AND_FORK, THREADS, over
+from backend_kinds import ALL, CONCURRENT, IN_THIS_PROCESS, OWN, PROCESSES, SPAWN_AND_FORK, THREADS, over
 
 from parallel_exec import (
     DeadlineExceededError,
+    ParallelExecError,
     PerKey,
     Rate,
     RetryAfter,
@@ -419,6 +420,102 @@ def test_retry_after_for_a_limit_that_is_not_there(lab: Any, caplog: pytest.LogC
 
 
 # ── waits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@over(IN_THIS_PROCESS)
+def test_waiting_for_what_only_the_waiter_could_let_in(lab: Any) -> None:
+    """A task that holds all of a limit, and waits for a task that needs some, is told so at once."""
+    executor = lab.executor(max_concurrency=2, limits={"db": 2}, retry_count=0)
+
+    def outer() -> None:
+        executor.options(needs={"db": 1}).submit(work.double, 1).result()
+
+    failed = executor.options(needs={"db": 2}).submit(outer).exception()
+    assert isinstance(failed, ParallelExecError)
+    assert "would wait for ever" in str(failed)
+    given_back(executor)
+
+
+@over(("thread", "thread-pool"))
+def test_a_nested_wait_that_can_end(lab: Any) -> None:
+    """With enough of the limit left for the inner task it is no deadlock."""
+    executor = lab.executor(max_concurrency=2, limits={"db": 2}, retry_count=0)
+
+    def outer() -> int:
+        return executor.options(needs={"db": 1}).submit(work.double, 1).result()  # type: ignore[no-any-return]
+
+    assert executor.options(needs={"db": 1}).submit(outer).result() == 2
+
+
+@over(("thread",))
+def test_a_wait_behind_a_request_that_never_fits(lab: Any) -> None:
+    """The inner task would fit, but a large one is before it, which waits for the outer task: told, and all end."""
+    executor = lab.executor(max_concurrency=3, limits={"db": 2}, retry_count=0)
+
+    def outer() -> int:
+        executor.options(needs={"db": 2}).submit(work.double, 3)
+        return executor.options(needs={"db": 1}).submit(work.double, 1).result()  # type: ignore[no-any-return]
+
+    failed = executor.options(needs={"db": 1}).submit(outer).exception()
+    assert isinstance(failed, ParallelExecError)
+    assert "the limit 'db' lets in nothing more" in str(failed)
+    given_back(executor)
+
+
+@over(("thread",))
+def test_a_wait_for_a_task_that_waits_for_the_waiters_limit(lab: Any) -> None:
+    """A task that holds a limit, and waits for one that waits for what needs it, closes the circle, and is told."""
+    executor = lab.executor(max_concurrency=3, limits={"db": 1}, retry_count=0)
+    started, gate = lab.latch(), lab.latch()
+
+    def middle() -> int:
+        started.set()
+        gate.wait()
+        inner = executor.options(needs={"db": 1}).submit(work.double, 1)
+        waits.set()
+        return inner.result()  # type: ignore[no-any-return]
+
+    def outer() -> int:
+        gate.set()
+        waits.wait()
+        time.sleep(0.1)
+        return between.result()  # type: ignore[no-any-return]
+
+    waits = lab.latch()
+    between = executor.submit(middle)
+    started.wait()
+    failed = executor.options(needs={"db": 1}).submit(outer).exception()
+    assert isinstance(failed, ParallelExecError)
+    assert between.result() == 2
+
+
+@over(("thread",))
+def test_waits_for_other_keys_and_for_rates_can_end(lab: Any) -> None:
+    """What another key is held of is in nobody's way, nor is what time brings."""
+    executor = lab.executor(max_concurrency=3, limits={"host": PerKey(1), "api": Rate(20, burst=1)}, retry_count=0)
+
+    def outer() -> int:
+        return executor.options(needs={"host": "two", "api": 1}).submit(work.double, 1).result()  # type: ignore[no-any-return]
+
+    assert executor.options(needs={"host": "one", "api": 1}).submit(outer).result() == 2
+
+
+@over(("thread",))
+def test_two_that_wait_for_each_others_limit(lab: Any) -> None:
+    """Of two tasks that each hold what the other's inner task needs, the last to wait is told, and both end."""
+    executor = lab.executor(max_concurrency=4, limits={"a": 1, "b": 1}, retry_count=0)
+    latches = [lab.latch(), lab.latch()]
+
+    def outer(mine: int, wanted: str) -> Any:
+        work.meet(latches, mine)
+        return executor.options(needs={wanted: 1}).submit(work.double, 1).result()
+
+    futures = [
+        executor.options(needs={"a": 1}).submit(outer, 0, "b"),
+        executor.options(needs={"b": 1}).submit(outer, 1, "a"),
+    ]
+    errors = [future.exception() for future in futures]
+    assert sorted(type(error).__name__ for error in errors) == ["NoneType", "ParallelExecError"]
 
 
 @over(OWN)

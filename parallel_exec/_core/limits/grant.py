@@ -8,6 +8,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from parallel_exec._core.limits.kind import ONE, to_units
 from parallel_exec.limits import PerKey, Rate
 
 TYPE_CHECKING = False
@@ -42,6 +43,17 @@ class Limit:
         self.kind = kind
         self.has_keys = isinstance(spec, PerKey)
         self.is_by_time = isinstance(spec.limit if isinstance(spec, PerKey) else spec, Rate)
+
+    def key_of(self, need: Any) -> Any:
+        """Return the key of what is needed of it; None if it has none."""
+        return need if self.has_keys else None
+
+    def exceeds(self, need: Any, held: dict[tuple[Limit, Any], int], own: int = 0) -> bool:
+        """Return whether a need is more than is left while so many units are held, of which some are the asker's own."""
+        units = held.get((self, self.key_of(need)), 0) - own
+        if self.is_by_time or units <= 0:
+            return False
+        return units + (ONE if self.has_keys else to_units(need)) > to_units(self.kind.bound())
 
 
 class Grant:

@@ -154,6 +154,10 @@ class Limits:
             self._settings.clear()
         self._settings[needs] = settings
 
+    def obstacle(self, job: AnyJob, grants: Iterable[Grant]) -> str:
+        """Return the name of a limit that never lets a job in while these grants are held; "" if there is none."""
+        return self._lines.obstacle(job, grants)
+
     # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property

@@ -154,6 +154,14 @@ class Line:
             self.gone -= 1
         return False
 
+    def is_hindered(self, held: dict[tuple[Limit, Any], int]) -> bool:
+        """Return whether its first job cannot be granted what it needs while so many units are held, beside its own."""
+        for limit, need, _ in self.parts:
+            own = self.held[limit].units if limit in self.held else 0
+            if limit.exceeds(need, held, own):
+                return True
+        return False
+
     def lost(self) -> None:
         """A job has ended that is not the first."""
         self.gone += 1

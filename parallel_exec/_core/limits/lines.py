@@ -34,7 +34,7 @@ from parallel_exec._core.phase import Phase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Iterable
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.limits.grant import Limit
@@ -107,6 +107,13 @@ class Lines:
         """Return the line of what needs this."""
         line: Line | None = needs.line
         return line if line is not None and line.is_open else self.by_needs.get(needs)
+
+    def _key(self, job: AnyJob) -> Key:
+        """Return a job's place in the order."""
+        order: float = -job.priority
+        if self._ageing is not None:
+            order += job.queued_at / self._ageing
+        return order, job.sequence
 
     def discard(self, job: AnyJob, now: float) -> None:
         """Take out a job that has ended; its phase says so."""
@@ -219,6 +226,29 @@ class Lines:
     def jobs(self) -> list[AnyJob]:
         """Return all jobs, in no order."""
         return [job for line in self.by_needs.values() for job in line.waiting()]
+
+    def obstacle(self, job: AnyJob, grants: Iterable[Grant]) -> str:
+        """Return the name of a limit that never lets a job in while these grants are held, "" if there is none; O(all lines).
+
+        It is in the way itself, or for what stands before the job at it.
+        """
+        held: dict[tuple[Limit, Any], int] = {}  # units, by the limit and the key
+        parts = [(limit, need, part) for grant in grants for limit, need, part in grant.parts or ()]
+        for line in self.by_needs.values():
+            if line.held:  # it reserves this, until it can have the rest
+                parts += [(limit, need, line.held[limit]) for limit, need, _ in line.parts if limit in line.held]
+        for limit, need, part in parts:
+            key = limit, limit.key_of(need)
+            held[key] = held.get(key, 0) + part.units
+        needs = job.settings.needs
+        own = self._key(job)
+        for name, need in () if needs is None else needs.items:
+            limit = self.limits[name]
+            place = limit.places.get(limit.key_of(need))
+            before = [] if place is None else [entry[2] for entry in place.blocked if entry[:2] < own]
+            if limit.exceeds(need, held) or any(line.is_hindered(held) for line in before if line.at is place):
+                return name
+        return ""
 
     def give_back(self, grant: Grant, now: float, seconds: float, ending: Ending) -> None:
         """Take back what an attempt was granted, which was `ending` after so many seconds; once."""
