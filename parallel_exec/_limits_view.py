@@ -16,17 +16,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
-    from parallel_exec._core.completion import Completion
     from parallel_exec._core.limits.limits import Limits
-    from parallel_exec._core.monitor import Monitor
+    from parallel_exec._core.scheduler import Scheduler
 
 
 class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot subscript with what is imported for types only
     """A view of an executor's limits."""
 
-    def __init__(self, monitor: Monitor, completion: Completion, make: Callable[[], Limits]) -> None:
-        self._monitor = monitor
-        self._completion = completion
+    def __init__(self, scheduler: Scheduler, make: Callable[[], Limits]) -> None:
+        self._check = scheduler.check_limit
+        self._monitor = scheduler.monitor
+        self._completion = scheduler.completion
         self._make = make
 
     def _specs(self) -> dict[str, Any]:
@@ -46,9 +46,10 @@ class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot 
 
     def __setitem__(self, name: str, spec: Any) -> None:
         checked = check_spec(f"limits[{name!r}]", spec)
+        self._check(check_name(name), checked)
         limits = self._make()
         with self._monitor.lock:
-            self._monitor.ready.change(limits.put, check_name(name), checked, self._monitor.grants())
+            self._monitor.ready.change(limits.put, name, checked, self._monitor.grants())
         self._end_refused(limits)
 
     def _end_refused(self, limits: Limits) -> None:

@@ -78,6 +78,8 @@ class ParallelExecutor(Submitter, Executor):
         given: Any = overrides  # `ParallelConfig` checks the names, and says which was meant
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
         backend = make_backend(self.config.backend)
+        for name, spec in (self.config.limits or {}).items():
+            backend.check_limit(name, spec)
         events = Dispatcher(self.config.on_event)
         scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
         self._settings_for = SettingsFor(self.config, scheduler.monitor, allows_lazy=self._allows_lazy)
@@ -430,7 +432,7 @@ class ParallelExecutor(Submitter, Executor):
         """What tasks need beside a slot, by name; live: what is set here holds from now on, also for what waits."""
         from parallel_exec._limits_view import LiveLimits  # few look at them
 
-        return LiveLimits(self._scheduler.monitor, self._completion, self._settings_for.limits)
+        return LiveLimits(self._scheduler, self._settings_for.limits)
 
     @property
     def _max_workers(self) -> int:

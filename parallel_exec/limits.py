@@ -8,11 +8,12 @@ They say what is bounded and hold nothing: `_core/limits/kinds.py` has what coun
 from __future__ import annotations
 
 from parallel_exec._checks import check_count, to_float
+from parallel_exec._names import short_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
-    from typing import Any, Hashable, Mapping, Union
+    from typing import Any, Callable, Hashable, Mapping, Union
 
     LimitSpec = Union[float, "Rate", list[Any], tuple[Any, ...], range, "PerKey", "Adaptive"]
 else:
@@ -202,6 +203,28 @@ def check_limits(limits: Any) -> dict[str, Any]:
     if not hasattr(limits, "keys"):
         raise TypeError(f'limits takes a dict such as {{"db": 4, "api": Rate(10)}}, not {limits!r}')
     return {check_name(name): check_spec(f"limits[{name!r}]", limits[name]) for name in limits}
+
+
+def check_items(name: str, spec: Any, dumps: Callable[[Any], object]) -> None:
+    """Refuse a list of which an item cannot be sent to a worker process.
+
+    Args:
+        name: the limit's name.
+        spec: what `check_spec` has returned; all but lists pass.
+        dumps: pickles.
+
+    Raises:
+        TypeError: one cannot.
+    """
+    items = spec.limit if isinstance(spec, PerKey) else spec
+    for item in items if isinstance(items, tuple) else ():
+        try:
+            dumps(item)
+        except Exception as error:
+            raise TypeError(
+                f"limits[{name!r}] hands out {short_repr(item)}, which cannot be sent to a worker process: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def check_name(name: Any) -> str:

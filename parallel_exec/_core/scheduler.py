@@ -81,6 +81,7 @@ class Scheduler:
             self._grants.end_kept,
             self._grants.give_back,
         )
+        self.check_limit = backend.check_limit
         self.next_sequence = monitor.sequence.__next__
         self._start(limit)
 

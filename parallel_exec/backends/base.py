@@ -294,6 +294,13 @@ class Backend(abc.ABC):
         """Return the call, ready to travel; called in the thread that adds it, and what it raises ends the task."""
         return None
 
+    def check_limit(self, name: str, spec: Any) -> None:  # noqa: B027  # only where what is granted leaves this process
+        """Refuse a limit that hands out what cannot be brought to the tasks; called before there is such a limit.
+
+        Raises:
+            TypeError: it does.
+        """
+
     def pack_row(self, call: Any, columns: list[list[Any]]) -> Any:
         """Return the calls of a chunk, ready to travel; called with the lock held, so it runs no user code.
 

@@ -106,6 +106,12 @@ class DaskBackend(Backend):
         """Return False: the client's loop did not come along."""
         return False
 
+    def check_limit(self, name: str, spec: Any) -> None:
+        """Refuse a list of what cannot be pickled."""
+        from parallel_exec.limits import check_items
+
+        check_items(name, spec, dumps)
+
     def prepare(self, job: AnyJob) -> bytes:
         """Return the call, pickled.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 from parallel_exec._checks import check_count, check_initializer, check_seconds, refuse_names
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.launcher import Launcher
-from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable
+from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.errors import ParallelExecError, start_error
 
@@ -95,6 +96,17 @@ class ProcessBackend(Backend):
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
         return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled
+
+    def check_limit(self, name: str, spec: Any) -> None:
+        """Refuse a list of what cannot be pickled, or is of a main module that workers cannot import."""
+        from parallel_exec.limits import check_items
+
+        check_items(name, spec, self._dumps_item)
+
+    def _dumps_item(self, item: Any) -> None:
+        reason = why_not_importable() if b"main__" in pickle.dumps(item) and not self._forks else ""
+        if reason:
+            raise TypeError(f"it is of the main module, {reason}")
 
     def pack_row(self, call: Pickled, columns: list[list[Any]]) -> Pickled:
         """Return the calls of a row of items, as one pickle."""

@@ -270,7 +270,10 @@ class WorkerHandle:
             timeout, attempt, main = job.settings.timeout or 0.0, job.attempt_number + 1, payload.may_name_main()
             granted = b""
             if job.grant is not None:
-                granted = pickle.dumps(job.grant.facts(), 5)
+                with contextlib.suppress(
+                    Exception
+                ):  # an item has changed, and cannot be pickled any more: it is not told
+                    granted = pickle.dumps(job.grant.facts(), 5)
                 main = main or b"main__" in granted
             pieces += (
                 wire.TASK.pack(
