@@ -16,5 +16,6 @@ for _name in (
     "queued",
     "engines",
     "journal",
+    "limits",
 ):
     import_module(f"{__name__}.{_name}")
