@@ -296,6 +296,7 @@ class Lines:
         for limit, _, place in line.parts:
             if place.left() and limit.places.get(place.key) is place:
                 del limit.places[place.key]
+                place.is_due(NEVER)
         for place in left:
             self.look(place, now)
 
