@@ -144,6 +144,13 @@ class Line:
     def __len__(self) -> int:
         return max(0, len(self.jobs) - self.gone)
 
+    def __lt__(self, other: Line) -> bool:
+        """Return False: of entries of a heap at one place in the order only one counts.
+
+        A job that is retried may come into a new line while a heap still has an entry of the line that it was in before.
+        """
+        return False
+
     def has_first(self) -> bool:
         """Return whether there is a job; it is `jobs[0]` then."""
         jobs = self.jobs

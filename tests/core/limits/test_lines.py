@@ -96,6 +96,13 @@ class Bench:
             self.check()
         return other
 
+    def retry(self, job: Any, ending: str = "failed") -> None:
+        """Put a job in again, which has ended so."""
+        job.phase = Phase.QUEUED
+        self.end(job, ending)
+        self.lines.push(job, self.now)
+        self.check()
+
     def cancel(self, job: Any) -> None:
         """End a job that waits."""
         job.phase = Phase.DONE
@@ -333,8 +340,8 @@ class Storm:
 
     def step(self) -> None:
         """Let something happen."""
-        acts = [self.push, self.pop, self.end, self.hand_over, self.cancel, self.hold, self.wait]
-        self.rng.choices(acts, [35, 25, 10, 10, 5, 3, 12])[0]()
+        acts = [self.push, self.pop, self.end, self.hand_over, self.retry, self.cancel, self.hold, self.wait]
+        self.rng.choices(acts, [35, 25, 10, 10, 5, 5, 3, 12])[0]()
         _check_use(self.running)
 
     def begun(self, job: Any) -> None:
@@ -365,6 +372,13 @@ class Storm:
         other = self.bench.hand_over(self._one()) if self.running else None
         if other is not None:
             self.begun(other)
+
+    def retry(self) -> None:
+        """An attempt has failed, and another follows; or it goes back before it has begun."""
+        if self.running:
+            job = self._one()
+            self.waiting[job] = None
+            self.bench.retry(job, self.rng.choice(["failed", "unused"]))
 
     def cancel(self) -> None:
         """A job that waits is cancelled."""
