@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 from parallel_exec._outcome import Failure
+from parallel_exec._sync.locks import is_mine
 from parallel_exec.limits import check_name, check_spec
 
 TYPE_CHECKING = False
@@ -47,13 +48,19 @@ class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot 
     def __setitem__(self, name: str, spec: Any) -> None:
         checked = check_spec(f"limits[{name!r}]", spec)
         self._check(check_name(name), checked)
+        was_held = is_mine(self._monitor.lock)  # by what this call has interrupted, as a handler's
         limits = self._make()
-        with self._monitor.lock:
-            self._monitor.ready.change(limits.put, name, checked, self._monitor.grants())
-        self._end_refused(limits)
+        try:
+            with self._monitor.lock:
+                self._monitor.ready.change(limits.put, name, checked, self._monitor.grants())
+            self._end_refused(limits)
+        except BaseException:  # a signal handler's
+            self._completion.repair_limits(was_held=was_held)
+            self._end_refused(limits)
+            raise
 
     def _end_refused(self, limits: Limits) -> None:
-        """End the tasks that wait for what can never be granted any more."""
+        """End the tasks that wait for what can never be granted any more, and wake who can go on."""
         while limits.refused:
             for job, error in list(limits.refused.items()):
                 self._completion.cancel_waiting(job, Failure(error))

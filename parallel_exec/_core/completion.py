@@ -241,6 +241,14 @@ class Completion:
         self.follow_up(rest)
         self._idle.wake_one()
 
+    def repair_limits(self, *, was_held: bool) -> None:
+        """Bring the limits in order after a change that an exception has torn apart; `was_held` as for `repair`."""
+        if not was_held:
+            release_leaked(self._lock)
+        with self._lock:
+            self._ready.repair(self._monitor.grants())
+        self._idle.wake_one()
+
     # ── several ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stop_all(self, jobs: Iterable[AnyJob], override: Callable[[AnyJob], Failure]) -> None:

@@ -26,7 +26,7 @@ import pytest
 import script
 import work
 
-from parallel_exec import ParallelExecError, ParallelExecutor, Task, _lifecycle
+from parallel_exec import ParallelExecError, ParallelExecutor, PerKey, Rate, Task, _lifecycle
 from parallel_exec._journal.recorder import Recorder
 from parallel_exec._journal.records import Codec
 from parallel_exec._journal.run import JournaledRun
@@ -304,6 +304,97 @@ def test_a_program_that_submits_all_the_time(tmp_path: Path, backend: str, delay
     _, err = script.finish(process)
     assert process.returncode == -signal.SIGINT, err
     assert psutil.wait_procs(children, timeout=work.PATIENCE)[1] == []
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LIMITS: dict[str, Any] = {"db": 2, "gpu": ["a", "b"], "host": PerKey(1), "api": Rate(1e6, burst=100)}
+
+
+def in_use(executor: ParallelExecutor) -> dict[str, float]:
+    """Return what is held of each limit of which something is, and how many wait."""
+    stats = executor.stats().limits.items()
+    return {name: each.in_use + each.waiting for name, each in stats if each.in_use or each.waiting}
+
+
+def interrupt_with_limits(executor: ParallelExecutor, call: Callable[[], Any], release: Callable[[], Any] = int) -> int:
+    """Interrupt a call at every point, then release what it has started, and tasks that need all there is can run.
+
+    Returns:
+        The number of points.
+    """
+    everything = executor.options(needs={"db": 2, "gpu": 2, "host": "a", "api": 1})
+    unsettled = inside.monitor(executor).registry.unsettled
+    for step in itertools.count(1):
+        more = interrupt(call, step)
+        release()
+        if not more:
+            return step
+        executor.resume()
+        assert everything.submit(work.double, step).result(work.PATIENCE) == 2 * step
+        work.until(lambda: not unsettled)
+        assert in_use(executor) == {}
+        assert len(inside.monitor(executor).ready) == 0
+    raise AssertionError
+
+
+@pytest.mark.parametrize("settings", [{}, {"on_event": id}], ids=["plain", "events"])
+def test_submit_of_what_needs_a_limit(settings: dict[str, Any]) -> None:
+    """It is in, or has never been, and nothing that it needs is lost."""
+    with ParallelExecutor(max_concurrency=2, limits=LIMITS, **settings) as executor:
+        executor.options(needs={"db": 1}).submit(int).result(work.PATIENCE)
+        ones, twos = executor.options(needs={"db": 1, "gpu": 1}), executor.options(needs={"host": "a", "db": 2})
+        futures: list[Any] = []
+
+        def submit() -> None:
+            executor.pause()
+            futures.append(ones.submit(work.double, 1))
+            futures.append(twos.submit(work.double, 1))
+            futures.append(ones.submit(work.double, 1))
+            executor.resume()
+
+        assert interrupt_with_limits(executor, submit) > 100
+        assert {future.result(work.PATIENCE) for future in futures} == {2}
+
+
+def test_cancel_of_what_waits_for_a_limit() -> None:
+    """It ends, and what was behind it goes on."""
+    with ParallelExecutor(max_concurrency=2, limits=LIMITS) as executor:
+        executor.options(needs={"db": 1}).submit(int).result(work.PATIENCE)
+        all_of_it, one = executor.options(needs={"db": 2, "host": "a"}), executor.options(needs={"db": 1})
+        gate = threading.Event()
+
+        def cancel() -> None:
+            one.submit(lambda: gate.wait(work.PATIENCE))
+            futures = [all_of_it.submit(int), one.submit(int), all_of_it.submit(int)]
+            for future in futures:
+                future.cancel()
+
+        def release() -> None:
+            gate.set()
+            work.until(lambda: not (executor.stats().running or executor.stats().queued))
+            gate.clear()
+
+        assert interrupt_with_limits(executor, cancel, release) > 100
+
+
+def test_a_change_of_a_limit() -> None:
+    """It is as it was or as it is to be, and what waits goes on, or ends as failed."""
+    with ParallelExecutor(max_concurrency=2, limits=LIMITS) as executor:
+        executor.limits["other"] = 3
+        futures: list[Any] = []
+
+        def change() -> None:
+            executor.limits["other"] = 3
+            executor.pause()
+            futures.append(executor.options(needs={"other": 3}).submit(int))
+            futures.append(executor.options(needs={"other": 1}).submit(int))
+            executor.limits["other"] = 2
+            executor.limits["other"] = Rate(1e6, burst=2)
+            executor.resume()
+
+        assert interrupt_with_limits(executor, change) > 100
+        assert {type(future.exception(work.PATIENCE)) for future in futures} <= {ValueError, type(None), CancelledError}
 
 
 # ── locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

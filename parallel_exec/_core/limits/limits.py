@@ -306,6 +306,7 @@ class Limits:
     def repair(self, grants: Iterable[Grant]) -> None:
         """Count what is held anew, which is in these grants, and let all jobs wait anew: a change was torn apart."""
         self._later.clear()
+        self.tokens.clear()
         self.busy = True
         try:
             now = self._now()
@@ -313,7 +314,7 @@ class Limits:
             for grant in grants:
                 for limit, _, part in grant.parts or ():
                     held.setdefault(limit, []).append(part)
-            self._lines.rebuild(held, now)
+            self._lines.rebuild(held, self.error_of, now)
         finally:
             self.busy = False
         self._arm()

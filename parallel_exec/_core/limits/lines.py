@@ -383,9 +383,9 @@ class Lines:
     def attach(self, line: Line, error: ValueError | None, now: float) -> None:
         """Put a line back; or refuse its jobs, if there is an error."""
         if error is not None:
+            self.refused.update(dict.fromkeys(line.waiting(), error))
             del self.by_needs[line.needs]
             line.close()
-            self.refused.update(dict.fromkeys(line.waiting(), error))
         else:
             line.use(self._parts(line.needs))
             if line.has_first():
@@ -393,9 +393,12 @@ class Lines:
             else:
                 self._close(line, now)
 
-    def rebuild(self, held: dict[Limit, list[Held]], now: float) -> None:
-        """Count what is held anew, and let all jobs wait anew."""
-        jobs = self.jobs()
+    def rebuild(
+        self, held: dict[Limit, list[Held]], error_of: Callable[[Needs], ValueError | None], now: float
+    ) -> None:
+        """Count what is held anew, and let all jobs wait anew, but for those to whose needs there is an error."""
+        jobs = dict.fromkeys([*self.jobs(), *self.refused])
+        self.refused = {}
         for line in self.by_needs.values():
             line.hide()
             line.close()
@@ -406,7 +409,16 @@ class Lines:
             limit.places.clear()
             limit.kind.recount(parts, now)
         for job in jobs:
-            self.push(job, now)
+            if job.settings.needs is not None:
+                job.settings.needs.wait_in(None)  # it may know a line that was about to be forgotten
+        for job in jobs:
+            needs = job.settings.needs
+            error = None if needs is None or self.line_of(needs) is not None else error_of(needs)
+            if error is None:
+                self.push(job, now)
+            elif job.phase == Phase.QUEUED:
+                self.refused[job] = error
+                self.count += 1
 
     # ── several limits ──────────────────────────────────────────────────────────────────────────────────────────────
 
