@@ -18,7 +18,7 @@ import tracked
 import work
 from tracked import Call, Fail, Nap, Tracked, swallow
 
-from parallel_exec import ParallelExecutor, ProcessBackend, Task, TaskResult, ThreadBackend
+from parallel_exec import ParallelExecutor, PerKey, ProcessBackend, Rate, Task, TaskResult, ThreadBackend
 
 Make = Callable[..., ParallelExecutor]
 Use = Callable[[Make], None]
@@ -72,6 +72,29 @@ def stage_and_drop(make: Make) -> None:
 def submit_and_drop(make: Make) -> None:
     """Drop one without `shutdown`."""
     make().submit(tracked.echo, Tracked()).result()
+
+
+@use(EVERYWHERE)
+def with_limits(make: Make) -> None:
+    """Drop one whose tasks had waited for limits, with errors, results, retries and what was cancelled."""
+    executor = make(limits={"db": 1, "host": PerKey(1), "api": Rate(1000)}, retry_count=1, priority_ageing=1.0)
+    needs = [{"db": 1}, {"host": "a", "db": 1}, {"api": 1}, {"host": ("b", 1), "api": 1}]
+    for need in needs * 3:
+        executor.add_task(Task(Call(), needs=need))
+        executor.add_task(Task(Fail(), needs=need))
+        executor.add_task(Task(Call(), needs=need)).cancel()
+    executor.execute_all()
+    executor.limits["db"] = 2
+    executor.options(needs={"db": 2}).submit(tracked.echo, Tracked()).result()
+
+
+@use(BESIDE_THE_CALLER)
+def drop_what_waits_for_a_limit(make: Make) -> None:
+    """Drop one with tasks that would have waited for an hour."""
+    executor = make(limits={"api": Rate(1, per=3600, burst=1)})
+    futures = [executor.options(needs={"api": 1}).submit(tracked.echo, Tracked()) for _ in range(3)]
+    futures[0].result()
+    executor.shutdown(cancel_futures=True)
 
 
 @use(EVERYWHERE)

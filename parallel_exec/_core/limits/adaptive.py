@@ -323,7 +323,7 @@ class AdaptiveLimit(Kind):
 
     def give_back(self, held: Held, now: float, seconds: float, ending: Ending) -> None:
         """Take back what was granted, and learn from how it went."""
-        if held.kind is self:
+        if held.origin is self.identity:
             self.gradient.ended(held.mark, now, seconds, ending)
         super().give_back(held, now, seconds, ending)
 

@@ -22,17 +22,18 @@ class Held:
     """What one attempt holds of one limit; it may be shared by attempts that hold as much of the same.
 
     Attributes:
-        kind: what granted it. If the limit was changed since, another one takes it back, which `adopt` has told of it.
+        origin: the `identity` of what granted it (and not that itself, which may keep this). If the limit was changed since,
+            another one takes it back, which `adopt` has told of it.
         need: what was asked for.
         granted: what the task is told that it has: an amount, or a tuple of items.
         units: how much it is, where amounts are counted.
-        mark: what `kind` needs to take it back.
+        mark: what that needs to take it back.
     """
 
-    __slots__ = ("granted", "kind", "mark", "need", "units")
+    __slots__ = ("granted", "mark", "need", "origin", "units")
 
     def __init__(self, kind: Kind, need: Need, granted: Any, units: int, mark: Any = None) -> None:
-        self.kind = kind
+        self.origin = kind.identity
         self.need = need
         self.granted = granted
         self.units = units
@@ -59,10 +60,12 @@ class Kind(ABC):
         name: the limit's, for messages.
         held_until: until then nothing is granted.
         granted: how often something was.
+        identity: stands for this in what it has granted.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.identity = object()
         self.held_until = -NEVER
         self.granted = 0
         self._used = 0  # units that are held

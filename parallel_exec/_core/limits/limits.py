@@ -58,7 +58,7 @@ class Limits:
         self.news: deque[tuple[AnyJob, str]] = deque()
         self.busy = False
         self.kept: set[Grant] = set()
-        self._lines = Lines(self._show, self._waits if tells else None, ageing)
+        self._lines = Lines(self.tokens, self.news if tells else None, ageing)
         self._limits = self._lines.limits
         self._timer = timer
         self._skipped = 0.0  # seconds that were not waited for: see `skip`
@@ -224,7 +224,7 @@ class Limits:
     def _reshow(self, line: Line, key: Key, now: float) -> None:
         """Put a token back for which somebody came while there was a change under way."""
         if line.token == key:
-            self._show(key, line)
+            self.tokens.append((*key, line))
 
     def give_back(self, grant: Grant, ending: Ending, seconds: float) -> None:
         """Take back what an attempt was granted, which was `ending` after so many seconds; once."""
@@ -284,12 +284,6 @@ class Limits:
         while self._later:
             change, args = self._later.popleft()
             self._do(change, *args)
-
-    def _show(self, key: Key, line: Line) -> None:
-        self.tokens.append((*key, line))
-
-    def _waits(self, job: AnyJob, name: str) -> None:
-        self.news.append((job, name))
 
     # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -141,10 +141,6 @@ class Line:
         self.held: dict[Limit, Any] = {}
         self.owned: list[Place] = []
 
-    def __lt__(self, other: Line) -> bool:
-        """Two tokens with the same place in the order: all but one of them stand for nothing any more."""
-        return False
-
     def __len__(self) -> int:
         return max(0, len(self.jobs) - self.gone)
 

@@ -34,6 +34,7 @@ from parallel_exec._core.phase import Phase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from typing import Any, Callable, Iterable
 
     from parallel_exec._core.job import AnyJob
@@ -58,22 +59,22 @@ class Lines:
         refused: those that can never be granted any more what they need, and why: they are in no line, and about to be ended.
 
     Args:
-        show: called with a place in the order and a line: to be put into the queue of what is ready.
-        waits: called with a job that begins to wait, and the limit's name; None: nobody wants to know.
+        tokens: what is shown is put there, as entries for the queue of what is ready.
+        news: the jobs that begin to wait are put there, with the name of the limit; None: nobody wants to know.
         ageing: seconds after which a job counts as of one priority higher; None: never.
     """
 
     def __init__(
         self,
-        show: Callable[[Key, Line], None],
-        waits: Callable[[AnyJob, str], None] | None = None,
+        tokens: list[tuple[float, int, Line]],
+        news: deque[tuple[AnyJob, str]] | None = None,
         ageing: float | None = None,
     ) -> None:
         self.limits: dict[str, Limit] = {}
         self.count = 0
         self.refused: dict[AnyJob, ValueError] = {}
-        self._show_token = show
-        self._waits = waits
+        self._tokens = tokens
+        self._news = news
         self._since: dict[AnyJob, float] = {}  # when jobs began to wait, if that is to be told
         self._ageing = ageing
         self.by_needs: dict[Needs, Line] = {}
@@ -100,7 +101,7 @@ class Lines:
                 self._reorder(line, now)
             else:
                 self._place(line, now)
-        elif self._waits is not None and line.at is not None:
+        elif self._news is not None and line.at is not None:
             self._note(job, line.at, now)
 
     def line_of(self, needs: Needs) -> Line | None:
@@ -203,7 +204,8 @@ class Lines:
         elif place.shown or place.first() is not line or (before is not None and before < self._token(line, now)):
             return None
         limit, _, held = grant.parts[0]
-        if held.kind is not limit.kind or not held.kind.pass_on(now):
+        kind = limit.kind
+        if held.origin is not kind.identity or not kind.pass_on(now):
             return None
         job = line.take()
         self.count -= 1
@@ -215,7 +217,7 @@ class Lines:
             heappop(place.blocked)
             self._block(line, place, NEVER, now)
         else:
-            opens_at = held.kind.available_at(held.need, now)
+            opens_at = kind.available_at(held.need, now)
             if opens_at <= now:
                 self._show(line, now, None)
             else:
@@ -315,7 +317,7 @@ class Lines:
     def _show(self, line: Line, now: float, origin: Place | None) -> None:
         token = self._token(line, now)
         line.show(token, origin)
-        self._show_token(token, line)
+        self._tokens.append((*token, line))
 
     def _token(self, line: Line, now: float) -> Key:
         """Return the place that a line's first job has in the order of what is ready."""
@@ -328,7 +330,7 @@ class Lines:
     def _block(self, line: Line, place: Place, opens_at: float, now: float) -> None:
         """Let a line wait at a place, which can grant its first job what it needs at a time."""
         line.block(place)
-        if self._waits is not None:
+        if self._news is not None:
             self._note(line.jobs[0][2], place, now)
         if opens_at not in (NEVER, place.due) and place.next() is line:
             self._due(place, opens_at)
@@ -338,16 +340,16 @@ class Lines:
         place = line.at
         assert place is not None
         line.block(place)
-        if self._waits is not None:
+        if self._news is not None:
             self._note(line.jobs[0][2], place, now)
         self.look(place, now)
 
     def _note(self, job: AnyJob, place: Place, now: float) -> None:
         """Note that a job waits, and tell whoever wants to know unless it did before."""
-        assert self._waits is not None
+        assert self._news is not None
         if job not in self._since:
             self._since[job] = now
-            self._waits(job, place.limit.name)
+            self._news.append((job, place.limit.name))
 
     def _refusing(self, line: Line, now: float) -> Refusal | None:
         """Return where the first job of a line cannot be granted what it needs now; None if it can, all of it."""

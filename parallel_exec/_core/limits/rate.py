@@ -62,7 +62,7 @@ class RateLimit(Kind):
     def give_back(self, held: Held, now: float, seconds: float, ending: Ending) -> None:
         """Count an attempt no more; if it never began, another may start instead."""
         super().give_back(held, now, seconds, ending)
-        if ending == "unused" and held.kind is self:
+        if ending == "unused" and held.origin is self.identity:
             self._return_start(held.mark, held.units)
 
     def hold_all(self, until: float) -> None:

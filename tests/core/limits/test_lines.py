@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from heapq import heappop, heappush
 from typing import Any
 
@@ -44,16 +45,14 @@ class Bench:
 
     def __init__(self, ageing: float | None = None, **specs: Any) -> None:
         self.ready: list[Any] = []
-        self.told: list[tuple[int, str]] = []
-        self.lines: Any = Lines(self._show, lambda job, name: self.told.append((job.sequence, name)), ageing)
+        self.tokens: list[Any] = []
+        self.news: Any = deque()
+        self.lines: Any = Lines(self.tokens, self.news, ageing)
         for name, spec in specs.items():
             self.lines.limits[name] = Limit(name, spec, make_kind(name, spec))
         self.now = 100.0
         self.numbers = itertools.count(1)
         self.known: dict[Any, Needs] = {}
-
-    def _show(self, key: Any, line: Any) -> None:
-        heappush(self.ready, (*key, line))
 
     def push(self, priority: int = 0, **needs: Any) -> Any:
         """Put a new job in."""
@@ -118,6 +117,8 @@ class Bench:
     def check(self) -> None:
         """Check what is promised between two steps."""
         lines = self.lines
+        while self.tokens:
+            heappush(self.ready, self.tokens.pop())
         tokens = {(line, (order, sequence)) for order, sequence, line in self.ready}
         assert lines.count == len(lines.jobs())
         for line in lines.by_needs.values():
@@ -291,10 +292,10 @@ def test_waiting_is_told_once() -> None:
     assert bench.pop_all() == [1, 2]
     bench.push(a=1, b=1)
     bench.pop()
-    assert bench.told == [(3, "a")]
+    assert [(job.sequence, name) for job, name in bench.news] == [(3, "a")]
     bench.end(a)
     bench.pop()
-    assert bench.told == [(3, "a")]
+    assert [(job.sequence, name) for job, name in bench.news] == [(3, "a")]
     bench.end(b)
     assert bench.pop_all() == [3]
 
