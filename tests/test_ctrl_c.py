@@ -102,6 +102,36 @@ def test_ctrl_c_ends_a_run_in_time_and_keeps_the_results(tmp_path: Path, backend
     assert _is_in_time(run, tmp_path)
 
 
+LIMITED = (
+    PROGRAM.replace("max_concurrency=2", "max_concurrency=4, limits={'db': 2}")
+    .replace("never), id=", "never), needs={'db': 1}, id=")
+    .replace('id="queued"', 'needs={"db": 1}, id="queued"')
+)
+
+
+@every_backend
+def test_ctrl_c_ends_what_waits_for_a_limit(tmp_path: Path, backend: str) -> None:
+    """What waits for a limit is cancelled with the rest; a killed worker gives back what it had, a thread keeps it."""
+    and_then = """
+        db = executor.stats().limits["db"]
+        if backend == "process":
+            work.until(lambda: executor.stats().limits["db"].in_use == 0)
+        say(db.waiting, executor.stats().limits["db"].in_use)
+    """
+
+    def run(folder: Path) -> bool:
+        process = script.start(folder, LIMITED + and_then, backend, str(folder))
+        out, err, pressed, ended = _interrupted(process)
+        (interrupted, counts, db) = out.splitlines()
+        assert counts == "5 5 ['NoneType']"
+        assert db == ("0 0" if backend == "process" else "0 2")
+        assert err == ""
+        assert process.returncode == 0
+        return float(interrupted.split()[1]) - pressed < LIMIT + SLACK and ended - pressed < LIMIT + 2 * SLACK
+
+    assert _is_in_time(run, tmp_path)
+
+
 @every_backend
 def test_a_second_ctrl_c_kills(tmp_path: Path, backend: str) -> None:
     """The second Ctrl-C does not wait for what still runs: the grace that the first one gives is longer than the test."""
