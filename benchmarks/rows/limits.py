@@ -1,6 +1,7 @@
-"""What limits cost: tasks that need nothing of them, tasks that do, and many that wait.
+"""What limits cost: tasks that need nothing of them, tasks that do, and many that wait; and what they are for.
 
-Both ends of each ratio are ours. All are on threads, with no-op tasks that are staged and run by `execute_all`.
+Both ends of each ratio are ours. All are on threads, with no-op tasks that are staged and run by `execute_all`; but for the
+last, which asks a server.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks import _pools
+from benchmarks import _pools, _service
 from benchmarks._harness import OURS, REGISTRY, Settings
 from benchmarks.work import nothing
 
@@ -72,3 +73,29 @@ def limits_scale(side: str, run: Settings) -> float:
     count = run.count(1_000_000, 20_000) if many else 1_000
     rounds = 1 if many else run.count(100, 5)
     return _seconds_each(run.workers, count, rounds, {"db": 1}, {"db": 1})
+
+
+@REGISTRY.row(
+    "limits-http",
+    what="2,000 requests at 50 a second to a server that answers 429 to more, in threads",
+    goals={"40 s": 42.0},
+    kind="absolute",
+)
+def limits_http(side: str, run: Settings) -> float:
+    """Return the seconds until all are answered; fewer than 20 may be refused."""
+    from parallel_exec import ParallelExecutor, Rate  # here, so that --list works without
+
+    count = run.count(2_000, 50)
+    with (
+        _service.serve(50) as server,
+        ParallelExecutor(limits={"api": Rate(50)}, max_concurrency=8, timeout=_pools.TIMEOUT, retry_count=10) as pool,
+    ):
+        start = time.monotonic()
+        submit = pool.options(needs={"api": 1}).submit
+        futures = [submit(_service.get, server.server_address[1]) for _ in range(count)]
+        for future in futures:
+            future.result()
+        elapsed = time.monotonic() - start
+    if server.refused >= 20:
+        raise RuntimeError(f"{server.refused} answers of 429")
+    return elapsed
