@@ -325,6 +325,9 @@ class ThreadRunner(Runner):
             if worker.timer.deadline == NEVER and job.settings.timeout is not None:
                 worker.timer.arm(job.started_at + job.settings.timeout)  # it was due before it could know for whom
             grant = job.grant
+            if grant is None and job.settings.needs is not None:
+                with port.lock:  # it was abandoned meanwhile, and its call begins all the same
+                    grant = worker.kept
             current.begin(job, number, None if grant is None else grant.facts)
             outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
             current.end()

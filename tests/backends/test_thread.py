@@ -14,7 +14,15 @@ import inside
 import pytest
 import work
 
-from parallel_exec import CapacityExhaustedError, Task, TaskTimeoutError, ThreadBackend, WorkerStartError, current_task
+from parallel_exec import (
+    CapacityExhaustedError,
+    Task,
+    TaskStarted,
+    TaskTimeoutError,
+    ThreadBackend,
+    WorkerStartError,
+    current_task,
+)
 from parallel_exec._sync.timers import NEVER
 
 # ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -29,6 +37,32 @@ def test_an_abandoned_thread_is_counted_until_it_ends(lab: Any) -> None:
     assert executor.stats().abandoned == 1
     gate.set()
     work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_a_call_that_is_abandoned_as_it_begins_knows_what_it_holds(lab: Any) -> None:
+    """An attempt that is aborted just before its call: the call cannot be kept back, and holds what it was granted."""
+    gate = lab.event()
+    seen: list[Any] = []
+
+    def call() -> None:
+        seen.append(current_task().granted)
+        gate.wait()
+
+    def abort(event: Any) -> None:
+        if isinstance(event, TaskStarted) and event.task_id == "aborted":
+            future.abort()
+
+    executor = lab.executor(limits={"gpu": ["a"]}, on_event=abort)
+    executor.pause()
+    future = executor.options(id="aborted", needs={"gpu": 1}).submit(call)
+    other = executor.options(needs={"gpu": 1}).submit(int)
+    executor.resume()
+    work.until(lambda: bool(seen))
+    assert seen == [{"gpu": ("a",)}]
+    assert executor.stats().limits["gpu"].in_use == 1
+    assert not other.done()
+    gate.set()
+    assert other.result() == 0
 
 
 def test_an_abandoned_thread_is_warned_of(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
