@@ -168,10 +168,11 @@ def test_a_rate_spaces_calls(workdir: Path, backend: str) -> None:
     assert began[-1] - began[0] >= 5 / 20 - 0.02
 
 
-def test_slots_are_told_to_the_calls(workdir: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slots_are_told_to_the_calls(workdir: Path, backend: str) -> None:
     """A call that needs a slot is told which it has, as text."""
     items = [f"item-{number}" for number in range(12)]
-    process = run("work:slot", *items, "--limit", "gpu=0,1", "--needs", "gpu", cwd=workdir)
+    process = run("work:slot", *items, "--limit", "gpu=0,1", "--needs", "gpu", "--backend", backend, cwd=workdir)
     assert {slot for (slot,) in results(process).values()} == {"0", "1"}
 
 
