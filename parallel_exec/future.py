@@ -189,7 +189,7 @@ class TaskFuture(Future["T"]):
         try:
             if timeout is None and self._state not in FINAL:
                 entered = self.owner.enter_wait(self)
-                self._park()
+                self._park(entered)
             if self._state is not FINISHED:
                 super().exception(timeout)
         finally:
@@ -197,15 +197,20 @@ class TaskFuture(Future["T"]):
                 self.owner.leave_wait()
             del self
 
-    def _park(self) -> None:
-        """Wait for the end, however long that takes, on a lock of the calling thread's own."""
+    def _park(self, is_nested: bool) -> None:
+        """Wait for the end, however long that takes, on a lock of the calling thread's own.
+
+        Raises:
+            ParallelExecError: the caller is a task of the same executor, and would wait for ever, by now.
+        """
         lock = allocate_lock()
         lock.acquire()
         self.__dict__.setdefault("_parked", []).append(lock)  # before the state is looked at: see `lazy_condition`
-        tick = TICK if threading.get_ident() == main.ident else -1
+        tick = TICK if is_nested or threading.get_ident() == main.ident else -1
         try:
             while self._state not in FINAL:
-                lock.acquire(True, tick)
+                if not lock.acquire(True, tick) and is_nested:
+                    self.owner.enter_wait(self)
         finally:
             del self
 

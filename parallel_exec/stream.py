@@ -182,6 +182,8 @@ class Window(Generic["T"]):
                     self._is_waiting = False
                     return job
                 self._parker.wait(TICK)
+                if entered:
+                    owner.enter_wait(*self.futures)
         finally:
             if entered:
                 owner.leave_wait()

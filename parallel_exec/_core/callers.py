@@ -4,7 +4,9 @@ Guarantees:
     A task that would wait for its own executor for ever is told so: when every slot that the back end has is taken by an
     attempt that waits for another task of the executor, nothing can ever end. (One whose awaited task has ended is about
     to go on: it only looks as if it waited, until its thread has woken up.) So it is when the task that it waits for needs
-    what of a limit only it holds, or other attempts do that wait in vain.
+    what of a limit only it holds, or other attempts do that wait in vain. What was added, changed or ended meanwhile may make a
+    wait one in vain, so whoever waits asks again now and then. An attempt that was given up, and still holds what it needed of
+    the limits, waits for nothing of its executor: it would keep them from all others.
     A thread that works for the executor never blocks on it; nor does a signal handler or a finalizer that has interrupted
     its own thread while that held the executor's lock, or was about to wake a consumer.
 """
@@ -79,6 +81,8 @@ class Callers:
     def enter_wait(self, *jobs: AnyJob) -> bool:
         """Note that the calling task, if it is one of this executor's, waits for any of these; False if it is none.
 
+        To be repeated while it waits.
+
         Raises:
             ParallelExecError: it would wait for ever.
         """
@@ -109,7 +113,7 @@ class Callers:
         """Undo `enter_wait`."""
         mine = self.own_attempt()
         with self._lock:
-            if mine is not None:
+            if mine is not None and mine.attempt_number == current.number:  # else it is another attempt that waits
                 self.waiting.pop(mine, None)
 
     def would_deadlock(self, job: AnyJob) -> bool:
@@ -123,7 +127,21 @@ class Callers:
         )
         return others + 1 >= len(live)
 
+    def _is_given_up(self, job: AnyJob) -> bool:
+        """Return whether the calling thread's attempt of a job that needs some limit was settled. Called with the lock held."""
+        return job.settings.needs is not None and (job, current.number) not in self._registry.live
+
     def _start_waiting(self, job: AnyJob, awaited: Sequence[AnyJob]) -> None:
+        if any(one.phase == Phase.DONE for one in awaited):
+            return
+        if self._is_given_up(job):
+            message = (
+                f"attempt {current.number} of task {job.id!r} was given up, as it was aborted or timed out, and must not wait "
+                "for another task of its executor, as it keeps what it holds of the limits until it ends: end it when "
+                "current_task().cancelled is true"
+            )
+            del self, job, awaited  # the error's traceback holds this frame
+            raise ParallelExecError(message)
         if self.would_deadlock(job):
             message = (
                 f"task {job.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
@@ -141,24 +159,26 @@ class Callers:
             )
             del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
             raise ParallelExecError(message)
-        if (job, job.attempt_number) in self._registry.live:
+        if (job, current.number) in self._registry.live:
             self.waiting[job] = tuple(awaited)
 
     def _hindering_limit(self, job: AnyJob, awaited: Sequence[AnyJob]) -> str:
         """Return the name of a limit for which this live attempt would wait in vain if it waited, too; "" if there is none.
 
         Called with the lock held. Those that wait are taken for stuck, but for one that waits for what can end: it runs, or
-        can begin although all that the stuck ones hold stays held. That one gives back what it holds, and so on.
+        can begin although all that the stuck ones hold stays held. That one gives back what it holds, and so on. With nothing
+        `awaited` it is room in a full queue, which there is once something of it begins.
         """
         limits = self._ready.limits
         if limits is None:
             return ""
+        queued = () if awaited else tuple(self._ready.jobs())
         stuck = {
-            other: others
+            other: others or queued
             for other, others in self.waiting.items()
-            if others and not any(one.phase == Phase.DONE for one in others)
+            if (others or queued) and not any(one.phase == Phase.DONE for one in others)
         }
-        stuck[job] = tuple(awaited)
+        stuck[job] = tuple(awaited) or queued
         while job in stuck:
             name = ""
             grants = [each.grant for each in stuck if each.grant is not None]
@@ -189,7 +209,7 @@ class Callers:
         mine = self.own_attempt()
         if mine is None:
             return not (self._works_for_us() or self._timers.is_clock())
-        if self.would_deadlock(mine):
+        if self.would_deadlock(mine) or self._is_given_up(mine) or self._hindering_limit(mine, ()):
             return False
         self.waiting[mine] = ()
         return True

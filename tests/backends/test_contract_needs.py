@@ -27,6 +27,7 @@ from parallel_exec import (
     DeadlineExceededError,
     ParallelExecError,
     PerKey,
+    QueueFullError,
     Rate,
     RetryAfter,
     Task,
@@ -534,6 +535,60 @@ def test_waits_for_other_keys_and_for_rates_can_end(lab: Any) -> None:
         return executor.options(needs={"host": "two", "api": 1}).submit(work.double, 1).result()  # type: ignore[no-any-return]
 
     assert executor.options(needs={"host": "one", "api": 1}).submit(outer).result() == 2
+
+
+@over(("thread",))
+def test_a_wait_that_comes_to_be_in_vain(lab: Any) -> None:
+    """What is added while a task waits may come before what it waits for, and never fit while it waits: it is told."""
+    executor = lab.executor(max_concurrency=2, limits={"db": 2}, retry_count=0)
+    gate, waits = lab.latch(), lab.latch()
+
+    def outer() -> int:
+        inner = executor.options(needs={"db": 1}).submit(work.double, 1)
+        waits.set()
+        return inner.result()  # type: ignore[no-any-return]
+
+    executor.submit(gate.wait)
+    waiter = executor.options(needs={"db": 1}).submit(outer)
+    waits.wait()
+    large = executor.options(needs={"db": 2}, priority=1).submit(work.double, 3)
+    gate.set()
+    failed = waiter.exception()
+    assert isinstance(failed, ParallelExecError)
+    assert "the limit 'db' lets in nothing more" in str(failed)
+    assert large.result() == 6
+
+
+@over(("thread", "thread-pool"))
+def test_who_was_given_up_does_not_wait_with_what_it_holds(lab: Any) -> None:
+    """An attempt that is aborted while it waits for a task of its executor ends, as others wait for what it keeps."""
+    executor = lab.executor(max_concurrency=2, limits={"db": 1}, retry_count=0)
+    gate, waits = lab.latch(), lab.latch()
+
+    def outer() -> None:
+        waits.set()
+        executor.submit(gate.wait).result()
+
+    waiter = executor.options(needs={"db": 1}).submit(outer)
+    waits.wait()
+    other = executor.options(needs={"db": 1}).submit(work.double, 1)
+    waiter.abort()
+    assert other.result() == 2
+    gate.set()
+
+
+@over(("thread", "thread-pool"))
+def test_adding_to_a_queue_that_is_full_of_what_waits_for_the_caller(lab: Any) -> None:
+    """A task is refused that adds to a full queue where nothing can begin before it ends."""
+    executor = lab.executor(max_concurrency=2, queue_size=1, limits={"db": 1}, retry_count=0)
+
+    def outer() -> None:
+        for _ in range(2):
+            executor.options(needs={"db": 1}).submit(int)
+
+    failed = executor.options(needs={"db": 1}).submit(outer).exception()
+    assert isinstance(failed, QueueFullError)
+    given_back(executor)
 
 
 @over(("thread",))
