@@ -221,7 +221,7 @@ class Admission:
         while len(self._ready) + len(self._registry.reserved) >= self._queue_size:
             if not gate.is_open or self._runs_in_caller or not callers.enter_queue():
                 raise QueueFullError(self._queue_size)
-            self._monitor.room.wait(None if callers.own_attempt() is None else TICK)  # a task asks again now and then
+            self._monitor.room.wait(TICK)  # a task asks again now and then; and see `parking`
             callers.leave_queue()
             if not gate.admits:
                 gate.refuse()
