@@ -38,7 +38,7 @@ class LiveQueue(TaskQueue):
         """Take the first task out; its future ends as cancelled. None if there is none."""
         while True:
             with self._lock:
-                job = self._ready.peek()
+                job = self._ready.first()
                 if job is not None and job.phase == Phase.DONE:  # this call has interrupted what is taking it out
                     waiting = [each for each in self._ready.jobs() if each.phase != Phase.DONE]
                     job = min(waiting, key=lambda each: (-each.priority, each.sequence), default=None)
@@ -49,7 +49,7 @@ class LiveQueue(TaskQueue):
 
     def peek(self) -> Task[Any] | None:
         with self._lock:
-            job = self._ready.peek()
+            job = self._ready.first()
         return None if job is None else job.task
 
     def size(self) -> int:
@@ -58,7 +58,11 @@ class LiveQueue(TaskQueue):
 
     def clear(self) -> list[Task[Any]]:
         """Take all tasks out and return them, first things first; their futures end as cancelled."""
-        tasks = []
-        while (task := self.dequeue()) is not None:
-            tasks.append(task)
-        return tasks
+        tasks: list[Task[Any]] = []
+        while True:
+            with self._lock:
+                jobs = sorted(self._ready.jobs(), key=lambda job: (-job.priority, job.sequence))
+            ended = [job.task for job in jobs if self._completion.cancel_waiting(job, CANCELLED)]
+            if not ended:
+                return tasks
+            tasks += ended

@@ -605,15 +605,17 @@ def use_device(folder: str, name: str, seconds: float = 0.0, ending: str = "retu
     """
     (device,) = current_task().granted[name]
     path = os.path.join(folder, device)
+    mine = f"{path}-{os.getpid()}-{current_task().id}"
+    Path(mine).write_text(str(os.getpid()))
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.link(mine, path)  # in one step: we may be killed at any point
     except FileExistsError:
         user = Path(path).read_text()
-        if not user or os.path.exists(f"/proc/{user}") or user == str(os.getpid()):
-            raise AssertionError(f"{device} is used by {user or 'somebody'}") from None
-        descriptor = os.open(path, os.O_TRUNC | os.O_WRONLY)
-    os.write(descriptor, str(os.getpid()).encode())
-    os.close(descriptor)
+        if os.path.exists(f"/proc/{user}"):
+            raise AssertionError(f"{device} is used by {user}") from None
+        os.replace(mine, path)
+    else:
+        os.unlink(mine)
     time.sleep(seconds)
     if ending == "dies":
         os._exit(3)

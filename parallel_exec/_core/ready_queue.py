@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
+from parallel_exec._core.phase import Phase
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable
@@ -228,6 +230,13 @@ class ReadyQueue:
 
     def _jobs_untold(self) -> list[AnyJob]:
         return [job for _, sequence, job in self.heap if job.weight >= 0 and sequence not in self._discarded]
+
+    def first(self) -> AnyJob | None:
+        """Return the first of all jobs, also if it waits for a limit; O(n) if any does."""
+        if self.limits is None or not self.limits.count:
+            return self.peek()
+        waiting = [job for job in self.jobs() if job.phase != Phase.DONE]
+        return min(waiting, key=lambda job: (-job.priority, job.sequence), default=None)
 
     # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -154,6 +154,9 @@ class Scheduler:
     def backlog(self) -> int:
         return self._ready.startable() if self._gate.may_start else 0
 
+    def waiting(self) -> int:
+        return self._ready.calls() if self._gate.may_start else 0
+
     def first_priority(self) -> int | None:
         first = self._ready.peek() if self._gate.may_start else None
         return None if first is None else first.priority

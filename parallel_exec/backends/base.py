@@ -130,6 +130,10 @@ class SchedulerPort(Protocol):
         """Return how many calls may be taken now; of those that wait for a limit only the next, if it can have it."""
         ...
 
+    def waiting(self) -> int:
+        """Return how many calls are in the queue of which attempts may begin, those among them that wait for a limit."""
+        ...
+
     def first_priority(self) -> int | None:
         """Return the priority of the job that would be taken next; None if there is none. Called with the lock held.
 

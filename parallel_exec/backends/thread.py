@@ -268,7 +268,7 @@ class ThreadRunner(Runner):
     def _reject_waiting(self, error: WorkerStartError) -> None:
         """End what waits, and start afresh with what is added from now on."""
         self._refused_at = -math.inf
-        for _ in range(self.port.backlog()):  # not what callbacks add meanwhile
+        for _ in range(self.port.waiting()):  # not what callbacks add meanwhile
             job = self.port.take(self._spawner)
             if job is None:
                 break

@@ -393,6 +393,22 @@ def test_no_thread_to_be_had(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "can't start new thread" in str(future.exception())
 
 
+def test_no_thread_for_what_waits_for_a_limit(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a limit fails with the rest, not one after another."""
+    executor = lab.executor(max_concurrency=2, limits={"db": 1})
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("parallel_exec") and "clock" not in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    futures = [executor.options(needs={"db": 1}).submit(int) for _ in range(50)]
+    errors = [future.exception(work.PATIENCE) for future in futures]
+    assert all(isinstance(error, WorkerStartError) for error in errors)
+
+
 def test_no_second_thread_to_be_had(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the system refuses further threads, the pool goes on with those it has."""
     executor = lab.executor(max_concurrency=4, timeout=None)

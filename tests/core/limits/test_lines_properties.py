@@ -60,7 +60,8 @@ class Pool:
     def __init__(self, limits: dict[str, Any], ageing: float | None = None) -> None:
         self.now = 1000.0
         self.ready: list[tuple[float, int, int, Any]] = []
-        self.lines = Lines(self._show, None, ageing)
+        self._shown: list[Any] = []
+        self.lines = Lines(self._shown, None, ageing)
         self.specs = check_limits(limits)
         for name, spec in self.specs.items():
             self.lines.limits[name] = Limit(name, spec, make_kind(name, spec))
@@ -72,9 +73,16 @@ class Pool:
         self._jobs = 0
         self._tokens = 0
 
-    def _show(self, key: Any, line: Any) -> None:
-        self._tokens += 1
-        heapq.heappush(self.ready, (*key, self._tokens, line))
+    def is_ready(self) -> bool:
+        """Return whether anything may be taken."""
+        self._show()
+        return bool(self.ready)
+
+    def _show(self) -> None:
+        for order, sequence, line in self._shown:
+            self._tokens += 1
+            heapq.heappush(self.ready, (order, sequence, self._tokens, line))
+        self._shown.clear()
 
     def push(self, needs: dict[str, Any], priority: int = 0) -> Job:
         """Add a job."""
@@ -97,9 +105,11 @@ class Pool:
 
     def take(self) -> Job | None:
         """Grant one job what it needs, if there is one that can have it."""
+        self._show()
         while self.ready:
             order, sequence, _, line = heapq.heappop(self.ready)
             job: Any = self.lines.take(line, (order, sequence), self.now)
+            self._show()
             if job is not None:
                 job.phase = Phase.LIVE
                 self.waiting.remove(job)
@@ -262,7 +272,7 @@ class LinesMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_waits_that_could_run(self) -> None:
         """When no more can be granted, each job waits for something: one that is first at its limit cannot have it."""
-        if self.pool.ready:
+        if self.pool.is_ready():
             return
         now = self.pool.now
         for limit in self.pool.lines.limits.values():
