@@ -72,8 +72,9 @@ class Limits:
         return {name: limit.spec for name, limit in self._limits.items()}
 
     def use(self, timer: Timer) -> None:
-        """Be woken by this timer: in a forked child, where nothing is held."""
+        """Be woken by this timer: in a forked child, where nothing is held, as no thread came along."""
         self._timer = timer
+        self.kept.clear()
         for limit in self._limits.values():
             limit.kind.recount((), self._now())
 
