@@ -1,4 +1,7 @@
-"""An HTTP server on this machine that answers 429 with `Retry-After` to what is more than so many requests a second."""
+"""An HTTP server on this machine that answers 429 with `Retry-After` to what is more than so many requests a second.
+
+It lets through what comes a little early, as gateways do: nginx's `limit_req rate=50r/s burst=10 nodelay` is the same.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,37 @@ from typing import Iterator
 
 
 class Server(ThreadingHTTPServer):
-    """Counts requests by the second, as the simplest of gateways do.
+    """Answers so many requests a second.
 
     Attributes:
-        rate: the most it answers in a second.
-        answered: those that it has.
+        rate: that.
+        burst: how many more may come at once.
+        answered: the requests that it has answered.
         refused: the others.
     """
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, burst: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.rate = rate
+        self.burst = burst
         self.answered = self.refused = 0
         self._lock = threading.Lock()
-        self._second = 0.0  # when the one began that is counted
-        self._count = 0
+        self._level = 0.0  # of a bucket that leaks at the rate
+        self._at = 0.0
 
     def admit(self) -> bool:
         """Count a request; return whether it is answered."""
         with self._lock:
             now = time.monotonic()
-            if now - self._second >= 1:
-                self._second, self._count = now, 0
-            self._count += 1
-            if self._count > self.rate:
+            self._level = max(0.0, self._level - (now - self._at) * self.rate)
+            self._at = now
+            if self._level > self.burst:
                 self.refused += 1
                 return False
+            self._level += 1
             self.answered += 1
             return True
 
@@ -63,9 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(rate: int) -> Iterator[Server]:
+def serve(rate: int, burst: int = 10) -> Iterator[Server]:
     """Run one while the block runs."""
-    server = Server(rate)
+    server = Server(rate, burst)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

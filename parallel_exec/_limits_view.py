@@ -52,7 +52,7 @@ class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot 
         limits = self._make()
         try:
             with self._monitor.lock:
-                self._monitor.ready.change(limits.put, name, checked, self._monitor.grants())
+                self._monitor.ready.change(limits.put, name, checked, self._monitor.grants)
             self._end_refused(limits)
         except BaseException:  # a signal handler's
             self._completion.repair_limits(was_held=was_held)
@@ -71,7 +71,7 @@ class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot 
             if name not in self._specs():
                 raise KeyError(name)
             limits = self._make()
-            users = [job for job in self._monitor.registry.unsettled if self._needs(job, name)]
+            users = [job for job in list(self._monitor.registry.unsettled) if self._needs(job, name)]
             if users or limits.is_held(name):
                 who = f"task {users[0].id!r}" if users else "a call that nobody waits for any more"
                 raise ValueError(f"limit {name!r} cannot be removed: {who} needs it")

@@ -89,6 +89,28 @@ def test_in_a_forked_child_every_use_says_so_or_does_no_harm(tmp_path: Path, bac
     assert told["parent"] == ["held", "4"]
 
 
+def test_a_forked_child_holds_nothing_of_the_limits(tmp_path: Path) -> None:
+    """What an abandoned thread holds is its own: it has not come along, also not for a limit that the child changes."""
+    body = """
+    gate = threading.Event()
+    executor = ParallelExecutor(backend="thread", limits={"db": 1}, retry_count=0)
+    executor.add_task(Task(gate.wait, needs={"db": 1}, timeout=0.01))
+    executor.execute_all()
+    say("parent", executor.stats().limits["db"].in_use)
+    child = os.fork()
+    if child == 0:
+        executor.limits["db"] = 1
+        say("child", executor.stats().limits["db"].in_use, executor.options(needs={"db": 1}).submit(int).result(9))
+        executor.shutdown()
+        del executor.limits["db"]
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    gate.set()
+    """
+    lines = script.run(tmp_path, body, flags=FORK, stuck=1).splitlines()
+    assert lines == ["parent 1", "child 0 0"]
+
+
 def test_a_fork_while_our_locks_are_held(tmp_path: Path) -> None:
     """The child does not hang on a lock that another thread held when the process forked."""
     body = (

@@ -42,7 +42,7 @@ def test_a_service_without_a_known_rate() -> None:
     """Who knows no rate, and only does as it is told, is refused what is under way when the service has had enough, no more."""
     rate, workers = 100, 4
     with (
-        serve(rate) as server,
+        serve(rate, burst=rate) as server,
         ParallelExecutor(limits={"api": workers}, max_concurrency=workers, retry_count=10) as executor,
     ):
         submit = executor.options(needs={"api": 1}).submit

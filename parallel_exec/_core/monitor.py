@@ -77,7 +77,7 @@ class Monitor:
             if self.ready.limits is None:
                 made = Limits(self._limits_timer(), ageing, tells=tells)
                 for name, spec in limits.items():
-                    made.put(name, spec, ())
+                    made.put(name, spec, self.grants)
                 self.ready.use(made)
             assert self.ready.limits is not None
             return self.ready.limits
@@ -97,7 +97,8 @@ class Monitor:
         """Return all that is held of the limits. Called with the lock held."""
         limits = self.ready.limits
         kept = [] if limits is None else limits.kept
-        return [*(job.grant for job in self.registry.unsettled if job.grant is not None), *kept]
+        unsettled = list(self.registry.unsettled)  # in one step: a signal handler or a finalizer may add a job
+        return [*(job.grant for job in unsettled if job.grant is not None), *kept]
 
     def is_unused(self) -> bool:
         """Return whether nothing is under way or staged. For a forked child: a thread of the parent's may hold the lock."""

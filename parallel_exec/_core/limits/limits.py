@@ -72,22 +72,23 @@ class Limits:
         return {name: limit.spec for name, limit in self._limits.items()}
 
     def use(self, timer: Timer) -> None:
-        """Be woken by this timer: in a forked child, where nothing is held."""
+        """Be woken by this timer: in a forked child, where nothing is held, as no thread came along."""
         self._timer = timer
+        self.kept.clear()
         for limit in self._limits.values():
             limit.kind.recount((), self._now())
 
-    def put(self, name: str, spec: Any, grants: Iterable[Grant]) -> None:
+    def put(self, name: str, spec: Any, grants: Callable[[], Iterable[Grant]]) -> None:
         """Add or change a limit.
 
         Args:
             name: which.
             spec: what `check_spec` has returned.
-            grants: all that were not given back.
+            grants: returns all that are not given back; asked when it is changed, which may be after what this has interrupted.
         """
         self._do(self._put, name, spec, grants)
 
-    def _put(self, name: str, spec: Any, grants: Iterable[Grant], now: float) -> None:
+    def _put(self, name: str, spec: Any, grants: Callable[[], Iterable[Grant]], now: float) -> None:
         kind = make_kind(name, spec)
         limit = self._limits.get(name)
         self._settings.clear()
@@ -95,7 +96,7 @@ class Limits:
             self._limits[name] = Limit(name, spec, kind)
             return
         lines = self._lines.detach(limit, now)
-        held = [part for grant in grants for each, _, part in grant.parts or () if each is limit]
+        held = [part for grant in grants() for each, _, part in grant.parts or () if each is limit]
         kind.adopt(limit.kind, held, now)
         limit.use(spec, kind)
         for line in lines:
