@@ -58,6 +58,13 @@ def named(given: Any) -> Named | None:
     """
     if type(given) is Named:
         return given or None
+    if type(given) is dict:
+        try:
+            known = _known.get(tuple([(name, type(need), need) for name, need in given.items()]))
+        except TypeError:
+            known = None  # what is not hashable is refused below
+        if known is not None:
+            return known
     if not hasattr(given, "keys"):
         hint = f": write needs={{{given!r}: 1}}" if isinstance(given, str) else ""
         raise TypeError(
@@ -67,17 +74,15 @@ def named(given: Any) -> Named | None:
     for name in given:
         if type(name) is not str and not isinstance(name, str):
             raise TypeError(f"needs takes names of limits, which are text, not {name!r}")
-    parts = tuple((name, type(given[name]), given[name]) for name in sorted(given))  # (1, 1.0 and True are equal)
-    try:
-        known = _known.get(parts)
-    except TypeError:
-        known = None  # what is not hashable is refused below
-    if known is None and parts:
-        known = Named({name: _need(name, value) for name, _, value in parts})
-        if len(_known) >= _MOST:
-            _known.clear()
-        _known[parts] = known
-    return known
+    made = Named({name: _need(name, given[name]) for name in sorted(given)})
+    if not made:
+        return None
+    parts = tuple((name, type(need), need) for name, need in made.items())  # (1, 1.0 and True are equal)
+    made = _known.get(parts, made)
+    if len(_known) >= _MOST:
+        _known.clear()
+    _known[parts] = _known[tuple((name, type(need), need) for name, need in given.items())] = made
+    return made
 
 
 def _need(name: str, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
     executor ─► Scheduler ─► Admission ─► Completion ─► Monitor      each holds the next; nothing calls up
                     │                         │             ├─ Gate            the executor's state (gate.py has its diagram)
-                    │ SchedulerPort           │             ├─ ReadyQueue      jobs by priority
+                    │ SchedulerPort           │             ├─ ReadyQueue      jobs by priority; in `limits/` those that wait
                     ▼                         ▼             ├─ IdleConsumers   who waits for a job; one wake-up at a time
                what the runner asks        the Runner       ├─ Registry        unsettled, live, backing off; the counts
                (backends/base.py)          (backends/*)     └─ Callers         what the calling thread may wait for
@@ -13,6 +13,8 @@ The way of a task:
                                    ▲           │                                       │
                                    │           └─ requeue: taken, and never began      └─ Delay: backing off, in Timers
                                    └───────────────────────────────────────────────────────┘ due again, at its old place
+
+What needs something of a limit is granted that as it is taken, and gives it back as its attempt ends: `limits/__init__.py`.
 
 A run may have a journal (`journaling.py`): what that has from an earlier run ends by `Admission.add_restored`, or by
 `Completion.resume` if it was staged, and is never taken.

@@ -7,7 +7,7 @@
 Guarantees:
     Guarded by the executor's lock, which every caller holds. A signal handler that interrupts a method may call any other:
     each changes the heap in one step (of `heapq`, or an assignment). `_tidy` does not: what is pushed meanwhile is put aside.
-    Jobs are never compared: no two have the same place in the order.
+    Jobs are never compared: no two have the same place in the order. (Tokens may, of which all but one stand for nothing.)
 
 `gate.py` says when jobs may be taken, and `idle.py` which consumer is woken for them.
 """

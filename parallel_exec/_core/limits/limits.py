@@ -104,7 +104,7 @@ class Limits:
 
     def is_held(self, name: str) -> bool:
         """Return whether an attempt that goes on in vain holds something of a limit."""
-        return any(limit.name == name for grant in self.kept for limit, _, _ in grant.parts or ())
+        return name in [limit.name for grant in self.kept for limit, _, _ in grant.parts or ()]
 
     def remove(self, name: str) -> None:
         """Remove a limit that nobody needs."""

@@ -182,7 +182,10 @@ class Line:
 
     def need_at(self, place: Place) -> Any:
         """Return what is needed of a place's limit."""
-        return next(need for _, need, each in self.parts if each is place)
+        for _, need, each in self.parts:  # no generator: what a signal handler raises as one closes is lost
+            if each is place:
+                return need
+        raise AssertionError("it waits nowhere else")
 
     def waiting(self) -> list[AnyJob]:
         """Return its jobs, in no order."""

@@ -21,7 +21,9 @@ Guarantees:
     Nothing scans: a step costs O(log n) of the jobs of its line, and of the lines at its place. A release looks at the first
     line of each place that it frees, a job that was granted at the next of its line.
 
-Pure: no lock, no clock (`now` is given); what is shown goes to a callback.
+    What an attempt has held is handed on to its line's next job as it is, where `give_back` and `take` would come to that.
+
+Pure: no lock, no clock (`now` is given); what is shown is put into a list.
 """
 
 from __future__ import annotations
@@ -90,7 +92,10 @@ class Lines:
             return
         needs = job.settings.needs
         assert needs is not None
-        line = self.line_of(needs) or self._open(needs)
+        line = self.line_of(needs)
+        if line is None:
+            line = self.by_needs[needs] = Line(needs, self._parts(needs))
+            needs.wait_in(line)
         order: float = -job.priority
         if self._ageing is not None:
             order += job.queued_at / self._ageing
@@ -262,11 +267,6 @@ class Lines:
 
     # ── lines ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, needs: Needs) -> Line:
-        line = self.by_needs[needs] = Line(needs, self._parts(needs))
-        needs.wait_in(line)
-        return line
-
     def _parts(self, needs: Needs) -> tuple[tuple[Limit, Any, Place], ...]:
         """Return what is needed, with the places, of each of which there is one user more."""
         parts = []
@@ -377,7 +377,7 @@ class Lines:
 
     def detach(self, limit: Limit, now: float) -> list[Line]:
         """Take out all lines for a limit, which is about to be changed, and return them; each must be `attach`ed then."""
-        lines = [line for line in self.by_needs.values() if any(each is limit for each, _, _ in line.parts)]
+        lines = [line for line in self.by_needs.values() if limit in [each for each, _, _ in line.parts]]
         for line in lines:
             self._detach(line, now)
         return lines

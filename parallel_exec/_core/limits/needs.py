@@ -46,7 +46,10 @@ class Needs:
 
     def get(self, name: str) -> Need | None:
         """Return what is needed of a limit; None if nothing is."""
-        return next((need for each, need in self.items if each == name), None)
+        for each, need in self.items:  # no generator: what a signal handler raises as one closes is lost
+            if each == name:
+                return need
+        return None
 
 
 def make_needs(given: Any) -> Needs:
