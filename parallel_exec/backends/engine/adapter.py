@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import pickle
-from typing import TYPE_CHECKING, Callable, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.weak import Upward
@@ -81,6 +81,13 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def cancel(self, submission: Submission, engine_future: EngineFuture) -> bool:
         """Have it stop an attempt; False if that may go on, and the engine does not say so itself. Called by the settler."""
+
+    def killing(self, submission: Submission) -> Future[Any] | None:
+        """Return what is done once an attempt is dead that `cancel` has had killed, and whose future has ended before.
+
+        None: its future ends when it does. Called by the settler, after `cancel`, once.
+        """
+        return None
 
     def has_room(self, limit: int, holding: int) -> bool:
         """Return whether another attempt may be submitted: no more than `limit` may be live at once, and `holding` hold a slot.

@@ -140,6 +140,7 @@ class DaskEngine(Engine):
         self._topic = f"parallel_exec-{uuid.uuid4().hex}"
         # Changed by single atomic calls, from any thread:
         self._given_up: set[int] = set()  # serials that may yet begin
+        self._killing: dict[int, Future[Any]] = {}  # of attempts that hold something of a limit; the settler's own
         self._ending: deque[int] = deque()  # serials whose workers are to be told that nobody waits for them
         self._open_groups: set[AttemptGroup] = set()  # handed to the loop, and somebody waits for some of it
         self._sent: dict[int, AttemptGroup] = {}  # by its serial: those that dask has not done with
@@ -359,12 +360,18 @@ class DaskEngine(Engine):
         engine_future.cancel()
         if address is not None:
             self._given_up.discard(serial)
-            self._soon(self._kill([serial], [address]))
+            killing = self._soon(self._kill([serial], [address]))
+            if submission.grant is not None and killing is not None:
+                self._killing[serial] = killing
         elif group.is_shared():  # dask cancels whole groups only, and none that has begun
             self._ending.append(serial)
             self._soon(self._kill_ending())
         self._close_if_over(group)
         return True
+
+    def killing(self, submission: Submission) -> Future[Any] | None:
+        """Return what is done once the worker has killed the attempt's process."""
+        return self._killing.pop(submission.serial, None)
 
     async def _kill_ending(self) -> None:
         """Have all workers end what the settler has cancelled by now."""

@@ -1,6 +1,7 @@
 """What abandoned attempts in an engine hold of the executor's limits: it is theirs until they have really ended.
 
-    settler: keep ──► kept ──► gone, when the engine or a thread here has done with the attempt ──► settler: given back
+    settler: keep ──► kept ─┬─► gone, when the engine or a thread here has done with the attempt ─┬─► settler: given back
+                            └─► it is dead, where the engine says when ──────────────────────────┘
 
 Guarantees:
     It is given back once: either `keep` sees that the attempt has ended, or `gone`, which is called after that, sees what is
@@ -11,13 +12,15 @@ Guarantees:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.base import SchedulerPort
 from parallel_exec.backends.engine.submission import State, Submission
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.limits.grant import Grant
     from parallel_exec.backends.engine.serial_thread import SerialThread
@@ -33,13 +36,22 @@ class KeptGrants:
         self._settler = settler
         self._kept: dict[Submission, Grant] = {}  # changed by single atomic calls
 
-    def keep(self, submission: Submission, job: AnyJob, error: BaseException) -> None:
-        """Let an attempt that is about to be settled with `error` keep what it holds, if it goes on. Called by the settler."""
-        if submission.grant is not None and submission.state == State.ABANDONED:
-            grant = self._port.keep_grant(job, error)
-            if grant is not None:
-                self._kept[submission] = grant
+    def keep(
+        self, submission: Submission, job: AnyJob, error: BaseException, killing: Future[Any] | None = None
+    ) -> None:
+        """Let an attempt that is about to be settled with `error` keep what it holds, if it goes on. Called by the settler.
+
+        `killing`: done when it is dead, though the engine has done with it before.
+        """
+        if submission.grant is None or (killing is None and submission.state != State.ABANDONED):
+            return
+        grant = self._port.keep_grant(job, error)
+        if grant is not None:
+            self._kept[submission] = grant
+            if killing is None:
                 self.gone(submission)
+            else:
+                killing.add_done_callback(lambda _: self._settler.call_soon(partial(self._give_back, submission)))
 
     def gone(self, submission: Submission) -> None:
         """Have what an attempt has kept given back, if it has ended."""

@@ -283,7 +283,7 @@ class EngineRunner(Runner):
         override = submission.job.override
         if submission.grant is not None and override is not None:  # its call runs all the same, with what it holds
             self._abandon(submission)
-            self._kept.keep(submission, submission.job, override.error)
+            self._kept.keep(submission, submission.job, override.error, self._engine.killing(submission))
         try:
             begins = self._begin(submission)
         finally:  # also when a callback raises what is no Exception
@@ -418,7 +418,7 @@ class EngineRunner(Runner):
     def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
         """Settle an attempt that `stop` has claimed. Called by the settler."""
         stops = self._abandon(submission)
-        self._kept.keep(submission, job, error)
+        self._kept.keep(submission, job, error, self._engine.killing(submission))
         if submission.state == State.ABANDONED:
             if not stops:
                 log_abandoned(error, job.id, submission.number, f"{submission.worker} of the executor")
