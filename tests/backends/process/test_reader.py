@@ -67,6 +67,21 @@ def test_batch_that_comes_byte_by_byte(pipe: tuple[int, int], monkeypatch: pytes
     assert read(batches) == ([(2, "task-2", b"two")], 0)
 
 
+def test_what_an_attempt_was_granted(pipe: tuple[int, int]) -> None:
+    """It stands between the id and the call, and is empty where nothing is needed."""
+    out, into = pipe
+    body = b""
+    for serial, granted in ((1, b"granted"), (2, b"")):
+        body += wire.TASK.pack(serial, *PLAIN, 4, len(granted), 4) + b"task" + granted + b"call"
+    os.write(into, wire.BATCH.pack(len(body), 0, 2) + body)
+    got = BatchReader(out).read()
+    assert got is not None
+    assert [(task.name, task.granted, task.payload) for task in got[0]] == [
+        ("task", b"granted", b"call"),
+        ("task", b"", b"call"),
+    ]
+
+
 def test_more_than_a_pipe_holds(pipe: tuple[int, int]) -> None:
     """A large call arrives whole, and so does what comes with its end."""
     out, into = pipe
