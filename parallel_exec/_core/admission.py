@@ -158,13 +158,9 @@ class Admission:
 
     def _enqueue_needy(self, job: AnyJob) -> tuple[Failure | None, Consumer | None]:
         """Do as `enqueue`, for a job that needs something of the limits."""
-        limits, needs = self._ready.limits, job.settings.needs
-        assert limits is not None
-        assert needs is not None
-        if not limits.is_known(needs):
-            error = limits.error_of(needs)  # they may have changed since the job was made
-            if error is not None:
-                return Failure(error), None
+        error = self._ready.refusal(job)
+        if error is not None:
+            return Failure(error), None
         job.queued()
         self._ready.push(job)
         return None, self._idle.choose()

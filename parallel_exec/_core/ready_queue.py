@@ -238,6 +238,11 @@ class ReadyQueue:
         waiting = [job for job in self.jobs() if job.phase != Phase.DONE]
         return min(waiting, key=lambda job: (-job.priority, job.sequence), default=None)
 
+    def refusal(self, job: AnyJob) -> ValueError | None:
+        """Return why a job can never have what it needs, as the limits are: they may have changed since it was made, or taken."""
+        limits, needs = self.limits, job.settings.needs
+        return None if limits is None or needs is None or limits.is_known(needs) else limits.error_of(needs)
+
     # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def give_back(self, grant: Grant, ending: Ending, seconds: float) -> None:

@@ -171,6 +171,10 @@ class Scheduler:
         overridden = []
         with self.lock:
             for job in jobs:
+                if job.grant is not None and job.phase != Phase.DONE:
+                    error = self._ready.refusal(job)
+                    if error is not None:
+                        job.override_with(Failure(error))
                 if job.override is not None or self._gate.final_outcome is not None:
                     job.decide()
                     overridden.append(job)

@@ -357,6 +357,33 @@ def test_cancel_of_what_waits_for_a_limit() -> None:
         assert interrupt_with_limits(executor, cancel, release) > 100
 
 
+def test_a_handler_that_submits_what_needs_a_limit_and_raises() -> None:
+    """What it has submitted runs, although it came in the middle of a change that is torn apart then."""
+    with ParallelExecutor(max_concurrency=2, limits=LIMITS) as executor:
+        one = executor.options(needs={"db": 1})
+        one.submit(int).result(work.PATIENCE)
+        futures: list[Any] = []
+
+        def cancel() -> None:
+            future = one.submit(int)
+            one.submit(int)
+            future.cancel()
+
+        def act() -> None:
+            futures.append(one.submit(int))
+            raise KeyboardInterrupt
+
+        for step in itertools.count(1):
+            executor.pause()
+            more = interrupt(cancel, step, act=act)
+            executor.resume()
+            if not more:
+                break
+            assert futures[-1].result(work.PATIENCE) == 0
+            work.until(lambda: not (executor.stats().queued or in_use(executor)))
+        assert step > 100
+
+
 def test_a_change_of_a_limit() -> None:
     """It is as it was or as it is to be, and what waits goes on, or ends as failed."""
     with ParallelExecutor(max_concurrency=2, limits=LIMITS) as executor:

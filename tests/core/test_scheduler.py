@@ -12,7 +12,7 @@ import pytest
 import work
 from manual_backend import ManualBackend, ManualRunner
 
-from parallel_exec import ParallelExecError, TaskTimeoutError
+from parallel_exec import ParallelExecError, PerKey, TaskTimeoutError
 from parallel_exec._core.phase import Phase
 from parallel_exec._outcome import Failure, Success
 
@@ -110,6 +110,24 @@ def test_what_is_requeued_keeps_its_place(executor: Any, hand: ManualRunner) -> 
     hand.port.finish_overridden(hand.port.requeue([taken[2], taken[0], taken[1]]))
     assert [hand.take() for _ in range(4)] == futures
     assert hand.begin(futures[0]) == 1
+
+
+def test_what_is_requeued_may_never_be_granted_by_now(lab: Any) -> None:
+    """A limit was lowered, or is of another kind, while the back end had the task: it fails, and others go on."""
+    executor = lab.executor(backend=ManualBackend(), max_concurrency=4, limits={"db": 3, "host": 1})
+    hand = inside.runner(executor)
+    futures = [
+        executor.options(needs={name: amount}).submit(int) for name, amount in [("db", 3), ("host", 1), ("db", 2)]
+    ]
+    taken = [hand.take(), hand.take()]
+    executor.limits["db"] = 2
+    executor.limits["host"] = PerKey(1)
+    hand.out.clear()
+    hand.port.finish_overridden(hand.port.requeue(taken))
+    assert [type(future.exception()) for future in futures[:2]] == [ValueError, ValueError]
+    assert hand.take() is futures[2]
+    executor.shutdown(wait=False, cancel_futures=True)
+    hand.give_up()
 
 
 def test_the_timeout_is_armed_when_the_attempt_begins(executor: Any, hand: ManualRunner) -> None:

@@ -17,6 +17,7 @@ from parallel_exec._core.limits.kinds import make_kind
 from parallel_exec._core.limits.line import NEVER
 from parallel_exec._core.limits.lines import Lines
 from parallel_exec._core.limits.needs import Needs
+from parallel_exec._core.phase import Phase
 from parallel_exec._hints import did_you_mean
 from parallel_exec._needs import Named, named
 from parallel_exec._sync.clock import time
@@ -300,6 +301,7 @@ class Limits:
 
     def repair(self, grants: Iterable[Grant]) -> None:
         """Count what is held anew, which is in these grants, and let all jobs wait anew: a change was torn apart."""
+        later = [each for each in self._later if self._is_new(*each)]
         self._later.clear()
         self.tokens.clear()
         self.busy = True
@@ -310,6 +312,13 @@ class Limits:
                 for limit, _, part in grant.parts or ():
                     held.setdefault(limit, []).append(part)
             self._lines.rebuild(held, self.error_of, now)
+            for change, args in later:
+                change(*args, now)
         finally:
             self.busy = False
         self._arm()
+
+    def _is_new(self, change: Callable[..., object], args: tuple[Any, ...]) -> bool:
+        """Return whether a change that was put off is to be done after `rebuild` too: it does what the jobs and grants tell."""
+        is_push = change == self._lines.push and args[0].phase == Phase.QUEUED
+        return is_push or change in (self._lines.hold, self._put)
