@@ -15,7 +15,6 @@ Guarantees:
 from __future__ import annotations
 
 from parallel_exec._dispatcher import logger
-from parallel_exec._hints import did_you_mean
 from parallel_exec._outcome import Success
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import RetryAfter, TaskTimeoutError, limit_of, retry_after_of
@@ -88,6 +87,8 @@ class Grants:
             self._unknown.add(name)
             limits = self._ready.limits
             known = [] if limits is None else list(limits.specs())
+            from parallel_exec._hints import did_you_mean  # only a mistake needs it
+
             hint = did_you_mean(name, known) or f"its limits are {', '.join(map(repr, known)) or 'none'}"
             logger.warning(
                 "task %r raised RetryAfter(limit=%r), and this executor has no such limit: nothing is held, and only the task "
