@@ -320,6 +320,17 @@ def be_interrupted(make: Make) -> None:
 
 
 @use(EVERYWHERE)
+def keep_what_a_late_call_holds(make: Make) -> None:
+    """Outrun the timeout with something of a limit, which the next task, and the next attempt, wait for."""
+    with make(retry_count=1, timeout=MOMENT, limits={"gpu": ["one"]}) as executor:
+        executor.add_task(Task(Nap(3 * MOMENT), needs={"gpu": 1}))
+        executor.add_task(Task(Call(), needs={"gpu": 1}))
+        late, _ = executor.execute_all()
+        assert not late.success
+        time.sleep(4 * MOMENT)
+
+
+@use(EVERYWHERE)
 def outrun_the_timeout(make: Make) -> None:
     """Outrun the timeout, twice."""
     with make(retry_count=1, timeout=MOMENT) as executor:
