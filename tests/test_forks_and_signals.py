@@ -197,6 +197,37 @@ def test_a_signal_handler_may_submit_and_cancel(tmp_path: Path) -> None:
     assert script.run(tmp_path, body).split() == ["True", "True"]
 
 
+def test_a_signal_handler_may_use_the_limits(tmp_path: Path) -> None:
+    """Handlers add tasks that wait, look at the limits and change them, wherever they interrupt the same; nothing is lost."""
+    body = """
+        from parallel_exec import PerKey
+
+        executor = ParallelExecutor(max_concurrency=2, limits={"db": 2, "host": PerKey(1)})
+        executor.limits["db"] = 1
+        extra = []
+
+        def handler(*_):
+            extra.append(executor.options(needs={"db": 1}).submit(work.double, 7))
+            executor.options(needs={"host": str(len(extra))}).submit(int).cancel()
+            executor.limits["db"] = 1 + len(extra) % 3
+            executor.stats()
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.002)
+        futures = []
+        while len(futures) < 2000 or len(extra) <= 100:
+            needs = {"db": 1} if len(futures) % 2 else {"host": str(len(futures) % 7)}
+            futures.append(executor.options(needs=needs).submit(work.double, len(futures)))
+            executor.stats()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        say([future.result() for future in futures] == [2 * number for number in range(len(futures))])
+        say(all(future.result() == 14 for future in extra))
+        executor.shutdown()
+        say([(each.in_use, each.waiting) for each in executor.stats().limits.values()])
+    """
+    assert script.run(tmp_path, body).split("\n")[:3] == ["True", "True", "[(0, 0), (0, 0)]"]
+
+
 def _interrupted(call: Callable[[], Any], handler: Callable[[], Any], step: int) -> bool:
     """Call something, and a handler in the middle of it, before its `step`-th opcode; returns whether it has so many."""
     left = step

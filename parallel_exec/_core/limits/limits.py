@@ -70,7 +70,7 @@ class Limits:
 
     def specs(self) -> dict[str, Any]:
         """Return what the user has set, by name."""
-        return {name: limit.spec for name, limit in self._limits.items()}
+        return {name: limit.spec for name, limit in list(self._limits.items())}
 
     def use(self, timer: Timer) -> None:
         """Be woken by this timer: in a forked child, where nothing is held, as no thread came along."""
@@ -293,8 +293,10 @@ class Limits:
         """Return a snapshot, by name."""
         now = self._now()
         found = {}
-        for name, limit in self._limits.items():
-            waiting = {key: place.waiting() for key, place in limit.places.items()}
+        for name, limit in list(
+            self._limits.items()
+        ):  # copied in one step: a handler may come, and change what there is
+            waiting = {key: place.waiting() for key, place in list(limit.places.items())}
             by_key = {key: count for key, count in waiting.items() if count} if limit.has_keys else None
             found[name] = limit.kind.stats(now, sum(waiting.values()), by_key)
         return found

@@ -232,7 +232,7 @@ class Lines:
 
     def jobs(self) -> list[AnyJob]:
         """Return all jobs, in no order."""
-        return [job for line in self.by_needs.values() for job in line.waiting()]
+        return [job for line in list(self.by_needs.values()) for job in line.waiting()]
 
     def obstacle(self, job: AnyJob, grants: Iterable[Grant]) -> str:
         """Return the name of a limit that never lets a job in while these grants are held, "" if there is none; O(all lines).
@@ -241,7 +241,7 @@ class Lines:
         """
         held: dict[tuple[Limit, Any], int] = {}  # units, by the limit and the key
         parts = [(limit, need, part) for grant in grants for limit, need, part in grant.parts or ()]
-        for line in self.by_needs.values():
+        for line in list(self.by_needs.values()):
             if line.held:  # it reserves this, until it can have the rest
                 parts += [(limit, need, line.held[limit]) for limit, need, _ in line.parts if limit in line.held]
         for limit, need, part in parts:
