@@ -111,13 +111,16 @@ class Pool:
             job: Any = self.lines.take(line, (order, sequence), self.now)
             self._show()
             if job is not None:
-                job.phase = Phase.LIVE
-                self.waiting.remove(job)
-                self.running.append(job)
-                self.granted.append(job)
-                self.starts += [(self.now, name, need) for name, need in job.needs.items]
+                self._begin(job)
                 return job  # type: ignore[no-any-return]
         return None
+
+    def _begin(self, job: Job) -> None:
+        job.phase = Phase.LIVE
+        self.waiting.remove(job)
+        self.running.append(job)
+        self.granted.append(job)
+        self.starts += [(self.now, name, need) for name, need in job.needs.items]
 
     def take_all(self) -> None:
         """Grant what can be granted."""
@@ -130,6 +133,42 @@ class Pool:
         job.phase = Phase.DONE
         assert job.grant is not None
         self.lines.give_back(job.grant, self.now, 1.0, ending)
+
+    def exchange(self, ended: Job) -> Job | None:
+        """End an attempt, and grant what it held to the job that is to have it next, if that is in one step."""
+        assert ended.grant is not None
+        first = min(self.ready)[:2] if self.ready else None
+        job: Any = self.lines.hand_over(ended.grant, first, self.now)
+        if job is None:
+            self.end(ended)
+            return None
+        self.running.remove(ended)
+        ended.phase = Phase.DONE
+        self._begin(job)
+        return job  # type: ignore[no-any-return]
+
+    def change(self, name: str, spec: Any) -> None:
+        """Change a limit; jobs that can never be granted any more what they need are ended."""
+        limit, (checked,) = self.lines.limits[name], check_limits({name: spec}).values()
+        lines = self.lines.detach(limit, self.now)
+        kind = make_kind(name, checked)
+        held = [part for job in self.running for each, _, part in job.grant.parts if each is limit]  # type: ignore[union-attr]
+        kind.adopt(limit.kind, held, self.now)
+        limit.use(checked, kind)
+        self.specs[name] = checked
+        for line in lines:
+            self.lines.attach(line, self.error_of(line.needs), self.now)
+        for job in list(self.lines.refused):
+            self.cancel(job)  # type: ignore[arg-type]
+
+    def error_of(self, needs: Needs) -> ValueError | None:
+        """Return why needs can never be granted; None if they can."""
+        for name, need in needs.items:
+            try:
+                self.lines.limits[name].kind.check(need)
+            except ValueError as error:
+                return error
+        return None
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and what it brings happen when it is due."""
@@ -212,6 +251,12 @@ class LinesMachine(RuleBasedStateMachine):
         self.pool.end(job, ending)
         if again:
             self.pool.requeue(job)
+
+    @precondition(lambda self: self.pool.running)
+    @rule(index=st.integers(0, 99))
+    def exchange(self, index: int) -> None:
+        """An attempt ends, whose worker goes on with what is next."""
+        self.pool.exchange(self.pool.running[index % len(self.pool.running)])
 
     @precondition(lambda self: self.pool.running and self.pool.running[-1].queued_at == self.pool.now)
     @rule()
@@ -304,7 +349,7 @@ class LinesMachine(RuleBasedStateMachine):
 
 
 TestLines = LinesMachine.TestCase
-TestLines.settings = settings(max_examples=100, stateful_step_count=40)
+TestLines.settings = settings(max_examples=100, stateful_step_count=40)  # 5 s
 
 
 class OneLimitMachine(RuleBasedStateMachine):
@@ -332,6 +377,13 @@ class OneLimitMachine(RuleBasedStateMachine):
         """An attempt ends."""
         self.pool.end(self.pool.running[index % len(self.pool.running)])
 
+    @precondition(lambda self: self.pool.running)
+    @rule(index=st.integers(0, 99))
+    def exchange(self, index: int) -> None:
+        """An attempt ends, and what it held goes to the first that waits, if to any at once."""
+        first = min(self.pool.waiting, key=lambda job: (-job.priority, job.sequence), default=None)
+        assert self.pool.exchange(self.pool.running[index % len(self.pool.running)]) in (None, first)
+
     @rule(seconds=st.sampled_from([0.1, 0.4]))
     def wait(self, seconds: float) -> None:
         """Time passes, and nobody comes."""
@@ -346,6 +398,76 @@ class OneLimitMachine(RuleBasedStateMachine):
 
 
 TestOneLimit = OneLimitMachine.TestCase
+
+
+class ChangingMachine(RuleBasedStateMachine):
+    """Limits are changed while jobs wait for them and hold them."""
+
+    SPECS = st.sampled_from([1, 3, ["x"], ["x", "y", "z"], Rate(3, burst=3), Adaptive(max=3), PerKey(1)])
+
+    @initialize(a=SPECS, b=SPECS)
+    def make(self, a: Any, b: Any) -> None:
+        """Make two."""
+        self.pool = Pool({"a": a, "b": b})
+
+    @rule(names=st.sampled_from(["a", "b", "ab"]), amount=st.integers(1, 3), priority=st.integers(0, 1))
+    def push(self, names: str, amount: int, priority: int) -> None:
+        """Add a job, if it can have what it needs."""
+        needs = {name: "k" if isinstance(self.pool.specs[name], PerKey) else amount for name in names}
+        if self.pool.error_of(make_needs(needs)) is None:
+            self.pool.push(needs, priority)
+
+    @rule(name=st.sampled_from("ab"), spec=SPECS)
+    def change(self, name: str, spec: Any) -> None:
+        """Change one."""
+        self.pool.change(name, spec)
+
+    @rule()
+    def take(self) -> None:
+        """A worker comes; what it is granted fits into the limits as they are."""
+        job = self.pool.take()
+        if job is None:
+            return
+        for name, need in job.needs.items:
+            spec = self.pool.specs[name]
+            grants = [held for each in self.pool.running for limit, _, held in each.grant.parts if limit.name == name]
+            if isinstance(spec, int):
+                assert (
+                    sum(len(held.granted) if isinstance(held.granted, tuple) else held.granted for held in grants)
+                    <= spec
+                )
+            elif isinstance(spec, tuple):
+                items = [item for held in grants if isinstance(held.granted, tuple) for item in held.granted]
+                assert len(set(items)) == len(items)
+                assert len(job.grant.facts()[name]) == need
+
+    @precondition(lambda self: self.pool.running)
+    @rule(index=st.integers(0, 99))
+    def end(self, index: int) -> None:
+        """An attempt ends."""
+        self.pool.end(self.pool.running[index % len(self.pool.running)])
+
+    @precondition(lambda self: self.pool.running)
+    @rule(index=st.integers(0, 99))
+    def exchange(self, index: int) -> None:
+        """An attempt ends, whose worker goes on with what is next."""
+        self.pool.exchange(self.pool.running[index % len(self.pool.running)])
+
+    @rule(seconds=st.sampled_from([0.1, 1.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.pool.wait(seconds)
+
+    def teardown(self) -> None:
+        """All that waits comes to run."""
+        if hasattr(self, "pool"):
+            self.pool.finish()
+            for limit in self.pool.lines.limits.values():
+                assert limit.kind.stats(self.pool.now).in_use == 0
+                assert limit.places == {}
+
+
+TestChanging = ChangingMachine.TestCase
 
 
 def test_a_large_request_is_not_starved() -> None:
