@@ -11,7 +11,9 @@ that found nothing is idle, and `wake` is called on it when there may be somethi
 
 Guarantees of a runner:
     It takes only what it can start soon, and reports each attempt it began exactly once; what it took and never began it
-    either begins or requeues. `stop` and `wake` never block and run no user code.
+    either begins or requeues. What was granted of the executor's limits is held from `take` on, so it takes what needs any only
+    when that can begin at once; an attempt that goes on after it was settled keeps it (`keep_grant`) until it has ended, and one
+    that is killed is reported when it is dead. `stop` and `wake` never block and run no user code.
     It opens no file and starts no thread before there is work: one that was not used leaves nothing in a forked child.
 """
 

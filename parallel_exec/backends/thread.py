@@ -6,8 +6,9 @@
 
 Guarantees:
     Never more live workers than the limit. Python cannot stop a thread, so an abandoned one goes on; it is counted until
-    its call returns, what it returns is dropped, and it ends. The slots of `max_abandoned` of them are refilled: each one
-    beyond costs a slot, and once none is left what waits fails with `CapacityExhaustedError` instead of hanging.
+    its call returns, what it returns is dropped, and it ends. What it was granted of the executor's limits it keeps as long.
+    The slots of `max_abandoned` of them are refilled: each one beyond costs a slot, and once none is left what waits fails
+    with `CapacityExhaustedError` instead of hanging.
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.

@@ -41,6 +41,8 @@ The way of a call, and what proves where it is:
     A permit that the parent gets back proves that the last of `assigned` has not begun and never will: it is taken back when
     another worker is idle, when something of higher priority comes, when a task is cancelled or a worker killed, and when
     the call waits behind one that takes long. Tiny calls go over in batches, so that no worker waits for the parent.
+    A call that was granted something of the executor's limits goes alone to a worker that has nothing else to do, so that it
+    holds that no longer than it runs; what it has travels with it.
     The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
     worker is silent, or dead. What comes both by it and through the pipe counts once.
 
