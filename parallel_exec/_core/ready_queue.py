@@ -79,7 +79,7 @@ class ReadyQueue:
         return calls
 
     def use(self, limits: Limits) -> None:
-        """Give what needs something to these limits: before anything is in."""
+        """Give what needs something to these limits: before anything that does is in."""
         self.limits = limits
 
     def preempt_by(self, preempt: Callable[[tuple[float, int]], object]) -> None:

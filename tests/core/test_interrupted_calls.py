@@ -403,6 +403,47 @@ def test_a_change_of_a_limit() -> None:
         assert {type(future.exception(work.PATIENCE)) for future in futures} <= {ValueError, type(None), CancelledError}
 
 
+def test_a_handler_in_the_middle_of_a_change_of_limits(lab: Any) -> None:
+    """It may add, cancel, look and change at any point: what it does is done after that, and nothing is lost or held twice."""
+    executor = lab.executor(max_concurrency=2, limits=LIMITS)
+    all_of_it, one = executor.options(needs={"db": 2, "host": "a"}), executor.options(needs={"db": 1})
+    pair = executor.options(needs={"db": 1, "gpu": 1})
+    one.submit(int).result(work.PATIENCE)
+    gate = threading.Event()
+    for step in itertools.count(1, 7):
+        futures: list[Any] = []
+        made: list[Any] = []
+
+        def call() -> None:
+            futures.append(one.submit(lambda: gate.wait(work.PATIENCE)))  # noqa: B023  # it is called at once
+            futures.extend([all_of_it.submit(int), one.submit(int), all_of_it.submit(int), pair.submit(int)])  # noqa: B023
+            futures[1].cancel()  # noqa: B023
+            futures[3].cancel()  # noqa: B023
+            executor.limits["db"] = 2
+
+        def act() -> None:
+            made.extend([one.submit(int), all_of_it.submit(int), pair.submit(int)])  # noqa: B023
+            made[1].cancel()  # noqa: B023
+            for future in futures[2:3]:  # noqa: B023
+                future.cancel()
+            executor.limits["db"] = 4
+            executor.limits["db"] = 2
+            executor.stats()
+            executor.queue.peek()
+
+        has_more = interrupt(call, step, act=act)
+        gate.set()
+        for future in [*futures, *made]:
+            wait_for(future)
+        work.until(lambda: not inside.monitor(executor).registry.unsettled)
+        assert in_use(executor) == {}
+        assert len(inside.monitor(executor).ready) == 0
+        gate.clear()
+        if not has_more:
+            break
+    assert step > 50
+
+
 # ── locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
