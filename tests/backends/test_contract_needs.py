@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import CancelledError, wait
@@ -363,6 +364,44 @@ def test_four_devices_and_many_tasks_with_kills(lab: Any, tmp_path: Any) -> None
     assert in_use(executor, "gpu") == 0
     # All four can be had at once.
     assert sorted(executor.options(needs={"gpu": 4}).submit(work.granted).result()["gpu"]) == devices
+
+
+@over(("thread", "process", "thread-pool", "process-pool"))
+def test_whatever_happens_each_gives_back_once(lab: Any, tmp_path: Any) -> None:
+    """Tasks with all kinds of needs that end in all ways, amid cancels, aborts, pauses and changes of size and limits."""
+    chance = random.Random(12)
+    limits = {"gpu": ["cuda0", "cuda1"], "db": 4, "api": Rate(1000, burst=5), "host": PerKey(2)}
+    executor = lab.executor(max_concurrency=3, limits=limits, retry_count=1)
+    choices: dict[str, list[Any]] = {"db": [0.5, 1, 2, 4], "api": [1, 5], "host": ["one", "other"]}
+    endings = ["returns"] * 8 + ["fails"] * 2 + ["dies"] * (lab.kind.name == "process")
+    futures = []
+    for _ in range(120):
+        needs: dict[str, Any] = {"gpu": 1}
+        needs.update((name, chance.choice(values)) for name, values in choices.items() if chance.random() < 0.3)
+        timeout = 0.02 if chance.random() < 0.1 else 30.0
+        call = partial(work.use_device, str(tmp_path), "gpu", chance.choice([0.0, 0.001, 0.03]), chance.choice(endings))
+        futures.append(executor.options(needs=needs, timeout=timeout, priority=chance.randrange(3)).submit(call))
+        does = chance.random()
+        if does < 0.05:
+            chance.choice(futures).cancel()
+        elif does < 0.1:
+            chance.choice(futures).abort()
+        elif does < 0.13:
+            executor.pause()
+            executor.resume()
+        elif does < 0.16:
+            executor.resize(chance.choice([2, 3]))
+        elif does < 0.19:
+            executor.limits["db"] = chance.choice([4, 5, 8])
+    wait(futures, work.PATIENCE)
+    errors = [None if future.cancelled() else future.exception() for future in futures]
+    assert [error for error in errors if isinstance(error, AssertionError)] == []
+    for name in limits:
+        given_back(executor, name)
+    executor.limits["db"] = 4
+    everything = {"gpu": 2, "db": 4, "api": 5, "host": "one"}
+    assert executor.options(needs=everything).submit(work.double, 2).result(work.PATIENCE) == 4
+    assert not any(stats.waiting for stats in executor.stats().limits.values())
 
 
 @over(("process",))
