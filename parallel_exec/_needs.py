@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     _Dict = dict
 
-_MOST = 256  # that are remembered; a guess: who has a key for each task makes new ones all the time
+_MOST = 1024  # that are remembered; a guess: who has a key for each task makes new ones all the time
 _known: dict[tuple[Any, ...], Named] = {}
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from parallel_exec._sync.timers import Timer
     from parallel_exec.limits import LimitStats
 
-_MOST = 256  # needs whose settings are kept; a guess: who has a key for each task makes new ones all the time
+_MOST = 1024  # needs whose settings are kept; a guess: who has a key for each task makes new ones all the time
 
 _TICK = 1e-9  # seconds by which the sum of what was skipped may be too small
 

@@ -371,9 +371,9 @@ class Lines:
             limit.kind.hold_all(until)
         else:
             limit.kind.hold(need, until)
-        for place in list(limit.places.values()):
-            if need is None or not limit.has_keys or place.key == need:
-                self.look(place, now)
+        for key in list(limit.places) if need is None else [limit.key_of(need)]:
+            if key in limit.places:
+                self.look(limit.places[key], now)
 
     def detach(self, limit: Limit, now: float) -> list[Line]:
         """Take out all lines for a limit, which is about to be changed, and return them; each must be `attach`ed then."""
