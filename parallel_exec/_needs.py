@@ -92,7 +92,7 @@ def _need(name: str, value: Any) -> Any:
         raise TypeError(
             f"{shown}: how much of a limit is a number, as 1 or 0.5, and which key is text or a tuple, as {str(value)!r}"
         )
-    amount = to_float(value)
+    amount = None if isinstance(value, (str, bytes)) else to_float(value)  # NumPy's text of digits is a number, too
     if amount is None:
         try:
             hash(value)

@@ -14,15 +14,20 @@ from parallel_exec import Adaptive, PerKey, Rate
 from parallel_exec._core.limits.grant import Limit
 from parallel_exec._core.limits.kinds import make_kind
 from parallel_exec._core.limits.lines import Lines
-from parallel_exec._core.limits.needs import make_needs
+from parallel_exec._core.limits.needs import Needs
 from parallel_exec._core.phase import Phase
+from parallel_exec._needs import named
 from parallel_exec.limits import check_limits
 
 if TYPE_CHECKING:
     from parallel_exec._core.limits.grant import Grant
-    from parallel_exec._core.limits.needs import Needs
 
 NEVER = float("inf")
+
+
+def make_needs(given: dict[str, Any]) -> Needs:
+    """Return needs as an executor makes them."""
+    return Needs(tuple((named(given) or {}).items()))
 
 
 class Job:
