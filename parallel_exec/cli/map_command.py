@@ -19,6 +19,7 @@ Items are taken in as room is made for them, so endless input runs in flat memor
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib.util
 import os
@@ -28,6 +29,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import check_seconds
 from parallel_exec._stdio import STDERR, STDOUT, print_by_lines, take_output, write_all
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.threads import main
 from parallel_exec.cli.cpus import usable_cpus
 from parallel_exec.cli.options import INTERRUPTED, OK, SOME_FAILED, TERMINATED, UsageError
 from parallel_exec.cli.output import CANNOT_WRITE, Output, open_output
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from parallel_exec.progress import Bar
 
 TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
+SWALLOWED = 0.02  # seconds until Ctrl-C that was swallowed is raised again: by then the finalizer is over; a guess
 MORE_THREADS, MOST_THREADS = 4, 32  # for `-j auto`: threads wait most of the time, as the standard library says
 
 
@@ -197,15 +201,30 @@ def _noting_signals(writer: Writer) -> Iterator[None]:
         writer.interrupt(number)
         signal.default_int_handler(number, frame)
 
+    def hear(unraisable: sys.UnraisableHookArgs) -> None:
+        """Raise it once more, a moment later, if a finalizer has swallowed what was raised."""
+        is_ours = issubclass(unraisable.exc_type, KeyboardInterrupt) and _thread.get_ident() == main.ident
+        if is_ours and writer.interrupted:
+            _thread.start_new_thread(_interrupt_soon, ())
+        else:
+            report(unraisable)
+
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = {number: way for number, way in usual.items() if signal.getsignal(number) is way}  # else it is ignored
     for number in ours:  # as Ctrl-C in a background job, or the user's module has set it
         signal.signal(number, note)
+    report, sys.unraisablehook = sys.unraisablehook, hear
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, way in ours.items():
             signal.signal(number, way)
+
+
+def _interrupt_soon() -> None:
+    time.sleep(SWALLOWED)
+    _thread.interrupt_main()
 
 
 def _bar(total: int) -> AbstractContextManager[Bar | None]:

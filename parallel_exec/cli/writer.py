@@ -27,9 +27,11 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.parking import Parker
+from parallel_exec._sync.threads import arrive, launch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Union
 
@@ -189,10 +191,15 @@ class Writer:
         self._hide = bar.hidden if bar is not None and output.is_terminal() else contextlib.nullcontext
         self._total = total
         self._tracebacks = tracebacks
-        self._room = threading.Semaphore(room)
-        self._all_room = room
-        # What both threads use has operations that are atomic: the reading one adds, the writing one takes away.
-        self._alive: dict[AnyFuture, int] = {}  # with their numbers
+        # What both threads use has operations that are atomic, and no lock: Ctrl-C in the reading one might leave that taken,
+        # as it can a semaphore's, an event's or a condition's, and the writing one would wait for ever.
+        self._room = room
+        self._admitted = 0  # items; the reading thread's
+        self._written = 0  # items; the writing thread's
+        self._news = Parker()  # unparked after `_written` or `_is_over` is written; the reading thread waits
+        self._is_over = False  # whether the writing thread has come to its end
+        # With their numbers: the reading one adds, the writing one takes away.
+        self._alive: dict[AnyFuture, int] = {}
         # The numbers whose lines are to come, in order.
         self._turns: collections.deque[int] | None = collections.deque() if keep_order else None
         self._held: dict[int, str] = {}  # lines whose turn has not come; the writing thread's
@@ -200,37 +207,35 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="parallel-exec-writer", daemon=True)
 
     def interrupt(self, number: int) -> None:
-        """Note the signal that ends the run. For signal handlers, too."""
-        self.interrupted = number
+        """Note the signal that ends the run; the first counts. For signal handlers, too."""
+        self.interrupted = self.interrupted or number
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        launch(self._thread)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.put(None)
-        while self._thread.is_alive():
-            self._thread.join(POLL)
+        self._await(lambda: self._is_over)
         if kind is None and not self.interrupted and self.output_error is None:
             with self._giving_up():
                 self._output.complete()
 
     def admit(self) -> bool:
         """Wait for room for one more item; returns False if no more should be started."""
-        self._enter()
-        if self.output_error is None and not self.interrupted:
-            return True
-        self._room.release()
-        return False
+        self._await(lambda: self._admitted - self._written < self._room)
+        if self.output_error is not None or self.interrupted:
+            return False
+        self._admitted += 1
+        return True
 
     def wait(self) -> None:
         """Wait until all that was admitted is written."""
-        for _ in range(self._all_room):
-            self._enter()
+        self._await(lambda: self._admitted == self._written)
 
-    def _enter(self) -> None:
-        while not self._room.acquire(timeout=POLL):
-            pass
+    def _await(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._news.wait(POLL)
 
     def watch(self, number: int, future: AnyFuture) -> None:
         """Write the future's line when it ends.
@@ -253,6 +258,14 @@ class Writer:
         self._ended.put((number, item))
 
     def _loop(self) -> None:
+        arrive()
+        try:
+            self._write_all()
+        finally:
+            self._is_over = True
+            self._news.unpark()
+
+    def _write_all(self) -> None:
         open_ended = True
         while open_ended:
             batch = [self._ended.get()]
@@ -292,8 +305,8 @@ class Writer:
         if text and self.output_error is None:
             with self._giving_up(), self._hide():
                 self._output.write(text)
-        if lines:
-            self._room.release(len(lines))
+        self._written += len(lines)
+        self._news.unpark()
 
     @contextlib.contextmanager
     def _giving_up(self) -> Iterator[None]:

@@ -63,6 +63,16 @@ def wait_for(item):
         time.sleep(0.01)
     return item
 
+class Interrupting:
+    def __del__(self):
+        os.kill(os.getpid(), 2)
+        time.sleep(0.1)
+
+def interrupt_in_finalizer(item):
+    Interrupting()
+    Path("over").touch()
+    while True: time.sleep(0.01)
+
 class Holder:
     @staticmethod
     def method(item): return "held " + item

@@ -101,6 +101,15 @@ def test_ctrl_c_ends_an_inline_run(workdir: Path) -> None:
     assert not (workdir / "started-wait-2").exists()
 
 
+def test_ctrl_c_that_a_finalizer_swallows(workdir: Path) -> None:
+    """What is raised in a finalizer goes nowhere: it is raised once more, and ends the run, without a word of it."""
+    process = run("work:interrupt_in_finalizer", "a", "--backend", "inline", "--timeout", "none", cwd=workdir)
+    assert (process.returncode, process.stdout) == (130, b"")
+    assert process.stderr.startswith(b"interrupted; this had ended before:\n0 tasks in ")
+    assert b"Traceback" not in process.stderr
+    assert (workdir / "over").exists()
+
+
 def test_ctrl_c_while_the_program_is_loaded(workdir: Path) -> None:
     """It ends the program without a traceback."""
     (workdir / "argparse.py").write_text("raise KeyboardInterrupt\n")  # found first, as `python -m` looks here

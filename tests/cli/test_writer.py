@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import work
+from interruptions import interrupt
 
 from parallel_exec import Attempt, ParallelExecutor, Task, TaskResult
 from parallel_exec.cli.output import Output
-from parallel_exec.cli.writer import WIDTH, Summary, Writer, shorten, to_json
+from parallel_exec.cli.writer import WIDTH, Refused, Summary, Writer, shorten, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,3 +201,25 @@ def test_a_writer_lets_nothing_in_that_it_cannot_write(tmp_path: Path) -> None:
     finally:
         go.set()
         os.close(output)
+
+
+def test_ctrl_c_while_it_waits_for_the_writing_thread() -> None:
+    """Wherever it comes, that thread goes on: all that was let in is written, and the block ends."""
+    for step in itertools.count(1):
+        read_end, write_end = os.pipe()
+        with Writer(Output(write_end), None, 0, room=1) as writer:
+
+            def feed(writer: Writer = writer) -> None:
+                for number in range(2):
+                    writer.admit()
+                    writer.refuse(number, Refused("item", ValueError()))
+                writer.wait()
+
+            has_more = interrupt(feed, step)
+        written = os.read(read_end, 10_000).count(b"\n") if writer.summary.done else 0
+        assert written == writer.summary.done
+        os.close(read_end)
+        os.close(write_end)
+        if not has_more:
+            break
+    assert (step > 10, written) == (True, 2)

@@ -7,7 +7,6 @@ point of a call in turn; what they interrupt is a pool that is used again and ag
 from __future__ import annotations
 
 import contextlib
-import dis
 import gc
 import itertools
 import signal
@@ -15,7 +14,6 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
-from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -25,6 +23,7 @@ import psutil
 import pytest
 import script
 import work
+from interruptions import interrupt, raise_interrupt
 
 from parallel_exec import ParallelExecError, ParallelExecutor, Task, _lifecycle
 from parallel_exec._journal.recorder import Recorder
@@ -35,54 +34,8 @@ from parallel_exec._sync.locks import is_mine
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import CodeType, FrameType
 
 every_backend = pytest.mark.parametrize("backend", ["thread", "process"])
-_HEARS = ("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS", "FOR_ITER")  # the instructions after which signals are heard
-
-
-@cache
-def _names(code: CodeType) -> list[str]:
-    return [dis.opname[opcode] for opcode in code.co_code]
-
-
-def _raise() -> None:
-    raise KeyboardInterrupt
-
-
-def interrupt(call: Callable[[], Any], step: int, spared: str = "", act: Callable[[], Any] = _raise) -> bool:
-    """Raise KeyboardInterrupt at the `step`-th point of a call, or do what else a signal handler may do.
-
-    Returns:
-        Whether it has so many points, those in the `spared` file aside.
-    """
-    left = step
-    latest: dict[FrameType, str] = {}
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_code.co_filename != spared:
-            before = latest.get(frame, "RESUME")
-            latest[frame] = now = _names(frame.f_code)[frame.f_lasti]
-            left -= before.startswith(_HEARS) and now != "PUSH_EXC_INFO"  # a call that has raised hears nothing more
-            if left == 0:
-                left = -1
-                act()
-        return trace
-
-    before = sys.gettrace()
-    gc.disable()  # what is raised in a finalizer goes nowhere
-    sys._getframe().f_trace_opcodes = True  # else 3.12 does not believe what is set in `trace`
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return left <= 0
 
 
 def interrupt_everywhere(executor: ParallelExecutor, call: Callable[[], Any]) -> int:
@@ -240,7 +193,7 @@ def test_execute_all(backend: str) -> None:
         executor.execute_all()
         for step in itertools.count(1):
             executor.add_task(Task(int, id="torn"))
-            if not interrupt(executor.execute_all, step, threading.__file__):
+            if not interrupt(executor.execute_all, step):
                 break
             executor.add_task(Task(int, id="next"))
             assert "next" in [result.task.id for result in executor.execute_all(deadline=work.PATIENCE)]
@@ -267,13 +220,10 @@ def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: 
 
 
 def test_the_first_submit() -> None:
-    """Interrupted where it starts the threads: they come, or are started by the next.
-
-    Within `Thread.start` there are points at which the stdlib's own condition stays locked for good: these are spared.
-    """
+    """Interrupted where it starts the threads: they come, or are started by the next."""
     for step in itertools.count(1):
         executor = ParallelExecutor(max_concurrency=1)
-        if not interrupt(lambda executor=executor: executor.submit(int), step, threading.__file__):  # type: ignore[misc]
+        if not interrupt(lambda executor=executor: executor.submit(int), step):  # type: ignore[misc]
             break
         assert executor.submit(work.double, step).result(work.PATIENCE) == 2 * step
         thread = threading.Thread(target=executor.shutdown, daemon=True)
@@ -392,7 +342,7 @@ def test_the_lock_of_a_result_that_is_sealed() -> None:
     disk: Any = SimpleNamespace()
     recorder = Recorder(disk, Codec(), {}, (), bounded=True)
     job = journaled.ended_job(Success(1))
-    before = signal.signal(signal.SIGALRM, lambda *_: _raise())
+    before = signal.signal(signal.SIGALRM, lambda *_: raise_interrupt())
     try:
         for _ in range(1000):
             with contextlib.suppress(KeyboardInterrupt):
