@@ -9,14 +9,14 @@ Guarantees:
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import TimeoutError as WaitTimeout
 
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.parking import TICK
+from parallel_exec._sync.parking import TICK, Parker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from typing import Any, Callable, Container, Generic, Protocol, Sequence, TypeVar
 
     from parallel_exec._core.journaling import RunJournal
@@ -82,21 +82,22 @@ class Batch(Generic["J"]):
         self._fails_fast = False  # whether the first failure cancels the rest
         self._has_cancelled = False  # whether it has
         self._is_given_up = False  # whether nobody waits for the rest any more
-        self._over = threading.Event()
-        self._over.set()
+        # No event, whose lock Ctrl-C in `wait` may leave taken: whoever ends a job would wait for that for ever.
+        self._over = True
+        self._parker = Parker()  # of the one that waits; unparked after `_over` is set
 
     def join(self, job: J) -> None:
         """Add a job."""
         self.jobs.append(job)
-        if self._over.is_set():
-            self._over.clear()
+        self._over = False
 
     def forget(self, job: J) -> None:
         """Undo `join`, for a job that was not added after all; also if only a part of `join` was done."""
         if job not in self.ended and job in self.jobs:
             self.jobs.remove(job)
         if len(self.ended) == len(self.jobs):
-            self._over.set()
+            self._over = True
+            self._parker.unpark()
 
     def leave(self, job: J, success: bool) -> Sequence[J]:
         """Note that a job has ended; returns those that must be cancelled for it.
@@ -111,7 +112,8 @@ class Batch(Generic["J"]):
         if not success:
             self.failed += 1
         if len(self.ended) == len(self.jobs):
-            self._over.set()
+            self._over = True
+            self._parker.unpark()
         return self._cancelled_by_failure()
 
     def record_in(self, journal: RunJournal) -> list[J]:
@@ -141,7 +143,7 @@ class Batch(Generic["J"]):
 
     def is_over(self) -> bool:
         """Return whether all that joined have left, or nobody waits for them."""
-        return self._is_given_up or self._over.is_set()
+        return self._is_given_up or self._over
 
     def finished(self) -> list[TaskResult[Any]]:
         """Return the results of those that have ended, and were not cancelled, in the order added. From any thread."""
@@ -161,16 +163,15 @@ class Batch(Generic["J"]):
         Raises:
             concurrent.futures.TimeoutError: `until` has come.
         """
-        while True:
+        while not self._over:
             nap = 0.1 if tick is not None else TICK
             if until is not None:
-                nap = max(0.0, min(nap, until - time.monotonic()))
-            if self._over.wait(nap):
-                return
+                nap = min(nap, until - time.monotonic())
+                if nap <= 0:
+                    raise WaitTimeout
+            self._parker.wait(nap)
             if tick is not None:
                 tick()
-            if until is not None and time.monotonic() >= until:
-                raise WaitTimeout
 
 
 class Finished(Protocol):
