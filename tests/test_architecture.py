@@ -164,6 +164,12 @@ PRIVATE = {
         "_is_owned": "whether the calling thread holds a re-entrant lock: Condition asks so",
         "_at_fork_reinit": "a lock that another thread held when the process forked",
     },
+    "_sync.threads": {
+        "_active_limbo_lock": "what Ctrl-C leaves taken in the start of a thread",
+        "_started": "the same",
+        "_cond": "the same",
+        "_is_owned": "whether it is a re-entrant lock, as in _sync.locks",
+    },
     "backends._exceptions": {"_slotnames": "copyreg's list of what pickle takes along"},
     "backends._platform": {"_daemonic": "of a thread that has started, it cannot be changed otherwise"},
     "backends._reducers": {
@@ -221,6 +227,7 @@ SET = {
     "_forks": {"_children"},
     "_lifecycle": {"atexit"},  # weakref.finalize
     "_stdio": {"stdout"},  # sys
+    "_sync.threads": {"_cond"},  # of the event by which a thread says that it has started
     "backends._platform": {"name", "_daemonic"},  # a thread
     "backends.process.child.main": {"_inheriting"},
     "backends.process.child.lazy_multiprocessing": {  # multiprocessing.process and its resource tracker
@@ -234,6 +241,7 @@ SET = {
     "backends.process.fork_server": {"_fd", "_stop"},  # multiprocessing's resource tracker
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
     "backends.process.mp_process": {"get_preparation_data"},  # multiprocessing.spawn
+    "cli.map_command": {"unraisablehook"},  # sys
     "cli.reader": {"args"},  # an error
     "cli.recording": {"showwarning"},  # warnings
     "progress": {"total"},  # tqdm's bar

@@ -11,8 +11,11 @@ import sys
 import threading
 
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import release_leaked
 
 _START_LIMIT = 1.0  # seconds that a thread may take to say that it runs; a guess
+# What the standard library holds while it lists a thread; on 3.9 no lock that knows who has taken it.
+_STDLIBS = [lock for lock in [getattr(threading, "_active_limbo_lock", None)] if hasattr(lock, "_is_owned")]
 _coming_up: set[threading.Thread] = set()
 
 
@@ -46,6 +49,12 @@ def launch(thread: threading.Thread) -> None:
     """
     handled = sys.exc_info()[1]  # what the caller is in the middle of handling
     _coming_up.add(thread)
+    # `Thread.start` waits for the event that the thread sets, whose lock an interruption may leave taken: so that it can be
+    # released, it must be one that knows who has taken it.
+    lock = threading.RLock()
+    started = getattr(thread, "_started", None)
+    if started is not None:
+        started._cond = threading.Condition(lock)
     try:
         thread.start()
     except BaseException as error:
@@ -55,6 +64,7 @@ def launch(thread: threading.Thread) -> None:
         if interruption is None or interruption is handled:
             _coming_up.discard(thread)
             raise
+        release_leaked(lock, *_STDLIBS)
         until = time.monotonic() + _START_LIMIT
         while thread.ident is None and time.monotonic() < until:
             time.sleep(0.001)
