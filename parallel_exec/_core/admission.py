@@ -13,6 +13,7 @@ from __future__ import annotations
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import ownership, release_leaked
+from parallel_exec._sync.parking import TICK
 from parallel_exec.errors import ParallelExecError, QueueFullError
 
 TYPE_CHECKING = False
@@ -202,7 +203,7 @@ class Admission:
         while len(self._ready) + len(self._registry.reserved) >= self._queue_size:
             if not gate.is_open or self._runs_in_caller or not callers.enter_queue():
                 raise QueueFullError(self._queue_size)
-            self._monitor.room.wait()
+            self._monitor.room.wait(TICK)
             callers.leave_queue()
             if not gate.admits:
                 gate.refuse()

@@ -20,6 +20,7 @@ from parallel_exec._current import current
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends.base import Backend, Runner, SchedulerPort
 from parallel_exec.backends.thread import call
@@ -82,17 +83,17 @@ class InlineRunner(Runner):
         super().__init__(port, limit)
         self._sleep = sleep  # written once
         self.timer = _NoTimer()
-        self._news = threading.Event()
+        self._news = Parker()  # of the one that drives
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
         port.park(self)
 
     def wake(self) -> None:
         """Tell the driver, if it waits."""
-        self._news.set()
+        self._news.unpark()
 
     def recheck(self) -> None:
         """Have the driver look again."""
-        self._news.set()
+        self._news.unpark()
 
     def drive(self) -> None:
         """Run all there is, and wait out the backoffs; returns at once inside a task, whose driver will come to it."""
@@ -105,7 +106,6 @@ class InlineRunner(Runner):
 
     def _run_all(self) -> None:
         while self.port.pending():
-            self._news.clear()
             self.port.unpark(self)
             job = self.port.take(self)
             if job is not None:
@@ -116,7 +116,7 @@ class InlineRunner(Runner):
     def _wait(self) -> None:
         """Wait for the next backoff to be over, or for news, or have the user's `sleep` do so."""
         if self._sleep is None or not self.port.skip_backoff(self._sleep):
-            self._news.wait()
+            self._news.wait(TICK)
 
     def _attempt(self, job: AnyJob) -> None:
         port = self.port

@@ -30,7 +30,7 @@ from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, succeeded
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
-from parallel_exec._sync.parking import Parker
+from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
@@ -395,7 +395,7 @@ class ThreadRunner(Runner):
         me = threading.get_ident()  # a signal handler may have interrupted the start of a worker right here
         with self._gone:
             while any(worker.thread is not None or worker.starter != me for worker in self._workers):
-                self._gone.wait()
+                self._gone.wait(TICK)
             leaving = self._leaving
         for thread in leaving:
             thread.join()

@@ -39,6 +39,7 @@ from parallel_exec._current import current
 from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
 from parallel_exec.backends.base import Runner, SchedulerPort, log_abandoned
@@ -81,7 +82,7 @@ class EngineRunner(Runner):
         self._exhaustion = port.timers.timer(weakly(self._stay_exhausted))
         self._started = False  # written by `wake`, which nobody calls twice at a time
         self._exiting = False  # whether the interpreter has come to its end; written once
-        self._has_fed = threading.Event()
+        self._has_fed = Parker()  # of whoever starts the feeder
         # The feeder's own:
         self._serials = itertools.count(1)
         self._refusals = 0
@@ -120,11 +121,11 @@ class EngineRunner(Runner):
                 break
             self._hand_over(job)
             del job  # an error of the engine's leads to this frame
-            self._has_fed.set()
+            self._has_fed.unpark()
         else:
             port.decline(self)
         self._engine.flush()
-        self._has_fed.set()
+        self._has_fed.unpark()
 
     def _has_room(self) -> bool:
         if not self._engine.has_room(self._limit, len(self._holding)):
