@@ -288,20 +288,21 @@ class _Counted:
         self._left -= 1
 
 
-def test_a_chunk_that_is_under_way_is_not_taken_for_poison(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_is_under_way_is_not_taken_for_poison(pool: Any, bench: Any) -> None:
     """A worker that dies between two items of a chunk was not killed by loading it, whatever happened to those before."""
     executor = pool(1, retry_count=3)
     assert list(executor.map(work.same, range(3000))) == list(range(3000))
     handle = processes.handles(executor)[0]
-    results = executor.map(
-        stdlib_only_tasks.note_and_nap, ["/dev/null"] * 400, range(400), [0.0005] * 400, chunksize=400
-    )
+    gate = bench.latch()
+    results = executor.map(stdlib_only_tasks.wait_unless_first, [gate.path] * 400, range(400), chunksize=400)
     assert next(results) == 0
-    (chunk,) = handle.assigned.jobs()
-    inside.runner(executor).assignments._bad_starts[chunk] = 2
-    os.kill(handle.pid, signal.SIGSTOP)
+    chunk = handle.assigned.first()[1]
+    bad_starts = inside.runner(executor).assignments._bad_starts
+    bad_starts[chunk] = 2
     handle.running = lambda: wire.IDLE  # between two items
     os.kill(handle.pid, signal.SIGKILL)
+    gate.set()
     assert list(results) == list(range(1, 400))
+    assert bad_starts[chunk] == 2
     executor.shutdown()  # the last are counted just after their results are there
     assert executor.stats().succeeded == 3400
