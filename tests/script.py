@@ -14,7 +14,7 @@ import work
 
 import parallel_exec
 
-LIMIT = 15.0  # seconds after which a program that should end by itself is killed
+LIMIT = 40.0  # seconds after which a program that should end by itself is killed
 QUIET = ("-X", "faulthandler", "-W", "error")
 HEAD = """\
 import atexit, gc, os, signal, sys, threading, time

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import inside
 import pytest
 import script
+import work
 from backend_kinds import CONCURRENT, OWN, over
 
 from parallel_exec import ParallelExecError, ParallelExecutor, Task
@@ -65,9 +66,9 @@ def test_waiting_in_another_thread_during_a_run(lab: Lab) -> None:
     while not executor.stats().running:
         pass
     waiter = lab.thread(add_and_wait)
-    waiter.join(10)
+    waiter.join(work.SOON)
     latch.set()
-    run.join(10)
+    run.join(work.SOON)
     assert seen == [0]
 
 
@@ -94,7 +95,7 @@ def test_adding_and_waiting_at_the_end_of_a_run(lab: Lab, monkeypatch: pytest.Mo
     monkeypatch.setattr(inside.admission(executor), "stage", stage)
     executor.add_task(int)
     executor.execute_all()
-    threads[0].join(10)
+    threads[0].join(work.SOON)
     assert [type(one) for one in seen] == [ParallelExecError]
     monkeypatch.undo()
     assert [result.unwrap() for result in executor.execute_all()] == [0]

@@ -219,7 +219,7 @@ def _survives(step: int, cancels: bool) -> bool:
         if not _interrupted(change, handler, step):
             return False
         executor.resume()
-        assert sorted(future.result(9) for future in futures) == [2, 4, 6]
+        assert sorted(future.result(work.SOON) for future in futures) == [2, 4, 6]
         assert all(future.cancelled() for future in queued)
     stats = executor.stats()  # now: a task is counted just after its result is there
     assert (stats.queued, stats.succeeded, stats.failed) == (0, 3, 0)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from parallel_exec import current_task
 
 PATIENCE = 30.0  # seconds after which whoever waits in vain gives up
+SOON = 20.0  # seconds within which is done what takes a moment, however busy the machine; what hangs takes PATIENCE at least
 FOREVER = 600.0  # seconds; longer than any test's limit
 POLL = 0.002
 
@@ -545,7 +546,7 @@ def report_pool(pipe: Any) -> None:
 def report_submit(executor: Any, pipe: Any) -> None:
     """Send what a task of this executor returns or raises."""
     try:
-        pipe.send(executor.submit(pid).result(9))
+        pipe.send(executor.submit(pid).result(SOON))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
     pipe.close()

@@ -238,18 +238,20 @@ def test_backoff_can_be_skipped(lab: Any) -> None:
 def test_what_is_due_first_runs_first(lab: Any, really: bool) -> None:
     """Attempts come in the order in which their backoffs end, whatever their priorities, skipped or waited out."""
     sleeper = Sleeper(really=really)
-    executor = lab.executor(backend=InlineBackend(sleep=sleeper), jitter=False, retry_count=2)
+    executor = lab.executor(backend=InlineBackend(sleep=sleeper), jitter=False, retry_count=2, max_backoff=600.0)
     order: list[str] = []
 
     def fail(name: str) -> None:
         order.append(name)
         raise OSError
 
-    executor.add_task(Task(fail, "slow", backoff=0.5, priority=9))
-    executor.add_task(Task(fail, "quick", backoff=0.2))
-    executor.execute_all()  # slow at 0, 0.5 and 1.5 s; quick at 0, 0.2 and 0.6 s
+    unit = 1.0 if really else 100.0  # seconds
+    executor.add_task(Task(fail, "slow", backoff=unit, priority=9))
+    executor.add_task(Task(fail, "quick", backoff=0.4 * unit))
+    executor.execute_all()  # slow at 0, 1 and 3; quick at 0, 0.4 and 1.2
     assert order == ["slow", "quick", "quick", "slow", "quick", "slow"]
-    assert sleeper.naps == pytest.approx([0.2, 0.3, 0.1, 0.9], abs=0.09)
+    if not really:  # else each is less by as long as all before it have taken
+        assert sleeper.naps == pytest.approx([0.4 * unit, 0.6 * unit, 0.2 * unit, 1.8 * unit], abs=0.1 * unit)
 
 
 def test_equals_come_in_order_after_a_skip(lab: Any) -> None:

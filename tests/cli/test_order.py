@@ -69,10 +69,9 @@ def test_an_item_that_takes_long_holds_up_endless_input(workdir: Path) -> None:
 @pytest.mark.parametrize("mode", [(), ("--deadline", "60")], ids=["streamed", "staged"])
 def test_ctrl_c_writes_what_was_held_back(workdir: Path, mode: tuple[str, ...]) -> None:
     """A finished result is written even if its turn has not come."""
-    items = ("wait-1", "quick-1", "wait-2", "quick-2")
+    items = ("wait-1", "quick-1", "wait-2", "quick-2", "wait-3", "wait-4")
     with started(workdir, "work:wait_for", *items, "-j4", "--keep-order", *mode) as process:
-        wait_until(lambda: len(list(workdir.glob("started-*"))) == 4)
-        time.sleep(0.5)  # nothing to wait for: the results are on their way, and no line comes of them
+        wait_until(lambda: len(list(workdir.glob("started-*"))) == 6)  # the last two where the quick ones have ended
         process.send_signal(signal.SIGINT)
         lines = read(process.communicate(timeout=20)[0])
     assert process.returncode == 130

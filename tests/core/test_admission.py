@@ -152,7 +152,7 @@ def test_a_full_queue_is_waited_for() -> None:
     added: list[Any] = []
     thread = waiting(bare, added)
     assert bare.take() is first
-    thread.join(9)
+    thread.join(work.SOON)
     assert [bare.take()] == added
 
 
@@ -163,7 +163,7 @@ def test_who_waits_for_room_is_refused_at_the_end() -> None:
     added: list[Any] = []
     thread = waiting(bare, added)
     bare.completion.shutdown(cancel=False)
-    thread.join(9)
+    thread.join(work.SOON)
     assert str(added[0]) == "cannot schedule new futures after shutdown"
     assert (len(bare.monitor.ready), bare.monitor.registry.reserved) == (1, set())
 

@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
+import work
 from bare_jobs import live_job, new_job, queued_job
 
 from parallel_exec import WorkerStartError
@@ -187,7 +188,7 @@ def test_drained_with_the_last_one(bare: Bare) -> None:
     bare.monitor.registry.live.clear()
     job.decide(11.0)
     bare.completion.finish(job, Success(2))
-    thread.join(9)
+    thread.join(work.SOON)
     assert drained.is_set()
     assert (bare.monitor.gate.drained, bare.runner.rechecked) == (True, 1)
     bare.completion.follow_up()
@@ -212,7 +213,7 @@ def test_a_callback_may_cancel_the_next(bare: Bare) -> None:
     def cancel(_: object) -> None:
         thread = threading.Thread(target=bare.completion.cancel, args=(second,))
         thread.start()
-        thread.join(9)
+        thread.join(work.SOON)
 
     first.add_done_callback(cancel)
     bare.completion.cancel(first)
@@ -270,7 +271,7 @@ def test_a_lock_that_was_left_taken_is_released(bare: Bare) -> None:
     def look() -> None:
         thread = threading.Thread(target=probe)
         thread.start()
-        thread.join(9)
+        thread.join(work.SOON)
 
     look()
     bare.completion.repair(job, None, was_held=False)

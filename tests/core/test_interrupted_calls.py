@@ -278,7 +278,7 @@ def test_a_lock_that_was_left_taken_in_a_submit(lab: Any, backend: str, monkeypa
         patch.setattr(scheduler.admission, "enqueue", _tear(scheduler))
         with pytest.raises(KeyboardInterrupt):
             executor.submit(int)
-    assert executor.submit(int).result(8) == 0
+    assert executor.submit(int).result(work.SOON) == 0
 
 
 def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_lock_that_was_left_taken_in_a_cancel(lab: Any, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             future.cancel()
     executor.resume()
-    assert executor.submit(int).result(8) == 0
+    assert executor.submit(int).result(work.SOON) == 0
 
 
 def test_a_lock_that_was_left_taken_anywhere(lab: Any) -> None:

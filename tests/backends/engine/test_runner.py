@@ -148,7 +148,7 @@ def test_an_engine_that_refuses_what_was_aborted_meanwhile(engine: ScriptedEngin
     def refuse(submission: Submission) -> EngineFuture:
         submission.send()
         engine.submissions.append(submission)
-        gate.wait(8)
+        gate.wait(work.SOON)
         raise ConnectionError("the cluster is gone")
 
     engine.submit = refuse  # type: ignore[method-assign]

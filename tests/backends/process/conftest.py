@@ -51,7 +51,7 @@ class Bench:
         for latch in self._latches:
             latch.set()
         stuck = [executor for executor in self._executors if not _ends(executor)]
-        assert not stuck, "a pool did not end within 8 s"
+        assert not stuck, f"a pool did not end within {work.SOON} s"
 
 
 def _ends(executor: ParallelExecutor) -> bool:
@@ -60,7 +60,7 @@ def _ends(executor: ParallelExecutor) -> bool:
     thread = threading.Thread(target=executor.shutdown, daemon=True)
     thread.start()
     thread.join(0.5)
-    until = time.monotonic() + 8.0
+    until = time.monotonic() + work.SOON
     while thread.is_alive() and time.monotonic() < until:
         for pid in processes.workers(executor, ready=False):
             processes.kill(pid)

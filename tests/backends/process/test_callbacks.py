@@ -27,9 +27,9 @@ def test_callbacks_that_raise(pool: Any, error: type[BaseException]) -> None:
     for future in futures:
         future.add_done_callback(fail)
     executor.resume()
-    assert not wait(futures, timeout=8).not_done
+    assert not wait(futures, timeout=work.SOON).not_done
     assert [future.result(0) for future in futures] == list(range(200))
-    assert executor.submit(work.same, 1).result(8) == 1
+    assert executor.submit(work.same, 1).result(work.SOON) == 1
 
 
 def test_callbacks_that_raise_when_a_worker_dies(pool: Any) -> None:
@@ -44,8 +44,8 @@ def test_callbacks_that_raise_when_a_worker_dies(pool: Any) -> None:
         future = executor.submit(work.die, 1)
         future.add_done_callback(fail)
         executor.resume()
-        assert type(future.exception(8)) is WorkerCrashedError
-    assert executor.submit(work.same, 1).result(8) == 1
+        assert type(future.exception(work.SOON)) is WorkerCrashedError
+    assert executor.submit(work.same, 1).result(work.SOON) == 1
     assert len(processes.handles(executor)) == 1
 
 
@@ -63,7 +63,7 @@ def test_a_callback_may_submit(pool: Any) -> None:
             executor.submit(work.same, len(chain)).add_done_callback(go_on)
 
     executor.submit(work.same, 0).add_done_callback(go_on)
-    assert over.wait(8)
+    assert over.wait(work.SOON)
     assert chain == list(range(20))
 
 
@@ -73,7 +73,7 @@ def test_a_callback_may_shut_down(pool: Any) -> None:
     over = threading.Event()
     future = executor.submit(work.nap, 0.05)
     future.add_done_callback(lambda _: (executor.shutdown(), over.set()))
-    assert over.wait(8)
+    assert over.wait(work.SOON)
     executor.shutdown()
 
 
@@ -85,4 +85,4 @@ def test_a_hook_that_raises(pool: Any) -> None:
 
     executor = pool(2, on_event=fail)
     futures = [executor.submit(work.die, 1) if number % 5 == 0 else executor.submit(work.pid) for number in range(20)]
-    assert not wait(futures, timeout=8).not_done
+    assert not wait(futures, timeout=work.SOON).not_done

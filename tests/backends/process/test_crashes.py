@@ -32,14 +32,14 @@ def test_a_crash_fails_the_task_with_how_its_worker_died(pool: Any, way: str) ->
     executor = pool()
     worker = executor.submit(work.pid).result()
     future = executor.options(id="bad").submit(function, *args)
-    error = future.exception(8)
+    error = future.exception(work.SOON)
     assert type(error) is WorkerCrashedError
     assert (error.pid, error.exitcode, error.task_id) == (worker, exitcode, "bad")
 
 
 def test_a_crash_is_a_broken_executor_and_pickles(pool: Any) -> None:
     """Code that expects the stdlib's error catches ours; it survives a pickle with its facts."""
-    error = pool().submit(work.die, 3).exception(8)
+    error = pool().submit(work.die, 3).exception(work.SOON)
     assert isinstance(error, BrokenExecutor)
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
@@ -49,8 +49,8 @@ def test_the_pool_works_on_after_a_crash(pool: Any) -> None:
     """The dead worker is replaced by another process."""
     executor = pool()
     before = executor.submit(work.pid).result()
-    assert executor.submit(work.segfault).exception(8) is not None
-    assert executor.submit(work.pid).result(8) != before
+    assert executor.submit(work.segfault).exception(work.SOON) is not None
+    assert executor.submit(work.pid).result(work.SOON) != before
 
 
 def test_a_crash_is_retried_by_policy(pool: Any, log: Any) -> None:
@@ -86,7 +86,7 @@ def test_a_kill_from_outside_hits_the_running_task(pool: Any, latch: Any) -> Non
     latch.wait()
     (worker,) = processes.workers(executor)
     processes.kill(worker)
-    error = future.exception(8)
+    error = future.exception(work.SOON)
     assert isinstance(error, WorkerCrashedError)
     assert (error.pid, error.exitcode) == (worker, -signal.SIGKILL)
 
@@ -99,7 +99,7 @@ def test_a_stopped_worker_that_is_killed_counts_as_crashed(pool: Any, latch: Any
     (worker,) = processes.workers(executor)
     processes.kill(worker, signal.SIGSTOP)
     processes.kill(worker)
-    assert isinstance(future.exception(8), WorkerCrashedError)
+    assert isinstance(future.exception(work.SOON), WorkerCrashedError)
 
 
 def test_neighbours_do_not_notice(pool: Any, bench: Any) -> None:
@@ -109,9 +109,9 @@ def test_neighbours_do_not_notice(pool: Any, bench: Any) -> None:
     neighbour = executor.submit(work.hold, started, gate, "fine")
     started.wait()
     for _ in range(3):
-        assert isinstance(executor.submit(work.segfault).exception(8), WorkerCrashedError)
+        assert isinstance(executor.submit(work.segfault).exception(work.SOON), WorkerCrashedError)
     gate.set()
-    assert neighbour.result(8) == "fine"
+    assert neighbour.result(work.SOON) == "fine"
 
 
 def test_what_was_sent_ahead_is_not_charged(pool: Any, bench: Any) -> None:
@@ -124,7 +124,7 @@ def test_what_was_sent_ahead_is_not_charged(pool: Any, bench: Any) -> None:
     futures[25:25] = [executor.options(priority=-1).submit(work.die, 4)]
     futures += [executor.options(priority=-2).submit(work.note, log, number) for number in range(50, 100)]
     executor.resume()
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     bad = futures.pop(25)
     assert isinstance(bad.exception(0), WorkerCrashedError)
     assert [future.result(0) for future in futures] == list(range(100))
@@ -141,8 +141,8 @@ def test_what_was_finished_before_a_crash_stays_finished(pool: Any, log: Any) ->
         futures = [executor.submit(work.note, log, f"{round}-{number}") for number in range(40)]
         last = executor.submit(work.die, 1)
         executor.resume()
-        assert isinstance(last.exception(8), WorkerCrashedError)
-        assert [future.result(8) for future in futures] == [f"{round}-{number}" for number in range(40)]
+        assert isinstance(last.exception(work.SOON), WorkerCrashedError)
+        assert [future.result(work.SOON) for future in futures] == [f"{round}-{number}" for number in range(40)]
     assert len(log.lines()) == len(set(log.lines())) == 20 * 40
 
 
@@ -154,18 +154,18 @@ def test_the_subprocesses_of_a_task_die_with_its_worker(pool: Any, bench: Any) -
     started.wait()
     child, worker = map(int, pids.lines())
     processes.kill(worker)
-    assert isinstance(future.exception(8), WorkerCrashedError)
-    work.until(lambda: not processes.is_alive(child), 8)
+    assert isinstance(future.exception(work.SOON), WorkerCrashedError)
+    work.until(lambda: not processes.is_alive(child), work.SOON)
 
 
 def test_an_idle_worker_that_dies_costs_nothing(pool: Any) -> None:
     """Nobody is charged for a worker that died without a task; the next task finds another."""
     executor = pool()
     for _ in range(5):
-        worker = executor.submit(work.pid).result(8)
+        worker = executor.submit(work.pid).result(work.SOON)
         processes.kill(worker)
         result = executor.submit(work.pid)
-        assert result.result(8) != worker
+        assert result.result(work.SOON) != worker
         assert len(result.task_result().attempts) == 1
 
 
@@ -176,10 +176,10 @@ def test_the_end_of_the_fork_server_is_survived(pool: Any) -> None:
     server = fork_server.servers.current
     assert server is not None
     os.kill(server.pid, signal.SIGKILL)
-    assert executor.submit(work.pid).result(8) == first
+    assert executor.submit(work.pid).result(work.SOON) == first
     processes.kill(first)
     work.until(lambda: not processes.is_alive(first))
-    assert executor.submit(work.pid).result(8) != first
+    assert executor.submit(work.pid).result(work.SOON) != first
 
 
 def test_a_crash_is_still_a_crash(pool: Any) -> None:

@@ -93,7 +93,7 @@ def test_the_way_to_a_lock(call: Any, what: str, way: str) -> None:
 def test_the_error_has_it_all(pool: Any) -> None:
     """What a user sees of it: the part, the way, the reason and the remedy, in this order."""
     call = partial(work.same, conf=Config(LOCK))
-    error = pool().options(id="t").submit(call).exception(8)
+    error = pool().options(id="t").submit(call).exception(work.SOON)
     assert type(error) is TaskSerializationError
     assert str(error).startswith("argument 'conf' (Config Config(lock=<unlocked _thread.lock object at ")
     assert (
@@ -106,11 +106,11 @@ def test_what_a_lambda_uses(pool: Any) -> None:
     """With cloudpickle a lambda travels, and what it closes over may not."""
     pytest.importorskip("cloudpickle")
     conf = {"lock": threading.Lock()}
-    error = str(pool().submit(lambda: conf).exception(8))
+    error = str(pool().submit(lambda: conf).exception(work.SOON))
     assert "the function (test_what_a_lambda_uses.<locals>.<lambda>)" in error
     assert "variable 'conf', which it uses, (dict) → ['lock'] (_thread.lock): " in error
     assert "A lock is of one process" in error
-    error = str(pool().submit(lambda: LOCK).exception(8))
+    error = str(pool().submit(lambda: LOCK).exception(work.SOON))
     assert "global 'LOCK', which it uses, (_thread.lock): " in error
 
 
@@ -175,7 +175,7 @@ def test_an_initializer_that_cannot_travel() -> None:
 
 def test_a_result_that_cannot_travel(pool: Any) -> None:
     """The way to what is wrong in a result is told by the worker."""
-    error = pool().submit(unpicklable.make_locked_list).exception(8)
+    error = pool().submit(unpicklable.make_locked_list).exception(work.SOON)
     assert error.what.startswith("the result, of type builtins.list, of task ")
     assert (
         "cannot be sent from the worker: [1] (process.unpicklable.Locked) → attribute 'lock' (_thread.lock): "
@@ -196,12 +196,12 @@ APART = [
 def test_what_cannot_be_taken_apart(pool: Any, make: Any, why: str) -> None:
     """It is the culprit, whatever it raises at the attempt: as an argument, and as a result, where the worker lives on."""
     executor = pool()
-    worker = executor.submit(work.pid).result(8)
+    worker = executor.submit(work.pid).result(work.SOON)
     for future in (executor.submit(work.same, make()), executor.submit(make)):
-        error = future.exception(8)
+        error = future.exception(work.SOON)
         assert isinstance(error, TaskSerializationError)
         assert why in str(error)
-    assert executor.submit(work.pid).result(8) == worker
+    assert executor.submit(work.pid).result(work.SOON) == worker
 
 
 def test_a_culprit_among_a_million(monkeypatch: pytest.MonkeyPatch) -> None:

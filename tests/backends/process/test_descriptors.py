@@ -212,7 +212,7 @@ def test_a_program_that_becomes_a_daemon(tmp_path: Path, engine: str) -> None:
     """An executor that is made before has opened nothing: it serves, and ends, where all files were closed meanwhile."""
     said = tmp_path / "said"
     script.run(tmp_path, DAEMON, engine, str(said), flags=("-X", "faulthandler"))
-    work.until(said.exists, 15)
+    work.until(said.exists, work.SOON)
     assert said.read_text() == "380"
 
 
@@ -234,5 +234,5 @@ def test_no_file_to_be_had_at_the_first_use(pool: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(io_loop, "pipe", refuse)
     executor = pool(2)
-    assert "for this test" in str(executor.submit(work.pid).exception(8))
+    assert "for this test" in str(executor.submit(work.pid).exception(work.SOON))
     executor.shutdown()

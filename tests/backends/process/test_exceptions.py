@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tenacity
+import work
 
 from parallel_exec import RemoteTaskError
 from parallel_exec.backends import _exceptions
@@ -21,7 +22,7 @@ from . import unpicklable
 
 def test_an_exceptions_own_chain_is_whole(pool: Any) -> None:
     """Its cause, its context, theirs, and its notes are as they were; the worker's traceback is the last cause."""
-    error = pool().submit(unpicklable.raise_with_all).exception(8)
+    error = pool().submit(unpicklable.raise_with_all).exception(work.SOON)
     assert type(error) is unpicklable.PickyError
     assert error.__notes__ == ["a note"]
     assert isinstance(error.__cause__, unpicklable.LockedError)
@@ -43,10 +44,10 @@ def test_another_way_that_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_exception_without_a_cause_of_its_own(pool: Any) -> None:
     """The worker's traceback is its cause, whether it was raised from None or while another was handled."""
-    error = pool().submit(unpicklable.raise_picky).exception(8)
+    error = pool().submit(unpicklable.raise_picky).exception(work.SOON)
     assert "raise PickyError" in str(error.__cause__)
     assert error.__context__ is None
-    error = pool().submit(unpicklable.raise_while_handling).exception(8)
+    error = pool().submit(unpicklable.raise_while_handling).exception(work.SOON)
     assert type(error.__context__) is KeyError
     assert "During handling" in str(error.__cause__)
 
@@ -54,7 +55,7 @@ def test_an_exception_without_a_cause_of_its_own(pool: Any) -> None:
 @pytest.mark.parametrize("function", [unpicklable.raise_in_circles, partial(unpicklable.raise_long_chain, 500)])
 def test_a_chain_without_end(pool: Any, function: Any) -> None:
     """Nothing loops or recurses for ever."""
-    assert type(pool().submit(function).exception(8)) is ValueError
+    assert type(pool().submit(function).exception(work.SOON)) is ValueError
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_an_exception_is_rebuilt_without_its_constructor(
 ) -> None:
     """Where pickle's own way fails, it is made of its parts; nothing tries to change what cannot be; it is retried."""
     future = pool(retry_count=1, retry_on=wanted).submit(function)
-    error = future.exception(8)
+    error = future.exception(work.SOON)
     assert type(error) is wanted
     assert error.args == args
     assert {name: getattr(error, name) for name in facts} == facts
@@ -83,7 +84,7 @@ def test_an_exception_is_rebuilt_without_its_constructor(
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no exception groups")
 def test_an_exception_group(pool: Any) -> None:
     """Its members come each as they can, with their causes."""
-    error = pool().submit(unpicklable.raise_group).exception(8)
+    error = pool().submit(unpicklable.raise_group).exception(work.SOON)
     assert type(error).__name__ == "ExceptionGroup"
     member, inner = error.exceptions
     assert type(member) is ValueError
@@ -98,7 +99,7 @@ def test_an_exception_group(pool: Any) -> None:
 def test_a_stand_in_is_caught_as_what_it_stands_for(pool: Any) -> None:
     """`except` finds it by its class and its bases, it has what could be sent of the attributes, and it pickles."""
     with pytest.raises(KeyError) as caught:
-        pool().submit(unpicklable.raise_stubborn).result(8)
+        pool().submit(unpicklable.raise_stubborn).result(work.SOON)
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
         assert isinstance(error, unpicklable.StubbornError)
         assert isinstance(error, RemoteTaskError)
@@ -111,7 +112,7 @@ def test_a_stand_in_is_caught_as_what_it_stands_for(pool: Any) -> None:
 
 def test_a_class_that_nobody_may_derive_from(pool: Any) -> None:
     """Then a stand-in is that and no more."""
-    error = pool().submit(unpicklable.raise_selective).exception(8)
+    error = pool().submit(unpicklable.raise_selective).exception(work.SOON)
     assert type(error) is RemoteTaskError
     assert (error.type_name, error.status) == ("process.unpicklable.SelectiveError", 503)  # type: ignore[attr-defined]
 
@@ -119,7 +120,7 @@ def test_a_class_that_nobody_may_derive_from(pool: Any) -> None:
 def test_an_exit_that_cannot_be_rebuilt(pool: Any) -> None:
     """It is an exit still, and not retried."""
     future = pool(retry_count=2, retry=tenacity.Retrying(retry=tenacity.retry_always)).submit(unpicklable.raise_exit)
-    assert isinstance(future.exception(8), SystemExit)
+    assert isinstance(future.exception(work.SOON), SystemExit)
     assert len(future.task_result().attempts) == 1
 
 
@@ -133,11 +134,11 @@ def test_retry_on_and_tenacity_agree(pool: Any, function: Any, wanted: type[Exce
         retry=tenacity.retry_if_exception_type(wanted), stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()
     )
     plain, asked = pool(retry_on=wanted, retry_count=1).submit(function), pool(retry=retry).submit(function)
-    assert isinstance(plain.exception(8), wanted) == isinstance(asked.exception(8), wanted)
+    assert isinstance(plain.exception(work.SOON), wanted) == isinstance(asked.exception(work.SOON), wanted)
     assert (
         len(plain.task_result().attempts)
         == len(asked.task_result().attempts)
-        == 1 + isinstance(plain.exception(8), wanted)
+        == 1 + isinstance(plain.exception(work.SOON), wanted)
     )
 
 
@@ -157,5 +158,5 @@ class PickyError(LookupError):
 def test_retry_on_knows_what_cannot_be_rebuilt(pool: Any, retry_on: Any, attempts: int) -> None:
     """By the names of its type and its bases."""
     future = pool(retry_count=1, retry_on=retry_on).submit(raise_picky)
-    assert type(future.exception(8)).__name__ == "PickyError"
+    assert type(future.exception(work.SOON)).__name__ == "PickyError"
     assert len(future.task_result().attempts) == attempts

@@ -22,7 +22,9 @@ FORK = {"mp_context": "fork"}
 @pytest.mark.parametrize("method", METHODS)
 def test_the_task_runs_in_the_main_thread(pool: Any, method: str) -> None:
     """It is called so, is no daemon, has no copies of threads beside it, and may set signal handlers."""
-    name, is_main, is_daemon, others = pool(backend={"mp_context": method}).submit(work.describe_thread).result(8)
+    name, is_main, is_daemon, others = (
+        pool(backend={"mp_context": method}).submit(work.describe_thread).result(work.SOON)
+    )
     assert (name, is_main, is_daemon, others) == ("MainThread", True, False, [])
 
 
@@ -30,7 +32,7 @@ def test_the_task_runs_in_the_main_thread(pool: Any, method: str) -> None:
 def test_a_thread_that_a_task_leaves_is_waited_for(pool: Any, log: Any, method: str) -> None:
     """One that is no daemon comes to its end before the worker does, as in any process."""
     executor = pool(backend={"mp_context": method})
-    assert executor.submit(work.note_later, log, 0.3).result(8) is False
+    assert executor.submit(work.note_later, log, 0.3).result(work.SOON) is False
     executor.shutdown()
     assert log.lines() == ["later"]
 
@@ -86,7 +88,7 @@ def test_signals_of_the_workers_do_not_reach_the_parents_event_loop(pool: Any) -
     handler = signal.signal(signal.SIGUSR1, lambda *_: None)
     before = signal.set_wakeup_fd(writing)
     try:
-        assert pool(backend=FORK).submit(signal.raise_signal, signal.SIGUSR1).result(8) is None
+        assert pool(backend=FORK).submit(signal.raise_signal, signal.SIGUSR1).result(work.SOON) is None
         with pytest.raises(BlockingIOError):
             os.read(reading, 1)
     finally:

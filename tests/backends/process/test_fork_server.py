@@ -312,7 +312,7 @@ def test_memory_that_workers_share_by_name(tmp_path: Path, way: str) -> None:
     first, second, name = done.stdout.split()
     assert (first, second) == ("7", "7")
     place = Path("/dev/shm", name)
-    work.until(lambda: not place.exists(), 8)
+    work.until(lambda: not place.exists(), work.SOON)
     assert done.stderr == ""
 
 

@@ -8,6 +8,7 @@ import threading
 from typing import Any, Callable, Iterator
 
 import pytest
+import work
 
 from parallel_exec.backends.process import io_loop
 from parallel_exec.backends.process.io_loop import ENDED, IoLoop
@@ -34,7 +35,7 @@ class Turns:
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.todo.put(lambda: done.put(act()))
         self.loop.wakeup()
-        return done.get(timeout=5)
+        return done.get(timeout=work.SOON)
 
     def end(self) -> None:
         """Have the loop end, and wait for that."""
@@ -93,7 +94,7 @@ def test_a_callback_that_returns_true_is_not_called_again(turns: Turns) -> None:
     turns.do(lambda: turns.loop.watch(readable, hear))
     for data in (b"a", b"b", b"."):
         os.write(writable, data)
-        assert said.get(timeout=5) == data
+        assert said.get(timeout=work.SOON) == data
     os.write(writable, b"c")
     assert turns.do(lambda: 1) == turns.do(lambda: 1)
     assert said.empty()

@@ -61,7 +61,7 @@ def test_kill_roulette(pool: Any, log: Any) -> None:
     assert set(map(int, lines)) == set(range(count))
     assert len(lines) - count <= len(failed), "a task ran again that was not charged"
     futures = [executor.submit(time.sleep, 0.05) for _ in range(64)]
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert len(processes.handles(executor)) == 8
 
 
@@ -229,8 +229,8 @@ def test_nothing_leaks_over_many_kills(pool: Any, timeout: float | None) -> None
 
     def settle() -> None:
         futures = [executor.submit(time.sleep, 0.02) for _ in range(20)]
-        wait(futures, timeout=8)
-        work.until(lambda: len(processes.workers(executor)) == 2, 8)
+        wait(futures, timeout=work.SOON)
+        work.until(lambda: len(processes.workers(executor)) == 2, work.SOON)
 
     settle()
     before = _belongings()
@@ -242,7 +242,7 @@ def test_nothing_leaks_over_many_kills(pool: Any, timeout: float | None) -> None
     del futures
     settle()
     assert killer.kills >= 10
-    work.until(lambda: not _more(_belongings(), before), 8)
+    work.until(lambda: not _more(_belongings(), before), work.SOON)
 
 
 def _more(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
@@ -255,7 +255,7 @@ def _more(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
 def _submit_each(executor: Any, log: Any) -> list[Any]:
     views = [executor.options(timeout=0.7 if number == 100 else 30) for number in range(200)]
     futures = [view.submit(work.note_then_hang_if, log, number, 100) for number, view in enumerate(views)]
-    return [future.exception(9) or future.result() for future in futures]
+    return [future.exception(work.SOON) or future.result() for future in futures]
 
 
 def _map_all(executor: Any, log: Any) -> list[Any]:
@@ -287,7 +287,7 @@ def test_a_hung_call_amid_mapped_items(pool: Any, log: Any, chunksize: int) -> N
     wait([executor.submit(work.same, number) for number in range(300)])
     results = executor.map(work.note_then_hang_if, [log] * 200, range(200), [100] * 200, chunksize=chunksize)
     assert [next(results) for _ in range(100)] == list(range(100))
-    work.until(lambda: len(log.lines()) == 200, 8)  # those behind it did not wait for the iterator
+    work.until(lambda: len(log.lines()) == 200, work.SOON)  # those behind it did not wait for the iterator
     with pytest.raises(TaskTimeoutError):
         next(results)
     assert sorted(map(int, log.lines())) == list(range(200))
@@ -297,7 +297,7 @@ def test_a_timeout_takes_the_subprocesses_along(pool: Any, bench: Any) -> None:
     """What a task has started is gone when its worker was killed for its timeout."""
     executor = pool(timeout=0.5)
     pids, started = bench.log(), bench.latch()
-    error = executor.submit(work.start_child, pids, started, True).exception(8)
+    error = executor.submit(work.start_child, pids, started, True).exception(work.SOON)
     assert type(error) is TaskTimeoutError
     work.until(lambda: not any(map(processes.is_alive, map(int, pids.lines()))), STALL)
 
@@ -332,4 +332,4 @@ def test_a_kill_that_is_wanted_while_the_journal_is_looked_into(
     assert handle.poll_at is not None
     handle.ended(1 << 30)
     gate.set()
-    assert future.result(8) == "held"
+    assert future.result(work.SOON) == "held"

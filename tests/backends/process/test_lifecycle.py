@@ -21,14 +21,14 @@ from parallel_exec import ParallelExecutor
 def test_a_collected_executor_ends_its_workers(pool: Any) -> None:
     """An executor that nobody shuts down finishes its tasks and lets its workers go when it is collected."""
     executor = ParallelExecutor(max_concurrency=2, backend="process")
-    worker = executor.submit(work.pid).result(8)
+    worker = executor.submit(work.pid).result(work.SOON)
     last = executor.submit(work.nap, 0.1)
     gone = weakref.ref(executor)
     del executor
     gc.collect()
     assert gone() is None
-    assert last.result(8)
-    work.until(lambda: not processes.is_alive(worker), 8)
+    assert last.result(work.SOON)
+    work.until(lambda: not processes.is_alive(worker), work.SOON)
 
 
 @pytest.mark.parametrize("switch", [1e-6, 0.005])
@@ -50,7 +50,7 @@ def test_threads_that_submit_and_shut_down_at_once(pool: Any, switch: float) -> 
             time.sleep(round * 0.0003)
             executor.shutdown()
             thread.join()
-            assert [future.result(5) for future in futures] == [0] * len(futures)
+            assert [future.result(work.SOON) for future in futures] == [0] * len(futures)
     finally:
         sys.setswitchinterval(before)
 
@@ -59,10 +59,10 @@ def test_many_pools_at_once(pool: Any) -> None:
     """Pools share nothing: ten of them start, work and end side by side."""
     executors = [pool(2) for _ in range(6)]
     futures = [executor.submit(work.same, number) for number in range(20) for executor in executors]
-    assert not wait(futures, timeout=9).not_done
+    assert not wait(futures, timeout=work.SOON).not_done
     threads = [threading.Thread(target=executor.shutdown) for executor in executors]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(8)
+        thread.join(work.SOON)
         assert not thread.is_alive()

@@ -49,7 +49,9 @@ def test_a_record_arrives_with_its_process_and_task(pool: Any, heard: Collector)
     """It tells the worker's process id and name, the task's id, the place in the code and the arguments filled in."""
     executor = pool()
     worker = (
-        executor.options(id="t7").submit(logging_tasks.say, "chatter.sub", logging.WARNING, "one %s", "two").result(8)
+        executor.options(id="t7")
+        .submit(logging_tasks.say, "chatter.sub", logging.WARNING, "one %s", "two")
+        .result(work.SOON)
     )
     (record,) = heard.records
     assert (record.name, record.levelname, record.getMessage()) == ("chatter.sub", "WARNING", "one two")
@@ -63,7 +65,7 @@ def test_records_arrive_before_the_result(pool: Any, heard: Collector) -> None:
     """Who has the result has heard all that the task said, in its order."""
     executor = pool()
     for round in range(5):
-        executor.submit(logging_tasks.count, 50).result(8)
+        executor.submit(logging_tasks.count, 50).result(work.SOON)
         assert heard.messages() == [f"number {number}" for number in range(50)] * (round + 1)
 
 
@@ -79,7 +81,7 @@ def test_levels_are_filtered_in_the_worker(pool: Any, heard: Collector) -> None:
     """What the parent's levels hide is not even made: `isEnabledFor` says no there."""
     logging.getLogger("chatter.quiet").setLevel(logging.ERROR)
     try:
-        enabled = pool().submit(logging_tasks.enabled, ["chatter", "chatter.quiet"]).result(8)
+        enabled = pool().submit(logging_tasks.enabled, ["chatter", "chatter.quiet"]).result(work.SOON)
     finally:
         logging.getLogger("chatter.quiet").setLevel(logging.NOTSET)
     assert enabled == {"chatter": "INFO", "chatter.quiet": "ERROR"}
@@ -93,7 +95,7 @@ def test_levels_are_filtered_in_the_worker(pool: Any, heard: Collector) -> None:
 
 def test_an_exception_in_a_record(pool: Any, heard: Collector) -> None:
     """It is there for handlers that look at it, and a formatter shows its traceback once."""
-    pool().submit(logging_tasks.complain).result(8)
+    pool().submit(logging_tasks.complain).result(work.SOON)
     (record,) = heard.records
     assert record.getMessage() == "it went wrong"
     assert record.exc_info is not None
@@ -106,7 +108,7 @@ def test_an_exception_in_a_record(pool: Any, heard: Collector) -> None:
 
 def test_an_exception_that_cannot_travel_in_a_record(pool: Any, heard: Collector) -> None:
     """Its stand-in does, and the traceback is that of the worker."""
-    pool().submit(logging_tasks.complain_of_locked).result(8)
+    pool().submit(logging_tasks.complain_of_locked).result(work.SOON)
     (record,) = heard.records
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], unpicklable.LockedError)
@@ -116,8 +118,8 @@ def test_an_exception_that_cannot_travel_in_a_record(pool: Any, heard: Collector
 def test_what_cannot_be_pickled_in_a_record(pool: Any, heard: Collector) -> None:
     """Its `repr` arrives in its place, and all else as it was: that costs neither task nor worker nor record."""
     executor = pool()
-    worker = executor.submit(logging_tasks.say_with_lock).result(8)
-    assert executor.submit(work.pid).result(8) == worker
+    worker = executor.submit(logging_tasks.say_with_lock).result(work.SOON)
+    assert executor.submit(work.pid).result(work.SOON) == worker
     assert heard.messages() == ["locked", "after"]
     facts = vars(heard.records[0])
     assert (facts["thing"], facts["number"], facts["numbers"]) == ("<Locked thing>", 5, [1, 2])
@@ -129,8 +131,8 @@ def test_what_cannot_be_rebuilt_here_in_a_record(pool: Any, heard: Collector) ->
     executor = pool()
     futures = [executor.submit(logging_tasks.say_with_trap) for _ in range(3)]
     futures += [executor.submit(work.same, 5) for _ in range(20)]
-    assert [future.result(8) for future in futures[3:]] == [5] * 20
-    assert all(future.result(8) for future in futures[:3])
+    assert [future.result(work.SOON) for future in futures[3:]] == [5] * 20
+    assert all(future.result(work.SOON) for future in futures[:3])
     assert heard.messages() == ["trap", "after"] * 3
     facts = vars(heard.records[0])
     assert "OnlyHere object" in facts["thing"]
@@ -139,34 +141,34 @@ def test_what_cannot_be_rebuilt_here_in_a_record(pool: Any, heard: Collector) ->
 
 def test_a_record_that_cannot_be_formatted(pool: Any, heard: Collector) -> None:
     """Its message and its arguments arrive all the same."""
-    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "%d of %s", "one").result(8)
+    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "%d of %s", "one").result(work.SOON)
     (message,) = heard.messages()
     assert message.startswith("'%d of %s' with ('one',) (which is not to be formatted: TypeError: ")
 
 
 def test_what_changes_after_it_was_logged(pool: Any, heard: Collector) -> None:
     """A record tells of the moment in which it was made."""
-    pool().submit(logging_tasks.say_and_change).result(8)
+    pool().submit(logging_tasks.say_and_change).result(work.SOON)
     assert heard.messages() == ["it is [1]"]
     assert vars(heard.records[0])["thing"] == [1]
 
 
 def test_a_record_within_a_record(pool: Any, heard: Collector) -> None:
     """What a record carries may log when it is pickled or shown."""
-    pool().submit(logging_tasks.say_within).result(8)
+    pool().submit(logging_tasks.say_within).result(work.SOON)
     assert sorted(set(heard.messages())) == ["outer", "pickled", "shown"]
 
 
 def test_an_extra_named_as_ours(pool: Any, heard: Collector) -> None:
     """A `task_id` of the task's own is kept."""
-    pool().submit(logging_tasks.say_with_own_id).result(8)
+    pool().submit(logging_tasks.say_with_own_id).result(work.SOON)
     assert vars(heard.records[0])["task_id"] == "mine"
 
 
 def test_a_record_factory_that_fails(pool: Any, heard: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """A factory that cannot make an empty record loses none."""
     executor = pool()
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     original = logging.getLogRecordFactory()
 
     def make(name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -174,7 +176,7 @@ def test_a_record_factory_that_fails(pool: Any, heard: Collector, monkeypatch: p
 
     logging.setLogRecordFactory(make)
     try:
-        executor.submit(logging_tasks.say_number, 5).result(8)
+        executor.submit(logging_tasks.say_number, 5).result(work.SOON)
     finally:
         logging.setLogRecordFactory(original)
     assert heard.messages() == ["item 5"]
@@ -190,26 +192,26 @@ def test_a_handler_that_raises(pool: Any, heard: Collector, monkeypatch: pytest.
     monkeypatch.setattr(heard, "emit", fail)
     executor = pool()
     futures = [executor.submit(logging_tasks.say_number, number) for number in range(50)]
-    assert [future.result(8) for future in futures] == list(range(50))
+    assert [future.result(work.SOON) for future in futures] == list(range(50))
 
 
 def test_a_chatty_task_is_stopped_in_time(pool: Any, heard: Collector) -> None:
     """A task that logs without end is still found to outrun its timeout."""
     executor = pool(timeout=0.5)
-    executor.options(timeout=30).submit(work.pid).result(8)
-    assert type(executor.submit(logging_tasks.talk_for_ever).exception(8)) is TaskTimeoutError
+    executor.options(timeout=30).submit(work.pid).result(work.SOON)
+    assert type(executor.submit(logging_tasks.talk_for_ever).exception(work.SOON)) is TaskTimeoutError
 
 
 def test_records_of_other_threads(pool: Any, heard: Collector) -> None:
     """A thread that a task has started may log, too, at the same time as the task."""
-    pool().submit(logging_tasks.say_from_threads, 4, 100).result(8)
+    pool().submit(logging_tasks.say_from_threads, 4, 100).result(work.SOON)
     assert len(heard.records) == 400
 
 
 @pytest.mark.parametrize("task", [logging_tasks.say_after_fork, logging_tasks.say_in_process])
 def test_what_a_process_logs_that_a_task_forks(pool: Any, heard: Collector, tmp_path: Path, task: Any) -> None:
     """It has a copy of the worker's pipe, and does not write to it: nothing comes twice, or torn. It has standard error."""
-    assert pool().submit(task, str(tmp_path / "stderr")).result(8)
+    assert pool().submit(task, str(tmp_path / "stderr")).result(work.SOON)
     assert heard.messages() == ["from the worker"]
     lines = (tmp_path / "stderr").read_text().splitlines()
     assert lines == [f"INFO:chatter:number {number}" for number in range(1000)]
@@ -218,7 +220,7 @@ def test_what_a_process_logs_that_a_task_forks(pool: Any, heard: Collector, tmp_
 def test_records_of_an_initializer(pool: Any, heard: Collector) -> None:
     """It may log; it has no task."""
     executor = pool(backend={"initializer": logging_tasks.say, "initargs": ("chatter", logging.WARNING, "starting")})
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     assert heard.messages() == ["starting"]
     assert heard.records[0].task_id is None  # type: ignore[attr-defined]
 
@@ -226,18 +228,20 @@ def test_records_of_an_initializer(pool: Any, heard: Collector) -> None:
 def test_a_forked_worker_logs_once(pool: Any, heard: Collector) -> None:
     """A worker that was forked has copies of our handlers, and of our loggers that do not propagate: none is used there."""
     worker = (
-        pool(backend={"mp_context": "fork"}).submit(logging_tasks.say, "chatter", logging.WARNING, "once").result(8)
+        pool(backend={"mp_context": "fork"})
+        .submit(logging_tasks.say, "chatter", logging.WARNING, "once")
+        .result(work.SOON)
     )
     assert [(record.process, record.getMessage()) for record in heard.records] == [(worker, "once")]
 
 
 def test_the_last_words_of_a_worker(pool: Any, heard: Collector) -> None:
     """What a task has logged before its worker died is heard."""
-    assert pool().submit(logging_tasks.say_and_die).exception(8) is not None
+    assert pool().submit(logging_tasks.say_and_die).exception(work.SOON) is not None
     assert heard.messages() == ["good bye"]
 
 
 def test_a_large_record(pool: Any, heard: Collector) -> None:
     """A message of a megabyte arrives whole."""
-    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "x" * (1 << 20)).result(8)
+    pool().submit(logging_tasks.say, "chatter", logging.WARNING, "x" * (1 << 20)).result(work.SOON)
     assert heard.messages() == ["x" * (1 << 20)]

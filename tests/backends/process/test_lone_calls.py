@@ -19,11 +19,14 @@ from parallel_exec.backends.process.worker_handle import WorkerState
 
 
 @pytest.fixture
-def warm(pool: Any) -> Any:
+def warm(pool: Any, bench: Any) -> Any:
     """A pool with two workers, both of which have nothing to do."""
     executor = pool(2)
-    for future in [executor.submit(time.sleep, 0.2) for _ in range(2)]:
-        future.result(8)
+    latches = [bench.latch() for _ in range(2)]
+    for future in [executor.submit(work.meet, latches, mine) for mine in range(2)]:
+        future.result(work.SOON)
+    for future in [executor.submit(time.sleep, 0.2) for _ in range(2)]:  # it takes its calls for long ones from then on
+        future.result(work.SOON)
     return executor
 
 
@@ -43,15 +46,17 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     return seen
 
 
-def test_caller_sends_a_lone_call(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caller_sends_a_lone_call(warm: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the I/O thread; nor do as many calls as there are workers."""
     seen = senders(monkeypatch)
     for number in range(3):
-        assert warm.submit(work.double, number).result(8) == 2 * number
+        assert warm.submit(work.double, number).result(work.SOON) == 2 * number
     assert seen == [threading.current_thread()] * 3
-    futures = [warm.submit(time.sleep, 0.2) for _ in range(3)]
+    gate = bench.latch()
+    futures = [warm.submit(gate.wait) for _ in range(3)]
+    gate.set()
     for future in futures:
-        future.result(8)
+        future.result(work.SOON)
     names = [thread.name for thread in seen[3:]]
     assert names[:2] == ["MainThread", "MainThread"]
     assert set(names[2:]) == {"parallel_exec-io"}  # once, or again when it was taken back from behind a call
@@ -79,18 +84,18 @@ def test_lone_call_after_one_whose_end_was_heard_of_twice(pool: Any, monkeypatch
 
     monkeypatch.setattr(Receiver, "receive", hear_twice)
     executor = pool(timeout=0.2)
-    executor.submit(int).result(8)
+    executor.submit(int).result(work.SOON)
     time.sleep(0.05)  # so that the I/O thread sleeps for good
     with pytest.raises(TaskTimeoutError):
-        executor.submit(time.sleep, 60).result(8)
+        executor.submit(time.sleep, 60).result(work.SOON)
 
 
 def test_lone_call_after_a_pause(warm: Any) -> None:
     """The I/O thread has gone to sleep for good, and hears of the call, of its timeout, and of what follows."""
     time.sleep(0.1)
     with pytest.raises(TimeoutError):
-        warm.options(timeout=0.1).submit(time.sleep, 60).result(8)
-    assert warm.submit(work.double, 1).result(8) == 2
+        warm.options(timeout=0.1).submit(time.sleep, 60).result(work.SOON)
+    assert warm.submit(work.double, 1).result(work.SOON) == 2
 
 
 def test_timeout_amid_lone_calls(warm: Any) -> None:
@@ -98,16 +103,18 @@ def test_timeout_amid_lone_calls(warm: Any) -> None:
     start = time.monotonic()
     hangs = warm.options(timeout=0.2).submit(time.sleep, 60)
     while not hangs.done():
-        assert warm.submit(work.double, 1).result(8) == 2
+        assert warm.submit(work.double, 1).result(work.SOON) == 2
     assert isinstance(hangs.exception(), TimeoutError)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < work.SOON  # the call would have taken a minute
 
 
-def test_running_is_seen(warm: Any) -> None:
-    """A lone call that lasts is known to run, soon after it began."""
-    future = warm.submit(time.sleep, 0.5)
-    work.until(future.running, 0.4)
-    assert future.result(8) is None
+def test_running_is_seen(warm: Any, bench: Any) -> None:
+    """A lone call that lasts is known to run before it ends."""
+    gate = bench.latch()
+    future = warm.submit(gate.wait)
+    work.until(future.running)
+    gate.set()
+    assert future.result(work.SOON) is None
 
 
 def test_lone_call_does_not_pass_what_waits(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,21 +124,21 @@ def test_lone_call_does_not_pass_what_waits(warm: Any, monkeypatch: pytest.Monke
     futures = [warm.submit(work.double, number) for number in range(2)]
     assert seen == []
     warm.resume()
-    assert [future.result(8) for future in futures] == [0, 2]
+    assert [future.result(work.SOON) for future in futures] == [0, 2]
     assert threading.current_thread() not in seen
 
 
 def test_what_is_too_large_for_one_write(warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that a pipe might take in parts is the I/O thread's."""
     seen = senders(monkeypatch)
-    assert warm.submit(len, bytes(100_000)).result(8) == 100_000
+    assert warm.submit(len, bytes(100_000)).result(work.SOON) == 100_000
     assert [thread.name for thread in seen] == ["parallel_exec-io"]
 
 
 def test_pool_with_a_limit_of_tasks(pool: Any) -> None:
     """A worker that is to be replaced after some tasks gets no more than these by any way."""
     executor = pool(1, backend={"max_tasks_per_child": 2})
-    pids = [executor.submit(work.pid).result(8) for _ in range(6)]
+    pids = [executor.submit(work.pid).result(work.SOON) for _ in range(6)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 2]
 
 
@@ -146,11 +153,11 @@ def test_idle_workers_cost_nothing(warm: Any, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ProcessPool, "_pump", note)
     for number in range(20):
-        assert warm.submit(work.double, number).result(8) == 2 * number
+        assert warm.submit(work.double, number).result(work.SOON) == 2 * number
     assert pumped == []
     assignments = inside.runner(warm).assignments
     assert len(processes.handles(warm)) == 2
-    work.until(lambda: not assignments.active, 8)
+    work.until(lambda: not assignments.active, work.SOON)
 
 
 def test_lone_calls_of_many_threads(warm: Any) -> None:
@@ -159,7 +166,7 @@ def test_lone_calls_of_many_threads(warm: Any) -> None:
 
     def call(base: int) -> None:
         for number in range(base, base + 200):
-            result = warm.submit(work.double, number).result(8)
+            result = warm.submit(work.double, number).result(work.SOON)
             if result != 2 * number:
                 wrong.append((number, result))
 
@@ -169,4 +176,4 @@ def test_lone_calls_of_many_threads(warm: Any) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert warm.stats().succeeded == 1202
+    assert warm.stats().succeeded == 1204

@@ -346,7 +346,7 @@ if __name__ == "__main__":
             took = time.monotonic() - start
             assert "KeyboardInterrupt" in errors.splitlines()
             assert errors.count("Traceback") == 1
-            work.until(lambda: not any(map(processes.is_alive, pids)), 8)
+            work.until(lambda: not any(map(processes.is_alive, pids)), work.SOON)
             return took
 
     assert any(interrupt() < 3 for _ in range(3))  # a machine may stall

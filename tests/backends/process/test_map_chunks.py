@@ -101,7 +101,7 @@ def test_the_tail_of_a_chunk_that_workers_die_of(pool: Any, bench: Any, monkeypa
     """It may be the cause of that as well: as many deaths are put down to it."""
     monkeypatch.setattr(prefetch, "STUCK", 60.0)
     executor = pool(1)
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     started, gate = bench.latch(), bench.latch()
     results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
     started.wait()
@@ -265,7 +265,7 @@ def test_errors_amid_numbers(pool: Any, divide: Any) -> None:
     assert [next(results) for _ in range(300)] == [4] * 300
     with pytest.raises(ZeroDivisionError):
         next(results)
-    work.until(lambda: executor.stats().running == 0, 8)
+    work.until(lambda: executor.stats().running == 0, work.SOON)
 
 
 @pytest.mark.parametrize("round", range(5))
@@ -275,7 +275,7 @@ def test_a_kill_amid_numbers(pool: Any, log: Any, round: int) -> None:
     assert list(executor.map(work.same, range(600))) == list(range(600))
     [pid] = processes.workers(executor)
     results = executor.map(stdlib_only_tasks.note_and_nap, [log.path] * 800, range(800), [0.0] * 800)
-    work.until(lambda: len(log.lines()) > 100 + 50 * round, 8)
+    work.until(lambda: len(log.lines()) > 100 + 50 * round, work.SOON)
     os.kill(pid, signal.SIGKILL)
     assert list(results) == list(range(800))
     ran = list(map(int, log.lines()))
@@ -303,9 +303,9 @@ def test_a_retry_uses_the_same_bytes(pool: Any, tmp_path: Any, way: str) -> None
         future = executor.submit(fail_first, mark, words)
     else:
         results = executor.map(fail_first, [mark], [words])
-    work.until(lambda: os.path.exists(mark), 8)
+    work.until(lambda: os.path.exists(mark), work.SOON)
     words[:] = [threading.Lock()]  # type: ignore[list-item]  # now it could not even be pickled
-    assert (future.result(8) if way == "submit" else next(results)) == ["original"]
+    assert (future.result(work.SOON) if way == "submit" else next(results)) == ["original"]
 
 
 @pytest.mark.parametrize(("chunksize", "times"), [(1, 3), (50, 15)])  # a chunk of 50 may be split, by halves
@@ -315,7 +315,7 @@ def test_heavy_items_are_not_sent_over_and_over(
     """What goes through the pipe is a small multiple of what there is to send, though workers get few items at a time."""
     executor = pool(2)
     for _ in range(10):
-        executor.submit(work.nap, 0.004).result(8)
+        executor.submit(work.nap, 0.004).result(work.SOON)
     sent: list[int] = []
     encode = worker_handle.WorkerHandle._encode
 
@@ -335,7 +335,7 @@ def test_stats_count_items(pool: Any, bench: Any) -> None:
     executor = pool(1)
     gate = bench.latch()
     executor.submit(gate.wait)
-    work.until(lambda: executor.stats().running == 1, 8)
+    work.until(lambda: executor.stats().running == 1, work.SOON)
     results: Any = executor.map(work.same, range(1000))
     assert executor.stats().queued == executor.queue.size() == 1000
     gate.set()

@@ -191,7 +191,7 @@ def test_what_is_cancelled_while_the_iterator_is_read(pool: Any, bench: Any) -> 
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.map(work.same, read())
     gate.set()
-    assert held.result(8) == "held"
+    assert held.result(work.SOON) == "held"
     executor.shutdown()
     stats = executor.stats()
     assert (stats.succeeded, stats.cancelled, stats.queued) == (1, 50, 0)
@@ -225,7 +225,7 @@ def test_results_are_not_waited_for_in_a_callback(pool: Any, items: Any) -> None
         over.set()
 
     executor.submit(work.same, 1).add_done_callback(call_back)
-    assert over.wait(8)
+    assert over.wait(work.SOON)
     assert "a callback or an event hook waits" in str(errors)
 
 

@@ -104,7 +104,7 @@ def test_nothing_is_left_in_shared_memory(program: Path, method: str) -> None:
     """Semaphores of a killed parent go with it. (What reaps them is multiprocessing's resource tracker, or the fork server.)"""
     before = set(os.listdir("/dev/shm"))
     assert _kill_parent(program, method, "idle", "4") == []
-    work.until(lambda: not _new_names(before), 8)
+    work.until(lambda: not _new_names(before), work.SOON)
 
 
 def _new_names(before: set[str]) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_parent_that_dies_while_workers_start(tmp_path: Path) -> None:
             process.kill()
             process.wait()
             work.until(lambda seen=seen: not any(map(processes.is_alive, seen)), GONE_WITHIN)
-    work.until(lambda: not _new_names(before), 8)
+    work.until(lambda: not _new_names(before), work.SOON)
 
 
 def test_a_parent_that_dies_while_it_makes_a_semaphore() -> None:
@@ -168,7 +168,7 @@ ParallelExecutor(max_concurrency=1, backend=ProcessBackend(mp_context="spawn")).
         assert place.exists()
         process.kill()
         process.wait()
-        work.until(lambda: not place.exists(), 8)
+        work.until(lambda: not place.exists(), work.SOON)
 
 
 def test_a_python_that_ends_without_shutdown_leaves_nobody(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_python_that_ends_without_shutdown_leaves_nobody(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         env=processes.environment(),
-        timeout=9,
+        timeout=work.SOON,
         check=False,
     )
     assert (process.returncode, process.stderr) == (0, "")
@@ -203,7 +203,7 @@ def test_os_exit_of_the_parent_leaves_nobody(tmp_path: Path) -> None:
     )
     with processes.python("-c", code) as process:
         worker = int(process.stdout.readline())
-        assert process.wait(9) == 5
+        assert process.wait(work.SOON) == 5
         work.until(lambda: not processes.is_alive(worker), GONE_WITHIN)
 
 

@@ -27,8 +27,8 @@ def _fails(executor: Any, function: Any, *args: Any, **kwargs: Any) -> TaskSeria
     before = executor.submit(work.same, "before")
     future = executor.submit(function, *args, **kwargs)
     after = executor.submit(work.same, "after")
-    error = future.exception(8)
-    assert (before.result(8), after.result(8)) == ("before", "after")
+    error = future.exception(work.SOON)
+    assert (before.result(work.SOON), after.result(work.SOON)) == ("before", "after")
     assert type(error) is TaskSerializationError
     assert len(future.task_result().attempts) <= 1
     return error
@@ -107,8 +107,8 @@ def test_lambdas_and_closures_travel_by_cloudpickle(pool: Any) -> None:
 
     number = 20
     executor = pool()
-    assert executor.submit(lambda x: x + number, 1).result(8) == 21
-    back = executor.submit(lambda local: Local(local.value + 1), Local(1)).result(8)
+    assert executor.submit(lambda x: x + number, 1).result(work.SOON) == 21
+    back = executor.submit(lambda local: Local(local.value + 1), Local(1)).result(work.SOON)
     assert isinstance(back, Local)
     assert back.value == 2
 
@@ -121,7 +121,7 @@ def test_arguments_are_a_snapshot(pool: Any, bench: Any) -> None:
     future = executor.submit(work.same, argument)
     argument.append(2)
     executor.resume()
-    assert future.result(8) == [1]
+    assert future.result(work.SOON) == [1]
 
 
 def test_what_the_worker_cannot_rebuild_fails_alone(pool: Any) -> None:
@@ -139,7 +139,7 @@ def test_an_argument_that_exits_when_rebuilt(pool: Any) -> None:
     executor = pool()
     worker = executor.submit(work.pid).result()
     assert "SystemExit" in str(_fails(executor, work.same, unpicklable.ExitsWhenRebuilt()))
-    assert executor.submit(work.pid).result(8) == worker
+    assert executor.submit(work.pid).result(work.SOON) == worker
 
 
 # ── from the worker ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,7 +170,7 @@ def test_the_errors_of_travel_pickle_themselves(pool: Any) -> None:
     """They keep their facts on the way to another process."""
     import pickle
 
-    error = pool().submit(unpicklable.locked).exception(8)
+    error = pool().submit(unpicklable.locked).exception(work.SOON)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.what, again.direction) == (str(error), error.what, error.direction)
 
@@ -180,7 +180,7 @@ def test_the_errors_of_travel_pickle_themselves(pool: Any) -> None:
 
 def test_an_exception_brings_the_workers_traceback(pool: Any) -> None:
     """The task's own exception is raised; a traceback printed here shows the lines of the worker."""
-    error = pool().submit(unpicklable.raise_loaded, {"a": 1}).exception(8)
+    error = pool().submit(unpicklable.raise_loaded, {"a": 1}).exception(work.SOON)
     assert type(error) is unpicklable.LoadedError
     assert error.payload == {"a": 1}
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -190,7 +190,7 @@ def test_an_exception_brings_the_workers_traceback(pool: Any) -> None:
 
 def test_the_workers_chain_of_errors_is_readable(pool: Any) -> None:
     """What an exception was raised from shows in the traceback from the worker."""
-    error = pool().submit(unpicklable.raise_chained).exception(8)
+    error = pool().submit(unpicklable.raise_chained).exception(work.SOON)
     assert type(error) is ValueError
     assert type(error.__cause__) is KeyError
     assert error.__cause__.args == ("key",)
@@ -224,7 +224,7 @@ STAND_INS = {
 def test_an_exception_that_cannot_travel_has_a_stand_in(pool: Any, way: str) -> None:
     """A RemoteTaskError tells the type's name, the message and the traceback of what could not be rebuilt, and why not."""
     function, name, message, reason = STAND_INS[way]
-    error = pool().submit(function).exception(8)
+    error = pool().submit(function).exception(work.SOON)
     assert type(error).__name__ == "RemoteTaskError"
     assert isinstance(error, RemoteTaskError)
     assert isinstance(error, getattr(unpicklable, name))
@@ -236,7 +236,7 @@ def test_an_exception_that_cannot_travel_has_a_stand_in(pool: Any, way: str) -> 
 
 def test_an_exception_without_a_str(pool: Any) -> None:
     """An exception may raise in its `__str__`, and is still the task's own."""
-    error = pool().submit(unpicklable.raise_silent).exception(8)
+    error = pool().submit(unpicklable.raise_silent).exception(work.SOON)
     assert type(error) is unpicklable.SilentError
     assert error.args == (1,)
 
@@ -251,14 +251,14 @@ def test_a_stand_in_is_retried_like_the_exception(pool: Any) -> None:
 
 def test_an_exception_of_a_local_class(pool: Any, no_cloudpickle: None) -> None:
     """A class that only lived in the worker arrives with its bases' meaning, or as a stand-in with its name."""
-    error = pool().submit(unpicklable.raise_local).exception(8)
+    error = pool().submit(unpicklable.raise_local).exception(work.SOON)
     assert type(error).__name__ == "LocalError" or error.type_name.endswith("LocalError")
 
 
 def test_an_exception_with_a_large_array(pool: Any) -> None:
     """What an exception carries may be large."""
     numpy = pytest.importorskip("numpy")
-    error = pool().submit(unpicklable.raise_loaded, numpy.ones(1 << 18)).exception(8)
+    error = pool().submit(unpicklable.raise_loaded, numpy.ones(1 << 18)).exception(work.SOON)
     assert type(error) is unpicklable.LoadedError
     assert error.payload.sum() == 1 << 18
 
@@ -272,12 +272,12 @@ def test_any_string_is_an_id(pool: Any, id: str) -> None:
     from work import describe_current
 
     future = pool().options(id=id or " ").submit(describe_current)
-    assert future.result(8)["id"] == (id or " ")
+    assert future.result(work.SOON)["id"] == (id or " ")
 
 
 def test_data_that_looks_like_a_main_module(pool: Any) -> None:
     """A string that mentions `__main__` is just a string."""
-    assert pool().submit(work.same, "__main__ is here").result(8) == "__main__ is here"
+    assert pool().submit(work.same, "__main__ is here").result(work.SOON) == "__main__ is here"
 
 
 def test_many_kinds_of_errors_side_by_side(pool: Any) -> None:
@@ -285,11 +285,11 @@ def test_many_kinds_of_errors_side_by_side(pool: Any) -> None:
     executor = pool(2)
     bad = [unpicklable.locked, unpicklable.only_worker, unpicklable.raise_forgetful, unpicklable.raise_locked] * 25
     futures = [executor.submit(function) for pair in zip(bad, [work.pid] * 100) for function in pair]
-    errors = [future.exception(9) for future in futures]
+    errors = [future.exception(work.SOON) for future in futures]
     assert all(isinstance(error, ParallelExecError) for error in errors[::2])
     assert errors[1::2] == [None] * 100
 
 
 def test_an_empty_id(pool: Any) -> None:
     """It is an id like any other."""
-    assert pool().options(id="").submit(work.own_id).result(8) == ""
+    assert pool().options(id="").submit(work.own_id).result(work.SOON) == ""

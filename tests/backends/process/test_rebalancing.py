@@ -19,7 +19,7 @@ from . import stdlib_only_tasks
 
 def warm(executor: Any, count: int = 300) -> None:
     """Have the pool know that tasks are tiny, so that it sends many ahead."""
-    wait([executor.submit(work.same, number) for number in range(count)], timeout=9)
+    wait([executor.submit(work.same, number) for number in range(count)], timeout=work.SOON)
 
 
 def sent_ahead(executor: Any) -> int:
@@ -38,7 +38,7 @@ def test_what_waits_behind_a_slow_task_goes_to_another_worker(pool: Any, bench: 
     futures = [executor.submit(work.same, number) for number in range(100)]
     slow = executor.submit(work.hold, started, gate)
     futures += [executor.submit(work.same, number) for number in range(100, 300)]
-    assert [future.result(8) for future in futures] == list(range(300))
+    assert [future.result(work.SOON) for future in futures] == list(range(300))
     assert not slow.done()
 
 
@@ -46,12 +46,12 @@ def test_what_waits_behind_a_slow_task_gets_a_worker_of_its_own(pool: Any, bench
     """The same while only one worker was ever needed: another one is started."""
     executor = pool(2)
     for _ in range(40):
-        executor.submit(work.same, 1).result(8)
+        executor.submit(work.same, 1).result(work.SOON)
     assert executor.stats().workers == 1
     started, gate = bench.latch(), bench.latch()
     slow = executor.submit(work.hold, started, gate)
     quick = [executor.submit(work.same, number) for number in range(50)]
-    assert [future.result(8) for future in quick] == list(range(50))
+    assert [future.result(work.SOON) for future in quick] == list(range(50))
     assert not slow.done()
 
 
@@ -59,11 +59,11 @@ def test_the_same_for_tasks_of_some_milliseconds(pool: Any, bench: Any) -> None:
     """Also where only one task is sent ahead."""
     executor = pool(2)
     for _ in range(20):
-        executor.submit(work.nap, 0.006).result(8)
+        executor.submit(work.nap, 0.006).result(work.SOON)
     started, gate = bench.latch(), bench.latch()
     slow = executor.submit(work.hold, started, gate)
     started.wait()
-    assert executor.submit(work.nap, 0.001).result(8)
+    assert executor.submit(work.nap, 0.001).result(work.SOON)
     assert not slow.done()
 
 
@@ -73,13 +73,13 @@ def test_the_same_while_an_argument_is_unpickled(pool: Any, bench: Any, workers:
     executor = pool(2)
     if workers == 1:
         for _ in range(60):
-            executor.submit(work.same, 1).result(8)
+            executor.submit(work.same, 1).result(work.SOON)
     else:
         warm(executor)
     started, gate = bench.latch(), bench.latch()
     slow = executor.submit(work.same, work.SlowToRebuild(started, gate))
     quick = [executor.submit(work.same, number) for number in range(50)]
-    assert [future.result(8) for future in quick] == list(range(50))
+    assert [future.result(work.SOON) for future in quick] == list(range(50))
     assert not slow.done()
 
 
@@ -93,7 +93,7 @@ def test_one_worker_keeps_what_nobody_else_can_do(pool: Any, bench: Any) -> None
     started.wait()
     assert log.lines() == []
     gate.set()
-    wait([slow, *futures], timeout=8)
+    wait([slow, *futures], timeout=work.SOON)
     assert log.lines() == list(map(str, range(50)))
 
 
@@ -112,7 +112,7 @@ def test_a_higher_priority_overtakes_what_was_sent_ahead(pool: Any, bench: Any) 
     started.wait()
     futures += [executor.options(priority=1).submit(work.note, log, "first")]
     gate.set()
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert log.lines() == ["first", *map(str, range(20))]
 
 
@@ -127,7 +127,7 @@ def test_many_priorities_arriving_out_of_order(pool: Any, bench: Any) -> None:
     tasks = [(dice.randrange(5), number) for number in range(200)]
     futures = [executor.options(priority=rank).submit(work.note, log, number) for rank, number in tasks]
     gate.set()
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert log.lines() == [str(number) for _, number in sorted(tasks, key=lambda task: (-task[0], task[1]))]
 
 
@@ -140,7 +140,7 @@ def test_a_retry_comes_back_to_its_old_place(pool: Any, bench: Any) -> None:
     futures = [executor.submit(work.fail_then_note, calls, log, "again")]
     futures += [executor.submit(work.note_and_nap, log, number, 0.02) for number in range(100)]
     executor.resume()
-    wait(futures, timeout=9)
+    wait(futures, timeout=work.SOON)
     assert log.lines().index("again") < 50
 
 
@@ -162,7 +162,7 @@ def test_cancel_of_what_was_sent_ahead(pool: Any, bench: Any) -> None:
     assert all(future.cancelled() for future in some)
     assert not slow.cancel()
     gate.set()
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert log.lines() == [str(number) for number in range(40) if number % 3]
 
 
@@ -173,7 +173,7 @@ def test_cancel_says_no_only_if_the_task_has_run(pool: Any, log: Any) -> None:
     for _ in range(15):
         futures = [executor.submit(work.note, log, "x") for _ in range(60)]
         cancelled = sum(future.cancel() for future in reversed(futures))
-        wait(futures, timeout=8)
+        wait(futures, timeout=work.SOON)
         assert sum(future.cancelled() for future in futures) == cancelled
     ran = 15 * 60 - executor.stats().cancelled
     assert len(log.lines()) == ran
@@ -193,7 +193,7 @@ def test_pause_takes_back_what_was_sent_ahead(pool: Any, bench: Any) -> None:
     assert settled <= running
     work.until(lambda: sent_ahead(executor) <= 1)
     executor.resume()
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert sorted(map(int, log.lines())) == list(range(300))
 
 
@@ -206,7 +206,7 @@ def test_pause_and_resume_in_quick_succession(pool: Any, log: Any) -> None:
         executor.pause()
         executor.resume()
         time.sleep(0.0005)
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert sorted(map(int, log.lines())) == list(range(1000))
 
 
@@ -217,14 +217,14 @@ def test_growing_while_running(pool: Any, bench: Any) -> None:
     futures = [executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)]
     latches[0].wait()
     executor.resize(3)
-    assert len({future.result(8) for future in futures}) == 3
+    assert len({future.result(work.SOON) for future in futures}) == 3
 
 
 def test_shrinking_while_running(pool: Any, bench: Any) -> None:
     """After `resize` to less, what runs goes on, and no more than that many are started."""
     executor = pool(3)
     latches = [bench.latch() for _ in range(3)]
-    wait([executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)], timeout=8)
+    wait([executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)], timeout=work.SOON)
     started = [bench.latch() for _ in range(3)]
     gate = bench.latch()
     running = [executor.submit(work.hold, latch, gate) for latch in started]
@@ -233,10 +233,10 @@ def test_shrinking_while_running(pool: Any, bench: Any) -> None:
     executor.resize(1)
     assert not any(future.done() for future in running)
     gate.set()
-    wait(running, timeout=8)
-    work.until(lambda: len(processes.handles(executor)) == 1, 8)
+    wait(running, timeout=work.SOON)
+    work.until(lambda: len(processes.handles(executor)) == 1, work.SOON)
     spans = bench.log()
-    wait([executor.submit(work.span, spans, 0.002) for _ in range(20)], timeout=8)
+    wait([executor.submit(work.span, spans, 0.002) for _ in range(20)], timeout=work.SOON)
     assert work.most_at_once(spans) == 1
 
 
@@ -248,7 +248,7 @@ def test_shrinking_takes_back_what_was_sent_ahead(pool: Any, log: Any) -> None:
     for size in (1, 4, 2, 3, 1, 4):
         executor.resize(size)
         time.sleep(0.02)
-    wait(futures, timeout=8)
+    wait(futures, timeout=work.SOON)
     assert sorted(map(int, log.lines())) == list(range(600))
 
 
@@ -261,7 +261,7 @@ def test_abort_of_a_running_task_spares_the_batch(pool: Any, bench: Any) -> None
     futures = [executor.submit(work.note, log, number) for number in range(50)]
     started.wait()
     assert slow.abort()
-    wait([slow, *futures], timeout=8)
+    wait([slow, *futures], timeout=work.SOON)
     with pytest.raises(CancelledError):
         slow.result(0)
     assert sorted(map(int, log.lines())) == list(range(50))
@@ -279,10 +279,10 @@ def test_shutdown_cancels_what_was_sent_ahead(pool: Any, bench: Any) -> None:
     executor.resume()
     started.wait()
     executor.shutdown(wait=False, cancel_futures=True)
-    wait(futures, timeout=8)  # those that were on their way back are cancelled by the thread that has them
+    wait(futures, timeout=work.SOON)  # those that were on their way back are cancelled by the thread that has them
     assert all(future.cancelled() for future in futures)
     gate.set()
-    assert slow.result(8) == "held"
+    assert slow.result(work.SOON) == "held"
     assert log.lines() == []
 
 
@@ -297,7 +297,7 @@ def test_never_more_at_once_than_the_limit(pool: Any, log: Any) -> None:
             futures.append(executor.submit(work.die, 1))
         else:
             futures.append(executor.submit(work.span, log, 0.003))
-    wait(futures, timeout=9)
+    wait(futures, timeout=work.SOON)
     kinds = [type(future.exception(0)) for future in futures]
     assert (kinds.count(TaskTimeoutError), kinds.count(WorkerCrashedError)) == (3, 3)
     assert work.most_at_once(log) <= 3
@@ -338,7 +338,7 @@ def test_exactly_once_whatever_is_taken_back(pool: Any, log: Any, seed: int) -> 
             )
             if not number % 100:
                 time.sleep(0.005)
-        left = wait(futures, timeout=8).not_done
+        left = wait(futures, timeout=work.SOON).not_done
     finally:
         over.set()
         thread.join()
@@ -353,4 +353,4 @@ def test_bursts_one_after_the_other(pool: Any) -> None:
     executor = pool(2)
     for _ in range(25):
         futures = [executor.submit(work.nap, 0.002) for _ in range(30)]
-        assert not wait(futures, timeout=8).not_done
+        assert not wait(futures, timeout=work.SOON).not_done

@@ -37,7 +37,7 @@ def pipe() -> Iterator[tuple[Connection, Connection]]:
 
 
 def _heard(reading: Connection) -> Any:
-    assert reading.poll(8), "nothing was said"
+    assert reading.poll(work.SOON), "nothing was said"
     return reading.recv()
 
 
@@ -48,9 +48,9 @@ def test_a_connection_is_an_argument(pool: Any, pipe: Any, method: str) -> None:
     executor = pool(backend={"mp_context": method})
     with open(os.devnull, "rb") as mine:
         for number in range(12):
-            assert executor.submit(connection_tasks.say, writing, number).result(8) == number
+            assert executor.submit(connection_tasks.say, writing, number).result(work.SOON) == number
             assert _heard(reading) == number
-        assert executor.submit(os.listdir, "/proc/self/fd").result(8)
+        assert executor.submit(os.listdir, "/proc/self/fd").result(work.SOON)
         mine.read(1)
 
 
@@ -59,10 +59,10 @@ def test_wherever_it_is(pool: Any, pipe: Any) -> None:
     pytest.importorskip("cloudpickle")
     reading, writing = pipe
     executor = pool()
-    executor.submit(connection_tasks.say_in, {"here": [writing]}, "in", also=writing).result(8)
-    executor.submit(partial(connection_tasks.say, writing), "partial").result(8)
-    executor.submit(lambda: writing.send("closure")).result(8)
-    executor.submit(lambda connection: connection.send("lambda"), writing).result(8)
+    executor.submit(connection_tasks.say_in, {"here": [writing]}, "in", also=writing).result(work.SOON)
+    executor.submit(partial(connection_tasks.say, writing), "partial").result(work.SOON)
+    executor.submit(lambda: writing.send("closure")).result(work.SOON)
+    executor.submit(lambda connection: connection.send("lambda"), writing).result(work.SOON)
     assert [_heard(reading) for _ in range(5)] == ["in", "in", "partial", "closure", "lambda"]
 
 
@@ -74,7 +74,7 @@ def test_two_tasks_with_the_same(pool: Any, pipe: Any) -> None:
     futures = [executor.submit(connection_tasks.say, writing, number) for number in range(40)]
     writing.close()
     executor.resume()
-    assert [future.result(8) for future in futures] == list(range(40))
+    assert [future.result(work.SOON) for future in futures] == list(range(40))
     assert sorted(_heard(reading) for _ in range(40)) == list(range(40))
     with pytest.raises(EOFError):
         reading.recv()  # nobody else has an end to write to
@@ -96,14 +96,14 @@ def test_sockets_both_ways(pool: Any, method: str) -> None:
     executor = pool(backend={"mp_context": method})
     mine, theirs = socket.socketpair()
     with mine, theirs:
-        assert executor.submit(connection_tasks.send_to, theirs, b"hello").result(8) == 5
+        assert executor.submit(connection_tasks.send_to, theirs, b"hello").result(work.SOON) == 5
         assert mine.recv(10) == b"hello"
         many = [theirs.dup() for _ in range(260)]
-        assert executor.submit(connection_tasks.send_to_all, many).result(8) == 260
+        assert executor.submit(connection_tasks.send_to_all, many).result(work.SOON) == 260
         assert len(mine.recv(1000)) == 260
         for each in many:
             each.close()
-    for number, made in enumerate(executor.submit(connection_tasks.make_sockets, 30).result(8)):
+    for number, made in enumerate(executor.submit(connection_tasks.make_sockets, 30).result(work.SOON)):
         with made:
             assert made.recv(10) == b"%d" % number
     (several,) = executor.map(connection_tasks.make_sockets, [3])
@@ -116,7 +116,9 @@ def test_connections_as_results(pool: Any) -> None:
     """Of tasks and of items."""
     executor = pool()
     results = [executor.submit(connection_tasks.make_pipe, number) for number in range(20)]
-    readings = [future.result(8) for future in results] + list(executor.map(connection_tasks.make_pipe, range(20)))
+    readings = [future.result(work.SOON) for future in results] + list(
+        executor.map(connection_tasks.make_pipe, range(20))
+    )
     del results
     for number, reading in enumerate(readings):
         with reading:
@@ -125,7 +127,7 @@ def test_connections_as_results(pool: Any) -> None:
 
 def test_an_exception_with_a_connection(pool: Any) -> None:
     """It arrives whole."""
-    error = pool().submit(connection_tasks.raise_pipe, "inside").exception(8)
+    error = pool().submit(connection_tasks.raise_pipe, "inside").exception(work.SOON)
     assert type(error) is connection_tasks.PipeError
     with error.reading as reading:
         assert _heard(reading) == "inside"
@@ -143,7 +145,7 @@ def test_initargs(pool: Any, pipe: Any, method: str) -> None:
     }
     executor = pool(backend=backend)
     writing.close()
-    workers = {executor.submit(connection_tasks.say_over_kept, number).result(8) for number in range(3)}
+    workers = {executor.submit(connection_tasks.say_over_kept, number).result(work.SOON) for number in range(3)}
     assert len(workers) == 3
     assert [_heard(reading) for _ in workers] == [0, 1, 2]
 
@@ -151,7 +153,7 @@ def test_initargs(pool: Any, pipe: Any, method: str) -> None:
 def test_a_retry_has_it_too(pool: Any, pipe: Any, log: Any) -> None:
     """The same bytes are sent again, and what goes with them."""
     reading, writing = pipe
-    assert pool(retry_count=2).submit(connection_tasks.fail_at_first, writing, log).result(8) == 3
+    assert pool(retry_count=2).submit(connection_tasks.fail_at_first, writing, log).result(work.SOON) == 3
     assert _heard(reading) == 3
 
 
@@ -161,8 +163,8 @@ def test_a_worker_that_dies_with_them(pool: Any, pipe: Any, bench: Any) -> None:
     executor = pool(retry_count=1)
     first = executor.submit(connection_tasks.die_at_first, writing, bench.log())
     rest = [executor.submit(connection_tasks.say, writing, number) for number in range(20)]
-    assert first.result(8) == 2
-    assert [future.result(8) for future in rest] == list(range(20))
+    assert first.result(work.SOON) == 2
+    assert [future.result(work.SOON) for future in rest] == list(range(20))
     assert sorted(map(str, (_heard(reading) for _ in range(21)))) == sorted([*map(str, range(20)), "alive"])
 
 
@@ -175,7 +177,7 @@ def test_what_is_never_sent_is_closed(pool: Any, pipe: Any, latch: Any) -> None:
     assert all(future.cancel() for future in waiting)
     blocking.abort()
     del waiting, blocking
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     writing.close()
     with pytest.raises(EOFError):
         reading.recv()
@@ -187,19 +189,22 @@ def test_beside_large_buffers(pool: Any, pipe: Any) -> None:
     reading, writing = pipe
     executor = pool()
     for _ in range(3):
-        assert executor.submit(connection_tasks.total, writing, numpy.ones(1 << 18)).result(8) == 1 << 18
+        assert executor.submit(connection_tasks.total, writing, numpy.ones(1 << 18)).result(work.SOON) == 1 << 18
         assert _heard(reading) == 1 << 18
 
 
 def test_a_type_that_is_registered(pool: Any) -> None:
     """By a program, also after the first task."""
     executor = pool()
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     read_end, write_end = os.pipe()
     os.write(write_end, b"registered")
     ForkingPickler.register(connection_tasks.Reading, connection_tasks.reduce_reading)
     try:
-        assert executor.submit(connection_tasks.read, connection_tasks.Reading(read_end), 10).result(8) == b"registered"
+        assert (
+            executor.submit(connection_tasks.read, connection_tasks.Reading(read_end), 10).result(work.SOON)
+            == b"registered"
+        )
     finally:
         del ForkingPickler._extra_reducers[connection_tasks.Reading]  # type: ignore[attr-defined]
         os.close(read_end)
@@ -227,13 +232,13 @@ def test_numbers_of_c_that_nobody_shares(pool: Any) -> None:
     import ctypes
 
     assert type(SHARED) is ctypes.c_int
-    assert pool().submit(work.same, ctypes.c_int(5)).result(8).value == 5
+    assert pool().submit(work.same, ctypes.c_int(5)).result(work.SOON).value == 5
 
 
 def test_a_closed_connection_is_named(pool: Any, pipe: Any) -> None:
     """One that is closed before it is pickled cannot travel."""
     pipe[1].close()
-    error = pool().submit(connection_tasks.say, pipe[1], 1).exception(8)
+    error = pool().submit(connection_tasks.say, pipe[1], 1).exception(work.SOON)
     assert type(error) is TaskSerializationError
     assert "argument 0" in error.what
     assert "handle is closed" in str(error)
@@ -278,11 +283,11 @@ def test_no_descriptor_is_left_in_a_worker(pool: Any, pipe: Any) -> None:
     reading, writing = pipe
     executor = pool()
     count = partial(os.listdir, "/proc/self/fd")
-    executor.submit(connection_tasks.say, writing, 0).result(8)
-    before = len(executor.submit(count).result(8))
+    executor.submit(connection_tasks.say, writing, 0).result(work.SOON)
+    before = len(executor.submit(count).result(work.SOON))
     for number in range(10):
-        executor.submit(connection_tasks.say, writing, number).result(8)
-        executor.submit(connection_tasks.make_pipe, number).result(8).close()
-    assert len(executor.submit(count).result(8)) == before
+        executor.submit(connection_tasks.say, writing, number).result(work.SOON)
+        executor.submit(connection_tasks.make_pipe, number).result(work.SOON).close()
+    assert len(executor.submit(count).result(work.SOON)) == before
     assert Path("/proc/self/fd").exists()
     assert reading.poll()

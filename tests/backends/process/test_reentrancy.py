@@ -102,7 +102,7 @@ def test_a_text_that_is_too_large_for_the_worker(pool: Any) -> None:
     assert len(next(results)) == 5
     with pytest.raises(Exception, match="MemoryError"):
         next(results)
-    assert len(executor.submit(size_of, 7).result(8)) == 7
+    assert len(executor.submit(size_of, 7).result(work.SOON)) == 7
 
 
 def stopped_by_the_terminal() -> list[bool]:
@@ -112,7 +112,7 @@ def stopped_by_the_terminal() -> list[bool]:
 
 def test_a_worker_is_not_stopped_for_using_the_terminal(pool: Any) -> None:
     """It is in a background group, and there is nobody who would bring it to the foreground."""
-    assert pool().submit(stopped_by_the_terminal).result(8) == [False, False]
+    assert pool().submit(stopped_by_the_terminal).result(work.SOON) == [False, False]
 
 
 # ── in the parent ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +124,7 @@ def test_a_worker_is_not_stopped_for_using_the_terminal(pool: Any) -> None:
 def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
     """The others of the batch are heard of, also where each is told of by itself."""
     executor = pool(1, **how)
-    wait([executor.submit(work.same, number) for number in range(300)], timeout=8)
+    wait([executor.submit(work.same, number) for number in range(300)], timeout=work.SOON)
     executor.pause()
     futures = [executor.submit(work.same, number) for number in range(200)]
 
@@ -133,7 +133,7 @@ def test_a_callback_that_exits_amid_a_batch(pool: Any, how: Any) -> None:
 
     futures[5].add_done_callback(leave)
     executor.resume()
-    assert not wait(futures, timeout=8).not_done
+    assert not wait(futures, timeout=work.SOON).not_done
 
 
 def test_a_callback_that_exits_amid_what_is_put_back(lab: Any) -> None:
@@ -164,7 +164,7 @@ def test_what_cannot_be_loaded_in_time(pool: Any, bench: Any, way: str) -> None:
     stuck = work.SlowToRebuild(bench.latch(), bench.latch())
     if way == "submit":
         with pytest.raises(TaskTimeoutError):
-            executor.submit(work.same, stuck).result(10)
+            executor.submit(work.same, stuck).result(work.SOON)
     else:
         results = executor.map(work.same, [1, 2, stuck])
         assert [next(results), next(results)] == [1, 2]
@@ -176,12 +176,12 @@ def test_a_clock_that_comes_too_late_for_an_item(pool: Any, monkeypatch: pytest.
     """The next one has begun when the overdue one is to be stopped: it is left alone."""
     executor = pool(1, timeout=0.3)
     for _ in range(20):
-        executor.options(timeout=30).submit(work.nap, 0.004).result(8)
+        executor.options(timeout=30).submit(work.nap, 0.004).result(work.SOON)
     assignments = inside.runner(executor).assignments
     stop_item = assignments.stop_item
 
     def late(handle: Any, serial: int, error: BaseException) -> None:
-        work.until(lambda: handle.files.journal.running().serial != serial, 5)
+        work.until(lambda: handle.files.journal.running().serial != serial, work.SOON)
         stop_item(handle, serial, error)
 
     monkeypatch.setattr(assignments, "stop_item", late)
@@ -212,13 +212,13 @@ def test_a_finalizer_amid_a_hand_out(pool: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(worker_handle.WorkerHandle, "_assign", interrupted)
     assert list(kept) == list(range(1000))
     assert not held
-    work.until(lambda: not any(handle.assigned for handle in assignments.handles), 8)
+    work.until(lambda: not any(handle.assigned for handle in assignments.handles), work.SOON)
 
 
 def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that was taken, does not fit, and was cancelled meanwhile is ended once the lock is free."""
     executor = pool(1)
-    wait([executor.submit(work.same, number) for number in range(50)], timeout=8)
+    wait([executor.submit(work.same, number) for number in range(50)], timeout=work.SOON)
     scheduler = inside.scheduler(executor)
     executor.pause()
     futures = [executor.submit(len, b"x" * 50_000) for _ in range(6)]
@@ -235,8 +235,8 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Completion, "cancel_all_waiting", slowly)
     executor.shutdown(wait=False, cancel_futures=True)
-    wait(futures, timeout=8)
-    work.until(lambda: len(owned) == 6, 8)
+    wait(futures, timeout=work.SOON)
+    work.until(lambda: len(owned) == 6, work.SOON)
     assert not any(owned)
 
 

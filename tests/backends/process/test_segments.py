@@ -41,14 +41,14 @@ def segments(pid: int) -> int:
 def test_an_array_comes_back_intact(pool: Any, size: int) -> None:
     """Below and above the threshold, up to 32 MB."""
     array = numpy.random.default_rng(1).random(size)
-    assert (pool().submit(work.same, array).result(8) == array).all()
+    assert (pool().submit(work.same, array).result(work.SOON) == array).all()
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_arrays_are_writable_on_both_sides(pool: Any, size: int) -> None:
     """A task may change its argument in place, and the caller the result."""
     array = numpy.zeros(size)
-    result = pool().submit(array_tasks.add_in_place, array, 1).result(8)
+    result = pool().submit(array_tasks.add_in_place, array, 1).result(work.SOON)
     result += 1
     assert (result == 2).all()
     assert (array == 0).all()
@@ -57,14 +57,14 @@ def test_arrays_are_writable_on_both_sides(pool: Any, size: int) -> None:
 def test_a_retry_sees_the_original(pool: Any, log: Any) -> None:
     """What an attempt changes in its argument, the next attempt does not see."""
     executor = pool(retry_count=2)
-    assert executor.submit(array_tasks.spoil_then_sum, numpy.ones(LARGE), log).result(8) == LARGE
+    assert executor.submit(array_tasks.spoil_then_sum, numpy.ones(LARGE), log).result(work.SOON) == LARGE
     assert log.lines() == [str(float(LARGE))] * 3
 
 
 def test_a_retry_in_another_worker_sees_the_original(pool: Any, log: Any) -> None:
     """Also when the first worker died of it."""
     executor = pool(retry_count=1)
-    assert executor.submit(array_tasks.spoil_and_die_once, numpy.ones(LARGE), log).result(8) == LARGE
+    assert executor.submit(array_tasks.spoil_and_die_once, numpy.ones(LARGE), log).result(work.SOON) == LARGE
 
 
 def test_arguments_are_a_snapshot(pool: Any) -> None:
@@ -75,7 +75,7 @@ def test_arguments_are_a_snapshot(pool: Any) -> None:
     future = executor.submit(array_tasks.total, array)
     array[:] = 5
     executor.resume()
-    assert future.result(8) == LARGE
+    assert future.result(work.SOON) == LARGE
 
 
 def test_several_arrays_in_one_call(pool: Any) -> None:
@@ -88,7 +88,7 @@ def test_several_arrays_in_one_call(pool: Any) -> None:
         numpy.ones((0, 5)),
         numpy.full(LARGE, "abc"),
     ]
-    result = pool().submit(work.same, made).result(8)
+    result = pool().submit(work.same, made).result(work.SOON)
     assert all((one == other).all() and one.dtype == other.dtype for one, other in zip(made, result))
 
 
@@ -97,9 +97,9 @@ def test_a_read_only_array_and_a_bytearray(pool: Any) -> None:
     array = numpy.arange(LARGE)
     array.flags.writeable = False
     executor = pool()
-    assert (executor.submit(work.same, array).result(8) == array).all()
-    assert executor.submit(work.same, bytearray(b"x" * 3_000_000)).result(8) == b"x" * 3_000_000
-    assert executor.submit(work.same, b"y" * 3_000_000).result(8) == b"y" * 3_000_000
+    assert (executor.submit(work.same, array).result(work.SOON) == array).all()
+    assert executor.submit(work.same, bytearray(b"x" * 3_000_000)).result(work.SOON) == b"x" * 3_000_000
+    assert executor.submit(work.same, b"y" * 3_000_000).result(work.SOON) == b"y" * 3_000_000
 
 
 def test_arrays_of_many_tasks_are_not_mixed_up(pool: Any) -> None:
@@ -112,7 +112,7 @@ def test_arrays_of_many_tasks_are_not_mixed_up(pool: Any) -> None:
         futures.append(executor.submit(work.same, numpy.full(size, number)))
         futures.append(executor.submit(array_tasks.make, number, SMALL if number % 2 else LARGE))
         futures.append(executor.submit(work.same, number))
-    results = [future.result(9) for future in futures]
+    results = [future.result(work.SOON) for future in futures]
     assert [float(numpy.min(result)) for result in results] == [float(number // 3) for number in range(360)]
     assert [float(numpy.max(result)) for result in results] == [float(number // 3) for number in range(360)]
 
@@ -124,7 +124,7 @@ def test_arrays_of_mapped_items_are_not_mixed_up(pool: Any) -> None:
     plain = [executor.submit(array_tasks.make, number, LARGE) for number in range(30)]
     mapped = list(executor.map(work.same, items))
     assert all((one == other).all() for one, other in zip(mapped, items))
-    assert [float(future.result(8)[-1]) for future in plain] == list(range(30))
+    assert [float(future.result(work.SOON)[-1]) for future in plain] == list(range(30))
 
 
 def test_a_cancelled_array_is_never_sent(pool: Any, bench: Any) -> None:
@@ -140,7 +140,7 @@ def test_a_cancelled_array_is_never_sent(pool: Any, bench: Any) -> None:
         started.wait()
         kept = [future for number, future in enumerate(futures) if number % 2 == 0 or not future.cancel()]
         gate.set()
-        values = [future.result(8) for future in kept]
+        values = [future.result(work.SOON) for future in kept]
         assert [float(value.min()) for value in values[1:]] == [float(number) for number in range(1, 20, 2)]
 
 
@@ -155,15 +155,15 @@ def test_more_arrays_than_descriptors(pool: Any, bench: Any) -> None:
         futures = [executor.submit(array_tasks.total, array) for _ in range(150)]
         Path(os.devnull).read_bytes()  # others still can open a file
         gate.set()
-        assert [future.result(8) for future in futures] == [1 << 17] * 150
+        assert [future.result(work.SOON) for future in futures] == [1 << 17] * 150
 
 
 def test_more_results_than_descriptors(pool: Any) -> None:
     """Large results that are kept do not use up this process's descriptors, however few it has."""
     executor = pool(1)
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     with processes.few_descriptors(30):
-        results = [executor.submit(array_tasks.make, number, 1 << 17).result(8) for number in range(100)]
+        results = [executor.submit(array_tasks.make, number, 1 << 17).result(work.SOON) for number in range(100)]
         Path(os.devnull).read_bytes()  # others still can open a file
     assert [float(result[-1]) for result in results] == list(range(100))
 
@@ -176,7 +176,7 @@ def test_many_arrays_behind_a_hung_task(pool: Any, bench: Any) -> None:
     stuck = executor.options(timeout=1.0).submit(work.hold, started, gate)
     array = numpy.ones(1 << 17)
     futures = [executor.submit(array_tasks.total, array) for _ in range(300)]
-    assert type(stuck.exception(8)) is TaskTimeoutError
+    assert type(stuck.exception(work.SOON)) is TaskTimeoutError
     assert {future.result(20) for future in futures} == {1 << 17}
 
 
@@ -186,28 +186,28 @@ def test_many_arrays_behind_a_hung_task(pool: Any, bench: Any) -> None:
 def test_no_segment_is_left_after_results_are_dropped(pool: Any) -> None:
     """Neither side keeps memory of tasks that are over."""
     executor = pool(1)
-    worker = executor.submit(work.pid).result(8)
+    worker = executor.submit(work.pid).result(work.SOON)
     before = segments(os.getpid()), segments(worker)
     for number in range(20):
-        executor.submit(array_tasks.make, number, LARGE).result(8)
-        executor.submit(array_tasks.total, numpy.ones(LARGE)).result(8)
-    work.until(lambda: (segments(os.getpid()), segments(worker)) == before, 5)
+        executor.submit(array_tasks.make, number, LARGE).result(work.SOON)
+        executor.submit(array_tasks.total, numpy.ones(LARGE)).result(work.SOON)
+    work.until(lambda: (segments(os.getpid()), segments(worker)) == before, work.SOON)
 
 
 def test_no_segment_is_left_after_kills(pool: Any) -> None:
     """Nor after workers were killed amid arrays in both directions."""
     executor = pool(2)
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     for _ in range(10):
         futures = [executor.submit(work.same, numpy.ones(LARGE)) for _ in range(8)]
-        wait(futures[:1], timeout=8)
+        wait(futures[:1], timeout=work.SOON)
         for pid in processes.workers(executor):
             processes.kill(pid)
-        wait(futures, timeout=8)
+        wait(futures, timeout=work.SOON)
         assert {type(future.exception(0)) for future in futures} <= {type(None), WorkerCrashedError}
     del futures
     executor.shutdown()
-    work.until(lambda: segments(os.getpid()) == 0, 5)
+    work.until(lambda: segments(os.getpid()) == 0, work.SOON)
 
 
 def test_cancelled_arrays_are_freed(pool: Any) -> None:
@@ -218,7 +218,7 @@ def test_cancelled_arrays_are_freed(pool: Any) -> None:
     futures = [executor.submit(array_tasks.total, numpy.ones(LARGE)) for _ in range(10)]
     for future in futures:
         assert future.cancel()
-    work.until(lambda: segments(os.getpid()) == before, 5)
+    work.until(lambda: segments(os.getpid()) == before, work.SOON)
 
 
 # ── without shared memory ───────────────────────────────────────────────────────────────────────────────────────────
@@ -229,7 +229,7 @@ def test_buffers_fall_back_to_the_pipe(pool: Any, no_memory: None, caplog: pytes
     executor = pool(1)
     array = numpy.arange(LARGE)
     for _ in range(3):
-        assert (executor.submit(work.same, array).result(8) == array).all()
+        assert (executor.submit(work.same, array).result(work.SOON) == array).all()
     said = [record for record in caplog.records if "no shared memory" in record.getMessage()]
     assert [record.levelname for record in said if record.process == os.getpid()] == ["WARNING"]
 
@@ -238,7 +238,7 @@ def test_a_worker_falls_back_to_the_pipe(pool: Any) -> None:
     """So does a worker for its results."""
     executor = pool(1, backend={"initializer": work.refuse_memory})
     for number in range(3):
-        result = executor.submit(array_tasks.make, number, LARGE).result(8)
+        result = executor.submit(array_tasks.make, number, LARGE).result(work.SOON)
         result += 1
         assert (result == number + 1).all()
 
@@ -248,4 +248,4 @@ def test_journals_without_memfd(pool: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delattr(os, "memfd_create")
     executor = pool(1)
     array = numpy.arange(LARGE)
-    assert (executor.submit(work.same, array).result(8) == array).all()
+    assert (executor.submit(work.same, array).result(work.SOON) == array).all()

@@ -38,7 +38,7 @@ def test_memory_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.Monk
         raise OSError(number, "refused, for this test")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert pool().submit(len, bytearray(segments.THRESHOLD * 2)).result(8) == segments.THRESHOLD * 2
+    assert pool().submit(len, bytearray(segments.THRESHOLD * 2)).result(work.SOON) == segments.THRESHOLD * 2
 
 
 def test_a_pidfd_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +49,9 @@ def test_a_pidfd_that_is_refused_by_a_sandbox(pool: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
     executor = pool(retry_count=1)
-    assert executor.submit(work.pid).result(8)
-    assert executor.submit(os._exit, 3).exception(8) is not None
-    assert executor.submit(work.same, 1).result(8) == 1
+    assert executor.submit(work.pid).result(work.SOON)
+    assert executor.submit(os._exit, 3).exception(work.SOON) is not None
+    assert executor.submit(work.same, 1).result(work.SOON) == 1
 
 
 def test_a_signal_for_the_lifeline_that_is_refused(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_signal_for_the_lifeline_that_is_refused(pool: Any, monkeypatch: pytes
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     executor = pool(backend={"mp_context": "fork"})
-    assert executor.submit(work.thread_names).result(8) == ["parallel_exec-lifeline"]
+    assert executor.submit(work.thread_names).result(work.SOON) == ["parallel_exec-lifeline"]
 
 
 # ── processes and threads beyond a limit ────────────────────────────────────────────────────────────────────────────
@@ -100,13 +100,18 @@ class Limited:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_fewer_processes_than_wanted(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, most: int) -> None:
+def test_fewer_processes_than_wanted(
+    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, most: int
+) -> None:
     """All tasks are done by those that there can be; the system is not asked for all at once, and there is one warning."""
     limited = Limited(most)
     monkeypatch.setattr(spawn, "start", limited)
     executor = pool(16)
-    futures = [executor.submit(work.nap, 0.02) for _ in range(32)]
-    assert [future.exception(9) for future in futures] == [None] * 32
+    gate = bench.latch()
+    futures = [executor.submit(gate.wait) for _ in range(32)]
+    work.until(lambda: "goes on with fewer workers" in caplog.text)
+    gate.set()
+    assert [future.exception(work.SOON) for future in futures] == [None] * 32
     assert executor.stats().workers == most
     assert max(limited.at_once) <= 2
     assert len(limited.at_once) <= 4 * most + 4  # three refusals in a row, counted anew whenever one is ready
@@ -120,11 +125,11 @@ def test_it_is_judged_when_no_start_is_pending(pool: Any, bench: Any, monkeypatc
     gate = bench.latch()
     executor = pool(4, backend={"initializer": gate.wait})
     futures = [executor.submit(work.same, number) for number in range(8)]
-    work.until(lambda: len(limited.at_once) >= 4, 8)
+    work.until(lambda: len(limited.at_once) >= 4, work.SOON)
     time.sleep(0.1)
     assert not any(future.done() for future in futures)
     gate.set()
-    assert [future.result(8) for future in futures] == list(range(8))
+    assert [future.result(work.SOON) for future in futures] == list(range(8))
 
 
 def test_no_process_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +137,7 @@ def test_no_process_at_all(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     limited = Limited(0)
     monkeypatch.setattr(spawn, "start", limited)
     begun = time.monotonic()
-    error = pool(16).submit(work.same, 1).exception(8)
+    error = pool(16).submit(work.same, 1).exception(work.SOON)
     assert isinstance(error, WorkerStartError)
     assert "no more processes" in str(error)
     assert len(limited.at_once) == 3
@@ -145,9 +150,9 @@ def test_a_refusal_that_is_a_matter_of_moments(pool: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(spawn, "start", limited)
     executor = pool(1)
     future = executor.submit(work.same, 1)
-    work.until(lambda: bool(limited.at_once), 8)
+    work.until(lambda: bool(limited.at_once), work.SOON)
     limited.most = 1
-    assert future.result(8) == 1
+    assert future.result(work.SOON) == 1
 
 
 def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +162,7 @@ def test_no_space_for_a_semaphore(pool: Any, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Semaphore, "__init__", refuse)
-    error = pool(backend={"mp_context": "spawn"}).submit(work.same, 1).exception(8)
+    error = pool(backend={"mp_context": "spawn"}).submit(work.same, 1).exception(work.SOON)
     assert isinstance(error, BrokenProcessPool)
     assert "/dev/shm" in str(error)
 
@@ -199,7 +204,7 @@ def test_no_interpreter_to_start(
     assert isinstance(error, BrokenProcessPool)
     assert "set_executable" in str(error)
     assert caplog.records == []
-    assert pool(backend={"mp_context": "fork"}).submit(work.same, 1).result(8) == 1
+    assert pool(backend={"mp_context": "fork"}).submit(work.same, 1).result(work.SOON) == 1
 
 
 @pytest.mark.parametrize("where", ["_pump", "_nap"])
@@ -211,7 +216,7 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     entered.wait()
     workers = processes.workers(executor)
     done = executor.submit(work.same, 7)
-    assert done.result(8) == 7
+    assert done.result(work.SOON) == 7
 
     def fail(self: Any, *_: Any) -> None:
         raise ValueError("it lasts")
@@ -219,18 +224,18 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ProcessPool, where, fail)
     futures = [running, executor.submit(work.hold, entered, gate), executor.submit(work.pid)]  # one more than workers
     for future in futures:
-        error = future.exception(8)
+        error = future.exception(work.SOON)
         assert isinstance(error, BrokenProcessPool)
         assert "ValueError: it lasts" in str(error)
     executor.shutdown()
-    work.until(lambda: not any(map(processes.is_alive, workers)), 8)
+    work.until(lambda: not any(map(processes.is_alive, workers)), work.SOON)
     assert len(caplog.records) <= 3
 
 
 def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """What is raised now and then is logged, and the pool goes on."""
     executor = pool(2)
-    assert executor.submit(work.same, 1).result(8) == 1
+    assert executor.submit(work.same, 1).result(work.SOON) == 1
     nap = ProcessPool._nap
     turns: list[int] = []
 
@@ -242,7 +247,7 @@ def test_an_error_that_passes(pool: Any, monkeypatch: pytest.MonkeyPatch, caplog
 
     monkeypatch.setattr(ProcessPool, "_nap", fail_each_second_time)
     futures = [executor.submit(work.same, number) for number in range(20)]
-    assert [future.result(8) for future in futures] == list(range(20))
+    assert [future.result(work.SOON) for future in futures] == list(range(20))
     assert "it passes" in caplog.text
 
 
@@ -268,10 +273,10 @@ def test_descriptors_that_are_closed_behind_its_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spare", range(0, 36, 3))
 def test_no_descriptors_for_the_first_worker(pool: Any, spare: int) -> None:
     """However few descriptors are left: the task runs, or there is one clear error; no hang, and nothing leaks."""
-    pool().submit(work.pid).result(8)  # multiprocessing's own services are there
+    pool().submit(work.pid).result(work.SOON)  # multiprocessing's own services are there
     executor = pool(2)
     with processes.few_descriptors(spare):
-        error = executor.submit(work.same, 1).exception(9)
+        error = executor.submit(work.same, 1).exception(work.SOON)
     assert error is None or isinstance(error, WorkerStartError)
 
 
@@ -279,12 +284,12 @@ def test_no_descriptors_for_the_first_worker(pool: Any, spare: int) -> None:
 def test_no_descriptors_for_another_worker(pool: Any, bench: Any, spare: int) -> None:
     """A pool that has a worker goes on with what it has."""
     executor = pool(3)
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     with processes.few_descriptors(spare):
         futures = [
             executor.submit(stdlib_only_tasks.note_and_nap, bench.log().path, number, 0.005) for number in range(60)
         ]
-        wait(futures, timeout=9)
+        wait(futures, timeout=work.SOON)
         assert [future.exception(0) for future in futures] == [None] * 60
 
 
@@ -312,9 +317,9 @@ def test_a_failed_start_leaves_no_semaphore_to_the_collector(pool: Any, bench: A
         first, gate = busy(executor, bench)
         with no_starts() as tried:
             futures = [executor.submit(work.pid) for _ in range(60)]
-            work.until(lambda: len(tried) >= 2, 8)
+            work.until(lambda: len(tried) >= 2, work.SOON)
             gate.set()
-            wait([first, *futures], timeout=9)
+            wait([first, *futures], timeout=work.SOON)
             executor.shutdown()
         assert _count(SemLock) == before
     finally:
@@ -339,10 +344,10 @@ def test_a_pool_that_cannot_have_another_worker(pool: Any, bench: Any, caplog: A
     first, gate = busy(executor, bench)
     with no_starts() as tried:
         futures = [executor.submit(work.pid) for _ in range(60)]
-        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, work.SOON)
         gate.set()
-        (worker,) = {future.result(8) for future in futures}
-    assert first.result(8) == "held"
+        (worker,) = {future.result(work.SOON) for future in futures}
+    assert first.result(work.SOON) == "held"
     assert processes.workers(executor) == [worker]
     assert len(tried) in {3, 4}  # the fourth was under way when the third failed
 
@@ -353,9 +358,9 @@ def test_a_pool_whose_only_worker_ends_when_no_other_starts(pool: Any, bench: An
     first, _ = busy(executor, bench)
     with no_starts() as tried:
         second = executor.submit(work.pid)
-        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, work.SOON)
         first.abort()
-        assert isinstance(second.exception(8), WorkerStartError)
+        assert isinstance(second.exception(work.SOON), WorkerStartError)
     assert len(tried) == 6
 
 
@@ -368,8 +373,8 @@ def test_a_pool_that_can_have_workers_again(
     first, _ = busy(executor, bench)
     with no_starts():
         second = executor.submit(work.same, 2)
-        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
-    assert second.result(8) == 2
+        work.until(lambda: "goes on with fewer workers" in caplog.text, work.SOON)
+    assert second.result(work.SOON) == 2
     assert not first.done()
 
 
@@ -385,7 +390,7 @@ def test_a_pool_that_no_longer_needs_another_worker(
     busy(executor, bench)
     with no_starts():
         second = executor.submit(work.same, 2)
-        work.until(lambda: "goes on with fewer workers" in caplog.text, 8)
+        work.until(lambda: "goes on with fewer workers" in caplog.text, work.SOON)
         assert second.cancel()
     time.sleep(0.2)
     before = len(turns)
@@ -396,13 +401,13 @@ def test_a_pool_that_no_longer_needs_another_worker(
 def test_no_descriptor_for_a_large_result(pool: Any) -> None:
     """A result whose segment cannot be received fails its task, no other."""
     executor = pool()
-    executor.submit(work.pid).result(8)
+    executor.submit(work.pid).result(work.SOON)
     with processes.few_descriptors(0):
         large = executor.submit(bytearray, 3 << 20)
         small = [executor.submit(work.same, number) for number in range(50)]
-        assert [future.result(8) for future in small] == list(range(50))
-        large.exception(8)
-    assert executor.submit(bytearray, 3 << 20).result(8) == bytearray(3 << 20)
+        assert [future.result(work.SOON) for future in small] == list(range(50))
+        large.exception(work.SOON)
+    assert executor.submit(bytearray, 3 << 20).result(work.SOON) == bytearray(3 << 20)
 
 
 @pytest.mark.parametrize("refused", ["parallel_exec-io", "parallel_exec-clock"])
@@ -418,7 +423,7 @@ def test_no_thread_to_be_had(pool: Any, monkeypatch: pytest.MonkeyPatch, refused
     monkeypatch.setattr(threading.Thread, "start", refuse)
     executor = pool(2)
     future = executor.submit(work.same, 1)
-    assert isinstance(future.exception(8), BrokenProcessPool)
+    assert isinstance(future.exception(work.SOON), BrokenProcessPool)
     assert "can't start new thread" in str(future.exception())
     with pytest.raises(BrokenProcessPool):
         executor.submit(work.same, 2)
@@ -435,4 +440,4 @@ def test_no_thread_for_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch, error
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert pool(2).submit(work.same, 1).result(8) == 1
+    assert pool(2).submit(work.same, 1).result(work.SOON) == 1

@@ -9,6 +9,7 @@ import subprocess
 from typing import Any, Iterator
 
 import pytest
+import work
 
 from parallel_exec import ParallelExecutor
 from parallel_exec._core.job import Phase
@@ -177,7 +178,7 @@ def test_it_is_killed_once_it_runs_what_it_is_to_be_killed_for(handle: WorkerHan
     handle.journal.started(2, 1.0)  # type: ignore[attr-defined]
     handle.check_pending_kill()
     assert handle.was_killed
-    assert process.wait(5) < 0
+    assert process.wait(work.SOON) < 0
 
 
 def test_it_is_not_killed_for_what_has_ended(handle: WorkerHandle, jobs: list[Any]) -> None:
@@ -205,7 +206,7 @@ def test_one_that_does_not_end_is_killed(handle: WorkerHandle, monkeypatch: pyte
     assert not handle.was_killed
     handle.check_end(105.0)
     assert handle.was_killed
-    assert process.wait(5) < 0
+    assert process.wait(work.SOON) < 0
 
 
 def test_when_its_journal_is_looked_into(handle: WorkerHandle, jobs: list[Any]) -> None:
@@ -225,7 +226,7 @@ def test_a_dead_one_is_asked_in_vain(handle: WorkerHandle) -> None:
     """A timer or a cancel that comes too late finds nothing running, and kills nobody who has its number now."""
     process = _started(handle)
     process.kill()
-    process.wait(5)
+    process.wait(work.SOON)
     handle.close()
     handle.kill()
     assert (handle.state, handle.running(), handle.was_killed) == (WorkerState.DEAD, wire.IDLE, False)

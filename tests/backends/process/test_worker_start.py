@@ -52,7 +52,7 @@ def test_as_many_workers_as_tasks_up_to_the_limit(pool: Any, bench: Any) -> None
     executor = pool(3)
     latches = [bench.latch() for _ in range(3)]
     futures = [executor.submit(work.meet_by_pid, latches, mine) for mine in range(3)]
-    assert len({future.result(8) for future in futures}) == 3
+    assert len({future.result(work.SOON) for future in futures}) == 3
     wait([executor.submit(work.nap, 0.01) for _ in range(30)])
     assert executor.stats().workers == 3
 
@@ -62,7 +62,7 @@ def test_the_first_result_is_not_held_up_by_other_starts(pool: Any, bench: Any) 
     once, gate = bench.latch(), bench.latch()
     executor = pool(3, backend={"initializer": work.wait_unless_first, "initargs": (bench.log(), gate)})
     futures = [executor.submit(work.same, number) for number in range(20)]
-    assert [future.result(8) for future in futures] == list(range(20))
+    assert [future.result(work.SOON) for future in futures] == list(range(20))
     assert not once.is_set()
     assert executor.stats().workers == 1
 
@@ -83,14 +83,14 @@ def test_the_initializer_runs_once_in_each_worker(pool: Any, bench: Any) -> None
 def test_what_the_initializer_sets_is_there(pool: Any) -> None:
     """Tasks see the module state that the initializer has made."""
     executor = pool(backend={"initializer": work.remember, "initargs": ("this",)})
-    assert executor.submit(work.remembered).result(8) == "this"
+    assert executor.submit(work.remembered).result(work.SOON) == "this"
 
 
 def test_a_failing_initializer_is_one_clear_error(pool: Any) -> None:
     """All that waits fails with the traceback of the worker, within seconds, and new tasks are refused with the same."""
     executor = pool(2, retry_count=2, backend={"initializer": unpicklable.raise_picky})
     futures = [executor.submit(work.same, number) for number in range(20)]
-    errors = [future.exception(8) for future in futures]
+    errors = [future.exception(work.SOON) for future in futures]
     assert all(isinstance(error, WorkerStartError) and isinstance(error, BrokenProcessPool) for error in errors)
     assert "file.txt:7 is wrong" in str(errors[0])
     assert "in raise_picky" in errors[0].worker_traceback
@@ -102,14 +102,14 @@ def test_an_initializer_that_exits(pool: Any) -> None:
     """sys.exit() or os._exit() in the initializer is no hang either."""
     for function in (unpicklable._exit, os.abort):
         executor = pool(backend={"initializer": function})
-        assert isinstance(executor.submit(work.same, 1).exception(8), WorkerStartError)
+        assert isinstance(executor.submit(work.same, 1).exception(work.SOON), WorkerStartError)
 
 
 def test_an_initializer_that_fails_once_is_forgiven(pool: Any, log: Any) -> None:
     """One failed start may be bad luck; the task runs in the next worker, at its first attempt."""
     executor = pool(backend={"initializer": work.fail_first, "initargs": (log, 1)})
     future = executor.submit(work.same, 5)
-    assert future.result(8) == 5
+    assert future.result(work.SOON) == 5
     assert len(future.task_result().attempts) == 1
 
 
@@ -119,14 +119,14 @@ def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(
     """Only where the system refuses a process is there a pause before the next try."""
     monkeypatch.setattr(supervisor, "_PAUSE", 60.0)
     executor = pool(backend={"initializer": work.fail_first, "initargs": (log, 1)})
-    assert executor.submit(work.same, 5).result(8) == 5
+    assert executor.submit(work.same, 5).result(work.SOON) == 5
 
 
 def test_a_hanging_initializer_ends_at_the_startup_timeout(pool: Any) -> None:
     """The error names the setting; it comes soon after the time is up."""
     executor = pool(backend={"initializer": work.hang_in_c, "startup_timeout": 0.6})
     start = time.monotonic()
-    error = executor.submit(work.same, 1).exception(8)
+    error = executor.submit(work.same, 1).exception(work.SOON)
     assert isinstance(error, WorkerStartError)
     assert "startup_timeout=0.6" in str(error)
     assert time.monotonic() - start < 4
@@ -143,7 +143,7 @@ def test_an_initializer_that_cannot_be_pickled(bench: Any) -> None:
 def test_an_initializer_that_the_worker_cannot_rebuild(pool: Any) -> None:
     """What unpickles here only is a failed start, with the worker's traceback."""
     executor = pool(backend={"initializer": work.same, "initargs": (unpicklable.OnlyHere(os.getpid()),)})
-    error = executor.submit(work.same, 1).exception(8)
+    error = executor.submit(work.same, 1).exception(work.SOON)
     assert isinstance(error, WorkerStartError)
     assert "LookupError" in str(error)
 
@@ -152,7 +152,7 @@ def test_large_initargs(pool: Any) -> None:
     """More than a pipe holds reaches each worker, without holding up the pool."""
     executor = pool(2, backend={"initializer": work.remember, "initargs": (b"x" * (5 << 20),)})
     futures = [executor.submit(work.remembered) for _ in range(4)]
-    assert {len(future.result(9)) for future in futures} == {5 << 20}
+    assert {len(future.result(work.SOON)) for future in futures} == {5 << 20}
 
 
 def test_a_retry_after_a_failed_start_does_not_hang(pool: Any, bench: Any) -> None:
@@ -161,8 +161,8 @@ def test_a_retry_after_a_failed_start_does_not_hang(pool: Any, bench: Any) -> No
     executor = pool(2, timeout=1.0, retry_count=2, backend={"initializer": work.fail_after_first, "initargs": (log,)})
     first = executor.submit(work.begin, started)
     started.wait()
-    assert isinstance(executor.submit(work.same, 1).exception(8), WorkerStartError)
-    assert first.exception(8) is not None
+    assert isinstance(executor.submit(work.same, 1).exception(work.SOON), WorkerStartError)
+    assert first.exception(work.SOON) is not None
 
 
 def test_shutdown_does_not_wait_for_a_start(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +195,12 @@ def test_a_deadline_does_not_wait_for_a_start(pool: Any) -> None:
 def test_a_start_method_by_name_or_as_a_context(pool: Any, method: str) -> None:
     """Both ways of saying it work."""
     for wanted in (method, multiprocessing.get_context(method)):
-        assert pool(backend={"mp_context": wanted}).submit(work.pid).result(8) != os.getpid()
+        assert pool(backend={"mp_context": wanted}).submit(work.pid).result(work.SOON) != os.getpid()
 
 
 def test_the_multiprocessing_module_is_a_context(pool: Any) -> None:
     """`mp_context=multiprocessing` means its default start method."""
-    assert pool(backend={"mp_context": multiprocessing}).submit(work.same, 1).result(8) == 1
+    assert pool(backend={"mp_context": multiprocessing}).submit(work.same, 1).result(work.SOON) == 1
 
 
 @pytest.mark.parametrize(("wanted", "error"), [("forkserve", ValueError), (3, TypeError), (object(), TypeError)])
@@ -239,14 +239,14 @@ def test_a_forked_worker_has_no_part_in_its_parents_pool(pool: Any) -> None:
     executor = pool(backend={"mp_context": "fork"})
     work.BORROWED.append(executor)
     try:
-        assert "forked" in executor.submit(work.try_borrowed).result(8)
+        assert "forked" in executor.submit(work.try_borrowed).result(work.SOON)
     finally:
         work.BORROWED.clear()
 
 
 def test_a_pool_inside_a_worker(pool: Any) -> None:
     """A task may have a process pool of its own."""
-    assert pool().submit(work.use_pool, 3).result(9) == [0, 1, 4]
+    assert pool().submit(work.use_pool, 3).result(work.SOON) == [0, 1, 4]
 
 
 def test_a_daemonic_process_is_told_why_not() -> None:
@@ -329,7 +329,7 @@ def test_other_processes_of_multiprocessing_are_left_alone(pool: Any) -> None:
         process.join()
         assert process.exitcode == 0
         process.close()
-    assert len({future.result(8) for future in futures}) >= 1
+    assert len({future.result(work.SOON) for future in futures}) >= 1
 
 
 # ── replacement ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -351,16 +351,16 @@ def test_retries_count_as_tasks_of_a_worker(pool: Any, log: Any) -> None:
     """Each attempt is one of the tasks that a worker has in its life."""
     executor = pool(retry_count=3, backend={"max_tasks_per_child": 1})
     future = executor.submit(work.fail_until_fourth, log)
-    assert future.result(9) == 4
+    assert future.result(work.SOON) == 4
     assert len(set(log.lines())) == 4
 
 
 def test_a_retired_worker_that_does_not_end_is_killed(pool: Any) -> None:
     """A task leaves a thread behind that never ends; its worker is replaced all the same."""
     executor = pool(backend={"max_tasks_per_child": 1})
-    first = executor.submit(work.leave_thread).result(8)
-    assert executor.submit(work.pid).result(8) != first
-    work.until(lambda: not processes.is_alive(first), 8)
+    first = executor.submit(work.leave_thread).result(work.SOON)
+    assert executor.submit(work.pid).result(work.SOON) != first
+    work.until(lambda: not processes.is_alive(first), work.SOON)
 
 
 def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,14 +375,14 @@ def test_a_retired_worker_whose_last_words_came_by_a_peek(pool: Any, monkeypatch
 
     monkeypatch.setattr(Receiver, "receive", look)
     executor = pool(backend={"max_tasks_per_child": 1})
-    first = executor.submit(work.leave_thread).result(8)
-    assert executor.submit(work.pid).result(8) != first
+    first = executor.submit(work.leave_thread).result(work.SOON)
+    assert executor.submit(work.pid).result(work.SOON) != first
 
 
 def test_shutdown_does_not_wait_for_what_tasks_left_behind(pool: Any) -> None:
     """Nor does the end of the pool."""
     executor = pool()
-    worker = executor.submit(work.leave_thread).result(8)
+    worker = executor.submit(work.leave_thread).result(work.SOON)
     start = time.monotonic()
     executor.shutdown()
     assert time.monotonic() - start < 5
@@ -411,5 +411,5 @@ def test_locks_of_multiprocessing_as_initargs(pool: Any, log: Any, method: str) 
     event = context.Event()
     event.set()
     executor = pool(3, backend={"mp_context": method, "initializer": share, "initargs": (context.Lock(), event)})
-    assert all(future.result(8) for future in [executor.submit(is_alone, log) for _ in range(20)])
+    assert all(future.result(work.SOON) for future in [executor.submit(is_alone, log) for _ in range(20)])
     assert work.most_at_once(log) == 1
