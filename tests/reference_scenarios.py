@@ -290,7 +290,7 @@ def be_interrupted(make: Make) -> None:
                 executor.add_task(Nap(4 * MOMENT))
             threading.Timer(MOMENT, os.kill, (os.getpid(), signal.SIGINT)).start()
             executor.execute_all()
-            time.sleep(4 * MOMENT)  # for the signal, should it be late
+            time.sleep(work.PATIENCE)  # for the signal, should it be late
 
     swallow(run)
     time.sleep(4 * MOMENT)

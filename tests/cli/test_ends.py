@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_had_finished(workdir: Path, backend: str, mode: tuple
         pressed = time.monotonic()
         process.send_signal(signal.SIGINT)
         written, told = process.communicate(timeout=20)
-        assert time.monotonic() - pressed < 5
+        assert time.monotonic() - pressed < 10
     assert process.returncode == 130
     assert written == b""
     assert told.startswith(b"interrupted; this had ended before:\n1 task in ")

@@ -203,7 +203,7 @@ def test_ending_the_workers(lab: Any, way: str) -> None:
     with pytest.raises(RuntimeError):
         executor.submit(int)
     executor.shutdown()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < work.SOON
 
 
 @every_way

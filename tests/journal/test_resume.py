@@ -238,7 +238,7 @@ def test_what_was_cut_off_is_not_recorded(lab: Any, journal: str) -> None:
     executor.add_task(Task(gate.wait, id="late"))
     executor.add_task(Task(int, id="a"))
     executor.add_task(Task(_abort_when_running, aborted, id="aborts"))
-    results = executor.execute_all(journal=kept, deadline=0.5)
+    results = executor.execute_all(journal=kept, deadline=2)
     assert [result.cancelled for result in results] == [True, True, False, False, False]
     assert isinstance(results[2].error, DeadlineExceededError)
     assert sorted(result.task.id for result in Journal(journal)) == ["a", "aborts", "late"]
@@ -354,8 +354,8 @@ def test_a_pool_that_was_started_before(lab: Any, journal: str) -> None:
     early = executor.add_task(Task(work.double, 1, id="a"))
     early.result()
     executor.add_task(Task(gate.wait, id="gate"))
-    executor.add_task(Task(work.double, 2, id="b"))
-    lab.thread(lambda: time.sleep(0.2) or gate.set())
+    resumed = executor.add_task(Task(work.double, 2, id="b"))
+    lab.thread(lambda: work.until(resumed.done) or gate.set())
     results = executor.execute_all(journal=journal)
     assert [result.unwrap() for result in results] == [2, True, 4]
     assert [result.resumed for result in results] == [False, False, True]

@@ -152,26 +152,33 @@ def test_a_long_stream_keeps_little(lab: Any, journal: str) -> None:
 
 def test_ctrl_c(tmp_path: Path) -> None:
     """It is raised within 2 s where the stream is waited for, and within 3 if the disk hangs; what had ended is recorded."""
-    body = f"""
+    body = """
         from parallel_exec._journal.database import Database
         if sys.argv[1] == "hangs":
             write = Database.write
             Database.write = lambda *args: time.sleep(3) or write(*args)
         began = []
         def interrupt():
-            time.sleep(0.3)
+            work.until(lambda: executor.stats().succeeded == 50)
+            time.sleep(0.1)
             began.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
         try:
             with ParallelExecutor(max_concurrency=2, retry_count=0) as executor:
                 tasks = [*[Task(int, id=str(number)) for number in range(50)], Task(interrupt, id="interrupts")]
-                list(executor.stream(tasks, journal={str(tmp_path / "run.db")!r}))
+                list(executor.stream(tasks, journal=sys.argv[2]))
         except KeyboardInterrupt:
             say(time.monotonic() - began[0] < (2 if sys.argv[1] == "works" else 3))
     """
-    assert run_script(tmp_path, body, "works") == "True"
-    run = _last_run(str(tmp_path / "run.db"))
-    assert (run.how, run.succeeded, run.unfinished) == ("interrupted", 50, 1)
-    assert run_script(tmp_path, body, "hangs") == "True"
-    assert _last_run(str(tmp_path / "run.db")).how == "interrupted"
+
+    def is_in_time(disk: str, chance: int) -> bool:
+        journal = str(tmp_path / f"{disk}-{chance}.db")
+        said = run_script(tmp_path, body, disk, journal)
+        run = _last_run(journal)
+        assert run.how == "interrupted"
+        assert disk == "hangs" or (run.succeeded, run.unfinished) == (50, 1)
+        return said == "True"
+
+    for disk in ("works", "hangs"):
+        assert any(is_in_time(disk, chance) for chance in range(3))  # a machine may stall

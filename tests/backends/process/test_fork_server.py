@@ -402,11 +402,15 @@ def test_a_program_may_go_elsewhere_before_its_first_call(tmp_path: Path) -> Non
 
 
 NUMBERED = """
-import multiprocessing, time
+import multiprocessing, pathlib, time
 from parallel_exec import ParallelExecutor
 
-def identity():
-    time.sleep(0.3)
+HERE = pathlib.Path(__file__)
+
+def identity(mine):
+    HERE.with_suffix(f".{mine}").touch()
+    while not all(HERE.with_suffix(f".{each}").exists() for each in range(2)):
+        time.sleep(0.01)
     return multiprocessing.current_process()._identity
 
 def child():
@@ -414,7 +418,7 @@ def child():
 
 if __name__ == "__main__":
     with ParallelExecutor(max_concurrency=2, backend="process", retry_count=0) as executor:
-        futures = [executor.submit(identity) for _ in range(2)]
+        futures = [executor.submit(identity, mine) for mine in range(2)]
         print(sorted(future.result() for future in futures))
         print(multiprocessing.get_context("spawn").Process(target=child).name)
 """

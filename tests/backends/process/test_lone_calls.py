@@ -83,11 +83,11 @@ def test_lone_call_after_one_whose_end_was_heard_of_twice(pool: Any, monkeypatch
             del handle.read
 
     monkeypatch.setattr(Receiver, "receive", hear_twice)
-    executor = pool(timeout=0.2)
+    executor = pool()
     executor.submit(int).result(work.SOON)
     time.sleep(0.05)  # so that the I/O thread sleeps for good
     with pytest.raises(TaskTimeoutError):
-        executor.submit(time.sleep, 60).result(work.SOON)
+        executor.options(timeout=0.2).submit(time.sleep, 60).result(work.SOON)
 
 
 def test_lone_call_after_a_pause(warm: Any) -> None:

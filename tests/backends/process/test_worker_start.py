@@ -129,7 +129,7 @@ def test_a_hanging_initializer_ends_at_the_startup_timeout(pool: Any) -> None:
     error = executor.submit(work.same, 1).exception(work.SOON)
     assert isinstance(error, WorkerStartError)
     assert "startup_timeout=0.6" in str(error)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < work.SOON
 
 
 def test_an_initializer_that_cannot_be_pickled(bench: Any) -> None:
@@ -175,7 +175,7 @@ def test_shutdown_does_not_wait_for_a_start(pool: Any, bench: Any, monkeypatch: 
     start = time.monotonic()
     executor.shutdown(cancel_futures=True)
     assert future.cancelled()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < work.SOON
 
 
 def test_a_deadline_does_not_wait_for_a_start(pool: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_deadline_does_not_wait_for_a_start(pool: Any) -> None:
     start = time.monotonic()
     (result,) = executor.execute_all(deadline=0.3)
     assert not result.success
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < work.SOON
 
 
 # ── start methods ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -385,7 +385,7 @@ def test_shutdown_does_not_wait_for_what_tasks_left_behind(pool: Any) -> None:
     worker = executor.submit(work.leave_thread).result(work.SOON)
     start = time.monotonic()
     executor.shutdown()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < work.SOON
     assert not processes.is_alive(worker)
 
 
