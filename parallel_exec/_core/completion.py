@@ -20,7 +20,6 @@ from parallel_exec._core.job import Phase
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.locks import is_mine, release_leaked
-from parallel_exec._sync.parking import TICK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class Completion:
                 return
             if not self._is_over:
                 gate.drain()  # first: who is told looks at it
-                self._monitor.drained.notify_all()
+                self._monitor.drained.wake_all()
                 self._monitor.timers.stop()
                 self.runner.recheck()
                 self._is_over = True  # last: whatever a signal handler raises, the next caller does the rest
@@ -288,10 +287,8 @@ class Completion:
         if self.runs_in_caller:
             self.runner.drive()
         else:
-            with self._monitor.drained:
-                # (Maybe there is no worker yet: another thread is about to wake the back end.)
-                while not self._gate.drained:
-                    self._monitor.drained.wait(TICK)
+            # (Maybe there is no worker yet: another thread is about to wake the back end.)
+            self._monitor.drained.wait(lambda: self._gate.drained)
         self.runner.join()
         self._monitor.timers.join()
 

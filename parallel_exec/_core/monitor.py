@@ -21,6 +21,7 @@ from parallel_exec._core.job import PLACES
 from parallel_exec._core.ready_queue import ReadyQueue
 from parallel_exec._core.registry import Registry
 from parallel_exec._sync.locks import renew_after_fork
+from parallel_exec._sync.parking import Waiters
 from parallel_exec._sync.timers import Timers
 
 
@@ -31,7 +32,7 @@ class Monitor:
         lock: re-entrant, as signal handlers and finalizers may cancel and shut down. Held for moments only, and never while
             user code runs.
         room: notified when the queue has room.
-        drained: notified when all has ended.
+        drained: who waits until all has ended.
         timers: the executor's clock; has a lock of its own.
         sequence: the places in the order in which tasks are added. Each is taken in one step, as a signal handler may add a
             task at any moment; and it is wide, as the items of a `map` have a place each.
@@ -44,7 +45,7 @@ class Monitor:
     def __init__(self, limit: int, *, in_one_thread: bool = False) -> None:
         self.lock = threading.RLock()
         self.room = threading.Condition(self.lock)
-        self.drained = threading.Condition(self.lock)
+        self.drained = Waiters()
         self.timers = Timers()
         self.sequence = itertools.count(1 << PLACES, 1 << PLACES)
         self.gate = Gate()

@@ -30,7 +30,7 @@ from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, succeeded
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
-from parallel_exec._sync.parking import TICK, Parker
+from parallel_exec._sync.parking import Parker, Waiters
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
@@ -177,7 +177,7 @@ class ThreadRunner(Runner):
         self._workers: set[_Worker] = set()
         self._stuck: set[_Worker] = set()
         self._leaving: list[threading.Thread] = []  # at the very end of their bodies
-        self._gone = threading.Condition(port.lock)
+        self._joining = Waiters()  # woken when a worker has left
         self._spawner = _IdleCallback(self._spawn)
         self._refuser: Consumer = _IdleCallback(self._refuse_all)
         self._next_try = port.timers.timer(weakly(self._offer))  # armed when the system has refused a thread
@@ -270,7 +270,7 @@ class ThreadRunner(Runner):
         with self.port.lock:
             self._workers.discard(worker)
             self._stuck.discard(worker)
-            self._gone.notify_all()
+            self._joining.wake_all()
 
     def _refuse_all(self) -> None:
         """End what waits, for as long as there is no slot, nor room for one."""
@@ -393,11 +393,10 @@ class ThreadRunner(Runner):
     def join(self) -> None:
         """Wait for the workers, not for abandoned threads: one that is abandoned meanwhile leaves the workers."""
         me = threading.get_ident()  # a signal handler may have interrupted the start of a worker right here
-        with self._gone:
-            while any(worker.thread is not None or worker.starter != me for worker in self._workers):
-                self._gone.wait(TICK)
-            leaving = self._leaving
-        for thread in leaving:
+        self._joining.wait(
+            lambda: not any(worker.thread is not None or worker.starter != me for worker in tuple(self._workers))
+        )
+        for thread in self._leaving:
             thread.join()
 
     def workers(self) -> int:

@@ -179,8 +179,7 @@ def test_drained_with_the_last_one(bare: Bare) -> None:
     drained = threading.Event()
 
     def wait() -> None:
-        with bare.monitor.drained:
-            bare.monitor.drained.wait_for(lambda: bare.monitor.gate.drained)
+        bare.monitor.drained.wait(lambda: bare.monitor.gate.drained)
         drained.set()
 
     thread = threading.Thread(target=wait)

@@ -199,6 +199,23 @@ def test_execute_all(backend: str) -> None:
             assert "next" in [result.task.id for result in executor.execute_all(deadline=work.PATIENCE)]
 
 
+@every_backend
+def test_shutdown(backend: str) -> None:
+    """Interrupted where it waits, or before: what was started ends, and the next one waits for that."""
+    for step in itertools.count(1):
+        executor = ParallelExecutor(max_concurrency=1, backend=backend)
+        future = executor.submit(time.sleep, 0.02)
+        has_more = interrupt(executor.shutdown, step)
+        thread = threading.Thread(target=executor.shutdown, daemon=True)
+        thread.start()
+        thread.join(work.PATIENCE)
+        assert not thread.is_alive()
+        assert future.result(0) is None
+        if not has_more:
+            break
+    assert step > 30
+
+
 @pytest.mark.parametrize(("backend", "every"), [("thread", 1), ("process", 9)])
 def test_a_second_ctrl_c(backend: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whatever point of what the first one started it comes, nothing goes on running that was to be stopped."""
