@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import threading
 from _thread import allocate_lock
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 
 from parallel_exec._dispatcher import logger
+from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, LazyAttribute, settled
 from parallel_exec._sync.parking import TICK
 from parallel_exec._sync.threads import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol, Sequence, TypeVar
+    from typing import Any, Protocol, TypeVar
 
     from parallel_exec.task import Attempt, Task, TaskResult
 
@@ -94,7 +96,7 @@ class TaskFuture(Future["T"]):
     _done_callbacks: Any = LazyAttribute(list)
 
     _watched = False  # whether any of the last three was made; guarded by `lazy_condition.settling_lock`
-    _parked: Sequence[Any] = ()  # taken locks, one for each thread that waits however long; a list once there is one
+    _parked: Any = ()  # taken locks, one for each thread that waits; a list once there is one
     _unretrieved: Unretrieved | None = None
 
     def __dir__(self) -> list[str]:
@@ -179,14 +181,17 @@ class TaskFuture(Future["T"]):
             del self
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for the end; raises if the task was cancelled."""
+        """Wait for the end; raises if the task was cancelled, or has not ended in time."""
         entered = False
         try:
-            if timeout is None and self._state not in FINAL:
-                entered = self.owner.enter_wait(self)
-                self._park()
+            if self._state not in FINAL:
+                if timeout is None:
+                    entered = self.owner.enter_wait(self)
+                    self._park()
+                elif timeout > 0:
+                    self._park_until(time.monotonic() + timeout)
             if self._state is not FINISHED:
-                super().exception(timeout)
+                raise WaitTimeout if self._state not in FINAL else CancelledError
         finally:
             if entered:
                 self.owner.leave_wait()
@@ -194,15 +199,37 @@ class TaskFuture(Future["T"]):
 
     def _park(self) -> None:
         """Wait for the end, however long that takes, on a lock of the calling thread's own."""
-        lock = allocate_lock()
-        lock.acquire()
-        self.__dict__.setdefault("_parked", []).append(lock)  # before the state is looked at: see `lazy_condition`
+        lock = self._listed()
         tick = TICK if threading.get_ident() == main.ident else -1
         try:
             while self._state not in FINAL:
                 lock.acquire(True, tick)
         finally:
             del self
+
+    def _park_until(self, until: float) -> None:
+        """Wait for the end, or until it is so late by `time.monotonic()`.
+
+        Not as the standard library does, on a condition: Ctrl-C may leave that taken, and who settles would wait for ever.
+        """
+        lock = self._listed()
+        tick = TICK if threading.get_ident() == main.ident else threading.TIMEOUT_MAX
+        try:
+            while self._state not in FINAL:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                lock.acquire(True, min(left, tick))
+        finally:
+            self._parked.remove(lock)  # or one that is asked again and again would have ever more
+            del self
+
+    def _listed(self) -> Any:
+        """Return a taken lock that is released once it has ended."""
+        lock = allocate_lock()
+        lock.acquire()
+        self.__dict__.setdefault("_parked", []).append(lock)  # before the state is looked at: see `lazy_condition`
+        return lock
 
     def done(self) -> bool:
         """Return whether the task has ended, or was cancelled."""

@@ -130,7 +130,7 @@ def test_all_waiters_are_woken(executor: Any, hand: ManualRunner, how: str) -> N
     waiters = [threading.Thread(target=lambda limit=limit: seen.append(_ends(future, limit))) for limit in limits]
     for thread in waiters:
         thread.start()
-    work.until(lambda: len(future._parked) == 2 and future._watched)
+    work.until(lambda: len(future._parked) == 4)
     if how == "cancelled":
         future.cancel()
     elif how == "succeeded":
@@ -140,6 +140,16 @@ def test_all_waiters_are_woken(executor: Any, hand: ManualRunner, how: str) -> N
     for thread in waiters:
         thread.join(work.PATIENCE)
     assert seen == [True] * 4
+
+
+def test_a_wait_that_was_in_vain_leaves_nothing(executor: Any) -> None:
+    """A future may be asked again and again whether it ends within a moment."""
+    future = executor.submit(int)
+    for limit in (0.001, 0.001, 0, -1):
+        with pytest.raises(WaitTimeout):
+            future.result(limit)
+    assert not future._parked
+    assert not future._watched
 
 
 def _ends(future: TaskFuture[Any], limit: float | None) -> bool:

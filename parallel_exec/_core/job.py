@@ -406,7 +406,7 @@ class Job(TaskFuture["T"]):
 
     def wake_parked(self) -> None:
         """Wake the threads that wait on locks of their own, once it has settled. May be repeated."""
-        for lock in self._parked:
+        for lock in tuple(self._parked):  # those whose time is up leave it
             if lock.locked():
                 lock.release()
 

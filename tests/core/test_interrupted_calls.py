@@ -200,6 +200,18 @@ def test_execute_all(backend: str) -> None:
 
 
 @every_backend
+@pytest.mark.parametrize("limit", [None, work.PATIENCE])
+def test_result(backend: str, limit: float | None) -> None:
+    """What is waited for ends, however the wait does, and its worker goes on."""
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+
+        def wait_for_one() -> None:
+            executor.submit(time.sleep, 0.005).result(limit)
+
+        assert interrupt_everywhere(executor, wait_for_one) > 30
+
+
+@every_backend
 def test_shutdown(backend: str) -> None:
     """Interrupted where it waits, or before: what was started ends, and the next one waits for that."""
     for step in itertools.count(1):
