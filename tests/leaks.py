@@ -18,7 +18,7 @@ from parallel_exec.backends.process import fork_server
 
 resource_tracker.ensure_running()  # or the fork server would have it run, as a child of its own
 
-GRACE = 10.0  # seconds in which what is ending may end
+GRACE = 20.0  # seconds in which what is ending may end
 
 
 NOTHING: frozenset[tuple[int, str]] = frozenset()

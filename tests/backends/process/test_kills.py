@@ -27,7 +27,7 @@ from . import stdlib_only_tasks
 
 TIMES = float(os.environ.get("PARALLEL_EXEC_KILLS", "1"))
 SETTLED_WITHIN = 2.0  # seconds after a kill, that we promise
-STALL = 6.0  # seconds that a machine may stand still meanwhile: what is lost is never settled at all
+STALL = 18.0  # seconds that a machine may stand still meanwhile: what is lost is never settled at all
 
 
 # ── kill roulette ───────────────────────────────────────────────────────────────────────────────────────────────────
