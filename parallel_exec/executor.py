@@ -22,7 +22,7 @@ from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure
 from parallel_exec._settings_for import SettingsFor
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import is_mine, release_leaked
+from parallel_exec._sync.locks import call_whole
 from parallel_exec.backends.registry import make_backend
 from parallel_exec.config import ParallelConfig
 from parallel_exec.errors import DeadlineExceededError
@@ -396,16 +396,12 @@ class ParallelExecutor(Submitter, Executor):
             refuse_names("shutdown()", _misspelt, ParallelExecutor.shutdown)
         # First: by what `shutdown` wakes the calling thread looks as if it had nobody to wake.
         may_wait = not self._scheduler.callers.must_not_block()
-        lock = self._scheduler.lock
-        was_held = is_mine(lock)
-        try:
-            self._completion.shutdown(cancel=cancel_futures)
-            if wait and may_wait:
-                self._completion.join()
-        except BaseException:  # a signal handler's, Ctrl-C for one, which may have come between a `with` and its lock
-            if not was_held:
-                release_leaked(lock)
-            raise
+        call_whole(self._scheduler.lock, self._end, cancel_futures, wait and may_wait)
+
+    def _end(self, cancels: bool, waits: bool) -> None:
+        self._completion.shutdown(cancel=cancels)
+        if waits:
+            self._completion.join()
 
     def __enter__(self) -> Self:
         self._scheduler.monitor.gate.check_open("enter")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import ownership, release_leaked
+from parallel_exec._sync.locks import call_whole, ownership
 from parallel_exec._sync.parking import TICK
 from parallel_exec.errors import ParallelExecError, QueueFullError
 
@@ -185,15 +185,12 @@ class Admission:
 
     def close(self, job: AnyJob) -> None:
         """Have a job that grows in number of calls grow no more, wherever it is."""
-        was_held = self._is_held()
-        try:
-            with self._lock:
-                job.close()
-                self._ready.grown(job)
-        except BaseException:  # a signal handler's: whoever takes the job does the rest
-            if not was_held:
-                release_leaked(self._lock)
-            raise
+        call_whole(self._lock, self._close, job)  # where a signal handler raises, whoever takes the job does the rest
+
+    def _close(self, job: AnyJob) -> None:
+        with self._lock:
+            job.close()
+            self._ready.grown(job)
 
     def pack(self, job: AnyJob) -> ParallelExecError | None:
         """Have the back end make the call ready to travel, if it must and that was not done; returns why it cannot."""
@@ -217,7 +214,7 @@ class Admission:
         while len(self._ready) + len(self._registry.reserved) >= self._queue_size:
             if not gate.is_open or self._runs_in_caller or not callers.enter_queue():
                 raise QueueFullError(self._queue_size)
-            self._monitor.room.wait(TICK)  # a task asks again now and then; and see `parking`
+            self._monitor.room.wait(TICK)
             callers.leave_queue()
             if not gate.admits:
                 gate.refuse()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import _forks
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import is_mine, release_leaked
+from parallel_exec._sync.locks import call_whole
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec.errors import DeadlineExceededError, ParallelExecError, TaskSerializationError
@@ -102,15 +102,8 @@ class Recorder:
 
     def seal(self, job: AnyJob) -> None:
         """Record a job that has ended, with its result as it is now. Runs users' code."""
-        if self._born != _forks.generation:
-            return
-        was_held = is_mine(self._encoding)  # by what is encoded just now
-        try:
-            self._encode(job)
-        except BaseException:  # Ctrl-C's, for one
-            if not was_held:
-                release_leaked(self._encoding)  # or the thread would wait for it for ever
-            raise
+        if self._born == _forks.generation:
+            call_whole(self._encoding, self._encode, job)  # after Ctrl-C the thread would wait for the lock for ever
 
     def _waiting(self) -> int:
         return len(self._ended) + len(self._pending)

@@ -52,6 +52,20 @@ def release_leaked(*locks: Any) -> None:
             lock.release()
 
 
+def call_whole(lock: Any, call: Callable[..., object], *args: Any) -> None:
+    """Call what takes a re-entrant lock; if that raises, `release_leaked`, unless the calling thread had the lock before.
+
+    It had if the caller has interrupted what has the lock, as a signal handler or a finalizer.
+    """
+    was_held = is_mine(lock)
+    try:
+        call(*args)
+    except BaseException:
+        if not was_held:
+            release_leaked(lock)
+        raise
+
+
 def renew_after_fork(lock: Any) -> None:
     """Make a lock free in a forked child: the thread of the parent that held it did not come along."""
     lock._at_fork_reinit()  # as the stdlib's pools do with theirs

@@ -192,9 +192,8 @@ class ThreadRunner(Runner):
         self._spawner = _IdleCallback(self._spawn)
         self._refuser: Consumer = _IdleCallback(self._refuse_all)
         self._next_try = port.timers.timer(weakly(self._offer))  # armed when the system has refused a thread
-        self._refused_since = (
-            self._refused_at
-        ) = -math.inf  # since when it does so while there is no thread, and when last
+        self._refused_since = -math.inf  # since when it does so while there is no thread
+        self._refused_at = -math.inf  # when it did so last
         port.park(self._spawner)
 
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────

@@ -193,9 +193,7 @@ if __name__ == "__main__":
 
 def test_a_worker_knows_of_multiprocessing_when_it_asks(tmp_path: Path) -> None:
     """Its name, its parent and the key are those of a process that `multiprocessing` has started."""
-    program = tmp_path / "program.py"
-    program.write_text(IDENTITY)
-    done = _run(program)
+    done = _run(tmp_path, IDENTITY)
     assert done.stdout.splitlines() == [
         "2.0",
         "parallel_exec-worker-1 True True",
@@ -205,7 +203,10 @@ def test_a_worker_knows_of_multiprocessing_when_it_asks(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def _run(program: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that is put into a folder."""
+    program = folder / "program.py"
+    program.write_text(text)
     return subprocess.run(
         [sys.executable, "-W", "error", str(program), *words],
         env=processes.environment(),
@@ -233,9 +234,7 @@ def test_a_worker_that_needs_no_multiprocessing_imports_none(tmp_path: Path) -> 
     (tmp_path / "library.py").write_text(
         f"import sys\ndef loaded():\n    return [n for n in {names} if n in sys.modules]\n"
     )
-    program = tmp_path / "program.py"
-    program.write_text(UNUSED)
-    done = _run(program)
+    done = _run(tmp_path, UNUSED)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -248,7 +247,7 @@ if __name__ == "__main__":
     with ParallelExecutor(max_concurrency=1, backend="process", retry_count=0) as executor:
         print(executor.submit(library.loaded).result())
         for _ in range(100):
-            time.sleep(0.05)
+            time.sleep(0.5)
             executor.submit(library.end).exception()
             if executor.submit(library.loaded).result():
                 break
@@ -263,9 +262,7 @@ def test_what_is_rarely_needed_is_imported_when_nobody_waits(tmp_path: Path) -> 
         "def loaded():\n    return [name for name in ('logging', 'traceback') if name in sys.modules]\n"
         "def end():\n    os._exit(1)\n"
     )
-    program = tmp_path / "program.py"
-    program.write_text(RARE.replace("0.05", "0.5"))
-    done = _run(program)
+    done = _run(tmp_path, RARE)
     assert (done.stdout, done.stderr) == ("[]\n['logging', 'traceback']\n", "")
 
 
@@ -306,9 +303,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("way", ["unlinks", "dies"])
 def test_memory_that_workers_share_by_name(tmp_path: Path, way: str) -> None:
     """What a worker has made outlives it, also a whole pool, until the parent unlinks it, or has died."""
-    program = tmp_path / "program.py"
-    program.write_text(SHARED)
-    done = _run(program, way)
+    done = _run(tmp_path, SHARED, way)
     first, second, name = done.stdout.split()
     assert (first, second) == ("7", "7")
     place = Path("/dev/shm", name)
@@ -326,16 +321,15 @@ def test_no_space_for_a_semaphore_of_the_server(tmp_path: Path) -> None:
         "        raise OSError(errno.ENOSPC, 'full')\n"
         "_multiprocessing.SemLock = SemLock\n"
     )
-    program = tmp_path / "program.py"
-    program.write_text(
+    done = _run(
+        tmp_path,
         "import multiprocessing\n"
         "from parallel_exec import ParallelExecutor\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_forkserver_preload(['full'])\n"
         "    with ParallelExecutor(max_concurrency=1, backend='process') as executor:\n"
-        "        print(executor.submit(abs, 1).exception())\n"
+        "        print(executor.submit(abs, 1).exception())\n",
     )
-    done = _run(program)
     assert "No space left" in done.stdout
     assert "/dev/shm" in done.stdout
 
@@ -366,9 +360,7 @@ def test_a_task_may_ask_where_a_module_is_before_it_imports_it(tmp_path: Path) -
         "    logging.warning('said')\n"
         "    return multiprocessing.current_process().name\n"
     )
-    program = tmp_path / "program.py"
-    program.write_text(SOUGHT)
-    done = _run(program)
+    done = _run(tmp_path, SOUGHT)
     assert done.stdout.splitlines() == [
         "([False, False, False], [True, True])",
         "here: said",
@@ -426,9 +418,7 @@ if __name__ == "__main__":
 
 def test_workers_are_numbered_as_processes_of_multiprocessing(tmp_path: Path) -> None:
     """Each has a number of its own, from which programs choose a device, or a port."""
-    program = tmp_path / "program.py"
-    program.write_text(NUMBERED)
-    done = _run(program)
+    done = _run(tmp_path, NUMBERED)
     assert (done.stdout, done.stderr) == ("[(1,), (2,)]\nSpawnProcess-3\n", "")
 
 
@@ -452,9 +442,7 @@ def test_a_worker_in_a_folder_that_its_user_may_not_enter(tmp_path: Path) -> Non
     """Who has started the program may: `sudo -u` and its like leave it there, and so is the server."""
     folder = tmp_path / "closed"
     folder.mkdir()
-    program = tmp_path / "program.py"
-    program.write_text(CLOSED)
-    done = _run(program, str(folder))
+    done = _run(tmp_path, CLOSED, str(folder))
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
@@ -474,8 +462,6 @@ if __name__ == "__main__":
 def test_a_worker_that_dies_before_it_has_read_what_it_is_told(tmp_path: Path) -> None:
     """Nobody waits until it reads the rest, of more than a pipe holds."""
     (tmp_path / "deadly.py").write_text("import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))\n")
-    program = tmp_path / "program.py"
-    program.write_text(DYING)
-    done = _run(program)
+    done = _run(tmp_path, DYING)
     assert "the last by exit code 9" in done.stdout
     assert done.stderr == ""
