@@ -357,6 +357,24 @@ def test_cancel_of_what_waits_for_a_limit() -> None:
         assert interrupt_with_limits(executor, cancel, release) > 100
 
 
+def test_what_is_added_after_an_interrupted_cancel() -> None:
+    """It does not join a line that is forgotten: a later repair would not find it."""
+    with ParallelExecutor(limits=LIMITS) as executor:
+        executor.pause()
+        needing = executor.options(needs={"db": 1, "host": "a"})
+        ready = inside.monitor(executor).ready
+        for step in itertools.count(1):
+            future = needing.submit(int)
+            more = interrupt(future.cancel, step)
+            future.cancel()
+            added = needing.submit(int)
+            assert ready.jobs() == [added]
+            assert added.cancel()
+            if not more:
+                break
+        assert step > 100
+
+
 def test_a_handler_that_submits_what_needs_a_limit_and_raises() -> None:
     """What it has submitted runs, although it came in the middle of a change that is torn apart then."""
     with ParallelExecutor(max_concurrency=2, limits=LIMITS) as executor:

@@ -284,8 +284,8 @@ class Lines:
 
     def _close(self, line: Line, now: float) -> None:
         """Forget a line that is empty."""
+        line.close()  # first: one that is open yet forgotten would be joined, and `rebuild` would not find who is in it
         self.by_needs.pop(line.needs, None)
-        line.close()
         self._detach(line, now)
 
     def _detach(self, line: Line, now: float) -> None:
@@ -386,8 +386,8 @@ class Lines:
         """Put a line back; or refuse its jobs, if there is an error."""
         if error is not None:
             self.refused.update(dict.fromkeys(line.waiting(), error))
-            del self.by_needs[line.needs]
             line.close()
+            del self.by_needs[line.needs]
         else:
             line.use(self._parts(line.needs))
             if line.has_first():
