@@ -21,7 +21,7 @@ from parallel_exec.task import INHERIT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass
-    from typing import Any, Callable, Mapping, Union
+    from typing import Any, Callable, Literal, Mapping, Union
 
     from tenacity import BaseRetrying
     from typing_extensions import Never, TypedDict, Unpack
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     class Overrides(TypedDict, total=False):
         """The settings as type checkers and editors know them, where any of them may be given by name."""
 
-        max_concurrency: int
+        max_concurrency: int | Literal["auto"]
         timeout: float | None
         retry_count: int
         backoff: float
@@ -63,7 +63,8 @@ class ParallelConfig:
     """The settings of a `ParallelExecutor`; frozen, keyword-only, valid once made.
 
     Args:
-        max_concurrency: attempts running at once.
+        max_concurrency: attempts running at once; "auto": as many as there are CPUs that this process may use, by affinity and
+            cgroup quota; in threads four more, at most 32; in an executor as many as it has workers.
         timeout: seconds for one attempt, counted from when it starts to run; None for no limit.
         retry_count: retries after the first attempt.
         backoff: seconds before the first retry; doubles with each.
@@ -86,7 +87,7 @@ class ParallelConfig:
         ValueError: a setting is out of range.
     """
 
-    max_concurrency: int
+    max_concurrency: int | Literal["auto"]
     timeout: float | None
     retry_count: int
     backoff: float
@@ -103,7 +104,7 @@ class ParallelConfig:
     def __init__(
         self,
         *,
-        max_concurrency: int = 5,
+        max_concurrency: int | Literal["auto"] = 5,
         timeout: float | None = 30.0,
         retry_count: int = 2,
         backoff: float = 1.0,
@@ -189,18 +190,20 @@ def policy_for(
     )
 
 
-def check_concurrency(value: int) -> int:
-    """Return `value` if it is a number of attempts at once.
+def check_concurrency(value: int | Literal["auto"]) -> int | Literal["auto"]:
+    """Return `value` if it is a number of attempts at once, or "auto".
 
     Raises:
-        TypeError, ValueError: it is none; what other libraries mean by None, -1 and "auto" is told.
+        TypeError, ValueError: it is neither; what other libraries mean by None and -1 is told.
     """
+    if isinstance(value, str) and value == "auto":
+        return "auto"
     try:
         return check_count("max_concurrency", value, 1)
     except (TypeError, ValueError) as error:
         given: object = value  # maybe an array, of which no single truth is to be had
-        is_all = isinstance(given, (int, str, type(None))) and given in (None, -1, "auto")
-        hint = ": os.cpu_count() is one for each CPU" if is_all else ""
+        is_all = isinstance(given, (int, type(None))) and given in (None, -1)
+        hint = ': "auto" is one for each CPU' if is_all else ""
         raise type(error)(f"{error}{hint}") from None
 
 

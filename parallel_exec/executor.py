@@ -81,8 +81,11 @@ class ParallelExecutor(Submitter, Executor):
         backend = make_backend(self.config.backend)
         for name, spec in (self.config.limits or {}).items():
             backend.check_limit(name, spec)
+        limit = self.config.max_concurrency
+        if limit == "auto":
+            limit = backend.auto_concurrency()
         events = Dispatcher(self.config.on_event)
-        scheduler = Scheduler(backend, self.config.max_concurrency, self.config.queue_size, events)
+        scheduler = Scheduler(backend, limit, self.config.queue_size, events)
         self._settings_for = SettingsFor(self.config, scheduler.monitor, allows_lazy=self._allows_lazy)
         super().__init__(scheduler, self._settings_for.plain)
         self._completion = scheduler.completion

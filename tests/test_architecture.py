@@ -28,6 +28,7 @@ ORDER = [
     "_hints",
     "_current",
     "_names",
+    "_cpus",
     "_dataclasses",
     "errors",
     "_outcome",
@@ -155,7 +156,6 @@ ORDER = [
     "futures.process",
     "futures",
     "_stdio",
-    "cli.cpus",
     "cli.options",
     "cli.limits",
     "cli.output",
@@ -171,6 +171,7 @@ ORDER = [
 
 # Private names of others that we use, and why; with most of them we do without where they are not there.
 PRIVATE = {
+    "_cpus": {"_xoptions": "how many CPUs the user says there are"},
     "_forks": {
         "_children": "multiprocessing waits for them at exit, and in a forked child they are the parent's",
         "_parent_pid": "of one of those",

@@ -296,6 +296,12 @@ class Backend(abc.ABC):
     def make_runner(self, port: SchedulerPort, limit: int) -> Runner:
         """Return a new runner; called by `start`."""
 
+    def auto_concurrency(self) -> int:
+        """Return how many attempts at once suit what runs them: for each CPU that this process may use, one."""
+        from parallel_exec._cpus import usable_cpus  # only who asks for it needs it
+
+        return usable_cpus()
+
     def prepare(self, job: AnyJob) -> Any:
         """Return the call, ready to travel; called in the thread that adds it, and what it raises ends the task."""
         return None

@@ -162,6 +162,12 @@ class ThreadBackend(Backend):
         self._prefix = thread_name_prefix or f"parallel_exec-{next(_backends)}"
         self._max_abandoned = check_count("max_abandoned", max_abandoned, 0)
 
+    def auto_concurrency(self) -> int:
+        """Return how many threads suit the CPUs that this process may use."""
+        from parallel_exec._cpus import usable_threads  # only who asks for it needs it
+
+        return usable_threads()
+
     def make_runner(self, port: SchedulerPort, limit: int) -> ThreadRunner:
         """Return a new runner."""
         return ThreadRunner(port, limit, self._initializer, self._initargs, self._prefix, self._max_abandoned)

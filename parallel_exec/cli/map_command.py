@@ -31,7 +31,7 @@ from parallel_exec._checks import check_seconds
 from parallel_exec._stdio import STDERR, STDOUT, print_by_lines, take_output, write_all
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.threads import main
-from parallel_exec.cli.cpus import usable_cpus
+from parallel_exec.backends.registry import make_backend
 from parallel_exec.cli.options import INTERRUPTED, OK, SOME_FAILED, TERMINATED, UsageError
 from parallel_exec.cli.output import CANNOT_WRITE, Output, open_output
 from parallel_exec.cli.reader import check_is_no_input, open_source, read_items, resolve, search_here, with_unique_ids
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 TAKEN_IN = 64  # items taken in and not yet written, for each call at once: enough that tiny ones travel in batches
 TAKEN_IN_LIMITED = 16_384  # items, where each says what it needs: many of one key must not hold back those of another
 SWALLOWED = 0.02  # seconds until Ctrl-C that was swallowed is raised again: by then the finalizer is over; a guess
-MORE_THREADS, MOST_THREADS = 4, 32  # for `-j auto`: threads wait most of the time, as the standard library says
 
 
 def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
@@ -116,7 +115,8 @@ def _resolve_all(
 
 def _room(config: ParallelConfig, needs: ItemNeeds | None) -> int:
     """Return how many items may be taken in and not yet be written."""
-    room = TAKEN_IN * config.max_concurrency
+    limit = config.max_concurrency
+    room = TAKEN_IN * (make_backend(config.backend).auto_concurrency() if limit == "auto" else limit)
     return room if needs is None or needs.same_for_all else max(room, TAKEN_IN_LIMITED)
 
 
@@ -260,7 +260,7 @@ def _config(options: argparse.Namespace) -> ParallelConfig:
         check_seconds("deadline", options.deadline)
         return ParallelConfig(
             backend=_backend(options.backend),
-            max_concurrency=_auto(options.backend) if options.max_concurrency is None else options.max_concurrency,
+            max_concurrency=options.max_concurrency,
             timeout=options.timeout,
             retry_count=options.retries,
             backoff=options.backoff,
@@ -314,9 +314,3 @@ def _backend(name: str) -> Backend | str:
     from parallel_exec.backends.process.backend import ProcessBackend
 
     return ProcessBackend(initializer=print_by_lines)
-
-
-def _auto(backend: str) -> int:
-    """Return how many calls `-j auto` runs at once."""
-    cpus = usable_cpus()
-    return min(cpus + MORE_THREADS, MOST_THREADS) if backend == "thread" else cpus

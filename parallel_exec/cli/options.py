@@ -249,9 +249,9 @@ def _limit(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
-def _count(text: str) -> int | None:
-    """Convert an option's value to a number of calls; None for "auto"."""
-    return None if text == "auto" else int(text)
+def _count(text: str) -> int | str:
+    """Convert an option's value to a number of calls, or to "auto"."""
+    return text if text == "auto" else int(text)
 
 
 _limit.__name__ = "seconds"  # argparse says "invalid seconds value"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from program import BACKENDS, read, results, run, started, wait_until
 
-from parallel_exec.cli import cpus
+from parallel_exec._cpus import usable_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +80,7 @@ def test_ctrl_c_writes_what_was_held_back(workdir: Path, mode: tuple[str, ...]) 
 @pytest.mark.parametrize(("backend", "more"), [("thread", 4), ("process", 0)])
 def test_as_many_calls_as_cpus(workdir: Path, backend: str, more: int) -> None:
     """With `-j auto` there are as many workers as CPUs that may be used, and four more threads."""
-    most = min(cpus.usable_cpus() + more, 32)
+    most = min(usable_cpus() + more, 32)
     options = ("-j", "auto", "--backend", backend, "--timeout", "none")
     with started(workdir, "work:wait_for", *(f"wait-{number}" for number in range(most + 2)), *options) as process:
         wait_until(lambda: len(list(workdir.glob("started-*"))) == most)
@@ -90,65 +89,3 @@ def test_as_many_calls_as_cpus(workdir: Path, backend: str, more: int) -> None:
         for number in range(most + 2):
             (workdir / f"go-wait-{number}").touch()
         assert len(read(process.communicate(timeout=20)[0])) == most + 2
-
-
-# ── the CPUs that may be used ────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of eight CPUs, whose control groups are files in this directory."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cpus, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(cpus, "OWN_CGROUPS", tmp_path / "own")
-    return tmp_path
-
-
-def group(machine: Path, path: str, **files: str) -> None:
-    """Make a control group."""
-    folder = machine / "cgroup" / path
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"),
-    [
-        ("max 100000", 8),
-        ("200000 100000", 2),
-        ("250000 100000", 3),
-        ("10000 100000", 1),
-        ("900000 50000", 8),
-        ("odd", 8),
-    ],
-)
-def test_a_quota_bounds_the_cpus(machine: Path, quota: str, expected: int) -> None:
-    """A control group of the second version says so in `cpu.max`."""
-    (machine / "own").write_text("0::/a/b\n")
-    group(machine, "a/b", cpu__max=quota)
-    assert cpus.usable_cpus() == expected
-
-
-def test_the_quota_of_an_outer_group_counts(machine: Path) -> None:
-    """A group has no more than those that it is in."""
-    (machine / "own").write_text("0::/a/b\n")
-    group(machine, "a/b", cpu__max="max 100000")
-    group(machine, "a", cpu__max="300000 100000")
-    assert cpus.usable_cpus() == 3
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("150000", 2)])
-def test_a_quota_of_the_first_version(machine: Path, quota: str, expected: int) -> None:
-    """It has files of its own; a container sees its own group where the machine's root would be."""
-    (machine / "own").write_text("12:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n1:name=systemd:/docker/1\n")
-    group(machine, "cpu,cpuacct", cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
-    assert cpus.usable_cpus() == expected
-
-
-def test_a_machine_without_control_groups(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPUs that it may run on count, or else all that there are."""
-    assert not (machine / "own").exists()
-    assert cpus.usable_cpus() == 8
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert cpus.usable_cpus() == (os.cpu_count() or 1)

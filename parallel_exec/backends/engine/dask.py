@@ -102,6 +102,11 @@ class DaskBackend(Backend):
         """
         return EngineRunner(DaskEngine(self._client), port, limit)
 
+    def auto_concurrency(self) -> int:
+        """Return how many calls the cluster's workers run at once, as far as they have come; of an address, as for processes."""
+        threads = 0 if isinstance(self._client, str) else sum(self._client.nthreads().values())
+        return threads or super().auto_concurrency()
+
     def works_after_fork(self) -> bool:
         """Return False: the client's loop did not come along."""
         return False

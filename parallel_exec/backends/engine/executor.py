@@ -40,6 +40,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import refuse_names
+from parallel_exec._cpus import usable_threads
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
@@ -107,11 +108,22 @@ class ExecutorBackend(Backend):
         _finish_at_exit(runner, type(self._executor))
         return runner
 
+    def auto_concurrency(self) -> int:
+        """Return how many workers the executor has; if it does not say, how many threads suit the CPUs."""
+        return workers_of(self._executor) or usable_threads()
+
     def works_after_fork(self) -> bool:
         """Return whether the executor was not used yet: its workers did not come along."""
         # Private names, but those by which the stdlib's pools know of theirs.
         has_workers = getattr(self._executor, "_threads", None) or getattr(self._executor, "_processes", None)
         return not has_workers and (self._engine is None or not self._engine.was_used)
+
+
+def workers_of(executor: Executor) -> int | None:
+    """Return how many workers an executor has, if it says so."""
+    # A private name, but one that the stdlib's pools, loky's, dask and others agree on.
+    workers = getattr(executor, "_max_workers", None)
+    return workers if isinstance(workers, int) and workers > 0 else None
 
 
 class SubmittedCall:
@@ -315,9 +327,7 @@ class ExecutorEngine(Engine):
 
     def capacity(self) -> int | None:
         """Return how many workers the executor has, if it says so."""
-        # A private name, but one that the stdlib's pools, loky's, dask and others agree on.
-        workers = getattr(self._executor, "_max_workers", None)
-        return workers if isinstance(workers, int) and workers > 0 else None
+        return workers_of(self._executor)
 
     def recall(self, submission: Submission) -> bool:
         """Withdraw what is in another process's queue, if the executor says that it has cancelled it."""
