@@ -458,6 +458,14 @@ class ParallelExecutor(Submitter, Executor):
         """Undo `pause`."""
         self._admission.resume()
 
+    def abort_all(self) -> None:
+        """End every task that has not ended as cancelled, also what is only staged; what is added later runs as ever.
+
+        What runs is stopped as far as the back end can, as by `TaskFuture.abort`. Does not wait for that. A run under way comes
+        to its end by it: `execute_all` returns the results, those of the cancelled among them.
+        """
+        call_whole(self._scheduler.lock, self._completion.abort_all)
+
     def resize(self, max_concurrency: int) -> None:
         """Change how many attempts may run at once; running ones are left alone."""
         self._admission.resize(check_count("max_concurrency", max_concurrency, 1))

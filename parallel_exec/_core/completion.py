@@ -256,6 +256,12 @@ class Completion:
         for job in running:
             self.stop(job, override(job))
 
+    def abort_all(self) -> None:
+        """Cancel all that has not ended, the first in the queue first, and stop what runs; see `ParallelExecutor.abort_all`."""
+        with self._lock:
+            jobs = sorted(self._registry.unsettled, key=lambda job: (-job.priority, job.sequence))
+        self.stop_all(jobs, lambda job: CANCELLED)
+
     def cancel_all_waiting(self, override: Failure) -> None:
         """End all jobs that no attempt is running of."""
         with self._lock:

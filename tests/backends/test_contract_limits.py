@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
+import threading
+from concurrent.futures import CancelledError, wait
 from functools import partial
 from typing import Any
 
@@ -195,6 +196,68 @@ def test_aborting_what_waits(lab: Any) -> None:
     future = lab.executor().add_task(partial(work.double, 1))
     assert future.abort()
     assert future.cancelled()
+
+
+@over(CONCURRENT)
+def test_aborting_all(lab: Any) -> None:
+    """`abort_all()` cancels what runs, what backs off, what is queued and what is staged; what is added later runs."""
+    executor = lab.executor(max_concurrency=2, retry_count=1, backoff=work.FOREVER, max_backoff=work.FOREVER)
+    started = lab.latch()
+    running = executor.submit(work.hold, started, lab.latch())
+    failing = executor.submit(work.fail, OSError("once"))
+    work.until(lambda: executor.stats().waiting == 1)
+    started.wait()
+    others = [executor.submit(work.hold, lab.latch(), lab.latch()) for _ in range(4)]
+    work.until(others[0].running)
+    executor.abort_all()
+    ended = [running, failing, *others]
+    wait(ended, LONG)
+    assert [future.cancelled() for future in ended] == [True] * 6
+    assert all(future.cancelled() for future in ended)
+    assert [len(future.task_result().attempts) for future in ended] == [1, 1, 1, 0, 0, 0]
+    assert executor.submit(work.double, 1).result(LONG) == 2
+
+
+@over(CONCURRENT)
+def test_aborting_all_ends_a_run(lab: Any) -> None:
+    """`execute_all` returns a result for each task then, in order; `results()` has those that had finished."""
+    executor = lab.executor(max_concurrency=1)
+    started = lab.latch()
+    executor.add_task(Task(partial(work.double, 1), priority=1))
+    executor.add_task(partial(work.hold, started, lab.latch()))
+    executor.add_task(partial(work.double, 2))
+    aborts = threading.Thread(target=lambda: (started.wait(), executor.abort_all()))
+    aborts.start()
+    results = executor.execute_all()
+    aborts.join()
+    assert [(result.result, result.cancelled) for result in results] == [(2, False), (None, True), (None, True)]
+    assert [result.result for result in executor.results()] == [2]
+    executor.add_task(partial(work.double, 3))
+    assert [result.result for result in executor.execute_all()] == [6]
+
+
+@over(ALL)
+def test_aborting_all_that_is_staged(lab: Any) -> None:
+    """What was only added ends as cancelled, and the next run has its result; with nothing to end it does nothing."""
+    executor = lab.executor()
+    executor.abort_all()
+    future = executor.add_task(partial(work.double, 1))
+    executor.abort_all()
+    assert future.cancelled()
+    assert [result.cancelled for result in executor.execute_all()] == [True]
+
+
+@over(("thread", "process"))
+def test_aborting_all_ends_a_map(lab: Any) -> None:
+    """A `map` whose items are under way raises `CancelledError`, as `cancel()` of them would have it."""
+    executor = lab.executor(max_concurrency=2)
+    started = lab.latch()
+    results = executor.map(partial(work.hold, started), [lab.latch() for _ in range(50)])
+    started.wait()
+    executor.abort_all()
+    with pytest.raises(CancelledError):
+        next(results)
+    assert executor.stats().queued == 0
 
 
 # ── runs that end early ─────────────────────────────────────────────────────────────────────────────────────────────

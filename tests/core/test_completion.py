@@ -279,3 +279,18 @@ def test_a_lock_that_was_left_taken_is_released(bare: Bare) -> None:
     bare.completion.repair(job, None, was_held=False)
     look()
     assert free == [False, True]
+
+
+def test_aborting_all_ends_what_waits_first(bare: Bare) -> None:
+    """The first in the queue first, so that none of it begins; then what runs is stopped, and none is charged twice."""
+    live, second, first = bare.live(1), bare.queued(3), bare.queued(2)
+    told: list[Any] = []
+    for job in (second, first):
+        job.add_done_callback(lambda job: told.append((job, len(bare.runner.stopped))))
+    bare.completion.abort_all()
+    assert told == [(first, 0), (second, 0)]
+    [(stopped, number, error)] = bare.runner.stopped
+    assert (stopped, number, type(error)) == (live, 1, CancelledError)
+    assert live.override is CANCELLED
+    bare.completion.abort_all()
+    assert bare.counts() == (1, 2, 0)
