@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._core.registry import ExecutorStats, RunningTask
     from parallel_exec.backends.base import Backend
     from parallel_exec.backends.engine.dask import DaskBackend
     from parallel_exec.backends.engine.executor import ExecutorBackend
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # the one place: the build reads it here
 
 _HOMES = {
-    "_core.registry": ("ExecutorStats",),
+    "_core.registry": ("ExecutorStats", "RunningTask"),
     "backends.base": ("Backend",),
     "backends.engine.dask": ("DaskBackend",),
     "backends.engine.executor": ("ExecutorBackend",),
@@ -127,6 +127,7 @@ __all__ = [
     "RemoteTaskError",
     "ResultRejectedError",
     "RetryAfter",
+    "RunningTask",
     "Task",
     "TaskCancelled",
     "TaskEvent",

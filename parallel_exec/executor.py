@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from parallel_exec._checks import RetryOn
     from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.job import AnyJob
-    from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._core.registry import ExecutorStats, RunningTask
     from parallel_exec._journal.run import JournaledRun
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture
@@ -473,6 +473,10 @@ class ParallelExecutor(Submitter, Executor):
     def stats(self) -> ExecutorStats:
         """Return what the executor has done and is doing."""
         return self._completion.stats()
+
+    def running(self) -> list[RunningTask]:
+        """Return what runs at this moment, the longest first. In processes a task is known to run a few milliseconds later."""
+        return self._completion.running()
 
     if not TYPE_CHECKING:  # or type checkers would believe in every attribute
 

@@ -35,6 +35,7 @@ PUBLIC = [
     "RemoteTaskError",
     "ResultRejectedError",
     "RetryAfter",
+    "RunningTask",
     "Task",
     "TaskCancelled",
     "TaskEvent",

@@ -17,8 +17,10 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 
 from parallel_exec._core.phase import Phase
+from parallel_exec._core.registry import RunningTask
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
+from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import is_mine, release_leaked
 
 TYPE_CHECKING = False
@@ -341,6 +343,15 @@ class Completion:
             f"{count} added and never run, {first.id!r} first, and so cancelled: call execute_all() in the with block, or "
             "submit() instead of add_task()"
         )
+
+    def running(self) -> list[RunningTask]:
+        """Return what runs, the longest first."""
+        with self._lock:
+            found = [(self.runner.at_work(job), number, job.worker) for job, number in self._registry.live.copy()]
+        now = time.monotonic()
+        known = [(work, number, worker) for work, number, worker in found if work is not None]
+        running = [RunningTask(work[0], number, worker, now - work[1]) for work, number, worker in known]
+        return sorted(running, key=lambda task: -task.seconds)
 
     def stats(self) -> ExecutorStats:
         """Return a snapshot of the counts."""

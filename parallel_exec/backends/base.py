@@ -374,6 +374,10 @@ class Runner(abc.ABC):
         """Return what was taken and is not known to have begun. Called with the lock held."""
         return []
 
+    def at_work(self, job: AnyJob) -> tuple[str, float] | None:
+        """Return the id of what runs of a live job, and since when (monotonic); None if nothing does. With the lock held."""
+        return job.id, job.started_at
+
     @abc.abstractmethod
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""

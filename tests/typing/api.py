@@ -37,6 +37,7 @@ from parallel_exec import (
     RemoteTaskError,
     ResultRejectedError,
     RetryAfter,
+    RunningTask,
     Task,
     TaskCancelled,
     TaskEvent,
@@ -229,6 +230,7 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
     executor.resume()
     executor.resize(3)
     assert_type(executor.stats(), ExecutorStats)
+    assert_type(executor.running()[0], RunningTask)
     assert_type(executor.results()[0].success, bool)
     queue: TaskQueue = executor.queue
     queue.enqueue(Task(name))

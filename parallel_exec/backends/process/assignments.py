@@ -173,6 +173,16 @@ class Assignments:
         waiting = [job for handle in self.handles for job in handle.assigned.jobs() if job.phase == Phase.HANDED_OUT]
         return [*waiting, *self.returned]
 
+    def running_item(self, chunk: MapChunk) -> tuple[str, float] | None:
+        """Return the id of the item of a chunk that runs, and since when; None if none does. Called with the lock held."""
+        handle = chunk.slot
+        if not isinstance(handle, WorkerHandle):
+            return None
+        running = handle.running()
+        if running.loading or handle.assigned.get(running.serial) is not chunk:
+            return None
+        return chunk.item_id(chunk.index_of(running.serial)), running.since
+
     # ── taking back ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_back_all(self) -> None:

@@ -124,6 +124,12 @@ class ProcessPool(Runner):
         """Return what has not been begun. Called with the lock held."""
         return self.assignments.handed_out()
 
+    def at_work(self, job: AnyJob) -> tuple[str, float] | None:
+        """Return what runs of a job; of a chunk that is an item. Called with the lock held."""
+        if type(job) is not MapChunk:
+            return super().at_work(job)
+        return self.assignments.running_item(job)
+
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Kill the worker that runs the attempt; what the worker has not begun goes back first."""
         self.assignments.stop(job, number, error)
