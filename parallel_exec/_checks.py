@@ -94,6 +94,20 @@ def check_backoff(backoff: float, max_backoff: float) -> None:
         )
 
 
+def check_int(name: str, value: int) -> int:
+    """Return `value` as a plain int if it is a whole number, NumPy's too.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if is_flag(value) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} takes a whole number, not {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:  # an array
+        raise TypeError(f"{name} takes a whole number, not {value!r}") from None
+
+
 def check_count(name: str, value: int, least: int) -> int:
     """Return `value` as a plain int if it is a whole number, NumPy's too, of at least `least`.
 
@@ -101,12 +115,7 @@ def check_count(name: str, value: int, least: int) -> int:
         TypeError: it is no whole number.
         ValueError: it is too small.
     """
-    if is_flag(value) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} takes a whole number, not {value!r}")
-    try:
-        count = operator.index(value)
-    except TypeError:  # an array
-        raise TypeError(f"{name} takes a whole number, not {value!r}") from None
+    count = check_int(name, value)
     if count < least:
         raise ValueError(f"{name} must be at least {least}, not {value!r}")
     return count

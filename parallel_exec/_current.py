@@ -34,6 +34,11 @@ class RunningCall(Protocol):
         """Seconds for the attempt; None for no limit."""
         ...
 
+    @property
+    def root_seed(self) -> int:
+        """The executor's seed, of which with the task's id the task's is made."""
+        ...
+
     def unwanted(self, number: int) -> Callable[[], bool]:
         """Return what says whether nobody waits for attempt `number` any more; it keeps nothing alive."""
         ...

@@ -8,6 +8,7 @@ from parallel_exec._checks import (
     check_backoff,
     check_count,
     check_flag,
+    check_int,
     check_retry_on,
     check_retrying,
     check_seconds,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         on_event: Callable[[Event], object] | None
         limits: Mapping[str, LimitSpec] | None
         priority_ageing: float | None
+        seed: int | None
 
 else:
     from parallel_exec._dataclasses import dataclass
@@ -81,6 +83,7 @@ class ParallelConfig:
             `Adaptive`. A task says by `needs` what it takes of them, and waits in the queue until it can have that.
         priority_ageing: seconds after which a task that waits for a limit counts as of one priority higher, and so on; None:
             never.
+        seed: fixes `current_task().seed` for each task id; None: another one for each executor.
 
     Raises:
         TypeError: a setting is of the wrong type, or its name is none of the above.
@@ -100,6 +103,7 @@ class ParallelConfig:
     on_event: Callable[[Event], object] | None
     limits: Mapping[str, LimitSpec] | None
     priority_ageing: float | None
+    seed: int | None
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class ParallelConfig:
         on_event: Callable[[Event], object] | None = None,
         limits: Mapping[str, LimitSpec] | None = None,
         priority_ageing: float | None = None,
+        seed: int | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -141,6 +146,7 @@ class ParallelConfig:
             "on_event": on_event,
             "limits": None if limits is None else _check_limits(limits),
             "priority_ageing": check_seconds("priority_ageing", priority_ageing),
+            "seed": None if seed is None else check_int("seed", seed),
         }
         check_backoff(checked["backoff"], checked["max_backoff"])
         for name, value in checked.items():

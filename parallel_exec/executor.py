@@ -6,6 +6,7 @@ add_task, submit, map, stream ──► Scheduler ──► TaskFuture
 
 from __future__ import annotations
 
+import os
 import warnings
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as WaitTimeout
@@ -31,7 +32,6 @@ from parallel_exec.task import INHERIT, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from typing import Any, Callable, Iterable, Iterator, Literal, Mapping, MutableMapping, TypeVar, overload
 
     from tenacity import BaseRetrying
@@ -85,7 +85,8 @@ class ParallelExecutor(Submitter, Executor):
         if limit == "auto":
             limit = backend.auto_concurrency()
         events = Dispatcher(self.config.on_event)
-        scheduler = Scheduler(backend, limit, self.config.queue_size, events)
+        seed = int.from_bytes(os.urandom(8), "little") if self.config.seed is None else self.config.seed
+        scheduler = Scheduler(backend, limit, self.config.queue_size, events, seed)
         self._settings_for = SettingsFor(self.config, scheduler.monitor, allows_lazy=self._allows_lazy)
         super().__init__(scheduler, self._settings_for.plain)
         self._completion = scheduler.completion

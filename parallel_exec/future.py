@@ -37,9 +37,11 @@ class FutureOwner(Protocol):
 
     Attributes:
         callers: what the calling thread may wait for; one for each executor.
+        seed: the executor's.
     """
 
     callers: Any
+    seed: int
 
     def cancel(self, job: Any) -> bool:
         """Cancel it unless an attempt is running."""

@@ -23,7 +23,7 @@ class CurrentTask:
         granted: what it has of the executor's limits, by their names: of a list a tuple of its items, else the amount.
     """
 
-    __slots__ = ("_is_cancelled", "_timeout", "attempt", "deadline", "granted", "id")
+    __slots__ = ("_is_cancelled", "_root_seed", "_timeout", "attempt", "deadline", "granted", "id")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class CurrentTask:
         timeout: float | None,
         is_cancelled: Callable[[], bool],
         granted: dict[str, Any],
+        root_seed: int,
     ) -> None:
         self.id = id
         self.attempt = attempt
@@ -40,6 +41,19 @@ class CurrentTask:
         self.granted = granted
         self._timeout = timeout
         self._is_cancelled = is_cancelled
+        self._root_seed = root_seed
+
+    @property
+    def seed(self) -> int:
+        """A whole number of 64 bits, made of the executor's `seed` and the task's id alone.
+
+        It is the same in every back end, attempt and order of tasks, and in every run if `seed` is given; different tasks have
+        different ones. For `random.Random(seed)`, or `numpy.random.default_rng(seed)`.
+        """
+        from hashlib import blake2b  # few ask
+
+        named = f"{self._root_seed}:{self.id}".encode(errors="surrogatepass")
+        return int.from_bytes(blake2b(named, digest_size=8).digest(), "little")
 
     @property
     def cancelled(self) -> bool:
@@ -78,6 +92,5 @@ def current_task() -> CurrentTask:
         )
     timeout = call.timeout
     deadline = None if timeout is None else call.started_at + timeout
-    return CurrentTask(
-        call.id, number, deadline, timeout, call.unwanted(number), granted() if granted is not None else {}
-    )
+    has = {} if granted is None else granted()
+    return CurrentTask(call.id, number, deadline, timeout, call.unwanted(number), has, call.root_seed)

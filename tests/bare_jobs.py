@@ -16,6 +16,7 @@ class Owner:
     """As much of a scheduler as a job asks for."""
 
     callers: Any = None
+    seed = 0
 
     def __init__(self) -> None:
         self.next_sequence = itertools.count(1 << PLACES, 1 << PLACES).__next__

@@ -32,6 +32,7 @@ def test_defaults() -> None:
         "on_event": None,
         "limits": None,
         "priority_ageing": None,
+        "seed": None,
     }
 
 

@@ -211,6 +211,10 @@ class Job(TaskFuture["T"]):
     def timeout(self) -> float | None:
         return self.settings.timeout
 
+    @property
+    def root_seed(self) -> int:
+        return self.owner.seed
+
     def unwanted(self, number: int) -> Callable[[], bool]:
         weakly_self = ref(self)  # the frames of a task that fails may have it, and the job keeps its error
 

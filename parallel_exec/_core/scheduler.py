@@ -50,9 +50,10 @@ class Scheduler:
         lock: the monitor's.
         timers: the executor's clock.
         events: tells the hook.
+        seed: of which, with their ids, the tasks' seeds are made.
     """
 
-    def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher) -> None:
+    def __init__(self, backend: Backend, limit: int, queue_size: int, events: Dispatcher, seed: int) -> None:
         self.monitor = monitor = Monitor(
             1 if backend.runs_in_caller else limit, in_one_thread=backend.reports_in_one_thread
         )
@@ -64,6 +65,7 @@ class Scheduler:
         self.lock = monitor.lock
         self.timers = monitor.timers
         self.events = events
+        self.seed = seed
         self._backend = backend
         self._bounded = queue_size > 0
         self._gate = monitor.gate

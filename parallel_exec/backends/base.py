@@ -100,12 +100,14 @@ class SchedulerPort(Protocol):
         lock: guards the scheduler's state, and may guard the back end's: re-entrant, held only for moments.
         events: tells the hook.
         timers: the executor's clock.
+        seed: the executor's, of which, with their ids, the tasks' seeds are made.
         drained: whether there is nothing left to do and nothing can be added: consumers end.
     """
 
     lock: threading.RLock
     events: Dispatcher
     timers: Timers
+    seed: int
 
     @property
     def drained(self) -> bool:

@@ -180,7 +180,7 @@ class DaskEngine(Engine):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
         job, serial = submission.job, submission.serial
         granted = b"" if submission.grant is None else dumps(submission.granted())
-        info = AttemptInfo(job.id, submission.number, job.settings.timeout, granted=granted)
+        info = AttemptInfo(job.id, submission.number, job.settings.timeout, granted=granted, seed=job.root_seed)
         remote_job = RemoteJob(serial, info, job.payload)
         priority = job.priority
         del job  # an error's traceback holds this frame

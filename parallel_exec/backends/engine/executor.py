@@ -355,7 +355,7 @@ class ExecutorEngine(Engine):
             slot.timer.arm(submission.sent_at + timeout)
         port, key = self._listener.port(), self._listener.key(submission.serial)
         granted = b"" if submission.grant is None else pickle.dumps(submission.granted())
-        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted)
+        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted, job.root_seed)
         if self._shares:
             return AttemptInfo, tuple(info)
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
@@ -370,7 +370,7 @@ class ExecutorEngine(Engine):
                 calls.append((run_nothing, (), {}, AttemptInfo("", submission.number, None)))
             else:
                 key = self._listener.key(submission.serial)
-                info = AttemptInfo(job.id, submission.number, job.settings.timeout, port, key)
+                info = AttemptInfo(job.id, submission.number, job.settings.timeout, port, key, seed=job.root_seed)
                 calls.append((job.fn, job.args, job.kwargs or {}, info))
         return calls
 

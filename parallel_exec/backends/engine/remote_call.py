@@ -37,6 +37,7 @@ class AttemptInfo(NamedTuple):
         port: where the StartListener is; 0 if there is none.
         key: what its datagrams begin with.
         granted: what it has of the executor's limits, pickled; empty for nothing.
+        seed: the executor's.
     """
 
     id: str
@@ -45,6 +46,7 @@ class AttemptInfo(NamedTuple):
     port: int = 0
     key: bytes = b""
     granted: bytes = b""
+    seed: int = 0
 
     def unpack_granted(self) -> Granted | None:
         """Return what unpickles `granted`; None if it is empty."""
@@ -83,6 +85,7 @@ class EngineCall:
         self.id = info.id
         self.started_at = started_at
         self.timeout = info.timeout
+        self.root_seed = info.seed
         self._is_unwanted = is_unwanted
 
     def unwanted(self, number: int) -> Callable[[], bool]:

@@ -52,6 +52,7 @@ class Launcher:
         self._context = context
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
+        self._seed = 0
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
         self._main = {} if start_method.forks(context) or why_not_importable() else start_method.main_module()
@@ -59,6 +60,10 @@ class Launcher:
         self._failures = 0
         self._ever_succeeded = False
         self._first: tuple[str, BaseException | None] = ("", None)
+
+    def open(self, seed: int) -> None:
+        """Be those of a pool whose executor has this seed."""
+        self._seed = seed
 
     def start_server(self) -> None:
         """Start the fork server; called with the first call, as nothing takes longer than what the server has to import.
@@ -112,7 +117,10 @@ class Launcher:
     def _spawn(self, handle: WorkerHandle, initializer: Initializer | None, main: dict[str, Any]) -> None:
         """Make the process. In the starting thread."""
         with spawn.lock:  # for what that imports
+            from parallel_exec.backends.process.child.start import WorkerSettings
+
             config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
+        config = config._replace(settings=WorkerSettings(self._seed))
         handle.started(*spawn.start(self._context, config, handle.name))
 
     def close(self) -> None:

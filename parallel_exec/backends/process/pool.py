@@ -66,6 +66,7 @@ class ProcessPool(Runner):
         self._lock = port.lock
         self._max_tasks = max_tasks
         self._launcher = launcher
+        launcher.open(port.seed)
         self._io = IoLoop(port.lock, weakly(self._break))
         self.assignments = Assignments(port.lock, self._io.wakeup)
         events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))

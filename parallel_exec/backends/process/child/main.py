@@ -56,14 +56,16 @@ class _RunningTask:
 
     Args:
         start: when it began, by `time.monotonic()`; None for a chunk: the journal knows it of each item.
+        root_seed: the executor's seed.
     """
 
-    __slots__ = ("_journal", "_start", "_task")
+    __slots__ = ("_journal", "_start", "_task", "root_seed")
 
-    def __init__(self, task: WorkerTask, journal: wire.Journal, start: float | None) -> None:
+    def __init__(self, task: WorkerTask, journal: wire.Journal, start: float | None, root_seed: int) -> None:
         self._task = task
         self._journal = journal
         self._start = start
+        self.root_seed = root_seed
 
     @property
     def id(self) -> str:
@@ -100,6 +102,7 @@ class Worker:
         self._journal.sent()
         self.outbox = Outbox(config.results.fd, self._channel, self._journal)
         self._map_runner = MapRunner(self.outbox, self._acquire)
+        self._settings = config.settings
         self._dead_epoch = -1
         os.close(config.journal.fd)
 
@@ -140,7 +143,7 @@ class Worker:
                 columns = columns.columns(task.low, task.high)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
-        current.begin(_RunningTask(task, self._journal, None), task.attempt)
+        current.begin(_RunningTask(task, self._journal, None, self._settings.seed), task.attempt)
         is_done = self._map_runner.run(task, fn, columns)
         current.end()
         return is_done
@@ -157,7 +160,7 @@ class Worker:
             start = time.monotonic()
             self._journal.started(task.serial, start)
             granted = partial(pickle.loads, task.granted) if task.granted else None
-            current.begin(_RunningTask(task, self._journal, start), task.attempt, granted)
+            current.begin(_RunningTask(task, self._journal, start, self._settings.seed), task.attempt, granted)
             kind, pickled = ENCODER.run(fn, args, kwargs)
             current.end()
             del fn, args, kwargs

@@ -45,6 +45,16 @@ class Started(NamedTuple):
     orig_folder: str | None
 
 
+class WorkerSettings(NamedTuple):
+    """What a worker has of its pool's settings, beside those that its start needs.
+
+    Attributes:
+        seed: the executor's.
+    """
+
+    seed: int = 0
+
+
 class WorkerConfig(NamedTuple):
     """What a worker is told at its start: filled in by `WorkerHandle.config`, the last by `spawn.start`.
 
@@ -61,6 +71,7 @@ class WorkerConfig(NamedTuple):
         inherited: what the parent has at the moment of the start, as the next.
         output: `Descriptor`s of its standard output and error, if they may be others here.
         started: what `multiprocessing` tells its own processes; None: it has done so.
+        settings: the pool's.
     """
 
     tasks: Any
@@ -78,6 +89,7 @@ class WorkerConfig(NamedTuple):
     inherited: Inherited | None = None
     output: tuple[Any, ...] = ()
     started: Started | None = None
+    settings: WorkerSettings = WorkerSettings()
 
 
 class Start:
