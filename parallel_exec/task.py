@@ -292,6 +292,14 @@ class NotKept(LetGo):
         )
 
 
+class Used(NamedTuple):
+    """What an attempt has written and used, as far as that is known: the last fields of an `Attempt`."""
+
+    output: str = ""
+    cpu_time: float | None = None
+    peak_memory: int | None = None
+
+
 class Attempt(NamedTuple):
     """One try at a task.
 
@@ -301,6 +309,11 @@ class Attempt(NamedTuple):
         duration: seconds it ran.
         error: what it raised; None if it succeeded.
         worker: the name of the thread or process that ran it.
+        output: the last 64 KB that it wrote to standard output and error, in a `ProcessBackend(capture_output=True)`; else "".
+        cpu_time: seconds of CPU that its worker process, or its thread, used meanwhile. None where that is not known: above all
+            of an attempt that took less than a millisecond, or whose worker was killed.
+        peak_memory: the most bytes that were resident meanwhile, of its worker process as a whole. None where that is not
+            known: as above, and in threads.
     """
 
     number: int
@@ -308,10 +321,18 @@ class Attempt(NamedTuple):
     duration: float
     error: BaseException | None
     worker: str
+    output: str = ""
+    cpu_time: float | None = None
+    peak_memory: int | None = None
 
     def __repr__(self) -> str:
         how = "returned" if self.error is None else f"raised {short_repr(self.error)}"
         return f"Attempt({self.number}, {how} after {self.duration:.3g} s in {self.worker!r})"
+
+
+def attempt_of(number: int, start: float, end: float, error: BaseException | None, worker: str, used: Used) -> Attempt:
+    """Return an attempt from when it began until when it ended."""
+    return Attempt(number, start, end - start, error, worker, *used)
 
 
 @dataclass(frozen=True, repr=False)

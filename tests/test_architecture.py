@@ -100,6 +100,7 @@ ORDER = [
     "backends.process.child.reader",
     "backends.process.child.writer",
     "backends.process.child.map_runner",
+    "backends.process.child.usage",
     "backends.process.child.main",
     "backends.process.child.server",
     "backends.process.start_method",

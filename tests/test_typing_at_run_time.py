@@ -44,7 +44,7 @@ def test_a_class_of_the_users_may_be_generic_as_well() -> None:
 def test_an_attempt_is_a_named_tuple() -> None:
     """With its fields, its own text, and a place that pickle finds."""
     attempt = Attempt(1, 2.0, 3.0, None, "w")
-    assert attempt == (1, 2.0, 3.0, None, "w")
+    assert attempt == (1, 2.0, 3.0, None, "w", "", None, None)
     assert attempt._replace(number=2) == Attempt(number=2, started_at=2.0, duration=3.0, error=None, worker="w")
     assert Attempt._fields == tuple(inspect.signature(Attempt).parameters) == tuple(Attempt.__annotations__)
     assert repr(attempt) == "Attempt(1, returned after 3 s in 'w')"

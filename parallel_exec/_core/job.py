@@ -27,7 +27,7 @@ from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
 from parallel_exec._sync.threads import main
 from parallel_exec.future import FutureOwner, TaskFuture, Unretrieved
-from parallel_exec.task import Attempt, LetGo, Task, TaskResult, checked_task, lacks_id, name_task, result_of
+from parallel_exec.task import LetGo, Task, TaskResult, Used, attempt_of, checked_task, lacks_id, name_task, result_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
     from parallel_exec._sync.timers import Timer
+    from parallel_exec.task import Attempt
 
     T = TypeVar("T")
 
@@ -50,8 +51,7 @@ class Job(TaskFuture["T"]):
     """One task's future and record. Its holder knows it as `TaskFuture`; the rest is the scheduler's.
 
     Args:
-        owner: the scheduler.
-        settings: those of its attempts.
+        owner, settings: the scheduler, and the settings of its attempts.
         fn, args, kwargs: the call.
         priority: as a `Task`'s.
         id: its id; None for one that is made of the function's name and the job's number once somebody asks.
@@ -75,6 +75,7 @@ class Job(TaskFuture["T"]):
     ended_at = 0.0
     worker = ""
     retry_state: Any = None
+    _used = Used()  # what the current or last attempt has written and used
     _quiet = False  # whether nobody is going to look at an error, and need not
 
     # Written once before the task is queued.
@@ -193,7 +194,7 @@ class Job(TaskFuture["T"]):
     def attempts(self) -> tuple[Attempt, ...]:
         past = self.past
         if len(past) < self.attempt_number and self.succeeded():  # whose last attempt is noted in no other way
-            past += (Attempt(self.attempt_number, self.started_at, self.ended_at - self.started_at, None, self.worker),)
+            past += (attempt_of(self.attempt_number, self.started_at, self.ended_at, None, self.worker, self._used),)
         return past
 
     def _failure(self) -> Failure:
@@ -298,10 +299,15 @@ class Job(TaskFuture["T"]):
         """Keep what the retry policy remembers of the attempts. By the thread that starts the first, without the lock."""
         self.retry_state = retry_state
 
+    def has_used(self, **facts: Any) -> None:
+        """Note fields of `Used` of the attempt. By the thread that has claimed it, or alone can, without the lock."""
+        self._used = self._used._replace(**facts)
+
     def end_attempt(self, error: BaseException | None, at: float) -> None:
         """Note how the attempt ended. By the thread that has claimed it, without the lock."""
         self.ended_at = at
-        self.past += (Attempt(self.attempt_number, self.started_at, at - self.started_at, error, self.worker),)
+        self.past += (attempt_of(self.attempt_number, self.started_at, at, error, self.worker, self._used),)
+        self.__dict__.pop("_used", None)
 
     def back_off(self, timer: Timer) -> None:
         """Wait for the next attempt, which is due when the timer is."""

@@ -293,21 +293,27 @@ class Scheduler:
             self.callers.waiting.pop(job, None)
         return True
 
-    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
+    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None) -> bool:
         if not self.claim(job, number):
             return False
+        if cpu_time is not None:
+            job.has_used(cpu_time=cpu_time)
         self.settle(job, outcome, end)
         return True
 
-    def report_ended(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
+    def report_ended(
+        self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None
+    ) -> AnyJob | None:
         """Do as `report`, but leave the counting to `begin_next`, if the task has ended: returns what to give it."""
         if type(outcome) is not Success or job.settings.policy.asks_on_success:
-            guarded(self.report, job, number, outcome, end, said=_RAISED, owner=job)
+            guarded(self.report, job, number, outcome, end, cpu_time, said=_RAISED, owner=job)
             return None
         try:
             self._registry.live.remove((job, number))  # as `claim` does; who waited in it has returned
         except KeyError:
             return None
+        if cpu_time is not None:
+            job.has_used(cpu_time=cpu_time)
         try:
             job.conclude(outcome, False, end)
         except BaseException:

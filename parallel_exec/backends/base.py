@@ -210,8 +210,11 @@ class SchedulerPort(Protocol):
         """Time is up for what runs in `slot`: the callback of the slot's timer."""
         ...
 
-    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> bool:
-        """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped."""
+    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None) -> bool:
+        """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped.
+
+        `cpu_time`: seconds of CPU that it used, if that is known.
+        """
         ...
 
     def claim(self, job: AnyJob, number: int) -> bool:
@@ -228,7 +231,9 @@ class SchedulerPort(Protocol):
         """Begin (where that was not done) and report attempts, as (job, start, outcome, end)."""
         ...
 
-    def report_ended(self, job: AnyJob, number: int, outcome: Outcome, end: float) -> AnyJob | None:
+    def report_ended(
+        self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None
+    ) -> AnyJob | None:
         """Do as `report`, but raise nothing; what it returns must be given to `begin_next`, or to `account`."""
         ...
 

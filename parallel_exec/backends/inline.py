@@ -130,13 +130,14 @@ class InlineRunner(Runner):
         outer = current.under_way()  # a task of another executor may be what drives us
         granted = None if job.grant is None else job.grant.facts
         current.begin(job, number, granted)
+        before = time.thread_time()
         outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
         current.begin(*outer)
-        end = time.monotonic()
+        end, used = time.monotonic(), time.thread_time() - before
         timeout = job.settings.timeout
         if timeout is not None and end - job.started_at > timeout:
             outcome = Failure(TaskTimeoutError(job.id, timeout, number))
-        port.report(job, number, outcome, end)
+        port.report(job, number, outcome, end, used)
         if granted is not None:
             self._end_kept()
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):

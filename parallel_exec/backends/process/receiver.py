@@ -84,6 +84,9 @@ class Receiver:
             if frame.kind == RETURNED and type(handle.assigned.get(frame.serial)) is Job:
                 plain.append(frame)
                 continue
+            if frame.kind == wire.USED:
+                self._hear_used(handle, frame)
+                continue
             if frame.ancillary and plain:  # descriptors are matched to frames by their order
                 self._hear_successes(handle, plain)
                 plain = []
@@ -128,6 +131,12 @@ class Receiver:
                 port.report_ran(handle, handle.name, ran)
         except BaseException:  # a signal handler's; callbacks are guarded one by one
             logger.exception(_FRAME_RAISED, handle.name)
+
+    def _hear_used(self, handle: WorkerHandle, frame: wire.Frame) -> None:
+        """Hear what an attempt has used, of which the end comes next."""
+        job = handle.assigned.get(frame.serial)
+        if type(job) is Job:
+            job.has_used(cpu_time=frame.start, peak_memory=None if frame.end < 0 else int(frame.end))
 
     def _hear_outcome(self, handle: WorkerHandle, frame: wire.Frame) -> None:
         """Hear how one call ended."""

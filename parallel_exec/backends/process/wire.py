@@ -21,7 +21,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
     FRAME    Q   bytes of the payload, which follows this header
              B   kind: of an outcome (`_outcomes.py`), or one of those below
              Q   serial; 0: the frame is of no task
-             d d when the call began and ended, by `time.monotonic()`
+             d d when the call began and ended, by `time.monotonic()`; of kind USED, which goes before the frame of its task:
+                 the seconds of CPU, and the most bytes that were resident, negative if that is not known
              I   ancillary, as above; of a row: its items
     row      of a frame of kind
       MANY         one pickle of a list of all values
@@ -63,8 +64,8 @@ else:
     from parallel_exec._typing import NamedTuple
 
 # Kinds of frames beside those of an outcome.
-READY, START_FAILED, DROPPED, LOG = range(len(KINDS), len(KINDS) + 4)
-MANY, EACH, INTS, FLOATS = ROWS = range(LOG + 1, LOG + 5)
+READY, START_FAILED, DROPPED, LOG, USED = range(len(KINDS), len(KINDS) + 5)
+MANY, EACH, INTS, FLOATS = ROWS = range(USED + 1, USED + 5)
 
 BATCH = struct.Struct("<QII")
 TASK = struct.Struct("<QIdH?IIQIIQ")

@@ -41,6 +41,7 @@ from parallel_exec.backends._platform import (
 from parallel_exec.backends.process import segments, wire
 from parallel_exec.backends.process.child.map_runner import MapRunner
 from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
+from parallel_exec.backends.process.child.usage import LONG, UsageMeter
 from parallel_exec.backends.process.child.when_imported import when_imported
 from parallel_exec.backends.process.child.writer import ENCODER, Outbox
 
@@ -103,6 +104,7 @@ class Worker:
         self.outbox = Outbox(config.results.fd, self._channel, self._journal)
         self._map_runner = MapRunner(self.outbox, self._acquire)
         self._settings = config.settings
+        self._meter = UsageMeter()
         self._dead_epoch = -1
         os.close(config.journal.fd)
 
@@ -110,8 +112,10 @@ class Worker:
         """Run batches until the parent says that there will be no more, or is gone."""
         try:
             while (batch := self._tasks.read()) is not None:
+                self._meter.begin()
                 self._run_batch(*batch)
                 self.outbox.flush()
+                self._meter.rest()
         except EOFError:
             return
 
@@ -150,7 +154,8 @@ class Worker:
 
     def _run(self, task: WorkerTask, received: segments.Received | None) -> bool:
         """Run a plain task, for which there is a permit; returns True."""
-        start = time.monotonic()
+        used = b""
+        start = loading = time.monotonic()
         self._journal.loading(task.serial, start)
         try:
             fn, (args, kwargs) = self.load(task.payload, received, task.names_main)
@@ -159,12 +164,17 @@ class Worker:
         else:
             start = time.monotonic()
             self._journal.started(task.serial, start)
+            if start - loading >= LONG:
+                self._meter.restart(start)
             granted = partial(pickle.loads, task.granted) if task.granted else None
             current.begin(_RunningTask(task, self._journal, start, self._settings.seed), task.attempt, granted)
             kind, pickled = ENCODER.run(fn, args, kwargs)
             current.end()
             del fn, args, kwargs
-        self.outbox.report(kind, task.serial, start, time.monotonic(), pickled)
+        end = time.monotonic()
+        if end - start >= LONG:
+            used = wire.encode(wire.USED, task.serial, *self._meter.read(start, end))
+        self.outbox.report(kind, task.serial, start, end, pickled, used)
         return True
 
     def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:

@@ -62,8 +62,10 @@ class Outbox:
                 finally:
                     self._writing = False
 
-    def report(self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled) -> None:
-        """Say how a task ended; there must be no open row."""
+    def report(
+        self, kind: int, serial: int, start: float, end: float, pickled: _pickling.Pickled, used: bytes = b""
+    ) -> None:
+        """Say how a task ended, and what it has used: a frame. There must be no open row."""
         ancillary = 0
         if pickled.has_descriptors():
             ancillary = pickled.ancillary()
@@ -72,10 +74,10 @@ class Outbox:
         if len(data) > wire.JOURNAL_FRAME:
             self.flush(end)
             header = wire.FRAME.pack(len(data), kind, serial, start, end, ancillary)
-            self.send(header, data)  # not joined: that is a copy
+            self.send(used + header, data)  # not joined: that is a copy
             self.journal.idle()
             return
-        frame = wire.encode(kind, serial, start, end, ancillary, data)
+        frame = used + wire.encode(kind, serial, start, end, ancillary, data)
         if not self.journal.finished(frame):
             self.flush(end)
             self.journal.finished(frame)
