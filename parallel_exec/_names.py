@@ -6,7 +6,7 @@ Imports nothing of ours, as worker processes need it.
 from __future__ import annotations
 
 from functools import partial
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def call_name(fn: object) -> str:
     if type(name) is not str:
         name = type(fn).__name__
     return name.strip("<>")  # of a lambda
+
+
+def is_of_module(fn: object) -> bool:
+    """Return whether a callable is a function of C's that belongs to a module, and so keeps nothing alive."""
+    return type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
 
 
 def name_source(fn: Any) -> Any:

@@ -15,12 +15,12 @@ from _contextvars import Context, copy_context  # `contextvars` is these, and on
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import FunctionType
 from weakref import ref
 
 from parallel_exec import _forks
 from parallel_exec._core.phase import Phase
-from parallel_exec._names import call_name, id_of, name_source
+from parallel_exec._names import call_name, id_of, is_of_module, name_source
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, settling_lock
@@ -442,11 +442,7 @@ class Job(TaskFuture["T"]):
         self.args = None  # first: see `_make_task`
         self.kwargs = None
         fn = self.fn
-        if type(fn) is FunctionType:
-            keeps_nothing = fn.__closure__ is None
-        else:
-            keeps_nothing = type(fn) is BuiltinFunctionType and type(fn.__self__) is ModuleType
-        if not keeps_nothing:
+        if not (fn.__closure__ is None if type(fn) is FunctionType else is_of_module(fn)):
             self.fn = None if self._id is not None else name_source(fn)
         task = self._task  # read once: `_make_task` may put a reference in its place
         if type(task) is Task:  # one of a class of the user's may carry what only it knows
