@@ -1,5 +1,7 @@
 """Tells the user's hook (`on_event`) what happens in an executor, by the names of `events.py`; and the library's logger.
 
+What is logged in the middle of something that must be done goes by `say`: whatever a log handler raises, that is done.
+
 Guarantees:
     An event is made only when somebody listens. The hook is called while none of our locks is held, in the thread in
     which the thing happened. A hook that raises is logged and dropped: it never harms a task.
@@ -7,6 +9,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from parallel_exec import _forks
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
     Kind = Literal[TaskKind, LimitKind, "WorkerStarted", "WorkerDied"]
 
 logger = logging.getLogger("parallel_exec")
+
+
+def say(level: int, message: str, *args: object) -> None:
+    """Log a line; what a handler, or the `str` of an argument, raises is dropped."""
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *args)
 
 
 class Dispatcher:

@@ -1,4 +1,4 @@
-"""How callables, types and values are named in messages, and what the ids of tasks are made of.
+"""How callables, types, values and exceptions are named in messages, and what the ids of tasks are made of.
 
 Imports nothing of ours, as worker processes need it.
 """
@@ -66,6 +66,15 @@ def name_source(fn: Any) -> Any:
 def id_of(name: str, number: object) -> str:
     """Return the id of a task to which nobody gave one: most are never looked at, and a number costs less."""
     return f"{name}-{number}"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return an exception's type and message on one line."""
+    try:
+        message = " ".join(str(error).split())
+    except BaseException:
+        message = "(whose str fails)"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def short_repr(value: object, most: int = 60) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pickle import PicklingError
     from typing import Any, Literal, Sequence
 
+    from parallel_exec._stacks import Stacks
+
     Pool = Literal["thread", "process"]
 
 
@@ -61,6 +63,8 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, A
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(facts)
+    if isinstance(error, LocatedError):
+        error.show_stack()
     return error
 
 
@@ -79,20 +83,47 @@ def copy_of(error: ParallelExecError) -> ParallelExecError:
     return made
 
 
-class TaskTimeoutError(ParallelExecError, TimeoutError):
+class LocatedError(ParallelExecError):
+    """What may know where its worker was: in one line, which is in the message, and in full.
+
+    Attributes:
+        stack: where each thread of the worker was, the task's last, and of each the most recent call last; "" if unknown.
+    """
+
+    def __init__(self, message: str, stacks: Stacks | None) -> None:
+        where = "" if stacks is None else stacks.where()
+        super().__init__(f"{message}, at {where}" if where else message)
+        self.stack = "" if stacks is None else stacks.text()
+        self.show_stack()
+
+    def show_stack(self) -> None:
+        """Have the stack printed where the error is."""
+        if self.stack and self.__cause__ is None:
+            from parallel_exec._stacks import WorkerStack  # most never need it
+
+            self.__cause__ = WorkerStack(self.stack)
+
+
+class TaskTimeoutError(LocatedError, TimeoutError):
     """One attempt of a task ran longer than its timeout.
 
     Attributes:
         task_id: the task's id.
         timeout: the limit, in seconds.
         attempt: the attempt's number, from 1.
+        stack: where the attempt was: each thread of its worker process, or its thread; "" if that is not known.
     """
 
-    def __init__(self, task_id: str, timeout: float, attempt: int) -> None:
-        super().__init__(f"Task timeout: attempt {attempt} of task {task_id!r} ran longer than {timeout:g} s")
+    def __init__(self, task_id: str, timeout: float, attempt: int, stacks: Stacks | None = None) -> None:
+        message = f"Task timeout: attempt {attempt} of task {task_id!r} ran longer than {timeout:g} s"
+        super().__init__(message, stacks)
         self.task_id = task_id
         self.timeout = timeout
         self.attempt = attempt
+
+    def located(self, stacks: Stacks) -> TaskTimeoutError:
+        """Return the same error, of an attempt that is known to have been there."""
+        return TaskTimeoutError(self.task_id, self.timeout, self.attempt, stacks)
 
 
 class DeadlineExceededError(ParallelExecError, TimeoutError):
@@ -123,17 +154,21 @@ def how_ended(exitcode: int | None) -> str:
         return f"signal {-exitcode}"
 
 
-class _CrashError(ParallelExecError):
+class _CrashError(LocatedError):
     """A worker process died while it ran the task. Only this task is lost: the pool goes on.
 
     Attributes:
         pid: the worker's process id.
         exitcode: its exit code, negative for a signal; None if unknown.
         task_id: the task it was running.
+        stack: where each thread of the worker was, if a signal ended it that left the time to say so (SIGSEGV, SIGABRT).
     """
 
-    def __init__(self, pid: int, exitcode: int | None, task_id: str) -> None:
-        super().__init__(f"worker process {pid} died ({how_ended(exitcode)}) while it ran task {task_id!r}")
+    def __init__(
+        self, pid: int, exitcode: int | None, task_id: str, stacks: Stacks | None = None, hint: str = ""
+    ) -> None:
+        message = f"worker process {pid} died ({how_ended(exitcode)}) while it ran task {task_id!r}"
+        super().__init__(f"{message}: {hint}" if hint else message, stacks)
         self.pid = pid
         self.exitcode = exitcode
         self.task_id = task_id

@@ -46,7 +46,9 @@ def handles(executor: Any) -> list[Any]:
 def workers(executor: Any, ready: bool = True) -> list[int]:
     """Return the process ids of the pool's workers; with `ready`, of those only that take tasks."""
     return [
-        handle.pid for handle in handles(executor) if handle.pid and (handle.state != WorkerState.STARTING or not ready)
+        handle.process.pid
+        for handle in handles(executor)
+        if handle.process.pid and (handle.state != WorkerState.STARTING or not ready)
     ]
 
 

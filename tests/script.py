@@ -43,6 +43,10 @@ if __name__ == "__main__":
 WARNING = re.compile(
     r"^Task timeout: attempt \d+ of task '.*; its call cannot be stopped, and still runs in .*\n", re.MULTILINE
 )
+DEATH = re.compile(
+    r"^(worker process \d+ died .* while it ran task .*|Task timeout: attempt .*; its worker process \d+ was killed)\n",
+    re.MULTILINE,
+)
 
 
 def start(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET) -> subprocess.Popen[str]:
@@ -78,7 +82,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
         raise AssertionError(f"the program did not end by itself; it said:\n{out}\n{err}") from None
 
 
-def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET, stuck: int = 0) -> str:
+def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET, stuck: int = 0, dead: int = 0) -> str:
     """Run a program to its end, which must be a good one, and return what it said.
 
     Args:
@@ -86,11 +90,13 @@ def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET
         body: the statements of `main`.
         *arguments: for `sys.argv`.
         flags: for the interpreter.
-        stuck: so many warnings of threads that are stuck are on standard error, and nothing else is.
+        stuck: so many warnings of threads that are stuck are on standard error, and nothing else is but
+        dead: so many warnings of workers that have died, or were killed as time was up.
     """
     process = start(folder, body, *arguments, flags=flags)
     out, err = finish(process)
     err, warnings = WARNING.subn("", err)
-    assert warnings == stuck
+    err, deaths = DEATH.subn("", err)
+    assert (warnings, deaths) == (stuck, dead), err
     assert (process.returncode, err) == (0, ""), f"exit status {process.returncode}; it said:\n{out}\n{err}"
     return out.strip()

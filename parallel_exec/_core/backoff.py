@@ -8,10 +8,14 @@ A back end that runs in the caller's thread waits there, for the first of them o
 from __future__ import annotations
 
 from functools import partial
+from logging import INFO
 
 from parallel_exec._core.phase import Phase
+from parallel_exec._dispatcher import logger, say
+from parallel_exec._names import describe_failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
+from parallel_exec.errors import LocatedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +59,15 @@ class Backoff:
         if self._events.active:
             ran = job.ended_at - job.started_at
             self._events.emit("TaskRetrying", job.id, job.attempt_number, delay, error, ran, job.worker)
+        if logger.isEnabledFor(INFO):
+            say(
+                INFO,
+                "attempt %d of task %r %s: the next one is in %.3g s",
+                job.attempt_number,
+                job.id,
+                _said(error),
+                delay,
+            )
         timer = job.backoff_timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)
@@ -109,3 +122,12 @@ class Backoff:
             job.backoff_over()
             outcome, consumer = self._admission.enqueue(job)
         self._admission.enqueued(job, outcome, consumer)
+
+
+def _said(error: BaseException | None) -> str:
+    """Say how an attempt ended that is not the last."""
+    if error is None:
+        return "returned what the retry policy rejects"
+    if isinstance(error, LocatedError):  # all of it was said when it happened
+        return f"failed ({type(error).__name__})"
+    return f"failed ({describe_failure(error)})"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
 from parallel_exec._core.journaling import Restored
 from parallel_exec._dispatcher import logger
-from parallel_exec._names import type_name
+from parallel_exec._names import describe_failure, type_name
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.threads import main
@@ -148,7 +148,7 @@ class Codec:
         if self.valueless > _TOLD:
             return
         if self.is_own:
-            why = f"encode raised {_pickling.describe_failure(error)}"
+            why = f"encode raised {describe_failure(error)}"
         else:
             from parallel_exec.backends._culprit import unsendable  # only a failure needs it
 
@@ -174,7 +174,7 @@ class Codec:
             outcome: Outcome = Failure(errors[0]) if record.state == FAILED else Success(self._decode(record.result))
             return Restored(outcome, _attempts_of(record, errors), record.queued_for, record.duration)
         except (Exception, SystemExit) as error:  # the code of any class, or the user's `decode`, runs in it
-            why = f"what the journal has of task {record.id!r} cannot be read back: {_pickling.describe_failure(error)}"
+            why = f"what the journal has of task {record.id!r} cannot be read back: {describe_failure(error)}"
             raise UndecodableError(why) from error
 
     def _errors(self, data: Data | None) -> list[BaseException]:

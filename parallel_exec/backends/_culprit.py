@@ -15,11 +15,10 @@ from collections import deque
 from functools import partial
 from types import FunctionType, MethodType
 
-from parallel_exec._names import type_name
+from parallel_exec._names import describe_failure, type_name
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends import _pickling
-from parallel_exec.backends._pickling import describe_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

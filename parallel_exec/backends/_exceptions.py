@@ -23,7 +23,7 @@ import io
 import pickle
 import sys
 
-from parallel_exec._names import name_of, type_name
+from parallel_exec._names import describe_failure, name_of, type_name
 from parallel_exec.backends import _pickling, _reducers
 
 TYPE_CHECKING = False
@@ -151,7 +151,7 @@ def _format(error: BaseException) -> str:
 
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failed:  # the class has properties of its own for what this asks
-        return f"{type_name(type(error))} (its traceback cannot be formatted: {_pickling.describe_failure(failed)})\n"
+        return f"{type_name(type(error))} (its traceback cannot be formatted: {describe_failure(failed)})\n"
 
 
 def _pickle(error: BaseException) -> tuple[bytes, str]:
@@ -174,7 +174,7 @@ def _pickle(error: BaseException) -> tuple[bytes, str]:
         doing = "rebuilt from its pickle"
         rebuilt = pickle.loads(whole)
     except BaseException as failed:
-        return _by_value(error), f"it cannot be {doing}: {_pickling.describe_failure(failed)}"
+        return _by_value(error), f"it cannot be {doing}: {describe_failure(failed)}"
     if type(rebuilt) is not type(error):
         return b"", f"its pickle is rebuilt as a {type_name(type(rebuilt))}"
     return whole, ""
@@ -295,7 +295,7 @@ def _rebuild_one(one: Described, members: list[BaseException], text: str) -> Bas
         try:
             error = pickle.loads(one.whole)
         except BaseException as failed:
-            why = f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
+            why = f"it cannot be rebuilt here: {describe_failure(failed)}"
         else:
             if isinstance(error, BaseException):
                 return error
@@ -307,7 +307,7 @@ def _rebuild_one(one: Described, members: list[BaseException], text: str) -> Bas
         try:
             return _assemble(kinds[0], parts, members)
         except BaseException as failed:
-            why = why or f"it cannot be rebuilt here: {_pickling.describe_failure(failed)}"
+            why = why or f"it cannot be rebuilt here: {describe_failure(failed)}"
     from parallel_exec.errors import stand_in  # not in a worker, which only describes
 
     return stand_in(one.names, one.message, one.text or text, why, kinds, parts)

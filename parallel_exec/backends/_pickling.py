@@ -250,12 +250,3 @@ def unwrap(data: segments.Data, received: segments.Received | None) -> tuple[seg
         return data, []
     buffers, rest = segments.load(received.segment, data)
     return (rest, buffers) if rest else (buffers[0], buffers[1:])  # nothing left: it is in the segment as well
-
-
-def describe_failure(error: BaseException) -> str:
-    """Return an exception's type and message on one line."""
-    try:
-        message = " ".join(str(error).split())
-    except BaseException:
-        message = "(whose str fails)"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

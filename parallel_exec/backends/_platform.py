@@ -1,4 +1,4 @@
-"""What only some platforms have, in one place: process groups, dying with the parent, memory limits, watching a death.
+"""What only some platforms have, in one place: process groups, dying with the parent, memory limits, deaths and dumps.
 
 Linux is what is tested.
 """
@@ -23,6 +23,12 @@ try:
     import resource
 except ImportError:  # no POSIX
     pass
+
+# Signals by which a worker is asked to say where it is, of its one thread that gets it, then of all, and to die of the second.
+# Programs use SIGUSR1 and SIGUSR2, and hardly any these; a guess. Where there are none, nobody is asked. If both are there when
+# a process comes to them, the kernel has the handler of the higher number run first.
+_LAST: int = getattr(signal, "SIGRTMAX", 0)
+DUMP_SIGNALS = (_LAST - 6, _LAST - 7) if _LAST else ()
 
 _limits: list[int] = []  # what `limit_memory` was told; module state, as the limit is the process's
 
@@ -131,6 +137,14 @@ def kill_group(pid: int, leader_is_gone: bool = False) -> None:
             return
         with contextlib.suppress(ProcessLookupError):  # it does not lead a group yet
             os.kill(pid, signal.SIGKILL)
+
+
+def ask_for_dump(pid: int) -> bool:
+    """Have a process write where it is, and die, also one that was stopped; returns whether it can be asked."""
+    with contextlib.suppress(ProcessLookupError):  # it is dead already
+        for number in (*DUMP_SIGNALS, signal.SIGCONT):
+            os.kill(pid, number)
+    return bool(DUMP_SIGNALS)
 
 
 def death_watch(pid: int, sentinel: int) -> tuple[int, bool]:

@@ -243,7 +243,7 @@ def test_terminating_workers_that_are_starting(lab: Any, caplog: pytest.LogCaptu
         started.wait()
         for _ in range(3):
             executor.submit(int)
-        work.until(lambda: sum(handle.pid > 0 for handle in inside.runner(executor).assignments.handles) == 4)
+        work.until(lambda: sum(handle.process.pid > 0 for handle in inside.runner(executor).assignments.handles) == 4)
         executor.terminate_workers()
         work.until(lambda: executor.stats().workers == 4)
         gate.set()

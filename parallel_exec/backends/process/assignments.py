@@ -197,7 +197,7 @@ class Assignments:
             count = handle.take_back(most)
             self._reclaim(handle, count)
         except BaseException:  # a signal handler's: the permits and `assigned` may not agree any more
-            handle.kill()
+            handle.process.kill()
             raise
         if count:
             self._wakeup()
@@ -270,7 +270,7 @@ class Assignments:
             self.handles.remove(handle)
             self.active.pop(handle, None)
             running = handle.running()
-            if not running.serial and handle.state in AT_WORK and not handle.was_killed:
+            if not running.serial and handle.state in AT_WORK and not handle.process.was_killed:
                 running = Running(self._poison_job(handle), time.monotonic(), True)
             job = handle.assigned.get(running.serial)
             error = failure

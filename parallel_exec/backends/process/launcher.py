@@ -17,8 +17,10 @@ import itertools
 import signal
 import threading
 from functools import partial
+from logging import WARNING
 from traceback import clear_frames
 
+from parallel_exec._dispatcher import say
 from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
@@ -29,6 +31,8 @@ from parallel_exec.errors import WorkerStartError, how_ended, start_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
+
+    from parallel_exec._stacks import Stacks
 
 # Seconds that the first call waits for the fork server to be started; a guess. It is not needed yet, and a finalizer may have
 # made that call, in a thread which the start waits for.
@@ -133,24 +137,44 @@ class Launcher:
         self._ever_succeeded = True
 
     def failed(
-        self, traceback: str, error: BaseException | None, late: bool = False, exitcode: int | None = None
+        self,
+        traceback: str,
+        error: BaseException | None,
+        late: bool = False,
+        exitcode: int | None = None,
+        stacks: Stacks | None = None,
     ) -> WorkerStartError | None:
-        """Note that a worker ended before it was ready, or could not be made; returns the error if that is the end of it."""
+        """Note that a worker ended before it was ready, or could not be made; returns the error if that is the end of it.
+
+        The first in a row is logged.
+
+        Args:
+            traceback: what it said.
+            error: what was raised here.
+            late: whether it was killed, as it took too long.
+            exitcode: how its process ended.
+            stacks: where that was then, if it has said so.
+        """
         if error is not None:
             _clear(error)
         self._failures += 1
         if self._failures == 1:
             self._first = (traceback, error)
+            what = self._what(traceback, error, late) or f"it died ({how_ended(exitcode)}){_at(stacks)}"
+            say(WARNING, "a worker process could not start: %s", what)
         if self._failures < _MOST_FAILURES and not (late and not self._ever_succeeded):
             return None
         traceback, cause = self._first
-        why = f"worker processes cannot start: {self._why(traceback, cause, late, exitcode)}"
-        failed = start_error("process", why, traceback)
+        what = self._what(traceback, cause, late) or self._how_all_died(exitcode)
+        failed = start_error(
+            "process", f"worker processes cannot start: {what}{_at(stacks)}", traceback or _text(stacks)
+        )
         failed.__cause__ = cause
         self._failures = 0
         return failed
 
-    def _why(self, traceback: str, cause: BaseException | None, late: bool, exitcode: int | None) -> str:
+    def _what(self, traceback: str, cause: BaseException | None, late: bool) -> str:
+        """Say what was wrong with a worker, if it is known."""
         if late:
             return (
                 f"one was not ready after startup_timeout={self.startup_timeout:g} s: does its initializer hang? "
@@ -158,16 +182,31 @@ class Launcher:
             )
         if cause is not None:
             return f"{type(cause).__name__}: {cause}"
-        limit = "" if self._memory_limit is None else f". Is memory_limit={self._memory_limit} enough to start with?"
-        if traceback:
-            last = traceback.strip().splitlines()[-1]
-            what = "one failed" if self._initializer is None else "the initializer failed"
-            return f"{what}: {last}" + (limit if last.startswith("MemoryError") else "")
+        if not traceback:
+            return ""
+        last = traceback.strip().splitlines()[-1]
+        what = "one failed" if self._initializer is None else "the initializer failed"
+        return f"{what}: {last}" + (self._ask_for_limit() if last.startswith("MemoryError") else "")
+
+    def _how_all_died(self, exitcode: int | None) -> str:
         killed = ". The system kills what takes its last memory" if exitcode == -signal.SIGKILL else ""
         return (
             f"{self._failures} in a row died while starting, the last by {how_ended(exitcode)}, and left no traceback; "
-            f"what they said of it is on standard error{killed}{limit}"
+            f"what they said of it is on standard error{killed}{self._ask_for_limit()}"
         )
+
+    def _ask_for_limit(self) -> str:
+        return "" if self._memory_limit is None else f". Is memory_limit={self._memory_limit} enough to start with?"
+
+
+def _at(stacks: Stacks | None) -> str:
+    """Say where a worker was as it died, if that is known."""
+    where = "" if stacks is None else stacks.where()
+    return f"; it was at {where}" if where else ""
+
+
+def _text(stacks: Stacks | None) -> str:
+    return "" if stacks is None else stacks.text()
 
 
 def _start_server() -> None:

@@ -17,6 +17,7 @@ import pickle
 import sys
 
 from parallel_exec._current import current
+from parallel_exec._names import describe_failure
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.process import wire
 
@@ -71,7 +72,7 @@ def _message_of(record: logging.LogRecord) -> str:
     try:
         return str(record.getMessage())
     except Exception as failed:
-        why = _pickling.describe_failure(failed)
+        why = describe_failure(failed)
         return f"{_repr(record.msg)} with {_repr(record.args)} (which is not to be formatted: {why})"
 
 

@@ -34,6 +34,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Runner
 from parallel_exec.backends.process.assignments import Assignments
+from parallel_exec.backends.process.deaths import Deaths
 from parallel_exec.backends.process.io_loop import ENDED, WRITABLE, IoLoop
 from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
@@ -72,7 +73,9 @@ class ProcessPool(Runner):
         events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))
         self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
         self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
-        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._supervisor.note_ready)
+        self._deaths = Deaths()
+        note_ready = self._supervisor.note_ready
+        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._deaths, note_ready)
         self._parked = True  # whether the scheduler has us as idle
         self._overridden: list[AnyJob] | None = None  # requeued, and cancelled meanwhile; None: nothing was requeued
         self._due: float | None = None  # when the next turn has something to do even if nothing is heard
@@ -140,7 +143,7 @@ class ProcessPool(Runner):
         with self._lock:
             for handle in self.assignments.handles:
                 if handle.state != WorkerState.STARTING:
-                    handle.terminate()
+                    handle.process.terminate()
 
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
@@ -171,6 +174,7 @@ class ProcessPool(Runner):
 
     def _serve(self) -> None:
         current.work_for(self.port)  # which keeps it, and so this
+        self._deaths.begin()
         try:
             error = self._io.run(self._turn, self._progress)
             if error is None:
@@ -384,18 +388,18 @@ class ProcessPool(Runner):
             self._stop_deadline = now + STOP_GRACE
         for handle in self.assignments.handles:
             if now >= self._stop_deadline or handle.state == WorkerState.STARTING:
-                handle.kill()
+                handle.process.kill()
             elif handle.state != WorkerState.CLOSING:
                 self._retire(handle)
         return not self.assignments.handles
 
     def _on_death(self, handle: WorkerHandle) -> None:
         """Settle what a dead worker leaves: what it had finished, what it was running, what it had not begun."""
-        if handle.process is not None:
+        if handle.process.pid:
             self._receiver.receive(handle)
             self._receiver.frames(handle, handle.unread())
         handle.timer.cancel()
-        exitcode = handle.exitcode()
+        exitcode = handle.process.exitcode()
         interrupted = self.assignments.remove(handle)
         self._supervisor.reap(handle, exitcode)
         self._receiver.interrupted(handle, interrupted, exitcode)
@@ -420,7 +424,7 @@ class ProcessPool(Runner):
         for handle in list(self.assignments.handles):
             guarded(self._drop, handle, failure, said=_BREAKING)
             if not closed:
-                guarded(handle.exitcode, said=_BREAKING)
+                guarded(handle.process.exitcode, said=_BREAKING)
                 guarded(handle.close, said=_BREAKING)
         with self._lock:
             self._requeue(self.port, self.assignments.take_returned())
@@ -432,7 +436,7 @@ class ProcessPool(Runner):
 
     def _drop(self, handle: WorkerHandle, failure: BaseException) -> None:
         """Kill a worker and end its tasks; what its journal says of them counts."""
-        handle.kill()
+        handle.process.kill()
         handle.timer.disarm()
         self._receiver.frames(handle, handle.unread())
         self._receiver.interrupted(handle, self.assignments.remove(handle, failure), None)

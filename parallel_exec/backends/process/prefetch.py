@@ -82,7 +82,7 @@ class Prefetch:
 
     def want(self, handle: WorkerHandle, backlog: int, workers: int, most_per_child: int | None) -> int:
         """Return how many calls a worker should be given now."""
-        if handle.state != WorkerState.READY or handle.pending_kill:
+        if handle.state != WorkerState.READY or handle.pending_kill or handle.process.was_killed:
             return 0
         depth = min(self.depth, MOST_LARGE) if handle.large else self.depth
         has = len(handle.assigned)

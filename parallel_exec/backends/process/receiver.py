@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
+    from parallel_exec.backends.process.deaths import Deaths
     from parallel_exec.backends.process.launcher import Launcher
 else:
     from parallel_exec._typing import NamedTuple
@@ -59,12 +60,14 @@ class Receiver:
         assignments: Assignments,
         prefetch: Prefetch,
         launcher: Launcher,
+        deaths: Deaths,
         on_ready: Callable[[WorkerHandle], object],
     ) -> None:
         self._port = port
         self._assignments = assignments
         self._prefetch = prefetch
         self._launcher = launcher
+        self._deaths = deaths
         self._on_ready = on_ready
         self.heard = 0
 
@@ -254,12 +257,7 @@ class Receiver:
         if job is None:
             return
         number = self._begin(handle, job, running.since, over=True)
-        if error is None:
-            from parallel_exec.errors import (
-                WorkerCrashedError,
-            )  # loads the stdlib's process pool; only a crash needs it
-
-            error = WorkerCrashedError(handle.pid, exitcode, _named(job, running.serial).id)
+        error = self._deaths.error_of(handle, exitcode, _named(job, running.serial).id, error)
         if type(job) is not MapChunk:
             if number:
                 self._port.report(job, number, Failure(error), time.monotonic())

@@ -115,6 +115,8 @@ class Supervisor:
         return timer
 
     def _time_is_up(self, handle: WorkerHandle) -> None:
+        if handle.process.is_dying(handle.timer):
+            return
         if handle.state != WorkerState.STARTING:
             self._on_timeout(handle)
         else:
@@ -135,14 +137,14 @@ class Supervisor:
         """Watch the workers that have been started, and have those reaped that could not be."""
         while not self.started.empty():
             handle = self.await_started()
-            if handle.process is None:
+            if not handle.process.pid:
                 handle.files.close_theirs()
                 self._on_death(handle)
                 continue
             self._io.watch(handle.files.watch, partial(self._died, handle))
             self._on_started(handle)
             if handle.is_late:
-                handle.kill()
+                handle.process.kill()
 
     def await_started(self) -> WorkerHandle:
         """Return the next worker of which the starting thread has said how its start went; waits for that."""
@@ -194,19 +196,20 @@ class Supervisor:
 
     def _died(self, handle: WorkerHandle) -> None:
         self._io.unwatch(handle.files.watch, handle.files.results, handle.files.tasks)
-        handle.kill_rest()
+        handle.process.kill_rest()
         self._on_death(handle)
 
     def reap(self, handle: WorkerHandle, exitcode: int | None) -> None:
         """Close what belongs to a dead worker that has nothing any more, and count it if it never was ready."""
-        state, was_made = handle.state, handle.process is not None
+        state, was_made = handle.state, handle.process.pid
         handle.close()
         if state != WorkerState.CLOSING:
             self._port.events.emit("WorkerDied", handle.name, f"exit code {exitcode}")
         if self._port.drained:
             return
         if state == WorkerState.STARTING:
-            why = self._launcher.failed(handle.traceback, handle.start_error, handle.is_late, exitcode)
+            traceback, stacks = handle.traceback, handle.process.stacks()
+            why = self._launcher.failed(traceback, handle.start_error, handle.is_late, exitcode, stacks)
             if why is not None or not was_made:
                 self._note_failure(why)
         self._judge()

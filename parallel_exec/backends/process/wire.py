@@ -31,6 +31,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
     journal  eight words of 8 bytes, in this order: GENERATION, END of what is written, START of the running call (negative:
              it is being unpickled), RUNNING serial, and of the open row its place, first serial, start and kind; then frames;
              then the row, without a header
+    dump     behind the journal, in the same file: what `faulthandler` writes as the worker dies; zeros until then
 
 A frame tells of one task's end. The worker writes it into its *journal*, a piece of memory that the parent sees as well,
 before the next task begins, and sends the journal's frames through the pipe when it pauses, or once a millisecond.
@@ -78,6 +79,8 @@ _COPIED_BELOW = 1 << 12  # bytes of a payload up to which a copy costs less than
 GENERATION, END, START, RUNNING, ROW, ROW_SERIAL, ROW_START, ROW_KIND = range(8)
 _HEADER_SIZE = 64
 JOURNAL_SIZE = 1 << 16  # a guess: some thousand tiny frames; larger ones go through the pipe at once
+# With the dump: a hundred threads, as many as are written, with fifty frames each. What is not used takes no memory.
+FILE_SIZE = JOURNAL_SIZE + (1 << 19)
 # Bytes of the largest payload of a frame that has a place there.
 JOURNAL_FRAME = JOURNAL_SIZE - _HEADER_SIZE - FRAME.size
 ROW_VALUE = 1024  # bytes of the largest pickle that has a place in a row; a guess
@@ -169,7 +172,7 @@ class Journal:
 
     def __init__(self, fd: int) -> None:
         """Map the journal of file descriptor `fd`, which the caller may close then."""
-        self.map = mmap.mmap(fd, JOURNAL_SIZE)
+        self.map = mmap.mmap(fd, FILE_SIZE)
         self.words = memoryview(self.map)[:_HEADER_SIZE].cast("Q")
         self.times = memoryview(self.map)[:_HEADER_SIZE].cast("d")
         self.ints = memoryview(self.map).cast(_FORMATS[INTS])
@@ -257,6 +260,11 @@ class Journal:
             count = sum(1 for _ in pickles(values)) if kind == EACH else len(values) // CELL
             frames.append(Frame(kind, serial, start, latest, count, values))
         return frames
+
+    def dump(self) -> bytes:
+        """Return what the worker has written of itself as it died."""
+        end = self.map.find(b"\0", JOURNAL_SIZE)
+        return self.map[JOURNAL_SIZE : end if end >= 0 else FILE_SIZE]
 
     def close(self) -> None:
         """Unmap it."""

@@ -50,7 +50,7 @@ class WorkerFiles:
             tasks, self.tasks = keep(*pipe())
             self.results, results = keep(*pipe())
             lifeline, self._lifeline = keep(*pipe())
-            journal = keep(segments.create(wire.JOURNAL_SIZE))[0]
+            journal = keep(segments.create(wire.FILE_SIZE))[0]
             self.journal = wire.Journal(journal)
             self.channel, channel = socket_pair()
         except OSError:

@@ -16,7 +16,8 @@
 | CLOSING  | it was told to end, and does what it was sent before                                | no            |
 | DEAD     | it has ended, all that it left was read, and everything is closed                   | no            |
 
-Beside its state a worker may have a *pending kill*: the call for whose sake it is to be killed as soon as it runs that.
+Beside its state a worker may have a *pending kill*: the call for whose sake it is to be killed as soon as it runs that. If the
+call outran its timeout, the worker is asked where it is, and dies of that.
 
 Guarantees:
     `assigned` holds, in order, what was sent and has not come back. The worker acquires a permit before it begins a call;
@@ -32,7 +33,6 @@ import contextlib
 import os
 import pickle
 import select
-import signal
 import socket
 from collections import deque
 from functools import partial
@@ -43,10 +43,11 @@ from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
-from parallel_exec.backends._platform import kill_group
 from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.assigned import AssignedCalls
 from parallel_exec.backends.process.worker_files import WorkerFiles
+from parallel_exec.backends.process.worker_process import WorkerProcess
+from parallel_exec.errors import TaskTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,11 +99,9 @@ class WorkerHandle:
             heard of. Moved by the I/O thread; changed from or to None with the lock held, and who changes it from None
             in another thread wakes the I/O thread.
         traceback, start_error: why it could not start: what it said, and what its launch raised. The second is written by
-            the thread that starts it, as are the next two.
-        process: the `multiprocessing.Process`, or what is like one, once it is started.
-        pid: its number; 0 before that.
+            the thread that starts it, as is the next.
+        process: its process.
         is_late: whether it took too long to start; written by its timer.
-        was_killed: whether we have killed it.
     """
 
     def __init__(self, name: str, context: Any, make_timer: Callable[[WorkerHandle], Any]) -> None:
@@ -121,9 +120,8 @@ class WorkerHandle:
         self.poll_at: float | None = None
         self.traceback = ""
         self.start_error: BaseException | None = None
-        self.process: Any = None
-        self.pid = 0
-        self.is_late = self.was_killed = False
+        self.process = WorkerProcess()
+        self.is_late = False
         self._stop_deadline: float | None = None  # when it is killed unless it has ended
         self._handing_out = False
         self._epoch = 0  # of batches: each that was dropped ends one
@@ -142,7 +140,7 @@ class WorkerHandle:
         """Whether it has nothing to do, and may be given something at once."""
         if self.state != WorkerState.READY or self.assigned or self.outgoing:
             return False
-        return not self._handing_out and self.pending_kill is None
+        return not self._handing_out and self.pending_kill is None and not self.process.was_killed
 
     # ── its start ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,8 +163,7 @@ class WorkerHandle:
             self._permits = permits
         self.files.close_theirs()
         self.files.watch_death(process)
-        self.process = process
-        self.pid = process.pid
+        self.process.started(process)
 
     def start_failed(self, error: BaseException | None = None, traceback: str = "") -> None:
         """Note why it cannot become ready: what was raised here, or what it said."""
@@ -178,7 +175,7 @@ class WorkerHandle:
     def took_too_long(self) -> None:
         """Kill it, as it is not ready in time; if there is no process yet, who learns of that does so."""
         self.is_late = True
-        self.kill()
+        self.process.kill_with_dump(self.timer)
 
     def became_ready(self) -> None:
         """Note that it takes work from now on."""
@@ -322,7 +319,7 @@ class WorkerHandle:
     def break_off(self) -> None:
         """Kill it, as nothing more can be sent to it."""
         self.state = WorkerState.CLOSING
-        self.kill()
+        self.process.kill()
 
     # ── taken back ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -422,7 +419,10 @@ class WorkerHandle:
     def check_pending_kill(self) -> None:
         """Kill it if it runs what it is to be killed for: it may be before the start of that, or after its end."""
         if self.pending_kill is not None and self.running().serial == self.pending_kill[0]:
-            self.kill()
+            if type(self.pending_kill[1]) is TaskTimeoutError:
+                self.process.kill_with_dump(self.timer)
+            else:
+                self.process.kill()
 
     def check_end(self, now: float) -> None:
         """Kill it if it was told to end, has nothing left to do and takes too long: a task has left behind what goes on."""
@@ -431,40 +431,13 @@ class WorkerHandle:
         if self._stop_deadline is None:
             self.poll_at = self._stop_deadline = now + STOP_GRACE
         elif self._stop_deadline <= now:
-            self.kill()
+            self.process.kill()
             self.poll_at, self._stop_deadline = None, NEVER
-
-    def kill(self) -> None:
-        """Kill the worker and what its task started."""
-        if self.pid and self.state != WorkerState.DEAD:
-            self.was_killed = True
-            kill_group(self.pid)
-
-    def terminate(self) -> None:
-        """Ask the worker to end, by SIGTERM: what it started is left to it."""
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-
-    def kill_rest(self) -> None:
-        """Kill what is left of its group once it has ended itself: its number may be another process's by now."""
-        if self.pid:
-            kill_group(self.pid, leader_is_gone=True)
-
-    def exitcode(self) -> int | None:
-        """Return how the process ended, once it has; waits a moment for the news."""
-        if self.process is None:
-            return None
-        self.process.join(1.0)
-        code: int | None = self.process.exitcode
-        return code
 
     def close(self) -> None:
         """Let go of everything, after the process has ended."""
         self.state = WorkerState.DEAD
+        self.process.close(self.files.journal.dump())
         self.files.close()
-        if self.process is not None and self.process.exitcode is not None:
-            self.process.close()
-        self.process = None
         with semaphore.lock:
             self._permits = None  # a semaphore has a name in the system until it is collected

@@ -173,7 +173,7 @@ def test_more_descriptors_than_select_takes(tmp_path: Path, method: str) -> None
     """
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096:
         pytest.skip("no more than 4096 descriptors may be had")
-    assert script.run(tmp_path, body, method, flags=("-X", "faulthandler")).split() == [
+    assert script.run(tmp_path, body, method, flags=("-X", "faulthandler"), dead=1).split() == [
         *("0", "2", "4", "6", "8"),
         *("WorkerCrashedError", "2"),
     ]

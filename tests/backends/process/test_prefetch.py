@@ -15,11 +15,12 @@ from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.prefetch import AHEAD, LONG, MOST_CALLS, Prefetch
 from parallel_exec.backends.process.wire import Running
 from parallel_exec.backends.process.worker_handle import WorkerState
+from parallel_exec.backends.process.worker_process import WorkerProcess
 
 
 def handle(assigned: int = 0, **facts: Any) -> Any:
     """Return what `Prefetch` looks at of a worker."""
-    defaults = {"state": WorkerState.READY, "pending_kill": None, "sent": 0, "large": 0}
+    defaults = {"state": WorkerState.READY, "pending_kill": None, "process": WorkerProcess(), "sent": 0, "large": 0}
     return SimpleNamespace(assigned=assigned_calls(*map(new_job, range(assigned))), **{**defaults, **facts})
 
 

@@ -172,12 +172,12 @@ def test_it_is_killed_once_it_runs_what_it_is_to_be_killed_for(handle: WorkerHan
     handle.hand_out(1, jobs)
     process = _started(handle)
     handle.kill_when_running(2, TimeoutError())
-    assert not handle.was_killed
+    assert not handle.process.was_killed
     assert handle.poll_at is not None
     assert handle.poll_at <= time.monotonic()
     handle.journal.started(2, 1.0)  # type: ignore[attr-defined]
     handle.check_pending_kill()
-    assert handle.was_killed
+    assert handle.process.was_killed
     assert process.wait(work.SOON) < 0
 
 
@@ -203,9 +203,9 @@ def test_one_that_does_not_end_is_killed(handle: WorkerHandle, monkeypatch: pyte
     handle.check_end(100.0)
     assert handle.poll_at == 105.0
     handle.check_end(104.9)
-    assert not handle.was_killed
+    assert not handle.process.was_killed
     handle.check_end(105.0)
-    assert handle.was_killed
+    assert handle.process.was_killed
     assert process.wait(work.SOON) < 0
 
 
@@ -228,8 +228,8 @@ def test_a_dead_one_is_asked_in_vain(handle: WorkerHandle) -> None:
     process.kill()
     process.wait(work.SOON)
     handle.close()
-    handle.kill()
-    assert (handle.state, handle.running(), handle.was_killed) == (WorkerState.DEAD, wire.IDLE, False)
+    handle.process.kill()
+    assert (handle.state, handle.running(), handle.process.was_killed) == (WorkerState.DEAD, wire.IDLE, False)
 
 
 class _Process(subprocess.Popen):  # type: ignore[type-arg]

@@ -39,6 +39,7 @@ from parallel_exec.backends._platform import (
     say_limit,
 )
 from parallel_exec.backends.process import segments, wire
+from parallel_exec.backends.process.child import last_words
 from parallel_exec.backends.process.child.map_runner import MapRunner
 from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
 from parallel_exec.backends.process.child.usage import LONG, UsageMeter
@@ -106,7 +107,6 @@ class Worker:
         self._settings = config.settings
         self._meter = UsageMeter()
         self._dead_epoch = -1
-        os.close(config.journal.fd)
 
     def serve(self) -> None:
         """Run batches until the parent says that there will be no more, or is gone."""
@@ -252,6 +252,7 @@ def main(start: Start) -> None:
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(config)
+    last_words.write_to(config.journal.fd, wire.JOURNAL_SIZE)
     when_imported("logging", lambda _: _send_records(worker.outbox.send, config.log_levels))
     born = _forks.generation
     try:

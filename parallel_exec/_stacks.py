@@ -1,0 +1,227 @@
+"""Where threads are, as text that a person reads like a traceback.
+
+    faulthandler's dump of a worker process ─► parse ─┐
+    a thread of this process ─► of_thread ────────────┴─► Stacks ─► text(), where() ─► an error's `stack` and message
+
+The lines of the source are looked up here, as tracebacks do; so they are those that the files have by now. The frames by which
+we run a call are left out: the first frame is the call's own.
+
+Guarantees:
+    What cannot be understood of a dump is shown as it is, or left out: nothing here raises for what a dying process wrote.
+    No code of the user's runs, and no frame, nor what its variables hold, is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NamedTuple, Sequence
+else:
+    from parallel_exec._typing import NamedTuple
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+# The modules of ours that run a call, or load it; what calls them is the loop of a worker.
+_RUNNERS = tuple(
+    f"{os.sep}{name}.py" for name in ("thread", "inline", "_outcomes", "map_runner", os.path.join("child", "main"))
+)
+_THREADING, _BOOTSTRAP = f"{_LIBRARY}threading.py", ("_bootstrap", "_bootstrap_inner", "run")  # how each thread begins
+_MOST_BINARIES = 12  # frames of C code that are shown, the innermost ones; a guess
+
+_HEADER = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):")
+_ALONE = "Stack (most recent call first):"  # of the thread that got the signal
+_FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
+_BINARY = re.compile(r'  Binary file "(.*?)"(?:, at ([^+\s]*)\+?\S*)?')
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # how a dump has what is not ASCII
+
+
+class WorkerStack(Exception):  # noqa: N818  # it is no error
+    """Where the threads of a worker were, as text: the cause of an error that knows, so that it is printed with that."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}\n"""'
+
+
+class Frame(NamedTuple):
+    """A call under way: where it is in the source, and in which function. Without a file it is a remark of the dump's."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Thread(NamedTuple):
+    """A thread: what it is called, and its frames, the outermost first."""
+
+    title: str
+    frames: list[Frame]
+
+
+class Stacks(NamedTuple):
+    """The threads of a process.
+
+    Attributes:
+        threads: the one that matters is the last.
+        headline: what the process died of, in the interpreter's words; "" if it was asked for a dump.
+        binaries: the C code that the last thread was in, the outermost first, if that is known.
+    """
+
+    threads: list[Thread]
+    headline: str = ""
+    binaries: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Return all of it as text, the last call last; "" if nothing is known."""
+        parts = [_text_of(thread) for thread in self.threads]
+        if self.binaries:
+            parts.append("\n".join(["C code (most recent call last):", *(f"  {each}" for each in self.binaries)]))
+        if self.headline:
+            parts.insert(0, self.headline)
+        return "\n\n".join(parts)
+
+    def where(self) -> str:
+        """Return the place that says most of the last thread: the innermost line of the user's; "" if there is none."""
+        frames = self.threads[-1].frames if self.threads else []
+        known = [frame for frame in frames if frame.file and not frame.file.startswith((_OURS, "<frozen "))]
+        own = [frame for frame in known if _is_users(frame.file)]
+        if not known:
+            return ""
+        innermost = (own or known)[-1]
+        return f"{_shortened(innermost.file)}:{innermost.line} in {innermost.function}"
+
+
+def _is_users(file: str) -> bool:
+    """Return whether a file is neither the standard library's nor an installed package's."""
+    return not file.startswith(_LIBRARY) and not any(folder in file for folder in _INSTALLED)
+
+
+def _shortened(file: str) -> str:
+    """Return a path from the current folder, if it is in there."""
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:  # it is gone
+        return file
+    return file.removeprefix(here)
+
+
+def _text_of(thread: Thread) -> str:
+    import linecache
+
+    lines = [f"{thread.title} (most recent call last):"]
+    for frame in thread.frames:
+        if not frame.file:
+            lines.append(f"  {frame.function}")
+            continue
+        lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.function}')
+        linecache.checkcache(frame.file)
+        source = linecache.getline(frame.file, frame.line).strip()
+        if source:
+            lines.append(f"    {source}")
+    if not thread.frames:
+        lines.append("  (no line of Python: the call itself is C code)")
+    return "\n".join(lines)
+
+
+# ── a thread of this process ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def of_thread(ident: int, name: str) -> Stacks:
+    """Return where a thread of this process is; nothing if it has ended, or is not in a call that we run."""
+    frame: FrameType | None = sys._current_frames().get(ident)
+    frames: list[Frame] = []
+    while frame is not None:
+        frames.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    frames.reverse()
+    own = _without_ours(frames)
+    return Stacks([Thread(f"Thread {name!r}", own)]) if len(own) < len(frames) else Stacks([])
+
+
+def _without_ours(frames: list[Frame]) -> list[Frame]:
+    """Return the frames of the call alone, if it is one that we run."""
+    place = next((place for place, frame in enumerate(frames) if frame.file.startswith(_OURS)), len(frames))
+    runs_call = False
+    while place < len(frames) and frames[place].file.startswith(_OURS):
+        runs_call = runs_call or frames[place].file.endswith(_RUNNERS)
+        place += 1
+    return frames[place:] if runs_call else frames
+
+
+# ── a process that has died ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse(dump: bytes) -> Stacks:
+    """Return what `faulthandler` has written, maybe in pieces: first the one thread that got a signal, then all of them.
+
+    Last is the thread that crashed, or else that of the task.
+    """
+    found: list[Thread] = []
+    alone = crashed = None
+    headline = ""
+    binaries: list[str] = []
+    for line in dump.decode("utf-8", "replace").splitlines():
+        header = _HEADER.fullmatch(line)
+        if header is not None:
+            found.append(Thread(_title(header), []))
+            if headline and header[1].startswith("Current"):
+                crashed = found[-1]
+        elif line == _ALONE:
+            found.append(alone := Thread("Thread", []))
+        elif line.startswith("Fatal Python error: "):
+            headline = headline or line
+        elif line.startswith("  Binary file "):
+            binaries.append(line)
+        elif line.startswith("  ") and found:
+            found[-1].frames.append(_frame(line))
+    tasks = [thread for thread in found if _is_tasks(thread)]  # once in each piece
+    last = crashed or (tasks[-1] if tasks else alone or (found[-1] if found else None))
+    others = [thread for thread in found if thread is not last and thread is not alone and thread not in tasks[:-1]]
+    threads = [_read(thread) for thread in (*others, *([] if last is None else [last]))]
+    return Stacks(threads, headline, _shown(binaries))
+
+
+def _is_tasks(thread: Thread) -> bool:
+    """Return whether a thread of a dump runs the task."""
+    return len(_without_ours(thread.frames[::-1])) < len(thread.frames)
+
+
+def _title(header: re.Match[str]) -> str:
+    """Return what a thread is called: by its name, where the dump has that."""
+    return f"Thread {header[3]!r}" if header[3] and header[1] == "Thread" else f"Thread {header[2]}"
+
+
+def _frame(line: str) -> Frame:
+    found = _FRAME.fullmatch(line)
+    if found is None:
+        return Frame("", 0, line.strip())
+    file, number, function = found.groups()
+    return Frame(_plain(file), int(number) if number.isdecimal() else 0, _plain(function))
+
+
+def _plain(text: str) -> str:
+    return _ESCAPED.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
+
+
+def _read(thread: Thread) -> Thread:
+    """Return a thread of a dump, which has its frames the other way round."""
+    title = "The task's thread" if _is_tasks(thread) else thread.title
+    frames = _without_ours(thread.frames[::-1])
+    while len(frames) > 1 and frames[0].function in _BOOTSTRAP and frames[0].file == _THREADING:
+        del frames[0]
+    return Thread(title, frames)
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """Return the C code that is of use, the outermost first: not the interpreter's own."""
+    shown = []
+    for line in lines:
+        found = _BINARY.match(line)
+        if found is not None and not os.path.basename(found[1]).startswith(("python", "libpython")):
+            shown.append(f"{found[1]}: {found[2]}" if found[2] else found[1])
+    return shown[:_MOST_BINARIES][::-1]

@@ -1,0 +1,71 @@
+"""What the death of a worker means for the call that it ran: the error, with the place where that was, and a line in the log.
+
+a dead worker ─► how it ended, what it wrote, whether we have killed it, and what for ─► error_of ─► the attempt's error
+"""
+
+from __future__ import annotations
+
+import signal
+from logging import INFO, WARNING
+
+from parallel_exec._dispatcher import say
+from parallel_exec._names import describe_failure
+from parallel_exec.backends.process.oom import OomKills
+from parallel_exec.errors import TaskTimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from parallel_exec.backends.process.worker_handle import WorkerHandle
+
+_NO_MEMORY = (
+    "the kernel killed it because memory ran out. Let fewer run at once (max_concurrency), or set "
+    "ProcessBackend(memory_limit=...): a task that takes more gets a MemoryError"
+)
+_MAYBE_MEMORY = "it was killed from outside; if the machine was short of memory, by the kernel"
+_NOT_MEMORY = "it was killed from outside, and not because memory ran out"
+
+
+class Deaths:
+    """Explains the deaths of one pool's workers; the I/O thread's."""
+
+    def __init__(self) -> None:
+        self._oom_kills: OomKills | None = None
+
+    def begin(self) -> None:
+        """Count what the kernel kills from now on."""
+        self._oom_kills = OomKills()
+
+    def error_of(
+        self, handle: WorkerHandle, exitcode: int | None, task_id: str, error: BaseException | None
+    ) -> BaseException:
+        """Return the error of the attempt that a worker ran when it died, and log it.
+
+        Args:
+            handle: the worker.
+            exitcode: how its process ended.
+            task_id: the task.
+            error: what it was killed for; None if it was not killed for the sake of this attempt.
+        """
+        if error is None:
+            from parallel_exec.errors import (
+                WorkerCrashedError,
+            )  # loads the stdlib's process pool; only a crash needs it
+
+            hint = self._hint(handle, exitcode)
+            error = WorkerCrashedError(handle.process.pid, exitcode, task_id, handle.process.stacks(), hint)
+            say(WARNING, "%s", error)
+        elif type(error) is TaskTimeoutError:
+            stacks = handle.process.stacks()
+            error = error if stacks is None else error.located(stacks)
+            say(WARNING, "%s; its worker process %d was killed", error, handle.process.pid)
+        else:
+            why = describe_failure(error)
+            say(INFO, "worker process %d was killed while it ran task %r: %s", handle.process.pid, task_id, why)
+        return error
+
+    def _hint(self, handle: WorkerHandle, exitcode: int | None) -> str:
+        """Say who has killed a worker, if it was killed and we have not done so."""
+        if exitcode != -signal.SIGKILL or handle.process.was_killed or self._oom_kills is None:
+            return ""
+        has_grown = self._oom_kills.has_grown()
+        return _MAYBE_MEMORY if has_grown is None else _NO_MEMORY if has_grown else _NOT_MEMORY
