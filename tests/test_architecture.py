@@ -97,6 +97,8 @@ ORDER = [
     "backends._exceptions",
     "backends._outcomes",
     "backends.process.wire",
+    "backends.process.output",
+    "backends.process.child.capture",
     "backends.process.log_relay",
     "backends.process.payload",
     "backends.process.child.reader",
@@ -257,6 +259,7 @@ SET = {
     "_sync.threads": {"_cond"},  # of the event by which a thread says that it has started
     "backends._platform": {"name", "_daemonic"},  # a thread
     "backends.process.child.main": {"_inheriting"},
+    "backends.process.child.capture": {"stdout", "stderr"},  # sys
     "backends.process.child.lazy_multiprocessing": {  # multiprocessing.process and its resource tracker
         "_current_process",
         "_parent_process",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 
-from parallel_exec._checks import check_count, check_initializer, check_seconds, refuse_names
+from parallel_exec._checks import check_count, check_flag, check_initializer, check_seconds, refuse_names
 from parallel_exec.backends import _exceptions, _pickling
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
@@ -35,6 +35,9 @@ class ProcessBackend(Backend):
         max_tasks_per_child: a worker is replaced after so many tasks; None: never.
         memory_limit: bytes of data that a worker may have; a task that wants more gets `MemoryError`. None: no limit.
         startup_timeout: seconds that a worker has to become ready.
+        capture_output: whether what a task writes to standard output and error, by C code and subprocesses as well, goes to the
+            `output` of its `Attempt`. What belongs to no attempt that anybody can look at (the initializer's, that of the items
+            of a `map`) goes to this process's standard error.
     """
 
     name = "process"
@@ -51,6 +54,7 @@ class ProcessBackend(Backend):
         max_tasks_per_child: int | None = None,
         memory_limit: int | None = None,
         startup_timeout: float | None = 60.0,
+        capture_output: bool = False,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -67,7 +71,13 @@ class ProcessBackend(Backend):
         memory = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
         # lets go of what goes to workers with their start.
-        self._launcher = Launcher(context, packed, memory, check_seconds("startup_timeout", startup_timeout))
+        self._launcher = Launcher(
+            context,
+            packed,
+            memory,
+            check_seconds("startup_timeout", startup_timeout),
+            captures=check_flag("capture_output", capture_output),
+        )
 
     def make_runner(self, port: SchedulerPort, limit: int) -> ProcessPool:
         """Return a new pool, which starts no process yet.

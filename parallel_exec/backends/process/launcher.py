@@ -49,13 +49,20 @@ class Launcher:
     """
 
     def __init__(
-        self, context: Any, initializer: Initializer | None, memory_limit: int | None, startup_timeout: float | None
+        self,
+        context: Any,
+        initializer: Initializer | None,
+        memory_limit: int | None,
+        startup_timeout: float | None,
+        *,
+        captures: bool = False,
     ) -> None:
         self.startup_timeout = startup_timeout
         self.wants_server = context is None
         self._context = context
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
+        self._captures = captures
         self._seed = 0
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
@@ -108,7 +115,9 @@ class Launcher:
             raise start_error("process", reason)
         fill_standard()
         with semaphore.lock:
-            handle = WorkerHandle(f"parallel_exec-worker-{next(self._names)}", self._context, make_timer)
+            handle = WorkerHandle(
+                f"parallel_exec-worker-{next(self._names)}", self._context, make_timer, captures=self._captures
+            )
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": start_method.search_path()} if self._main else {}
         spawning = partial(self._spawn, handle, self._initializer, main)

@@ -36,6 +36,7 @@ from parallel_exec.backends.base import Runner
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.deaths import Deaths
 from parallel_exec.backends.process.io_loop import ENDED, WRITABLE, IoLoop
+from parallel_exec.backends.process.output import pass_on
 from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
@@ -336,6 +337,8 @@ class ProcessPool(Runner):
     def _on_started(self, handle: WorkerHandle) -> None:
         # (For its death the supervisor watches.)
         self._io.watch(handle.files.results, partial(self._receiver.receive, handle))
+        if handle.output is not None:
+            self._io.watch(handle.files.output, handle.output.read)
 
     def _poll_journals(self, now: float) -> None:
         for handle in list(self.assignments.active):
@@ -400,9 +403,13 @@ class ProcessPool(Runner):
             self._receiver.frames(handle, handle.unread())
         handle.timer.cancel()
         exitcode = handle.process.exitcode()
+        if handle.output is not None:
+            handle.output.drain()
         interrupted = self.assignments.remove(handle)
         self._supervisor.reap(handle, exitcode)
         self._receiver.interrupted(handle, interrupted, exitcode)
+        if handle.output is not None:
+            pass_on(handle.output.rest())
 
     # ── when it breaks ──────────────────────────────────────────────────────────────────────────────────────────────
 

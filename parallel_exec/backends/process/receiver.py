@@ -25,6 +25,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends._outcomes import RETURNED, UNREADABLE, Named, decode
 from parallel_exec.backends.process import log_relay, wire
+from parallel_exec.backends.process.output import pass_on, text_of
 from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.deaths import Deaths
     from parallel_exec.backends.process.launcher import Launcher
+    from parallel_exec.backends.process.output import WorkerOutput
 else:
     from parallel_exec._typing import NamedTuple
 
@@ -127,6 +129,8 @@ class Receiver:
                 if job is not None:  # else it was heard of before
                     start, end = frame.start, frame.end
                     seconds += end - start
+                    if handle.output is not None:
+                        _hear_output(handle.output, job, frame.serial)
                     outcome = decode(frame.kind, frame.payload, job, frame.ancillary, handle.receive)
                     ran.append((job, start, outcome, end))
             if ran:
@@ -152,6 +156,8 @@ class Receiver:
         if type(job) is MapChunk and frame.kind == UNREADABLE:
             self._end_item(handle, job, frame.serial, None, frame.start, frame.end)
             return
+        if handle.output is not None and type(job) is not MapChunk:
+            _hear_output(handle.output, job, frame.serial)
         what = _named(job, frame.serial)
         outcome = decode(frame.kind, frame.payload, what, frame.ancillary, handle.receive)
         if type(job) is MapChunk:
@@ -257,6 +263,8 @@ class Receiver:
         if job is None:
             return
         number = self._begin(handle, job, running.since, over=True)
+        if handle.output is not None and type(job) is not MapChunk:
+            _note_output(job, handle.output.rest())
         error = self._deaths.error_of(handle, exitcode, _named(job, running.serial).id, error)
         if type(job) is not MapChunk:
             if number:
@@ -274,6 +282,19 @@ class Receiver:
         if job.phase == Phase.HANDED_OUT:
             return self._port.begin(job, handle, handle.name, start, over=over)
         return job.attempt_number if job.phase == Phase.LIVE else 0
+
+
+def _hear_output(output: WorkerOutput, job: AnyJob, serial: int) -> None:
+    """Hear what the attempt has written that a worker had under a serial number, and that has ended."""
+    _note_output(job, output.take(serial))
+
+
+def _note_output(job: AnyJob, output: bytes) -> None:
+    """Note what an attempt has written, if anybody can look at it: of an item of a `map` nobody can."""
+    if job.payload is not None and job.payload.item is not None:
+        pass_on(output)
+    elif output:
+        job.has_used(output=text_of(output))
 
 
 class _Item(NamedTuple):

@@ -195,7 +195,7 @@ class Supervisor:
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _died(self, handle: WorkerHandle) -> None:
-        self._io.unwatch(handle.files.watch, handle.files.results, handle.files.tasks)
+        self._io.unwatch(handle.files.watch, handle.files.results, handle.files.tasks, handle.files.output)
         handle.process.kill_rest()
         self._on_death(handle)
 

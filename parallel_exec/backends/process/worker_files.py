@@ -4,6 +4,7 @@
     results ◄── the worker       frames
     journal ◄── the worker       the same frames, before they are in the pipe: memory that both see
     channel ◄─► the worker       descriptors that go with batches and frames
+    output ◄─── the worker       what it prints, if that is captured
     lifeline ─► the worker       nothing: when it closes, this process is gone
 
 Guarantees:
@@ -30,12 +31,16 @@ class WorkerFiles:
         tasks, results: descriptors of the pipes' ends, which do not block.
         journal, channel: as drawn above.
         watch: a descriptor that becomes readable when the process ends; -1 until there is one.
-        theirs: the child's ends (tasks, results, lifeline, journal, channel), until they are closed; changed by the thread
-            that starts the process, or by the I/O thread after that has failed.
+        output: the descriptor of that pipe's end, which does not block; -1 for none.
+        theirs: the child's ends (tasks, results, lifeline, journal, channel, and output if there is one), until they are closed;
+            changed by the thread that starts the process, or by the I/O thread after that has failed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, captures: bool = False) -> None:
         """Open them.
+
+        Args:
+            captures: whether what the worker prints is captured.
 
         Raises:
             OSError: too many are open.
@@ -52,14 +57,15 @@ class WorkerFiles:
             lifeline, self._lifeline = keep(*pipe())
             journal = keep(segments.create(wire.FILE_SIZE))[0]
             self.journal = wire.Journal(journal)
+            self.output, *output = keep(*pipe()) if captures else (-1,)
             self.channel, channel = socket_pair()
         except OSError:
             for fd in opened:
                 os.close(fd)
             raise
-        self.theirs = [Descriptor(fd) for fd in (tasks, results, lifeline, journal, channel.detach())]
-        os.set_blocking(self.tasks, False)
-        os.set_blocking(self.results, False)
+        self.theirs = [Descriptor(fd) for fd in (tasks, results, lifeline, journal, channel.detach(), *output)]
+        for fd in (self.tasks, self.results, *([self.output] if captures else ())):
+            os.set_blocking(fd, False)
         self.watch = -1
         self._own_watch = False
 
@@ -79,5 +85,7 @@ class WorkerFiles:
             self.close_theirs()
         for fd in (self.tasks, self.results, self._lifeline, *([self.watch] if self._own_watch else [])):
             os.close(fd)
+        if self.output >= 0:
+            os.close(self.output)
         self.channel.close()
         self.journal.close()

@@ -45,6 +45,7 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.assigned import AssignedCalls
+from parallel_exec.backends.process.output import WorkerOutput
 from parallel_exec.backends.process.worker_files import WorkerFiles
 from parallel_exec.backends.process.worker_process import WorkerProcess
 from parallel_exec.errors import TaskTimeoutError
@@ -89,6 +90,7 @@ class WorkerHandle:
         name: for people.
         timer: due when it takes too long to start, then when the running attempt outruns its timeout.
         files: the pipes.
+        output: what it prints; None: that is not captured.
         state: a `WorkerState`; nobody else writes it, nor anything of the following.
         assigned: the calls that it was sent and that have not come back.
         pending_kill: the serial number of the call for whose sake the worker is to be killed, and the error to report.
@@ -104,7 +106,9 @@ class WorkerHandle:
         is_late: whether it took too long to start; written by its timer.
     """
 
-    def __init__(self, name: str, context: Any, make_timer: Callable[[WorkerHandle], Any]) -> None:
+    def __init__(
+        self, name: str, context: Any, make_timer: Callable[[WorkerHandle], Any], *, captures: bool = False
+    ) -> None:
         """Open its files.
 
         Raises:
@@ -129,10 +133,11 @@ class WorkerHandle:
         # The fork server makes it with the process.
         self._permits: Any = None if context is None else semaphore.make_semaphore(context)
         try:
-            self.files = WorkerFiles()
+            self.files = WorkerFiles(captures=captures)
         except BaseException:
             self._permits = None  # now, and not whenever the traceback goes that leads here
             raise
+        self.output = WorkerOutput(self.files.output) if captures else None
         self.timer = make_timer(self)
 
     @property
@@ -153,9 +158,12 @@ class WorkerHandle:
         first, initargs, others = initializer or (b"", None, ())
         # The child gets copies; these are closed here, with their segments.
         along = tuple(Descriptor(segment.fd) for segment in others)
-        tasks, results, lifeline, journal, channel = self.files.theirs
+        tasks, results, lifeline, journal, channel, *output = self.files.theirs
         own = (tasks, results, lifeline, journal, channel, self._permits)
-        return WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
+        config = WorkerConfig(*own, first, initargs, main, memory_limit, levels, along)
+        if self.output is None:
+            return config
+        return config._replace(captured=output[0], marker=self.output.token)
 
     def started(self, process: Any, permits: Any = None) -> None:
         """Note the process, and the semaphore if that was made with it; the child has its ends of the pipes now."""

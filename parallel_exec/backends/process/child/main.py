@@ -50,6 +50,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
+    from parallel_exec.backends.process.child.capture import Capture
     from parallel_exec.backends.process.child.start import Start, WorkerConfig
 
 
@@ -106,6 +107,7 @@ class Worker:
         self._map_runner = MapRunner(self.outbox, self._acquire)
         self._settings = config.settings
         self._meter = UsageMeter()
+        self._capture = None if config.captured is None else _capture(config)
         self._dead_epoch = -1
 
     def serve(self) -> None:
@@ -150,6 +152,7 @@ class Worker:
         current.begin(_RunningTask(task, self._journal, None, self._settings.seed), task.attempt)
         is_done = self._map_runner.run(task, fn, columns)
         current.end()
+        self.mark(0)
         return is_done
 
     def _run(self, task: WorkerTask, received: segments.Received | None) -> bool:
@@ -174,8 +177,14 @@ class Worker:
         end = time.monotonic()
         if end - start >= LONG:
             used = wire.encode(wire.USED, task.serial, *self._meter.read(start, end))
+        self.mark(task.serial)
         self.outbox.report(kind, task.serial, start, end, pickled, used)
         return True
+
+    def mark(self, serial: int) -> None:
+        """Have what was printed so far be that of a call which has ended; 0: of none. Before that is reported."""
+        if self._capture is not None:
+            self._capture.mark(serial)
 
     def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:
         """Call the initializer."""
@@ -229,6 +238,12 @@ def _take_over(config: WorkerConfig) -> None:
         config.inherited.apply()
 
 
+def _capture(config: WorkerConfig) -> Capture:
+    from parallel_exec.backends.process.child.capture import Capture  # which needs `ctypes`
+
+    return Capture(config.captured.fd, config.marker)
+
+
 def _send_records(send: Callable[[bytes], None], levels: dict[str, int]) -> None:
     from parallel_exec.backends.process.log_relay import send_records  # which needs `logging`
 
@@ -264,10 +279,12 @@ def main(start: Start) -> None:
         _forks.end_child(born, error)
         import traceback
 
+        worker.mark(0)
         worker.outbox.send(wire.encode(wire.START_FAILED, payload=traceback.format_exc().encode()))
         worker.leave()
         sys.exit(1)
     _forks.end_child(born)
+    worker.mark(0)
     worker.outbox.send(wire.encode(wire.READY))
     worker.serve()
     worker.leave()

@@ -72,6 +72,8 @@ class WorkerConfig(NamedTuple):
         output: `Descriptor`s of its standard output and error, if they may be others here.
         started: what `multiprocessing` tells its own processes; None: it has done so.
         settings: the pool's.
+        captured: the `Descriptor` of what becomes its standard output and error; None: it keeps those that it has.
+        marker: what markers begin with there.
     """
 
     tasks: Any
@@ -90,6 +92,8 @@ class WorkerConfig(NamedTuple):
     output: tuple[Any, ...] = ()
     started: Started | None = None
     settings: WorkerSettings = WorkerSettings()
+    captured: Any = None
+    marker: bytes = b""
 
 
 class Start:
