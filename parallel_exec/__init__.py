@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from parallel_exec.journal import Journal
     from parallel_exec.limits import Adaptive, LimitStats, PerKey, Rate
     from parallel_exec.running_task import CurrentTask, current_task
+    from parallel_exec.shared import Shared
     from parallel_exec.task import INHERIT, Attempt, Task, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
@@ -96,6 +97,7 @@ _HOMES = {
     "journal": ("Journal",),
     "limits": ("Adaptive", "LimitStats", "PerKey", "Rate"),
     "running_task": ("CurrentTask", "current_task"),
+    "shared": ("Shared",),
     "task": ("INHERIT", "Attempt", "Task", "TaskResult"),
     "task_queue": ("TaskQueue",),
 }
@@ -128,6 +130,7 @@ __all__ = [
     "ResultRejectedError",
     "RetryAfter",
     "RunningTask",
+    "Shared",
     "Task",
     "TaskCancelled",
     "TaskEvent",

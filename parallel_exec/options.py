@@ -13,17 +13,19 @@ from parallel_exec._sync.clock import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, Iterator, TypeVar
+    from typing import Any, Callable, Iterable, Iterator, TypeVar, overload
 
-    from typing_extensions import Never, ParamSpec
+    from typing_extensions import Concatenate, Never, ParamSpec
 
     from parallel_exec._core.map_chunk import MapResults
     from parallel_exec._core.scheduler import Scheduler
     from parallel_exec._core.settings import Settings
     from parallel_exec.future import TaskFuture
+    from parallel_exec.shared import Shared
 
     P = ParamSpec("P")
 
+    A = TypeVar("A")
     T = TypeVar("T")
 
 
@@ -44,7 +46,17 @@ class Submitter:
         self._priority = priority
         self._id = id
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+    if TYPE_CHECKING:
+
+        @overload
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+
+        @overload  # further on among the arguments, a type checker takes a `Shared` by way of a partial
+        def submit(
+            self, fn: Callable[Concatenate[A, P], T], shared: Shared[A], /, *args: P.args, **kwargs: P.kwargs
+        ) -> TaskFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Start `fn(*args, **kwargs)` as soon as a slot is free, and return its future.
 
         Starts the pool, and with it what was staged. Blocks only while the queue is full.
@@ -56,9 +68,25 @@ class Submitter:
             raise not_callable("submit", fn)
         if not self._settings.allows_lazy:
             refuse_lazy("submit", fn)
-        job: Job[T] = Job(self._scheduler, self._settings, fn, args, kwargs or None, self._priority, self._id)
+        job: Job[Any] = Job(self._scheduler, self._settings, fn, args, kwargs or None, self._priority, self._id)
         self._admission.add(job, None, start=True)
         return job
+
+    def share(self, value: T) -> Shared[T]:
+        """Return a handle to an object that many calls are to get: given among a call's arguments it arrives as the object.
+
+        It is pickled once, as it is now, and lies in memory once for all worker processes, large buffers such as a NumPy
+        array's mapped and not to be written; each worker makes the object once. Threads get the very object. It is gone when
+        the handle is, or was closed, and the tasks that use it have ended.
+
+        Raises:
+            TaskSerializationError: it cannot be pickled, and the workers are processes.
+            RuntimeError: after `shutdown`.
+        """
+        from parallel_exec.shared import share  # few programs do
+
+        self._scheduler.monitor.gate.check_open("share")
+        return share(value, self._admission.store)
 
     def map(
         self,

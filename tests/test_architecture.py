@@ -37,6 +37,7 @@ ORDER = [
     "_lazy",
     "_checks",
     "_needs",
+    "_sharing",
     "running_task",
     "task",
     "task_queue",
@@ -101,6 +102,8 @@ ORDER = [
     "backends.process.child.capture",
     "backends.process.log_relay",
     "backends.process.payload",
+    "backends._contents",
+    "shared",
     "backends.process.child.reader",
     "backends.process.child.writer",
     "backends.process.child.map_runner",
@@ -123,6 +126,7 @@ ORDER = [
     "backends.process.receiver",
     "backends.process.io_loop",
     "backends.process.supervisor",
+    "backends.process.releases",
     "backends.process.pool",
     "backends.process.backend",
     "backends.engine.serial_thread",
@@ -488,8 +492,13 @@ def test_only_one_place_branches_on_back_ends() -> None:
         "futures.process",
     }  # the last two are one kind of pool each
     same_pickles = {
-        "_journal.records": {"backends._exceptions", "backends._pickling", "backends._reducers"}
-    }  # as to and from any worker
+        "_journal.records": {
+            "backends._exceptions",
+            "backends._pickling",
+            "backends._reducers",
+        },  # as to and from any worker
+        "shared": {"backends._contents"},  # the same for all of them
+    }
     for module in ORDER:
         if module in FILES and not module.startswith("backends") and module not in free:
             names = {name for name in _of_ours(source.imports_of(module)[0]) if name.startswith("backends.")}

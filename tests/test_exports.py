@@ -36,6 +36,7 @@ PUBLIC = [
     "ResultRejectedError",
     "RetryAfter",
     "RunningTask",
+    "Shared",
     "Task",
     "TaskCancelled",
     "TaskEvent",

@@ -10,6 +10,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from parallel_exec import _sharing
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import call_whole, ownership
@@ -37,6 +38,7 @@ class Admission:
 
     Attributes:
         pack_row, pack_pickled: the back end's, if it `runs_chunks`.
+        store: the back end's.
     """
 
     def __init__(
@@ -58,18 +60,23 @@ class Admission:
         self._prefetches = backend.prefetches
         self._runs_chunks = backend.runs_chunks
         self._runs_in_caller = backend.runs_in_caller
+        self._runs_here = backend.runs_here
+        self.store = backend.store
 
     def add(self, job: AnyJob, into: HasCollector | None, *, start: bool) -> None:  # noqa: C901  # a hot path, all of it
         """Put a job in the queue; with `start`, open the gate for good. Blocks only while the queue is full and running.
 
         Raises:
             RuntimeError: after shutdown.
+            ValueError: among the call's arguments is a `Shared` that was closed.
             QueueFullError: the queue is full, and nothing is running that would make room.
             ParallelExecError: workers cannot start, or the process has forked.
             NotAdmittedError: it is to join a batch with a journal, which has not admitted it.
         """
         outcome: Failure | None = None
         consumer: Consumer | None = None
+        if _sharing.bind is not None:
+            self.bind(job)
         was_held = self._is_held()  # by what this call has interrupted, as a handler's
         gate = self._gate
         try:
@@ -84,8 +91,7 @@ class Admission:
                 if collector is not None and collector.journal is not None and not collector.journal.has_admitted(job):
                     raise NotAdmittedError
                 self._registry.unsettled.add(job)  # from here on nobody forgets it
-                sequence = job.sequence or next(self._monitor.sequence)
-                job.added(sequence, time.monotonic(), collector)
+                job.added(job.sequence or next(self._monitor.sequence), time.monotonic(), collector)
                 if not self._events.active:
                     outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:
@@ -99,9 +105,7 @@ class Admission:
                 job.decide()
                 self._completion.finish(job, outcome)
         except NotAdmittedError:  # it is in nowhere, but for the room
-            with self._lock:
-                self._registry.reserved.discard(job)
-                self._monitor.room.notify_all()
+            self._give_room_back(job)
             raise
         except BaseException:
             self._completion.repair(job, outcome, was_held=was_held)
@@ -192,6 +196,15 @@ class Admission:
             job.close()
             self._ready.grown(job)
 
+    def bind(self, job: AnyJob) -> None:
+        """Put what stands for shared objects in their places among the arguments. Before it is packed; may be repeated.
+
+        Raises:
+            ValueError: a `Shared` was closed.
+        """
+        if _sharing.bind is not None:
+            job.bind(_sharing.bind, here=self._runs_here)
+
     def pack(self, job: AnyJob) -> ParallelExecError | None:
         """Have the back end make the call ready to travel, if it must and that was not done; returns why it cannot."""
         if self._prepare is None or job.payload is not None:
@@ -219,6 +232,11 @@ class Admission:
             if not gate.admits:
                 gate.refuse()
         self._registry.reserved.add(job)
+
+    def _give_room_back(self, job: AnyJob) -> None:
+        with self._lock:
+            self._registry.reserved.discard(job)
+            self._monitor.room.notify_all()
 
     # ── the gate ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -242,6 +242,12 @@ class Job(TaskFuture["T"]):
             self.batch = batch
             batch.join(self)
 
+    def bind(self, bind: Callable[..., Any], *, here: bool) -> None:
+        """Put what stands for shared objects in their places in the call, as `_sharing.bind` does. Before it is added."""
+        bound = bind(self.fn, self.args, self.kwargs, here)
+        if bound is not None:
+            self.fn, self.args, self.kwargs = bound
+
     def packed(self, payload: Any) -> None:
         """Keep what the back end made of the call, to be sent with each attempt. Before it is queued, without the lock."""
         self.payload = payload

@@ -238,6 +238,15 @@ class MapChunk(Job[None]):
         growing = self.growing
         return self.weight if growing is None else len(growing)
 
+    def bind(self, bind: Callable[..., Any], *, here: bool) -> None:
+        bound = bind(self.fn, (), None, here)
+        if bound is not None:
+            self.fn = bound[0]
+        for place, column in enumerate(self.columns):
+            bound = bind(self.fn, column, None, here)
+            if bound is not None:
+                self.columns[place] = list(bound[1])
+
     def close(self) -> None:
         if self._unpacked is None:
             return

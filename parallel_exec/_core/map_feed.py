@@ -144,6 +144,7 @@ class MapFeed:
     def _pickle(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Return a call, ready to travel; None if it cannot."""
         job: AnyJob = Job(self._owner, self._settings, fn, arguments, None, self._priority, self._id)
+        self._admission.bind(job)
         self._admission.pack(job)
         return job.payload
 

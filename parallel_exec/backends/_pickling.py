@@ -7,6 +7,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import sys
 from functools import lru_cache, partial
@@ -35,6 +36,7 @@ class Pickled(NamedTuple):
         names_main: whether something of the main module may be in it; None: ask `may_name_main`, which looks.
         others: descriptors that go with it (`_reducers.py`).
         apart: whether it is a row of items each of which can be unpickled without the others.
+        kept: the contents that it refers to (`_contents.py`), which must stay as long as it may be sent.
         item: where in it the one item of a `map` is that is to be called: low, high, place of the first, the map's id; or None.
     """
 
@@ -44,6 +46,7 @@ class Pickled(NamedTuple):
     others: Sequence[segments.Segment] = ()
     item: tuple[int, int, int, str] | None = None
     apart: bool = False
+    kept: Sequence[Any] = ()
 
     def may_name_main(self) -> bool:
         """Return whether something of the main module may be in it; also of that of a worker of `multiprocessing`."""
@@ -127,6 +130,24 @@ def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     return Pickled(sizes if whole else sizes + data, segment, names_main, others or ())
 
 
+def dumps_apart(value: Any, by_value: bool = False) -> tuple[bytes, list[memoryview]]:
+    """Pickle as `dumps` does; returns all buffers beside the bytes, however small, without a copy. No descriptors go along."""
+    buffers: list[memoryview] = []
+
+    def make(kind: Any) -> bytes:
+        buffers.clear()
+        return _reducers.dumps(value, lambda buffer: buffers.append(buffer.raw()), kind)
+
+    cloudpickle = find_cloudpickle() if by_value else None
+    try:
+        return make(pickle.Pickler if cloudpickle is None else cloudpickle.Pickler), buffers
+    except _FAILURES:
+        cloudpickle = find_cloudpickle()
+        if cloudpickle is None or by_value:
+            raise
+        return make(cloudpickle.Pickler), buffers
+
+
 def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
     """Pickle a call, as `(function, (args, kwargs))`; else as `dumps`.
 
@@ -151,7 +172,7 @@ def dumps_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickle
             return dumps((fn, (args, kwargs)))
         if len(data) < segments.THRESHOLD:
             names_main = "main__" in module if type(module) is str else None  # nothing else in it can
-            return _make(Pickled, (data, None, names_main, (), None, False))  # type: ignore[no-any-return]
+            return _make(Pickled, (data, None, names_main, (), None, False, ()))  # type: ignore[no-any-return]
     return dumps((fn, (args, kwargs)))
 
 
@@ -178,14 +199,16 @@ def dumps_row(call: Pickled, columns: list[list[Any]]) -> Pickled:
         call: one of them without its arguments.
         columns: for each argument a list, with what has no reducers for each call.
     """
-    return Pickled(pickle.dumps(_Row(_load_row, call.data, columns), 5), None, call.may_name_main())
+    data = pickle.dumps(_Row(_load_row, call.data, columns), 5)
+    return Pickled(data, None, call.may_name_main(), kept=call.kept)
 
 
 def dumps_pickled(call: Pickled, payloads: list[Pickled]) -> Pickled:
     """Do as `dumps_row`, with pickled calls of another function that have the arguments: each is unpickled when it is needed."""
     row = _Row(_load_pickled, call.data, [payload.data for payload in payloads])
     names_main = call.may_name_main() or any(payload.may_name_main() for payload in payloads)
-    return Pickled(pickle.dumps(row, 5), None, names_main, apart=True)
+    kept = [*call.kept, *itertools.chain.from_iterable(payload.kept for payload in payloads)]
+    return Pickled(pickle.dumps(row, 5), None, names_main, apart=True, kept=kept)
 
 
 class _Row:

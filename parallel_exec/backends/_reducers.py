@@ -44,10 +44,12 @@ class _Travel(threading.local):
     Attributes:
         carried: the descriptors that the bytes take along; None: they can take none.
         arrived: those that came with the bytes.
+        kept: what must stay as long as the bytes do; None: nobody asks.
     """
 
     carried: list[segments.Segment] | None = None
     arrived: Sequence[int] = ()
+    kept: list[Any] | None = None
 
 
 _travel = _Travel()
@@ -82,6 +84,22 @@ def carry(along: list[segments.Segment] | None) -> Iterator[None]:
 def carried() -> int:
     """Return how many descriptors what this thread pickles has taken along so far."""
     return len(_travel.carried or ())
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[Any]]:
+    """Note what the bytes refer to that this thread makes meanwhile: it must stay as long as they do."""
+    before, _travel.kept = _travel.kept, []
+    try:
+        yield _travel.kept
+    finally:
+        _travel.kept = before
+
+
+def keep(referred_to: Any) -> None:
+    """Say that what this thread pickles refers to something, without taking it along."""
+    if _travel.kept is not None and referred_to not in _travel.kept:
+        _travel.kept.append(referred_to)
 
 
 @contextlib.contextmanager

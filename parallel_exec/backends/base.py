@@ -273,6 +273,7 @@ class Backend(abc.ABC):
         runs_chunks: whether its runner runs `MapChunk`s: items of a `map` in a row.
         runs_in_caller: whether the caller's own thread must run the work, by `Runner.drive`.
         reports_in_one_thread: whether one thread reports all outcomes: if that waits for one, it waits for ever.
+        runs_here: whether every call runs in this process, with the very objects that were shared.
     """
 
     name = "?"
@@ -281,6 +282,7 @@ class Backend(abc.ABC):
     runs_chunks = False
     runs_in_caller = False
     reports_in_one_thread = False
+    runs_here = False
     _served: weakref.ref[SchedulerPort] | None = None
 
     def start(self, port: SchedulerPort, limit: int) -> Runner:
@@ -318,6 +320,13 @@ class Backend(abc.ABC):
 
         Raises:
             TypeError: it does.
+        """
+
+    def store(self, content: Any) -> None:  # noqa: B027  # only where calls leave this process
+        """Put something that is shared where workers find it; it is called once, in the thread that shares it.
+
+        Raises:
+            ParallelExecError: it cannot be brought to them.
         """
 
     def pack_row(self, call: Any, columns: list[list[Any]]) -> Any:

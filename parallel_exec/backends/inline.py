@@ -54,6 +54,7 @@ class InlineBackend(Backend):
     """
 
     name = "inline"
+    runs_here = True
     runs_in_caller = True
 
     def __init__(self, sleep: Callable[[float], object] | None = None, **_misspelt: Never) -> None:

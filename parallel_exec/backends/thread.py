@@ -144,6 +144,7 @@ class ThreadBackend(Backend):
     """
 
     name = "thread"
+    runs_here = True
 
     def __init__(
         self,

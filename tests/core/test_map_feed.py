@@ -49,6 +49,9 @@ class Owner:
         self._light = light
         self.on_add: Callable[[], object] = lambda: None
 
+    def bind(self, job: Any) -> None:
+        """Nothing is shared."""
+
     def pack(self, job: Any) -> None:
         """Make a call ready to travel."""
         job.packed(Payload(job, light=self._light))

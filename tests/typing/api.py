@@ -38,6 +38,7 @@ from parallel_exec import (
     ResultRejectedError,
     RetryAfter,
     RunningTask,
+    Shared,
     Task,
     TaskCancelled,
     TaskEvent,
@@ -200,8 +201,16 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
     assert_type(view.submit(add, 1, x=2), TaskFuture[int])
     assert_type(list(executor.map(add, [1], [2], timeout=1, chunksize=10, buffersize=3)), "list[int]")
     assert_type(list(view.map(add, [1])), "list[int]")
-    view.submit(add, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    view.submit(add, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     executor.submit(add, 1, y=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    with executor.share(3) as shared:
+        assert_type(shared, Shared[int])
+        assert_type(shared.value, int)
+        assert_type(executor.submit(add, shared, 1, x=2), TaskFuture[int])
+        assert_type(executor.submit(partial(add, shared.value), 1), TaskFuture[int])
+        assert_type(executor.add_task(Task(add, shared)), TaskFuture[int])
+    executor.submit(add, executor.share("text"), 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     for done in as_completed([future]):
         assert_type(done.result(), int)

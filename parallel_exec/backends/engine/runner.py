@@ -35,6 +35,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
+from parallel_exec import _sharing
 from parallel_exec._current import current
 from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure
@@ -208,7 +209,7 @@ class EngineRunner(Runner):
         try:
             if self._begin(submission) and submission.state == State.RUNNING:  # else it was stopped just now
                 current.begin(job, submission.number, submission.granted)
-                outcome = apart(call, job.settings, job.context, job.fn, job.args, job.kwargs)
+                outcome = apart(call, job.settings, job.context, *_sharing.call_here(job.fn, job.args, job.kwargs))
                 current.end()
                 self._report(submission, outcome, time.monotonic())
         except BaseException:  # from a callback or a hook: the engine must not see it
@@ -279,8 +280,7 @@ class EngineRunner(Runner):
 
     def _begin_elsewhere(self, submission: Submission) -> None:
         """Do as `_begin` for an attempt elsewhere, and have the engine let go of it if its task ends instead."""
-        begins = False
-        override = submission.job.override
+        begins, override = False, submission.job.override
         if submission.grant is not None and override is not None:  # its call runs all the same, with what it holds
             self._abandon(submission)
             self._kept.keep(submission, submission.job, override.error, self._engine.killing(submission))

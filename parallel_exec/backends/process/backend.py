@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 
+from parallel_exec import _sharing
 from parallel_exec._checks import check_count, check_flag, check_initializer, check_seconds, refuse_names
-from parallel_exec.backends import _exceptions, _pickling
+from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
 from parallel_exec.backends.process.launcher import Launcher
 from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
+from parallel_exec.backends.process.releases import Releases
 from parallel_exec.errors import ParallelExecError, start_error
 
 TYPE_CHECKING = False
@@ -71,6 +73,7 @@ class ProcessBackend(Backend):
         memory = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
         # lets go of what goes to workers with their start.
+        self._releases = Releases()
         self._launcher = Launcher(
             context,
             packed,
@@ -88,7 +91,7 @@ class ProcessBackend(Backend):
         reason = start_method.forbidden()
         if reason is not None:
             raise start_error("process", reason)
-        return ProcessPool(port, limit, self._launcher, self._max_tasks)
+        return ProcessPool(port, limit, self._launcher, self._max_tasks, self._releases)
 
     def prepare(self, job: AnyJob) -> Pickled:
         """Return the call, pickled.
@@ -99,6 +102,15 @@ class ProcessBackend(Backend):
         """
         if self._launcher.wants_server:
             self._launcher.start_server()
+        if _sharing.bind is None:
+            return self._pickle(job)
+        with _reducers.noting() as kept:
+            pickled = self._pickle(job)
+        for content in kept:
+            content.used_by(self._releases.add)
+        return pickled._replace(kept=kept) if kept else pickled
+
+    def _pickle(self, job: AnyJob) -> Pickled:
         try:
             pickled = _pickling.dumps_call(job.fn, job.args, job.kwargs or {})
         except ParallelExecError:
@@ -106,6 +118,10 @@ class ProcessBackend(Backend):
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
         return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled
+
+    def store(self, content: Any) -> None:
+        """Put something that is shared in memory, and keep nothing else of it."""
+        content.store(has_main=self._forks)
 
     def check_limit(self, name: str, spec: Any) -> None:
         """Refuse a list of what cannot be pickled, or is of a main module that workers cannot import."""

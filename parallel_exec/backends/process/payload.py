@@ -66,6 +66,42 @@ def unpicklable(job: AnyJob) -> TaskSerializationError:
     return TaskSerializationError(f"{what} of task {job.id!r}", "to the worker", why, hint)
 
 
+class PickledContent(NamedTuple):
+    """Something that is shared, pickled: the bytes, its buffers, and whether the bytes may name the main module."""
+
+    data: bytes
+    buffers: list[memoryview]
+    names_main: bool
+
+
+def dumps_shared(value: Any, *, has_main: bool | None) -> PickledContent:
+    """Pickle what is shared; by value, where it is of a main module that workers cannot import.
+
+    `has_main`: whether it is for workers that have the main module; None: that is somebody else's affair.
+
+    Raises:
+        TaskSerializationError: a part of it cannot be pickled.
+        WorkerStartError: it lives in a main script that workers cannot import.
+    """
+    try:
+        data, buffers = _pickling.dumps_apart(value)
+        names_main = b"main__" in data
+        if names_main and not has_main and (reason := why_not_importable()):
+            if _pickling.find_cloudpickle() is not None:
+                data, buffers = _pickling.dumps_apart(value, by_value=True)
+                names_main = b"main__" in data
+            elif has_main is not None and _Finder.finds_main(value):
+                raise start_error("process", f"what is shared needs the main module, {reason}")
+    except ParallelExecError:
+        raise
+    except Exception as error:
+        from parallel_exec.backends._culprit import find_culprit  # only a failure needs it
+
+        what, why, hint = find_culprit({"what is shared": value})
+        raise TaskSerializationError(what, "to the workers", why, hint) from _exceptions.detached(error)
+    return PickledContent(data, buffers, names_main)
+
+
 class Initializer(NamedTuple):
     """What each worker calls first.
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
     from parallel_exec.backends.process.launcher import Launcher
+    from parallel_exec.backends.process.releases import Releases
     from parallel_exec.backends.process.wire import Running
     from parallel_exec.backends.process.worker_handle import WorkerHandle
 
@@ -63,13 +64,17 @@ class ProcessPool(Runner):
         assignments: the workers, and which job is where.
     """
 
-    def __init__(self, port: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None) -> None:
+    def __init__(
+        self, port: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None, releases: Releases
+    ) -> None:
         super().__init__(port, limit)
         self._lock = port.lock
         self._max_tasks = max_tasks
         self._launcher = launcher
         launcher.open(port.seed)
+        self._releases = releases
         self._io = IoLoop(port.lock, weakly(self._break))
+        releases.tell(weakly(self._io.wakeup))
         self.assignments = Assignments(port.lock, self._io.wakeup)
         events = (weakly(self._on_started), weakly(self._on_timeout), weakly(self._on_death))
         self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
@@ -195,12 +200,24 @@ class ProcessPool(Runner):
             self._supervisor.register_started()
         if self._supervisor.start_again is not None:
             self._supervisor.rests()  # forgets a time that has come, also if no worker is wanted: a sleep would end at once
+        if self._releases.numbers:
+            self._tell_releases()
         if port.drained:
             if self._dismiss(now):
                 return ENDED
         elif self._has_work():
             self._pump(port)
         return self._nap()
+
+    def _tell_releases(self) -> None:
+        """Have the workers forget what was shared and is gone."""
+        numbers = self._releases.take()
+        for handle in self.assignments.handles:
+            if handle.state in AT_WORK:
+                with self._lock:
+                    handle.forget(numbers)
+                if handle.outgoing:
+                    self._watch_writing(handle)
 
     def _has_work(self) -> bool:
         """Return whether there may be anything for `_pump` to do. What this costs does not grow with the idle workers."""

@@ -65,7 +65,7 @@ def _create() -> int:
     """Return a descriptor of an empty file without a name: of memory, where the system has that and does not refuse it."""
     if hasattr(os, "memfd_create"):
         try:
-            return os.memfd_create("parallel_exec", os.MFD_CLOEXEC)
+            return os.memfd_create("parallel_exec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -99,15 +99,15 @@ def store(buffers: Sequence[memoryview]) -> tuple[Segment, bytes]:
         OSError: no shared memory, or not so much, is to be had.
     """
     sizes = [buffer.nbytes for buffer in buffers]
-    segment = Segment(create(sum(map(_aligned, sizes))))
+    segment = Segment(create(sum(map(aligned, sizes))))
     position = 0
     for buffer in buffers:
-        _write(segment.fd, buffer.cast("B"), position)
-        position += _aligned(buffer.nbytes)
+        write(segment.fd, buffer.cast("B"), position)
+        position += aligned(buffer.nbytes)
     return segment, _COUNT.pack(len(sizes)) + array.array("Q", sizes).tobytes()
 
 
-def _write(fd: int, data: memoryview, position: int) -> None:
+def write(fd: int, data: memoryview, position: int) -> None:
     """Write all of `data`; the kernel takes half the time that it takes to touch each page of a mapping first."""
     while data:
         written = os.pwrite(fd, data, position)
@@ -123,7 +123,7 @@ def load(fd: int, data: Data) -> tuple[list[memoryview], Data]:
     buffers, position = [], 0
     for size in sizes:
         buffers.append(area[position : position + size])
-        position += _aligned(size)
+        position += aligned(size)
     return buffers, data[_COUNT.size + 8 * count :]
 
 
@@ -151,7 +151,8 @@ def _map(fd: int) -> Any:
 _mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # those that are alive
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """Return how much room so many bytes take, so that what comes after them may be of any type."""
     return (size + 63) & ~63
 
 

@@ -7,7 +7,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
 
     BATCH    Q   bytes after this header
              I   epoch: how often the worker has dropped what it had; it drops what is of an epoch that has ended
-             I   number of tasks, which follow; 0: there will be no more
+             I   number of tasks, which follow; 0: there will be no more; FORGET: nothing follows, and the first word is the
+                 number of a shared content that is gone
     TASK     Q   serial: of the task, or of a chunk's first item
              I   number of the attempt
              d   timeout in seconds; 0: none
@@ -68,6 +69,7 @@ else:
 READY, START_FAILED, DROPPED, LOG, USED = range(len(KINDS), len(KINDS) + 5)
 MANY, EACH, INTS, FLOATS = ROWS = range(USED + 1, USED + 5)
 
+FORGET = 0xFFFFFFFF
 BATCH = struct.Struct("<QII")
 TASK = struct.Struct("<QIdH?IIQIIQ")
 FRAME = struct.Struct("<QBQddI")

@@ -318,6 +318,12 @@ class WorkerHandle:
             outgoing.clear()
         return not outgoing
 
+    def forget(self, numbers: list[int]) -> None:
+        """Have the worker forget shared contents. Called with the lock held."""
+        told = [wire.BATCH.pack(number, 0, wire.FORGET) for number in numbers]
+        self.outgoing.append(memoryview(b"".join(told)))
+        self.flush()
+
     def tell_to_end(self) -> None:
         """Let the worker end once it has done what it was sent."""
         self.state = WorkerState.CLOSING

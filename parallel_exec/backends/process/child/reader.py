@@ -8,12 +8,13 @@ Guarantees:
 from __future__ import annotations
 
 import os
+import sys
 
 from parallel_exec.backends.process import segments, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, NamedTuple
+    from typing import Any, Iterator, NamedTuple
 else:
     from parallel_exec._typing import NamedTuple
 
@@ -70,6 +71,9 @@ class BatchReader:
         self._start += wire.BATCH.size
         if not count:
             return None
+        if count == wire.FORGET:
+            _forget(length)
+            return iter(()), epoch
         try:
             return _parse(self._exactly(length), count), epoch
         except MemoryError:
@@ -119,6 +123,13 @@ class BatchReader:
         while size:
             size -= len(self._exactly(min(size, _AHEAD)))
         return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, granted, None)
+
+
+def _forget(number: int) -> None:
+    """Let go of a shared content, if this process has ever had any."""
+    contents: Any = sys.modules.get("parallel_exec.backends._contents")
+    if contents is not None:
+        contents.forget(number)
 
 
 def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:

@@ -1,0 +1,34 @@
+"""Whether anything was shared in this process: until then no call is looked at for it. Imports nothing of ours.
+
+executor.share ──► shared.py, imported now ──► `bind` is set ──► calls that come in are looked at
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+# Takes a call, and whether it is to have the very objects that were shared; returns it with what stands for them among its
+# arguments, or None if there are none. Written once, by `shared.py`: module state, as what was shared by one executor may be
+# given to another.
+bind: Callable[..., Any] | None = None
+
+
+def use(binder: Callable[..., Any]) -> None:
+    """Have calls looked at from now on."""
+    global bind  # noqa: PLW0603  # the one place that does, once a process
+    bind = binder
+
+
+def call_here(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+    """Return a call that was to leave this process, and does not, so that it gets the very objects that were shared."""
+    return (fn, args, kwargs) if bind is None else (_call, (fn, args, kwargs), None)
+
+
+def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    bound = None if bind is None else bind(fn, args, kwargs, True)
+    fn, args, kwargs = bound or (fn, args, kwargs)
+    return fn(*args, **(kwargs or {}))

@@ -1,0 +1,271 @@
+"""What was shared: one copy for all processes of this machine that get it.
+
+    Content ── stored, once ──► memory: number, pickle, buffers ──► sealed
+       │ pickled as its number and its address
+       ▼
+    another process: `arrive` ──► Content ── value, when it is first asked for ──► opened, mapped read-only, unpickled once
+
+The address is that of a descriptor of the process that has stored it, `/proc/PID/fd/N`: no descriptor need travel, so a call
+takes no other way than one that shares nothing, may be sent again, and reaches the processes of somebody else's executor,
+too. (Where there is no such `/proc`, it is that of a file, which is removed with the memory.)
+
+    memory   Q   the number
+             Q   how many pieces: the pickle, and its buffers
+             Q…  their sizes; then the pieces, each at a multiple of 64 bytes
+
+Guarantees:
+    The memory is there as long as a `Content` is in the process that has stored it, so whoever has handed it on keeps that.
+    Nobody can write to it, once it is stored: neither by a mapping nor, where the kernel seals memory, in any other way.
+    An address under which there is something else by now is found out by the number, and refused.
+    A process unpickles each content once, and lets go of it when it is told that it is gone (`forget`), or when it gets
+    another one and finds that it is. What of it the program still uses is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import pickle
+import struct
+import tempfile
+import weakref
+
+from parallel_exec.backends import _reducers
+from parallel_exec.backends._descriptors import fill_standard, lift
+from parallel_exec.backends.process import payload, segments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+_WORD = struct.Struct("<Q")
+_PROC = "/proc"
+_SEALS = ("F_SEAL_WRITE", "F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
+_NONE: Any = object()  # in the place of a value that is not here
+
+# What this process knows by number: its own, and what has arrived, which `_kept` keeps until it is forgotten.
+_known: weakref.WeakValueDictionary[int, Content] = weakref.WeakValueDictionary()
+_kept: dict[int, Content] = {}
+
+
+class Content:
+    """Something that was shared, in one process. Thread-safe.
+
+    Args:
+        number: names it, wherever it is.
+        value: the object; or it is in `memory`, or in the memory of another process, at an address.
+
+    Attributes:
+        type_name: what it is, for people.
+    """
+
+    __slots__ = ("__weakref__", "_address", "_main", "_memories", "_users", "_value", "number", "type_name")
+
+    def __init__(self, number: int, value: Any = _NONE, address: str = "", main: str = "") -> None:
+        self.number = number
+        self.type_name = "object" if value is _NONE else type(value).__name__
+        self._value = value
+        self._address = address
+        self._main = (
+            main  # the main module's name, if it may name that: the bytes of a call that has it then do so, too
+        )
+        self._memories: list[Memory] = []  # the first counts: another thread may have been at it, too
+        self._users: list[Callable[[int], object]] = []
+        _known[number] = self
+
+    def value(self) -> Any:
+        """Return the object, which is made now if it is not here."""
+        if self._value is _NONE:
+            self._value = _read(self.number, self.address())
+        return self._value
+
+    def size(self) -> int | None:
+        """Return how many bytes it takes in memory; None if it is in none."""
+        return self._memories[0].size if self._memories else None
+
+    def store(self, *, has_main: bool) -> None:
+        """Put the object in memory that others can map; in this process it is read from there from now on.
+
+        Args:
+            has_main: whether it is for processes that have the main module.
+
+        Raises:
+            TaskSerializationError: it cannot be pickled.
+            OSError: there is no memory for it.
+        """
+        self._store(has_main=has_main)
+        self._value = _NONE
+
+    def _store(self, *, has_main: bool | None) -> None:
+        pickled = payload.dumps_shared(self._value, has_main=has_main)
+        made = Memory(self.number, [memoryview(pickled.data), *pickled.buffers])
+        self._main = "__main__" if pickled.names_main else ""
+        self._memories.append(made)
+
+    def address(self) -> str:
+        """Return where other processes find it, which is decided now, if that was not done."""
+        if not self._address and not self._memories:
+            self._store(has_main=None)
+        return self._address or self._memories[0].address()
+
+    def key(self) -> tuple[int, str, str]:
+        """Return what it is pickled as: the arguments of `arrive`. What is pickled keeps it, if anybody asks what must stay."""
+        address = self.address()
+        _reducers.keep(self)
+        return self.number, address, self._main
+
+    def used_by(self, forget: Callable[[int], object]) -> None:
+        """Have `forget` called with its number when it is gone; in any thread, as a finalizer."""
+        if forget not in self._users:
+            self._users.append(forget)
+
+    def __del__(self) -> None:
+        for forget in self._users:
+            forget(self.number)
+
+
+def new_number() -> int:
+    """Return a number that nothing else has."""
+    return int.from_bytes(os.urandom(_WORD.size), "little")
+
+
+def arrive(number: int, address: str, main: str) -> Content:
+    """Return what came from another process, or from this one."""
+    content = _known.get(number)
+    if content is None:
+        for other in list(_kept):
+            if not _is_there(other, _kept[other]):
+                forget(other)
+        content = _kept[number] = Content(number, address=address, main=main)
+    return content
+
+
+def load(number: int, address: str, main: str) -> Any:
+    """Return the object itself of what came from another process."""
+    return arrive(number, address, main).value()
+
+
+def forget(number: int) -> None:
+    """Let go of what came from another process."""
+    _kept.pop(number, None)
+
+
+def _is_there(number: int, content: Content) -> bool:
+    """Return whether the process from which it came still has it."""
+    try:
+        fd = _open(number, content.address())
+    except (OSError, LookupError):
+        return False
+    os.close(fd)
+    return True
+
+
+def _start_afresh() -> None:
+    """Know nothing, in a forked child: what is the parent's may not be there."""
+    _known.clear()
+    _kept.clear()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+
+
+class Argument:
+    """Stands for a content among the arguments of a call that is pickled: what arrives is the object itself."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+
+    def __reduce__(self) -> Any:
+        return load, self.content.key()
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Memory:
+    """Pieces of bytes that other processes can map; freed when nobody holds the object, nor a mapping, any more.
+
+    Attributes:
+        size: bytes.
+
+    Raises:
+        OSError: there is no memory for it.
+    """
+
+    def __init__(self, number: int, pieces: list[memoryview]) -> None:
+        self._maker = os.getpid()
+        self._path = ""
+        sizes = [piece.nbytes for piece in pieces]
+        header = b"".join(map(_WORD.pack, (number, len(sizes), *sizes)))
+        self.size = sum(map(segments.aligned, (len(header), *sizes)))
+        self._fd = -1
+        self._fd = self._open()
+        position = 0
+        for piece in (memoryview(header), *pieces):
+            segments.write(self._fd, piece.cast("B"), position)
+            position += segments.aligned(piece.nbytes)
+        with contextlib.suppress(AttributeError, OSError):  # no such kernel; or it is a file
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, sum(getattr(fcntl, seal) for seal in _SEALS))
+
+    def _open(self) -> int:
+        """Return a descriptor of a file of this size that others can open."""
+        fd = segments.create(self.size)
+        try:
+            os.close(os.open(f"{_PROC}/{self._maker}/fd/{fd}", os.O_RDONLY))
+        except OSError:
+            os.close(fd)
+            fd, self._path = tempfile.mkstemp(prefix="parallel_exec-")
+            fd = lift(fd)
+            os.ftruncate(fd, self.size)
+        return fd
+
+    def address(self) -> str:
+        """Return where others find it."""
+        return self._path or f"{_PROC}/{os.getpid()}/fd/{self._fd}"
+
+    def __del__(self, _close: Any = os.close, _unlink: Any = os.unlink, _getpid: Any = os.getpid) -> None:
+        if self._fd >= 0:
+            _close(self._fd)
+        if self._path and _getpid() == self._maker:
+            _unlink(self._path)
+
+
+def _open(number: int, address: str) -> int:
+    """Return a descriptor of the memory at an address.
+
+    Raises:
+        OSError: there is nothing, or it must not be opened.
+        LookupError: there is something else.
+    """
+    fd = lift(os.open(address, os.O_RDONLY | os.O_CLOEXEC))
+    if os.pread(fd, _WORD.size, 0) != _WORD.pack(number):
+        os.close(fd)
+        raise LookupError(address)
+    return fd
+
+
+def _read(number: int, address: str) -> Any:
+    """Map the memory at an address, and return the object."""
+    fill_standard()  # a mapping has a descriptor of its own
+    try:
+        fd = _open(number, address)
+    except (OSError, LookupError) as error:
+        raise LookupError(
+            f"a shared object is not to be had in process {os.getpid()}: the process that has shared it must run on the same "
+            f"machine, as the same user, and must not have closed it ({type(error).__name__}: {error})"
+        ) from None
+    try:
+        area = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+    finally:
+        os.close(fd)
+    count = _WORD.unpack_from(area, _WORD.size)[0]
+    sizes = [size for (size,) in _WORD.iter_unpack(area[2 * _WORD.size : (2 + count) * _WORD.size])]
+    pieces, position = [], segments.aligned((2 + count) * _WORD.size)
+    for size in sizes:
+        pieces.append(area[position : position + size])
+        position += segments.aligned(size)
+    return pickle.loads(pieces[0], buffers=pieces[1:])
