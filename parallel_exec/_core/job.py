@@ -33,6 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Sequence, TypeVar
 
+    from typing_extensions import TypeAlias
+
     from parallel_exec._core.batch import Collector
     from parallel_exec._core.journaling import Restored
     from parallel_exec._core.limits.grant import Grant
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from parallel_exec.task import Attempt
 
     T = TypeVar("T")
+    AnyJob: TypeAlias = "Job[Any]"
 
 PLACES = 32  # bits of a place in the order: a task's number, then the place of an item of a `map` in it
 _EMPTY = Context()  # shared by all whose context is empty: that much less for the garbage collector to look at
@@ -52,14 +55,12 @@ class Job(TaskFuture["T"]):
 
     Args:
         owner, settings: the scheduler, and the settings of its attempts.
-        fn, args, kwargs: the call.
-        priority: as a `Task`'s.
+        fn, args, kwargs, priority: the call, and what comes first, as a `Task`'s.
         id: its id; None for one that is made of the function's name and the job's number once somebody asks.
         context: attempts run in copies of it; None: of a copy of the calling thread's.
     """
 
     # Defaults live on the class, so that an instance holds only what differs from them.
-
     # Changed under the executor's lock.
     phase = Phase.NEW
     sequence = 0  # its place in the order added; 0: it has none yet
@@ -244,9 +245,8 @@ class Job(TaskFuture["T"]):
 
     def bind(self, bind: Callable[..., Any], *, here: bool) -> None:
         """Put what stands for shared objects in their places in the call, as `_sharing.bind` does. Before it is added."""
-        bound = bind(self.fn, self.args, self.kwargs, here)
-        if bound is not None:
-            self.fn, self.args, self.kwargs = bound
+        call = self.fn, self.args, self.kwargs
+        self.fn, self.args, self.kwargs = bind(*call, here) or call
 
     def packed(self, payload: Any) -> None:
         """Keep what the back end made of the call, to be sent with each attempt. Before it is queued, without the lock."""
@@ -294,8 +294,7 @@ class Job(TaskFuture["T"]):
 
     def restart_clock(self, worker: str, at: float) -> None:
         """The attempt begins again, on another worker: its time counts anew."""
-        self.worker = worker
-        self.started_at = at
+        self.worker, self.started_at = worker, at
 
     def claimed(self) -> None:
         """An attempt has ended, or cannot begin: the calling thread alone says what follows. With or without the lock."""
@@ -445,8 +444,7 @@ class Job(TaskFuture["T"]):
             self.payload = self.retry_state = self.backoff_timer = None
         if type(outcome) is not Success:
             return
-        self.args = None  # first: see `_make_task`
-        self.kwargs = None
+        self.args = self.kwargs = None  # the first of them first: see `_make_task`
         fn = self.fn
         if not (fn.__closure__ is None if type(fn) is FunctionType else is_of_module(fn)):
             self.fn = None if self._id is not None else name_source(fn)
@@ -473,10 +471,6 @@ class Job(TaskFuture["T"]):
 
 # Its holder sees the name of what it is to him: in its repr, in messages.
 Job.__module__, Job.__name__, Job.__qualname__ = TaskFuture.__module__, TaskFuture.__name__, TaskFuture.__qualname__
-
-
-if TYPE_CHECKING:
-    AnyJob = Job[Any]
 
 
 def _blank() -> AnyJob:
