@@ -477,7 +477,7 @@ def _blank() -> AnyJob:
     return Job.__new__(Job)
 
 
-def settle_unwatched(ended: list[tuple[AnyJob, Outcome]]) -> list[tuple[AnyJob, Outcome]]:
+def settle_unwatched(ended: list[tuple[Job[Any], Outcome]]) -> list[tuple[AnyJob, Outcome]]:
     """Settle, in one turn of the lock, those jobs whose condition nobody has asked for; returns the others, which need `settle`.
 
     The caller must `wake_parked` for those that it has settled. For jobs that have succeeded, and not for the main thread,
