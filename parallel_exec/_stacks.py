@@ -27,10 +27,12 @@ else:
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-# The modules of ours that run a call, or load it; what calls them is the loop of a worker.
-_RUNNERS = tuple(
-    f"{os.sep}{name}.py" for name in ("thread", "inline", "_outcomes", "map_runner", os.path.join("child", "main"))
+# The modules of ours that run a call, or load it, in a process, and in a thread of this one; what calls them is a worker's loop.
+_IN_PROCESS = tuple(
+    os.path.join(_OURS, "backends", *names)
+    for names in (("_outcomes.py",), ("process", "child", "map_runner.py"), ("process", "child", "main.py"))
 )
+_IN_THREAD = (os.path.join(_OURS, "backends", "thread.py"),)
 _THREADING, _BOOTSTRAP = f"{_LIBRARY}threading.py", ("_bootstrap", "_bootstrap_inner", "run")  # how each thread begins
 _MOST_BINARIES = 12  # frames of C code that are shown, the innermost ones; a guess
 
@@ -139,18 +141,18 @@ def of_thread(ident: int, name: str) -> Stacks:
         frames.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     frames.reverse()
-    own = _without_ours(frames)
+    own = _without_ours(frames, _IN_THREAD)
     return Stacks([Thread(f"Thread {name!r}", own)]) if len(own) < len(frames) else Stacks([])
 
 
-def _without_ours(frames: list[Frame]) -> list[Frame]:
-    """Return the frames of the call alone, if it is one that we run."""
-    place = next((place for place, frame in enumerate(frames) if frame.file.startswith(_OURS)), len(frames))
-    runs_call = False
-    while place < len(frames) and frames[place].file.startswith(_OURS):
-        runs_call = runs_call or frames[place].file.endswith(_RUNNERS)
-        place += 1
-    return frames[place:] if runs_call else frames
+def _without_ours(frames: list[Frame], runners: Sequence[str]) -> list[Frame]:
+    """Return the frames of the call alone, if it is one that we run: what follows the first frames of ours with a runner's."""
+    first = next((place for place, frame in enumerate(frames) if frame.file in runners), None)
+    if first is None:
+        return frames
+    while first < len(frames) and frames[first].file.startswith(_OURS):
+        first += 1
+    return frames[first:]
 
 
 # ── a process that has died ─────────────────────────────────────────────────────────────────────────────────────────
@@ -188,7 +190,7 @@ def parse(dump: bytes) -> Stacks:
 
 def _is_tasks(thread: Thread) -> bool:
     """Return whether a thread of a dump runs the task."""
-    return len(_without_ours(thread.frames[::-1])) < len(thread.frames)
+    return len(_without_ours(thread.frames[::-1], _IN_PROCESS)) < len(thread.frames)
 
 
 def _title(header: re.Match[str]) -> str:
@@ -211,7 +213,7 @@ def _plain(text: str) -> str:
 def _read(thread: Thread) -> Thread:
     """Return a thread of a dump, which has its frames the other way round."""
     title = "The task's thread" if _is_tasks(thread) else thread.title
-    frames = _without_ours(thread.frames[::-1])
+    frames = _without_ours(thread.frames[::-1], _IN_PROCESS)
     while len(frames) > 1 and frames[0].function in _BOOTSTRAP and frames[0].file == _THREADING:
         del frames[0]
     return Thread(title, frames)

@@ -121,9 +121,12 @@ class TaskTimeoutError(LocatedError, TimeoutError):
         self.timeout = timeout
         self.attempt = attempt
 
-    def located(self, stacks: Stacks) -> TaskTimeoutError:
-        """Return the same error, of an attempt that is known to have been there."""
-        return TaskTimeoutError(self.task_id, self.timeout, self.attempt, stacks)
+
+def located(error: BaseException, stacks: Stacks | None) -> BaseException:
+    """Return the error of an attempt that was stopped: that of a timeout as one which knows where that was."""
+    if stacks is None or not stacks.threads or type(error) is not TaskTimeoutError:
+        return error
+    return TaskTimeoutError(error.task_id, error.timeout, error.attempt, stacks)
 
 
 class DeadlineExceededError(ParallelExecError, TimeoutError):

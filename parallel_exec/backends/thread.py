@@ -36,7 +36,7 @@ from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
-from parallel_exec.errors import CapacityExhaustedError, copy_of, start_error
+from parallel_exec.errors import CapacityExhaustedError, TaskTimeoutError, copy_of, located, start_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.limits.grant import Grant
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
+    from parallel_exec._stacks import Stacks
     from parallel_exec.errors import WorkerStartError
 
 PAUSE = 0.05  # seconds until the next try once the system has refused a thread; a guess
@@ -85,6 +86,16 @@ class _Worker:
 
     def _time_is_up(self) -> None:
         self.port.expire(self, self.job)
+
+    def stacks(self) -> Stacks | None:
+        """Return where its thread is; None if there is none yet."""
+        from parallel_exec import _stacks  # only a timeout needs it
+
+        return (
+            None
+            if self.thread is None or self.thread.ident is None
+            else _stacks.of_thread(self.thread.ident, self.name)
+        )
 
     def end_kept(self) -> None:
         """Give back what an abandoned attempt still holds, now that its call has returned."""
@@ -407,10 +418,14 @@ class ThreadRunner(Runner):
             worker.kept = port.keep_grant(job, error)
             self._workers.discard(worker)
             self._stuck.add(worker)
-        first = partial(self._settle_abandoned, worker, job, number, error, time.monotonic())
+        stacks = worker.stacks() if type(error) is TaskTimeoutError else None
+        first = partial(self._settle_abandoned, worker, job, number, error, stacks, time.monotonic())
         self._spawn(first)
 
-    def _settle_abandoned(self, worker: _Worker, job: AnyJob, number: int, error: BaseException, end: float) -> None:
+    def _settle_abandoned(
+        self, worker: _Worker, job: AnyJob, number: int, error: BaseException, stacks: Stacks | None, end: float
+    ) -> None:
+        error = located(error, stacks)
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, job.id, number, f"thread {worker.name}")
         self.port.events.emit("WorkerDied", worker.name, f"abandoned: {error}")

@@ -50,7 +50,7 @@ from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.submission import EngineSlot, State, Submission, submission_of
 from parallel_exec.backends.thread import call
-from parallel_exec.errors import CapacityExhaustedError, WorkerStartError
+from parallel_exec.errors import CapacityExhaustedError, WorkerStartError, located
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -85,8 +85,7 @@ class EngineRunner(Runner):
         self._started = False  # written by `wake`, which nobody calls twice at a time
         self._exiting = False  # whether the interpreter has come to its end; written once
         self._has_fed = Parker()  # of whoever starts the feeder
-        # The feeder's own:
-        self._serials = itertools.count(1)
+        self._serials = itertools.count(1)  # the feeder's own, as the next two
         self._refusals = 0
         self._handing_over: Submission | None = None
         self._health = EngineHealth(engine.name, port.events)  # the settler's own
@@ -411,6 +410,7 @@ class EngineRunner(Runner):
                 return
             claimed = self.port.claim(job, number)
         if claimed:
+            error = located(error, submission.stacks())  # now, in the clock's thread: its call may end any moment
             self._settler.call_soon(partial(self._stop, submission, job, error, time.monotonic()))
         else:
             self._settler.call_soon(partial(self._end_overridden, submission))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from parallel_exec._core.job import AnyJob
+    from parallel_exec._stacks import Stacks
 
 
 class State:
@@ -105,6 +106,7 @@ class Submission:
         self._lock = threading.RLock()  # guards the state, the slot, the future, and the next two
         self._in_engine = True  # whether the engine has not done with it
         self._runs_here = False  # whether its call runs in a thread of this process
+        self._thread: threading.Thread | None = None  # that one
         self._job = weakref.ref(job)
         self.state = State.WAITING
         self.slot: EngineSlot | None = slot
@@ -149,6 +151,15 @@ class Submission:
         """Whether its call runs in a thread of this process."""
         return self._runs_here
 
+    def stacks(self) -> Stacks | None:
+        """Return where its call is; None if that does not run in a thread of this process."""
+        thread = self._thread
+        if not self._runs_here or thread is None or thread.ident is None:
+            return None
+        from parallel_exec import _stacks  # only a timeout needs it
+
+        return _stacks.of_thread(thread.ident, thread.name)
+
     # ── in the engine ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def accepted(self, engine_future: Future[Any]) -> bool:
@@ -182,6 +193,7 @@ class Submission:
                 return False
             self.state = State.RUNNING
             self._runs_here = here
+            self._thread = threading.current_thread() if here else None
             self.worker, self.started_at = worker, start
             return True
 

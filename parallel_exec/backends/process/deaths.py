@@ -11,7 +11,7 @@ from logging import INFO, WARNING
 from parallel_exec._dispatcher import say
 from parallel_exec._names import describe_failure
 from parallel_exec.backends.process.oom import OomKills
-from parallel_exec.errors import TaskTimeoutError
+from parallel_exec.errors import TaskTimeoutError, located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class Deaths:
             error = WorkerCrashedError(handle.process.pid, exitcode, task_id, handle.process.stacks(), hint)
             say(WARNING, "%s", error)
         elif type(error) is TaskTimeoutError:
-            stacks = handle.process.stacks()
-            error = error if stacks is None else error.located(stacks)
+            error = located(error, handle.process.stacks())
             say(WARNING, "%s; its worker process %d was killed", error, handle.process.pid)
         else:
             why = describe_failure(error)

@@ -68,7 +68,7 @@ say(open(sys.argv[2] + "/output").read())
 say(method != "forkserver" or first == server())
 """
     )
-    said = script.run(tmp_path, body, method, str(tmp_path / "out"), flags=LOOSE)
+    said = script.run(tmp_path, body, method, str(tmp_path / "out"), flags=LOOSE, dead=1)
     assert said.splitlines() == ["True True", "from the worker", "True"]
 
 
