@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from parallel_exec.limits import Adaptive, LimitStats, PerKey, Rate
     from parallel_exec.running_task import CurrentTask, current_task
     from parallel_exec.shared import Shared
+    from parallel_exec.sigterm import drain_on_sigterm
     from parallel_exec.task import INHERIT, Attempt, Task, TaskResult
     from parallel_exec.task_queue import TaskQueue
 
@@ -98,6 +99,7 @@ _HOMES = {
     "limits": ("Adaptive", "LimitStats", "PerKey", "Rate"),
     "running_task": ("CurrentTask", "current_task"),
     "shared": ("Shared",),
+    "sigterm": ("drain_on_sigterm",),
     "task": ("INHERIT", "Attempt", "Task", "TaskResult"),
     "task_queue": ("TaskQueue",),
 }
@@ -152,6 +154,7 @@ __all__ = [
     "WorkerStartError",
     "WorkerStarted",
     "current_task",
+    "drain_on_sigterm",
 ]
 
 

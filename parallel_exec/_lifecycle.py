@@ -41,6 +41,7 @@ _POLL = 0.01  # seconds
 
 # Alive in this process; module state, as exit is the process's.
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+_scheduler_of: weakref.WeakKeyDictionary[Any, Scheduler] = weakref.WeakKeyDictionary()  # by the executor
 _over: list[bool] = []  # whether the interpreter has come to its end
 
 
@@ -49,9 +50,20 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
     if _over:  # made by an `atexit` handler: nobody would wait for its work
         scheduler.completion.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
+    _scheduler_of[executor] = scheduler
     # The scheduler must not lead to the executor, or the executor would never be collected.
     finalizer = weakref.finalize(executor, _end_unattended, scheduler)
     finalizer.atexit = False  # type: ignore[misc]  # a property, of which typeshed's slots do not know
+
+
+def scheduler_of(executor: Any) -> Scheduler:
+    """Return the scheduler of an executor."""
+    return _scheduler_of[executor]
+
+
+def is_over() -> bool:
+    """Return whether the program has come to its end, and only what was started is waited for."""
+    return bool(_over)
 
 
 def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How one attempt, or a whole task, ended: `Success | Failure`, two frozen types and never a nullable pair."""
+"""How one attempt, or a whole task, ended: `Success | Failure`, two frozen types and never a nullable pair; and the program."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ if TYPE_CHECKING:
     from typing import Any, Callable, NamedTuple, Union
 else:
     from parallel_exec._typing import NamedTuple
+
+
+TERMINATED = 143  # the exit status of a program that SIGTERM has ended, as a shell tells it
+
+
+class Terminated(SystemExit):  # it is no error
+    """SIGTERM, as the main thread meets it once an executor was drained for it.
+
+    Attributes:
+        hurries: whether nothing is to be waited for: it has come a second time.
+    """
+
+    def __init__(self, *, hurries: bool) -> None:
+        super().__init__(TERMINATED)
+        self.hurries = hurries
 
 
 class Success(NamedTuple):

@@ -20,7 +20,7 @@ from parallel_exec._core.job import Job
 from parallel_exec._core.scheduler import Scheduler
 from parallel_exec._dispatcher import Dispatcher
 from parallel_exec._lazy import refuse_lazy
-from parallel_exec._outcome import Failure
+from parallel_exec._outcome import Failure, Terminated
 from parallel_exec._settings_for import SettingsFor
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import call_whole
@@ -237,8 +237,8 @@ class ParallelExecutor(Submitter, Executor):
             self._admission.start()
             self._drive(batch, until, deadline, progress)
             self._batches.end(self._admission.stage)
-        except BaseException:
-            if run is not None:
+        except BaseException as error:
+            if run is not None and not (type(error) is Terminated and not error.hurries):
                 run.hurry(_lifecycle.INTERRUPT_LIMIT)
             if self._batches.is_mine(call):
                 self._batches.current.give_up()

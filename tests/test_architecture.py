@@ -163,6 +163,7 @@ ORDER = [
     "_lifecycle",
     "progress",
     "executor",
+    "sigterm",
     "futures.pool",
     "futures.thread",
     "futures.process",
@@ -253,6 +254,7 @@ PRIVATE = {
         "_identity": "the same",
     },
     "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
+    "sigterm": {"_current_frames": "where the main thread is: documented, in spite of its name"},
 }
 
 # Attributes of others' objects that are there to be set.

@@ -58,6 +58,7 @@ PUBLIC = [
     "WorkerStartError",
     "WorkerStarted",
     "current_task",
+    "drain_on_sigterm",
 ]
 
 

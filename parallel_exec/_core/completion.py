@@ -302,6 +302,18 @@ class Completion:
             self._gate.fail(error)
         self.cancel_all_waiting(Failure(error))
 
+    def stop_starting(self) -> None:
+        """Let no attempt begin any more, for good; running ones go on, and what waits goes on waiting."""
+        with self._lock:
+            self._gate.stop()
+            self.runner.recall_all()
+
+    def is_busy(self) -> bool:
+        """Return whether anything runs, or has just ended, and who is called back for it has not returned."""
+        with self._lock:
+            ending = (Phase.SETTLING, Phase.DONE)
+            return bool(self.in_hand()) or any(job.phase in ending for job in list(self._registry.unsettled))
+
     def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
         """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.
 

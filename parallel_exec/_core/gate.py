@@ -2,7 +2,8 @@
 
     STAGED ──► OPEN ──► CLOSED ──► DRAINED
       ▲         │
-      └─ stage ─┘      and besides: paused, broken (nothing can ever run), forked (the copy in a forked child)
+      └─ stage ─┘      and besides: paused, stopped (SIGTERM has come: nothing begins any more), broken (nothing can ever
+                       run), forked (the copy in a forked child)
 
     STAGED    what is added waits: nobody has started the pool, or the last `execute_all` is over
     OPEN      what is ready begins as soon as there is a slot
@@ -10,7 +11,8 @@
     DRAINED   all has ended: back ends let their workers go
 
 Guarantees:
-    All changes are made here, by the methods, under the executor's lock. Reading one attribute needs no lock.
+    All changes are made here, by the methods, under the executor's lock, except by `give_up`. Reading one attribute needs no
+    lock.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class Gate:
     """The state of one executor. Guarded by its lock.
 
     Attributes:
-        may_start: whether attempts may begin now: it is open, or was when it closed, and not paused.
+        may_start: whether attempts may begin now: it is open, or was when it closed, and neither paused nor stopped.
         is_open: whether what is added is started without another call; stays true when an open pool closes.
         is_kept_open: whether `stage` leaves it open.
         admits: whether tasks may be added.
@@ -48,6 +50,7 @@ class Gate:
         self.forked = False
         self.final_outcome: Failure | None = None
         self._paused = False
+        self._stopped = False
         self.is_kept_open = False
         self._at_exit = False  # whether it was the interpreter's end that closed it
         self._broken: ParallelExecError | None = None
@@ -57,7 +60,7 @@ class Gate:
         if not self.admits:
             self.refuse()
         self.is_open = True
-        self.may_start = not self._paused
+        self._update()
 
     def enter(self, start: bool) -> None:
         """Admit a task; with `start`, let attempts begin, for good. Raises as `refuse` does."""
@@ -70,7 +73,7 @@ class Gate:
     def stage(self) -> None:
         """Let what is added from now on wait for the next `open`, unless it is open for good."""
         self.is_open = self.is_kept_open
-        self.may_start = self.is_open and not self._paused
+        self._update()
 
     def pause(self) -> None:
         """Let no attempt begin until `resume`."""
@@ -82,7 +85,19 @@ class Gate:
         """Undo `pause`."""
         self.check_open("resume")
         self._paused = False
-        self.may_start = self.is_open
+        self._update()
+
+    def stop(self) -> None:
+        """Let no attempt begin any more; what waits goes on waiting, until `give_up`."""
+        self._stopped = True
+        self.may_start = False
+
+    def give_up(self, cancelled: Failure) -> None:
+        """Let what is added from now on, and comes back, end as `cancelled`. One assignment, so without the lock."""
+        self.final_outcome = self.final_outcome or cancelled
+
+    def _update(self) -> None:
+        self.may_start = self.is_open and not self._paused and not self._stopped
 
     def close(self, cancelled: Failure | None, *, at_exit: bool) -> None:
         """Admit nothing more; what is not under way ends as `cancelled`, if that is given."""
@@ -91,7 +106,7 @@ class Gate:
         self.admits = False
         self.final_outcome = self.final_outcome or cancelled
         self._paused = False
-        self.may_start = self.is_open
+        self._update()
 
     def drain(self) -> None:
         """Note that nothing is left."""
@@ -102,6 +117,10 @@ class Gate:
         self._broken = self._broken or error
         self.admits = False
         self.final_outcome = Failure(self._broken)
+
+    def is_in_use(self) -> bool:
+        """Return whether anything may be left to do, and by this process."""
+        return not self.drained and not self.forked
 
     def fork(self) -> None:
         """Become the copy in a forked child, which can do nothing."""

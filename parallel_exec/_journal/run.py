@@ -23,6 +23,7 @@ from parallel_exec._journal.database import Database
 from parallel_exec._journal.keys import key_of
 from parallel_exec._journal.recorder import Recorder
 from parallel_exec._journal.records import FAILED, SUCCEEDED, UndecodableError
+from parallel_exec._outcome import Terminated
 from parallel_exec._sync.clock import time
 from parallel_exec.errors import JournalError
 from parallel_exec.journal import Journal
@@ -227,7 +228,8 @@ class JournaledRun:
         return self
 
     def __exit__(self, exc_type: object, error: BaseException | None, *_: object) -> None:
-        if isinstance(error, KeyboardInterrupt) and self._until is None:
+        hurries = isinstance(error, KeyboardInterrupt) or (type(error) is Terminated and error.hurries)
+        if hurries and self._until is None:
             self.hurry(_GRACE)
         incomplete = self.close(error)
         if incomplete and error is None:
@@ -247,4 +249,4 @@ def _how(error: BaseException | None) -> str:
     """Return how a run has ended, by what has ended it."""
     if error is None:
         return "finished"
-    return "interrupted" if isinstance(error, (KeyboardInterrupt, GeneratorExit)) else "failed"
+    return "interrupted" if isinstance(error, (KeyboardInterrupt, GeneratorExit, Terminated)) else "failed"

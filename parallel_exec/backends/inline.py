@@ -8,7 +8,7 @@ Guarantees:
     has ended, `execute_all` when all have.
     A running attempt cannot be stopped by anybody: one that outruns its timeout runs to its end, and then counts as
     timed out.
-    A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well.
+    A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well; so is the exit after SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 from parallel_exec._checks import refuse_names
 from parallel_exec._current import current
 from parallel_exec._lazy import refuse_lazy
-from parallel_exec._outcome import Failure
+from parallel_exec._outcome import Failure, Terminated
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
@@ -135,12 +135,18 @@ class InlineRunner(Runner):
         outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
         current.begin(*outer)
         end, used = time.monotonic(), time.thread_time() - before
+        exits = outcome.error if type(outcome) is Failure and type(outcome.error) is Terminated else None
         timeout = job.settings.timeout
         if timeout is not None and end - job.started_at > timeout:
             outcome = Failure(TaskTimeoutError(job.id, timeout, number))
-        port.report(job, number, outcome, end, used)
+        if exits is None:
+            port.report(job, number, outcome, end, used)
+        else:
+            job.abort()  # it has neither returned nor failed
         if granted is not None:
             self._end_kept()
+        if exits is not None:
+            raise exits
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
             job.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes

@@ -28,13 +28,17 @@ class FakeRunner:
         self.out: list[Job[Any]] = []
         self.recalls = True
         self.stopped: list[tuple[Job[Any], int, BaseException]] = []
-        self.rechecked = 0
+        self.rechecked = self.recalled = 0
 
     def recall(self, job: Job[Any]) -> bool:
         """Give a job back, or not."""
         if self.recalls:
             self.out.remove(job)
         return self.recalls
+
+    def recall_all(self) -> None:
+        """Count it."""
+        self.recalled += 1
 
     def handed_out(self) -> list[Job[Any]]:
         """Return what is out."""
@@ -294,3 +298,19 @@ def test_aborting_all_ends_what_waits_first(bare: Bare) -> None:
     assert live.override is CANCELLED
     bare.completion.abort_all()
     assert bare.counts() == (1, 2, 0)
+
+
+def test_nothing_begins_after_stop_starting(bare: Bare) -> None:
+    """What runs, and what has just ended, is busy; what waits is not, and stays."""
+    bare.monitor.gate.enter(start=True)
+    queued, live = bare.queued(1), bare.live(2)
+    bare.backing_off(3)
+    bare.completion.stop_starting()
+    assert (bare.monitor.gate.may_start, bare.runner.recalled, bare.completion.is_busy()) == (False, 1, True)
+    bare.monitor.registry.live.clear()
+    live.claimed()
+    assert bare.completion.is_busy()
+    live.decide()
+    assert bare.completion.is_busy()
+    bare.completion.finish(live, Success(1))
+    assert (bare.completion.is_busy(), queued.phase, bare.counts()) == (False, Phase.QUEUED, (2, 0, 0))

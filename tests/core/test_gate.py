@@ -146,3 +146,26 @@ def test_an_exit_after_a_shutdown_is_still_a_shutdown() -> None:
     _at_exit(gate)
     with pytest.raises(RuntimeError, match="after shutdown"):
         gate.refuse()
+
+
+def test_stopped_for_good() -> None:
+    """Nothing may begin any more, whoever opens, resumes, stages or closes it; what is added waits until it is given up."""
+    gate = Gate()
+    gate.enter(start=True)
+    gate.stop()
+    assert (gate.may_start, gate.is_open, gate.admits) == (False, True, True)
+    gate.pause()
+    for change in (gate.open, gate.resume, gate.stage, lambda: gate.enter(start=True), lambda: _closed(gate)):
+        change()
+        assert (gate.may_start, gate.final_outcome) == (False, None)
+    gate.give_up(CANCELLED)
+    assert gate.final_outcome is CANCELLED
+
+
+def test_what_broke_it_is_not_given_up() -> None:
+    """The first final outcome stays."""
+    gate = Gate()
+    _broken(gate)
+    broken = gate.final_outcome
+    gate.give_up(CANCELLED)
+    assert gate.final_outcome is broken
