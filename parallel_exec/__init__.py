@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from parallel_exec.sigterm import drain_on_sigterm
     from parallel_exec.task import INHERIT, Attempt, Task, TaskResult
     from parallel_exec.task_queue import TaskQueue
+    from parallel_exec.worker import CurrentWorker, current_worker
 
 __version__ = "0.1.0"  # the one place: the build reads it here
 
@@ -102,6 +103,7 @@ _HOMES = {
     "sigterm": ("drain_on_sigterm",),
     "task": ("INHERIT", "Attempt", "Task", "TaskResult"),
     "task_queue": ("TaskQueue",),
+    "worker": ("CurrentWorker", "current_worker"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -112,6 +114,7 @@ __all__ = [
     "Backend",
     "CapacityExhaustedError",
     "CurrentTask",
+    "CurrentWorker",
     "DaskBackend",
     "DeadlineExceededError",
     "Event",
@@ -154,6 +157,7 @@ __all__ = [
     "WorkerStartError",
     "WorkerStarted",
     "current_task",
+    "current_worker",
     "drain_on_sigterm",
 ]
 

@@ -155,6 +155,18 @@ def check_initializer(initializer: object, initargs: object) -> None:
         raise TypeError(f"initargs takes a tuple of arguments, not {initargs!r}: one argument is (argument,)")
 
 
+def check_finalizer(finalizer: object) -> None:
+    """Refuse what cannot be called as `finalizer()`.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if finalizer is not None:
+        if not callable(finalizer):
+            raise TypeError(f"finalizer takes a callable, not {finalizer!r}")
+        refuse_lazy("finalizer", finalizer)
+
+
 def check_priority(value: int) -> int:
     """Return `value` as a plain int.
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Protocol
 
     Granted = Callable[[], dict[str, Any]]
+    Serving = tuple[int, str, dict[str, Any]]
 else:
     from parallel_exec._typing import Protocol
 
@@ -52,6 +53,7 @@ class _Current(threading.local):
         number: the attempt's number.
         granted: returns what the attempt was granted of the executor's limits; None: nothing.
         pool: the scheduler that it works for, if it is a thread of ours.
+        worker: the index, name and state of the worker that it is; None: it is none.
         ending: the schedulers of which it is just ending a task.
     """
 
@@ -59,6 +61,8 @@ class _Current(threading.local):
     number = 0
     granted: Granted | None = None
     pool: object = None
+    worker: Serving | None = None
+    _state: dict[str, Any] | None = None  # of a thread that is none of ours, and is a worker now and then
     ending: tuple[object, ...] = ()
 
     def begin(self, call: RunningCall | None, number: int, granted: Granted | None = None) -> None:
@@ -75,9 +79,29 @@ class _Current(threading.local):
         """Note that the call has ended."""
         self.running = None
 
-    def work_for(self, pool: object) -> None:
-        """Note for whom the thread works, which keeps that; None: for nobody."""
+    def work_for(self, pool: object, worker: Serving | None = None) -> None:
+        """Note for whom the thread works, which keeps that, and as which worker; None: for nobody, as none."""
         self.pool = pool
+        self.worker = worker
+
+    def saved(self) -> tuple[Any, ...]:
+        """Return what the thread does, for `restore` once what interrupts it is over."""
+        return self.running, self.number, self.granted, self.pool, self.worker
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """Go on with what a call of ours has interrupted."""
+        self.running, self.number, self.granted, self.pool, self.worker = saved
+
+    def serve(self, worker: Serving | None) -> None:
+        """Note which worker the thread is from now on; None: none."""
+        self.worker = worker
+
+    def borrowed(self, index: int, name: str) -> Serving:
+        """Return what the thread is as a worker for a moment, if it is somebody else's: its state is there again next time."""
+        state = self._state
+        if state is None:
+            state = self._state = {}
+        return index, name, state
 
     def end_for(self, pools: tuple[object, ...]) -> None:
         """Note of which schedulers the thread is ending a task."""

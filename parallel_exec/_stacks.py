@@ -32,7 +32,7 @@ _IN_PROCESS = tuple(
     os.path.join(_OURS, "backends", *names)
     for names in (("_outcomes.py",), ("process", "child", "map_runner.py"), ("process", "child", "main.py"))
 )
-_IN_THREAD = (os.path.join(_OURS, "backends", "thread.py"),)
+_IN_THREAD = (os.path.join(_OURS, "backends", "_call.py"),)
 _THREADING, _BOOTSTRAP = f"{_LIBRARY}threading.py", ("_bootstrap", "_bootstrap_inner", "run")  # how each thread begins
 _MOST_BINARIES = 12  # frames of C code that are shown, the innermost ones; a guess
 

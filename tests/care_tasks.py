@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from parallel_exec import current_task
+import work
+
+from parallel_exec import current_task, current_worker
 
 
 def seed(*_: Any) -> int:
@@ -18,3 +21,61 @@ def seed_of_a_retry(log: Any, failures: int) -> int:
     if len(log.lines()) <= failures:
         raise ValueError("not yet")
     return current_task().seed
+
+
+def who(*_: Any) -> tuple[int, str, int]:
+    """Return the index, the name and the process of the current worker."""
+    worker = current_worker()
+    return worker.index, worker.name, worker.pid
+
+
+def who_waits(here: Any, gate: Any) -> tuple[int, str, int]:
+    """Say that the task has begun, and wait; returns as `who`."""
+    here.set()
+    gate.wait()
+    return who()
+
+
+def hang_as(log: Any, gate: Any, index: int) -> int:
+    """Return the worker's index; the first time, in the worker of that index, not before the gate is open."""
+    worker = current_worker()
+    if worker.index == index and not log.lines():
+        log.write(index)
+        gate.wait(work.FOREVER)
+    return worker.index
+
+
+def count(*_: Any) -> int:
+    """Return how often this was called in the worker."""
+    state = current_worker().state
+    state["calls"] = state.get("calls", 0) + 1
+    return int(state["calls"])
+
+
+def open_log(log: Any) -> None:
+    """Be an initializer that opens something."""
+    current_worker().state["log"] = log
+    log.write(f"opened {current_worker().index}")
+
+
+def use_log(what: object) -> int:
+    """Be a task that uses what the initializer has opened."""
+    worker = current_worker()
+    worker.state["log"].write(f"used {what}")
+    return worker.index
+
+
+def close_log() -> None:
+    """Be a finalizer that closes it."""
+    worker = current_worker()
+    worker.state["log"].write(f"closed {worker.index}")
+
+
+def fail_to_close() -> None:
+    """Be a finalizer that raises."""
+    raise ValueError("cannot be closed")
+
+
+def never_close() -> None:
+    """Be a finalizer that never returns."""
+    time.sleep(work.FOREVER)

@@ -16,6 +16,7 @@ PUBLIC = [
     "Backend",
     "CapacityExhaustedError",
     "CurrentTask",
+    "CurrentWorker",
     "DaskBackend",
     "DeadlineExceededError",
     "Event",
@@ -58,6 +59,7 @@ PUBLIC = [
     "WorkerStartError",
     "WorkerStarted",
     "current_task",
+    "current_worker",
     "drain_on_sigterm",
 ]
 

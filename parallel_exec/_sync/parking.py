@@ -32,12 +32,9 @@ class Parker:
         except RuntimeError:  # it is being woken already
             pass
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait until `unpark` is called, for up to so many seconds (None: as long as it takes)."""
-        if seconds is None:
-            self._lock.acquire()
-        else:
-            self._lock.acquire(True, max(0.0, seconds))
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until `unpark` is called, for up to so many seconds (None: as long as it takes); returns whether it was."""
+        return self._lock.acquire() if seconds is None else self._lock.acquire(True, max(0.0, seconds))
 
 
 class Waiters:

@@ -30,7 +30,7 @@ from parallel_exec.errors import TaskTimeoutError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Any, Callable, Protocol, Sequence
+    from typing import Any, Callable, Iterable, Protocol, Sequence
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.limits.grant import Grant
@@ -66,6 +66,14 @@ def log_abandoned(error: BaseException, task_id: str, number: int, worker: str) 
         worker,
         beside,
     )
+
+
+def lowest_free(taken: Iterable[int]) -> int:
+    """Return the lowest index, from 0, that no worker has: `taken` has those of all that there are, each once."""
+    known = set(taken)
+    if not known or max(known) < len(known):
+        return len(known)
+    return next(index for index in range(len(known)) if index not in known)
 
 
 class Consumer(Protocol):

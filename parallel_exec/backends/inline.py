@@ -22,13 +22,13 @@ from parallel_exec._outcome import Failure, Terminated
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
+from parallel_exec.backends._call import call
 from parallel_exec.backends.base import Backend, Runner, SchedulerPort
-from parallel_exec.backends.thread import call
 from parallel_exec.errors import TaskTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
     from typing_extensions import Never
 
@@ -89,6 +89,7 @@ class InlineRunner(Runner):
         self.timer = _NoTimer()
         self._news = Parker()  # of the one that drives
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
+        self._state: dict[str, Any] = {}  # of the one worker, as tasks see it
         port.park(self)
 
     def wake(self) -> None:
@@ -128,12 +129,13 @@ class InlineRunner(Runner):
         number = port.begin(job, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
-        outer = current.under_way()  # a task of another executor may be what drives us
+        outer = current.saved()  # a task of another executor may be what drives us
+        current.serve((0, job.worker, self._state))
         granted = None if job.grant is None else job.grant.facts
         current.begin(job, number, granted)
         before = time.thread_time()
         outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
-        current.begin(*outer)
+        current.restore(outer)
         end, used = time.monotonic(), time.thread_time() - before
         exits = outcome.error if type(outcome) is Failure and type(outcome.error) is Terminated else None
         timeout = job.settings.timeout

@@ -9,6 +9,8 @@ Guarantees:
     its call returns, what it returns is dropped, and it ends. What it was granted of the executor's limits it keeps as long.
     The slots of `max_abandoned` of them are refilled: each one beyond costs a slot, and once none is left what waits fails
     with `CapacityExhaustedError` instead of hanging.
+    A worker that ends calls the `finalizer`, one that was abandoned when its call has returned at last. Who joins waits for
+    it, but no longer than `FINALIZER_LIMIT`.
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
@@ -21,40 +23,40 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from _contextvars import copy_context  # `contextvars` is this, and one module more
 from functools import partial
 
 from parallel_exec import _forks
-from parallel_exec._checks import check_count, check_initializer, refuse_names
+from parallel_exec._checks import check_count, check_finalizer, check_initializer, check_seconds, refuse_names
 from parallel_exec._current import current
-from parallel_exec._lazy import LAZY, lazy_result
-from parallel_exec._outcome import Failure, succeeded
+from parallel_exec._dispatcher import logger
+from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
 from parallel_exec._sync.parking import Parker, Waiters
 from parallel_exec._sync.threads import arrive, launch
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
-from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
+from parallel_exec.backends._call import call
+from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned, lowest_free
 from parallel_exec.errors import CapacityExhaustedError, TaskTimeoutError, copy_of, located, start_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextvars import Context
-    from typing import Any, Callable
+    from typing import Any, Callable, Iterable, NamedTuple
 
     from typing_extensions import Never
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.limits.grant import Grant
-    from parallel_exec._core.settings import Settings
-    from parallel_exec._outcome import Outcome
     from parallel_exec._stacks import Stacks
     from parallel_exec.errors import WorkerStartError
+else:
+    from parallel_exec._typing import NamedTuple
 
 PAUSE = 0.05  # seconds until the next try once the system has refused a thread; a guess
 PATIENCE = 1.0  # seconds for which a pool without a thread tries to start one; a guess
 LONG = 0.001  # seconds from which on the CPU that an attempt has used is said
+FINALIZER_LIMIT = 2.0  # seconds for which a finalizer is waited for, as long as a worker process has to end; a guess
 _backends = itertools.count()
 
 
@@ -63,7 +65,9 @@ class _Worker:
 
     Attributes:
         timer: due when the attempt outruns its timeout; not disarmed after it, as the clock need not hear of each attempt.
+        index: its number among those at work; written once, with the scheduler's lock held.
         job: what it runs; written by its own thread.
+        finalizing_since: when it began to call the finalizer (monotonic); its own thread's, too.
         starter: the thread that starts it.
         port: the scheduler.
         abandoned: whether another thread has its slot now; guarded by the scheduler's lock.
@@ -75,7 +79,9 @@ class _Worker:
     def __init__(self, name: str, port: SchedulerPort) -> None:
         self.name = name
         self.port = port
+        self.index = 0
         self.job: AnyJob | None = None
+        self.finalizing_since = NEVER
         self.abandoned = False
         self.kept: Grant | None = None
         self.timer = port.timers.timer(weakly(self._time_is_up))
@@ -97,6 +103,18 @@ class _Worker:
             else _stacks.of_thread(self.thread.ident, self.name)
         )
 
+    def take_index(self, taken: Iterable[int]) -> None:
+        """Have an index from now on. Called with the scheduler's lock held."""
+        self.index = lowest_free(taken)
+
+    def begin_finalizer(self) -> None:
+        """Note that it calls the finalizer from now on. In its own thread."""
+        self.finalizing_since = time.monotonic()
+
+    def is_overdue(self) -> bool:
+        """Return whether it has called the finalizer for so long that nobody waits for it."""
+        return time.monotonic() > self.finalizing_since + FINALIZER_LIMIT
+
     def end_kept(self) -> None:
         """Give back what an abandoned attempt still holds, now that its call has returned."""
         with self.port.lock:
@@ -112,31 +130,16 @@ class _IdleCallback:
         self.wake = weakly(callback)
 
 
-def call(
-    settings: Settings,
-    context: Context | None,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-) -> Outcome:
-    """Run a call in a context: a fresh copy of its submitter's, as an abandoned attempt may still be in the last one.
+class ThreadSettings(NamedTuple):
+    """The settings of a `ThreadBackend`, checked; `prefix` is its `thread_name_prefix`."""
 
-    A function of its own, because an exception's traceback keeps its frames: nothing here leads to the job. Nor may
-    what is left of the frames that called it, which a frame keeps, too: callers drop what they had, or call `apart`.
-    """
-    born = _forks.generation
-    try:
-        context = copy_context() if context is None else context.copy()  # None: it has just ended, and this is dropped
-        value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
-        if _forks.generation != born:
-            _forks.end()
-        if type(value) in LAZY and not settings.allows_lazy:
-            return Failure(lazy_result(value))
-        return succeeded((value,))
-    except BaseException as error:  # sys.exit() and KeyboardInterrupt in a task are failures of the task
-        _forks.end_child(born, error)
-        del context, fn, args, kwargs
-        return Failure(error)
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    prefix: str
+    max_abandoned: int
+    finalizer: Callable[[], object] | None
+    min_workers: int
+    idle_timeout: float | None
 
 
 class ThreadBackend(Backend):
@@ -152,6 +155,9 @@ class ThreadBackend(Backend):
         max_abandoned: how many threads may be stuck in tasks that nobody waits for any more while all slots are kept up;
             each one beyond costs a slot until it ends. The default is a guess: a stuck thread costs some 50 kB, and
             hundreds of them mean that the work belongs into processes.
+        finalizer: called in each thread when it ends; what it raises is logged.
+        min_workers: how many threads stay, however long they have nothing to do.
+        idle_timeout: seconds without work after which the others end; None: all stay.
     """
 
     name = "thread"
@@ -163,6 +169,9 @@ class ThreadBackend(Backend):
         initargs: tuple[Any, ...] = (),
         thread_name_prefix: str = "",
         max_abandoned: int = 256,
+        finalizer: Callable[[], object] | None = None,
+        min_workers: int = 0,
+        idle_timeout: float | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -170,10 +179,16 @@ class ThreadBackend(Backend):
         check_initializer(initializer, initargs)
         if not isinstance(thread_name_prefix, str):
             raise TypeError(f"thread_name_prefix takes a string, not {thread_name_prefix!r}")
-        self._initializer = initializer
-        self._initargs = initargs
-        self._prefix = thread_name_prefix or f"parallel_exec-{next(_backends)}"
-        self._max_abandoned = check_count("max_abandoned", max_abandoned, 0)
+        check_finalizer(finalizer)
+        self._settings = ThreadSettings(
+            initializer,
+            initargs,
+            thread_name_prefix or f"parallel_exec-{next(_backends)}",
+            check_count("max_abandoned", max_abandoned, 0),
+            finalizer,
+            check_count("min_workers", min_workers, 0),
+            check_seconds("idle_timeout", idle_timeout),
+        )
 
     def auto_concurrency(self) -> int:
         """Return how many threads suit the CPUs that this process may use."""
@@ -183,28 +198,18 @@ class ThreadBackend(Backend):
 
     def make_runner(self, port: SchedulerPort, limit: int) -> ThreadRunner:
         """Return a new runner."""
-        return ThreadRunner(port, limit, self._initializer, self._initargs, self._prefix, self._max_abandoned)
+        return ThreadRunner(port, limit, self._settings)
 
 
 class ThreadRunner(Runner):
     """Runs attempts in threads. What has no note is guarded by the scheduler's lock."""
 
-    def __init__(
-        self,
-        port: SchedulerPort,
-        limit: int,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        prefix: str,
-        max_abandoned: int,
-    ) -> None:
+    def __init__(self, port: SchedulerPort, limit: int, settings: ThreadSettings) -> None:
         super().__init__(port, limit)
-        self._initializer = initializer  # written once, as the next four
-        self._initargs = initargs
-        self._prefix = prefix
-        self._max_abandoned = max_abandoned
+        self._settings = settings  # written once, as the next
         self._names = itertools.count()
         self._workers: set[_Worker] = set()
+        self._ending: set[_Worker] = set()  # those that were too many, until they have left
         self._stuck: set[_Worker] = set()
         self._leaving: list[threading.Thread] = []  # at the very end of their bodies
         self._joining = Waiters()  # woken when a worker has left
@@ -220,12 +225,13 @@ class ThreadRunner(Runner):
     def _spawn(self, first: Callable[[], object] | None = None) -> None:
         """Start a worker, which calls `first` before anything else; without room for one that is called here."""
         port = self.port
-        worker = _Worker(f"{self._prefix}_{next(self._names)}", port)
+        worker = _Worker(f"{self._settings.prefix}_{next(self._names)}", port)
         thread = threading.Thread(target=self._serve, args=(worker, first), name=worker.name, daemon=True)
         try:
             with port.lock:
                 room = len(self._workers) < self._room() and (first is not None or not port.drained)
                 if room:
+                    worker.take_index(other.index for other in (*self._workers, *self._ending))
                     self._workers.add(worker)
             if room:
                 port.timers.start()
@@ -249,7 +255,7 @@ class ThreadRunner(Runner):
 
     def _room(self) -> int:
         """Return how many workers there may be: slots beyond the cap on abandoned threads are lost."""
-        return self._limit - max(0, len(self._stuck) - self._max_abandoned)
+        return self._limit - max(0, len(self._stuck) - self._settings.max_abandoned)
 
     def _offer(self) -> None:
         """Be woken when there is work, to start a worker if there is room, or to end the work if there is no slot at all.
@@ -297,8 +303,8 @@ class ThreadRunner(Runner):
     def _dismiss(self, worker: _Worker) -> None:
         """Forget a worker, and wake who joins."""
         with self.port.lock:
-            self._workers.discard(worker)
-            self._stuck.discard(worker)
+            for workers in (self._workers, self._ending, self._stuck):
+                workers.discard(worker)
             self._joining.wake_all()
 
     def _refuse_all(self) -> None:
@@ -313,7 +319,7 @@ class ThreadRunner(Runner):
 
     def _serve(self, worker: _Worker, first: Callable[[], object] | None) -> None:
         """Be a worker: the body of each thread."""
-        current.work_for(self.port)
+        current.work_for(self.port, (worker.index, worker.name, {}))
         arrive()
         worker.thread = threading.current_thread()
         try:
@@ -323,6 +329,7 @@ class ThreadRunner(Runner):
             if self._initialize():
                 self.port.events.emit("WorkerStarted", worker.name)
                 self._work(worker, self.port)
+                self._finalize(worker)
         finally:
             self._leave(worker)
             del self, worker  # the errors of all attempts lead to this frame, and to that of `_work`
@@ -335,12 +342,16 @@ class ThreadRunner(Runner):
         measured_from = 0.0
         # The job that has ended and is still to be counted; in a list, from which the scheduler takes it.
         ended: list[AnyJob | None] = []
-        while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
+        idle_timeout = self._settings.idle_timeout
+        while not worker.abandoned and not (
+            len(self._workers) > self._limit and self._is_surplus(worker, self._room())
+        ):
             begun = port.begin_next(worker, worker.name, ended)
             if begun is None:
                 if port.drained:
                     break
-                worker.wait()
+                if not worker.wait(idle_timeout) and self._is_surplus(worker, self._settings.min_workers):
+                    break
                 continue
             worker.job, number = begun
             job = worker.job
@@ -373,7 +384,7 @@ class ThreadRunner(Runner):
     def _leave(self, worker: _Worker) -> None:
         worker.end_kept()  # of an attempt that was abandoned just as it began, or ended
         with self.port.lock:
-            if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
+            if not worker.abandoned:  # else it may end any time, and nobody waits for it
                 self._leaving = [thread for thread in self._leaving if thread.is_alive()]
                 self._leaving.append(threading.current_thread())
             self._dismiss(worker)
@@ -381,11 +392,11 @@ class ThreadRunner(Runner):
             self._offer()
 
     def _initialize(self) -> bool:
-        if self._initializer is None:
+        if self._settings.initializer is None:
             return True
         born = _forks.generation
         try:
-            self._initializer(*self._initargs)
+            self._settings.initializer(*self._settings.initargs)
             _forks.end_child(born)
         except BaseException as error:
             _forks.end_child(born, error)
@@ -396,11 +407,28 @@ class ThreadRunner(Runner):
             return False
         return True
 
-    def _is_surplus(self, worker: _Worker) -> bool:
-        """Return whether a worker should end, as the limit was lowered; says so to no more than there are."""
+    def _finalize(self, worker: _Worker) -> None:
+        """Call the finalizer, at the end of a worker."""
+        if self._settings.finalizer is None:
+            return
+        worker.begin_finalizer()
+        born = _forks.generation
+        try:
+            self._settings.finalizer()
+            _forks.end_child(born)
+        except BaseException as error:
+            _forks.end_child(born, error)
+            logger.exception("the finalizer of thread %s raised", worker.name)
+
+    def _is_surplus(self, worker: _Worker, most: int) -> bool:
+        """Return whether a worker should end, as there are to be no more than `most`; says so to no more than are too many.
+
+        It may have been woken meanwhile: then another is woken in its place.
+        """
         with self.port.lock:
-            if len(self._workers) <= self._room():
+            if worker not in self._workers or len(self._workers) <= most:
                 return False
+            self._ending.add(worker)
             self._workers.discard(worker)
         self.port.decline(worker)
         return True
@@ -444,9 +472,18 @@ class ThreadRunner(Runner):
     def join(self) -> None:
         """Wait for the workers, not for abandoned threads: one that is abandoned meanwhile leaves the workers."""
         me = threading.get_ident()  # a signal handler may have interrupted the start of a worker right here
-        self._joining.wait(
-            lambda: not any(worker.thread is not None or worker.starter != me for worker in tuple(self._workers))
-        )
+
+        def awaited() -> list[_Worker]:
+            workers = (*tuple(self._workers), *tuple(self._ending))
+            return [each for each in workers if each.thread is not None or each.starter != me]
+
+        self._joining.wait(lambda: all(worker.is_overdue() for worker in awaited()))
+        for worker in awaited():
+            logger.warning(
+                "the finalizer of thread %s has not ended within %g s: it is left to itself",
+                worker.name,
+                FINALIZER_LIMIT,
+            )
         for thread in self._leaving:
             thread.join()
 

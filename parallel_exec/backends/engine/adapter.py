@@ -33,7 +33,7 @@ _HINT = "Use what the engine's own submit would take, too: for most, functions o
 class RunnerPort(Protocol):
     """What an engine tells its runner. May be called in any thread."""
 
-    def run_here(self, submission: Submission) -> None:
+    def run_here(self, submission: Submission, place: int) -> None:
         """Run an attempt in the calling thread, unless it was withdrawn."""
         ...
 
@@ -105,6 +105,9 @@ class Engine(abc.ABC):
 
     def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
         """Hand over what was submitted, as no more will come soon. Called by the feeder."""
+
+    def leave_place(self, place: tuple[int, int]) -> None:  # noqa: B027  # only for one whose calls run in this process
+        """Note that the worker of this index has done with the attempt of this serial number. Any thread."""
 
     def occupied(self, inside: int) -> int:
         """Return how many of its workers are held by the attempts that it has not done with."""

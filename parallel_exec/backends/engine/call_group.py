@@ -54,10 +54,12 @@ class CallGroup:
     Attributes:
         submissions: the feeder adds to them until the group is sent.
         journal: what tells of them if the worker dies; None if there is none to be had.
+        place: the index of the worker that runs them, as it is seen from here.
     """
 
-    def __init__(self, journal: GroupJournal | None = None) -> None:
+    def __init__(self, journal: GroupJournal | None = None, place: int = 0) -> None:
         self.submissions: list[Submission] = []
+        self.place = place
         self.journal = journal
         self._engine_future: Future[Any] | None = None  # the executor's, once it is sent; written by the feeder
         self._is_taken_back = False  # whether we have had the executor cancel it

@@ -36,7 +36,7 @@ from parallel_exec._checks import refuse_names
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends import _exceptions
 from parallel_exec.backends._culprit import find_culprit, parts_of
-from parallel_exec.backends.base import Backend
+from parallel_exec.backends.base import Backend, lowest_free
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.dask_group import AttemptFuture, AttemptGroup, make_pace
 from parallel_exec.backends.engine.dask_worker import (
@@ -180,7 +180,8 @@ class DaskEngine(Engine):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
         job, serial = submission.job, submission.serial
         granted = b"" if submission.grant is None else dumps(submission.granted())
-        info = AttemptInfo(job.id, submission.number, job.settings.timeout, granted=granted, seed=job.root_seed)
+        timeout = job.settings.timeout
+        info = AttemptInfo(job.id, submission.number, timeout, granted=granted, seed=job.root_seed)
         remote_job = RemoteJob(serial, info, job.payload)
         priority = job.priority
         del job  # an error's traceback holds this frame
@@ -191,7 +192,9 @@ class DaskEngine(Engine):
         if self._filling is not None and (granted or not self._filling.takes(remote_job, priority)):
             self.flush()
         if self._filling is None:
-            self._filling = AttemptGroup(submission.name, priority, serial)
+            place = lowest_free(group.place for group in list(self._sent.values()))
+            self._filling = AttemptGroup(submission.name, priority, serial, place)
+        remote_job = remote_job._replace(info=info._replace(place=self._filling.place))
         submission.send()
         engine_future = self._filling.add(remote_job)
         self._precedence.added(priority)

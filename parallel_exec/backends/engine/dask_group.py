@@ -53,13 +53,15 @@ class AttemptGroup:
         name: the first call's.
         priority: of all.
         serial: the first attempt's serial number, which names the group.
+        place: the index of the worker that runs it, as it is seen from here.
         futures: the attempts; the feeder adds to them until the group is sent.
     """
 
-    def __init__(self, name: str, priority: int, serial: int) -> None:
+    def __init__(self, name: str, priority: int, serial: int, place: int = 0) -> None:
         self.name = name
         self.priority = priority
         self.serial = serial
+        self.place = place
         self.futures: list[AttemptFuture] = []
         self._running: Future[Any] | None = None  # what sees it through in the client's loop; written by the feeder
         self._bytes = 0

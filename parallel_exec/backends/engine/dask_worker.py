@@ -394,6 +394,7 @@ def serve() -> None:
 
 def _run(info: AttemptInfo, payload: bytes) -> CallResult:
     start = time.monotonic()
+    current.serve(current.borrowed(info.place, worker_name()))
     current.begin(EngineCall(info, start), info.number, info.unpack_granted())
     try:
         fn, args, kwargs = pickle.loads(payload)

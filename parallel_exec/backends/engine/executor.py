@@ -44,7 +44,7 @@ from parallel_exec._cpus import usable_threads
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import weakly
-from parallel_exec.backends.base import Backend
+from parallel_exec.backends.base import Backend, lowest_free
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, make_pace
 from parallel_exec.backends.engine.group_journal import Journals
@@ -129,18 +129,19 @@ def workers_of(executor: Executor) -> int | None:
 class SubmittedCall:
     """What the executor gets: called, it runs the attempt in this process; pickled, it is the bare call elsewhere."""
 
-    def __init__(self, submission: Submission, engine: ExecutorEngine) -> None:
+    def __init__(self, submission: Submission, engine: ExecutorEngine, place: int) -> None:
         self._submission = submission
+        self._place = place
         self._engine = engine
         self.__name__ = submission.name  # dask shows it, and keeps a record for each name
 
     def __call__(self) -> None:
         """Run the attempt."""
         if self._submission.is_pending:  # else its runner may be gone
-            self._engine.runner.run_here(self._submission)
+            self._engine.runner.run_here(self._submission, self._place)
 
     def __reduce__(self) -> Any:
-        return self._engine.pickled(self._submission)
+        return self._engine.pickled(self._submission, self._place)
 
 
 class SubmittedGroup:
@@ -193,6 +194,8 @@ class ExecutorEngine(Engine):
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
         self._groups: set[CallGroup] = set()
+        # The indexes of the workers that have something, each with an attempt's serial number, or 0 for a group.
+        self._places: set[tuple[int, int]] = set()
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
@@ -211,7 +214,7 @@ class ExecutorEngine(Engine):
             depth = 1
         if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
             if self._filling is None:
-                self._filling = CallGroup(self._journals.lend())
+                self._filling = CallGroup(self._journals.lend(), self._take_place(0))
             grouped = self._filling.add(submission)
             self._precedence.added(submission.job.priority)
             if len(self._filling.submissions) >= depth:
@@ -222,9 +225,24 @@ class ExecutorEngine(Engine):
             returned: EngineFuture = Future()
             returned.set_result(None)
             return returned
-        engine_future = self._submit_alone(submission)
-        self._track(engine_future, self._ended_alone)
+        place = self._take_place(submission.serial)
+        try:
+            engine_future = self._submit_alone(submission, place)
+        except BaseException:
+            self.leave_place((place, submission.serial))
+            raise
+        self._track(engine_future, partial(self._ended_alone, (place, submission.serial)))
         return engine_future
+
+    def _take_place(self, serial: int) -> int:
+        """Return the index of the worker that is given something now. The feeder's own."""
+        place = lowest_free(place for place, _ in tuple(self._places))
+        self._places.add((place, serial))
+        return place
+
+    def leave_place(self, place: tuple[int, int]) -> None:
+        """Have that index free for another, unless another has it already."""
+        self._places.discard(place)
 
     def flush(self) -> None:
         """Submit the group that is being filled."""
@@ -250,8 +268,9 @@ class ExecutorEngine(Engine):
         self._inside.add(engine_future)
         engine_future.add_done_callback(ended)
 
-    def _ended_alone(self, engine_future: EngineFuture) -> None:
+    def _ended_alone(self, place: tuple[int, int], engine_future: EngineFuture) -> None:
         """Note how long an attempt took; the executor's callback."""
+        self._places.discard(place)
         self._inside.discard(engine_future)
         if not engine_future.cancelled() and engine_future.exception() is None:
             result = engine_future.result()
@@ -260,6 +279,7 @@ class ExecutorEngine(Engine):
 
     def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
         """Finish a group; the executor's callback."""
+        self._places.discard((group.place, 0))
         self._inside.discard(engine_future)
         self._groups.discard(group)
         has_ended = not engine_future.cancelled() and engine_future.exception() is None
@@ -303,8 +323,8 @@ class ExecutorEngine(Engine):
         """Return how many calls the executor has; a group is one."""
         return len(self._inside)
 
-    def _submit_alone(self, submission: Submission) -> EngineFuture:
-        called = SubmittedCall(submission, self)
+    def _submit_alone(self, submission: Submission, place: int) -> EngineFuture:
+        called = SubmittedCall(submission, self, place)
         with no_fork_warning():  # the first `submit` of a pool may fork, and the threads beside it are ours
             if not self._shares:
                 return self._taker.submit(called)  # type: ignore[no-any-return]
@@ -345,7 +365,7 @@ class ExecutorEngine(Engine):
 
     # ── attempts elsewhere ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def pickled(self, submission: Submission) -> Any:
+    def pickled(self, submission: Submission, place: int) -> Any:
         """Return what a submission's call is pickled as. Called by whatever thread of the executor's pickles."""
         job, slot = submission.known_job, submission.slot
         if not submission.send() or job is None:
@@ -355,7 +375,7 @@ class ExecutorEngine(Engine):
             slot.timer.arm(submission.sent_at + timeout)
         port, key = self._listener.port(), self._listener.key(submission.serial)
         granted = b"" if submission.grant is None else pickle.dumps(submission.granted())
-        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted, job.root_seed)
+        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted, job.root_seed, place)
         if self._shares:
             return AttemptInfo, tuple(info)
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
@@ -370,7 +390,8 @@ class ExecutorEngine(Engine):
                 calls.append((run_nothing, (), {}, AttemptInfo("", submission.number, None)))
             else:
                 key = self._listener.key(submission.serial)
-                info = AttemptInfo(job.id, submission.number, job.settings.timeout, port, key, seed=job.root_seed)
+                timeout, seed = job.settings.timeout, job.root_seed
+                info = AttemptInfo(job.id, submission.number, timeout, port, key, seed=seed, place=group.place)
                 calls.append((job.fn, job.args, job.kwargs or {}, info))
         return calls
 

@@ -38,6 +38,7 @@ class AttemptInfo(NamedTuple):
         key: what its datagrams begin with.
         granted: what it has of the executor's limits, pickled; empty for nothing.
         seed: the executor's.
+        place: the index of the worker, as it is seen from here.
     """
 
     id: str
@@ -47,6 +48,7 @@ class AttemptInfo(NamedTuple):
     key: bytes = b""
     granted: bytes = b""
     seed: int = 0
+    place: int = 0
 
     def unpack_granted(self) -> Granted | None:
         """Return what unpickles `granted`; None if it is empty."""
@@ -104,15 +106,17 @@ def worker_name() -> str:
 
 def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], info: AttemptInfo) -> CallResult:
     """Run a call as an attempt of a task: in a worker of the engine, which gets no keyword of the user's to see."""
-    notifier = StartNotifier(info.port, info.key, worker_name())
+    name = worker_name()
+    notifier = StartNotifier(info.port, info.key, name)
     start = time.monotonic()
-    outer = current.under_way()
+    outer = current.saved()
+    current.serve(current.borrowed(info.place, name))
     current.begin(EngineCall(info, start, notifier.is_unwanted), info.number, info.unpack_granted())
     try:
         kind, pickled = _ENCODER.run(fn, args, kwargs)
-        return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
+        return CallResult(kind, pickled.data, time.monotonic() - start, name)
     finally:
-        current.begin(*outer)
+        current.restore(outer)
         notifier.close()
 
 

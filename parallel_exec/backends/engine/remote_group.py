@@ -88,12 +88,13 @@ class _GroupRun:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], info: AttemptInfo
     ) -> None:
         start = self._started_at
-        outer = current.under_way()
+        outer = current.saved()
+        current.serve(current.borrowed(info.place, self._worker))
         current.begin(EngineCall(info, start, self._is_unwanted), info.number)
         try:
             kind, pickled = _ENCODER.run(fn, args, kwargs)
         finally:
-            current.begin(*outer)
+            current.restore(outer)
         result = CallResult(kind, pickled.data, time.monotonic() - start, self._worker)
         if self._journal is not None:
             self._journal.record(result)

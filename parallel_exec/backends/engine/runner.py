@@ -43,13 +43,13 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
+from parallel_exec.backends._call import call
 from parallel_exec.backends.base import Runner, SchedulerPort, log_abandoned
 from parallel_exec.backends.engine.adapter import Engine, EngineHealth, explain
 from parallel_exec.backends.engine.kept_grants import KeptGrants
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.submission import EngineSlot, State, Submission, submission_of
-from parallel_exec.backends.thread import call
 from parallel_exec.errors import CapacityExhaustedError, WorkerStartError, located
 
 if TYPE_CHECKING:
@@ -198,13 +198,13 @@ class EngineRunner(Runner):
 
     # ── an attempt in a thread of this process ──────────────────────────────────────────────────────────────────────
 
-    def run_here(self, submission: Submission) -> None:
-        """Run an attempt in the calling thread, unless it was withdrawn."""
+    def run_here(self, submission: Submission, place: int) -> None:
+        """Run an attempt in the calling thread, the worker of this index, unless it was withdrawn."""
         if not submission.begin(threading.current_thread().name, time.monotonic(), here=True):
             return
         job = submission.job
-        outer, pool = current.under_way(), current.pool
-        current.work_for(self.port)
+        outer = current.saved()
+        current.work_for(self.port, current.borrowed(place, submission.worker))
         try:
             if self._begin(submission) and submission.state == State.RUNNING:  # else it was stopped just now
                 current.begin(job, submission.number, submission.granted)
@@ -214,8 +214,8 @@ class EngineRunner(Runner):
         except BaseException:  # from a callback or a hook: the engine must not see it
             logger.exception("a callback of task %r raised", job.id)
         finally:
-            current.begin(*outer)
-            current.work_for(pool)
+            current.restore(outer)
+            self._engine.leave_place((place, submission.serial))
             self._release(submission)
             engine_is_done = submission.return_here()
             self._abandoned.discard(submission)

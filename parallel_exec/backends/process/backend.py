@@ -6,7 +6,14 @@ import os
 import pickle
 
 from parallel_exec import _sharing
-from parallel_exec._checks import check_count, check_flag, check_initializer, check_seconds, refuse_names
+from parallel_exec._checks import (
+    check_count,
+    check_finalizer,
+    check_flag,
+    check_initializer,
+    check_seconds,
+    refuse_names,
+)
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
@@ -40,6 +47,7 @@ class ProcessBackend(Backend):
         capture_output: whether what a task writes to standard output and error, by C code and subprocesses as well, goes to the
             `output` of its `Attempt`. What belongs to no attempt that anybody can look at (the initializer's, that of the items
             of a `map`) goes to this process's standard error.
+        finalizer: called in each worker when it ends, unless it is killed, within two seconds; what it raises is logged.
     """
 
     name = "process"
@@ -57,6 +65,7 @@ class ProcessBackend(Backend):
         memory_limit: int | None = None,
         startup_timeout: float | None = 60.0,
         capture_output: bool = False,
+        finalizer: Callable[[], object] | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -66,7 +75,8 @@ class ProcessBackend(Backend):
         check_initializer(initializer, initargs)
         context = start_method.get_context(mp_context)
         self._forks = start_method.forks(context)
-        packed = None if initializer is None else pack_initializer(initializer, initargs, has_main=self._forks)
+        check_finalizer(finalizer)
+        packed = pack_initializer(initializer, initargs, finalizer, has_main=self._forks)
         self._max_tasks = (
             None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
         )

@@ -94,6 +94,7 @@ class Launcher:
 
     def start(
         self,
+        index: int,
         make_timer: Callable[[WorkerHandle], Any],
         keep: Callable[[WorkerHandle], None],
         started: Callable[[WorkerHandle, BaseException | None], None],
@@ -101,6 +102,7 @@ class Launcher:
         """Start a worker, in a thread of its own.
 
         Args:
+            index: the worker's.
             make_timer: makes the worker's timer.
             keep: is given the worker before it is started, by the calling thread.
             started: is given the worker by the starting thread in the end, with the error if there was one.
@@ -115,9 +117,8 @@ class Launcher:
             raise start_error("process", reason)
         fill_standard()
         with semaphore.lock:
-            handle = WorkerHandle(
-                f"parallel_exec-worker-{next(self._names)}", self._context, make_timer, captures=self._captures
-            )
+            name = f"parallel_exec-worker-{next(self._names)}"
+            handle = WorkerHandle(name, self._context, make_timer, index, captures=self._captures)
         keep(handle)  # before it is forked: the child closes what it knows of
         main = {**self._main, "sys_path": start_method.search_path()} if self._main else {}
         spawning = partial(self._spawn, handle, self._initializer, main)
@@ -133,7 +134,7 @@ class Launcher:
             from parallel_exec.backends.process.child.start import WorkerSettings
 
             config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
-        config = config._replace(settings=WorkerSettings(self._seed))
+        config = config._replace(settings=WorkerSettings(self._seed, handle.index, handle.name))
         handle.started(*spawn.start(self._context, config, handle.name))
 
     def close(self) -> None:

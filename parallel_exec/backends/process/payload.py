@@ -103,10 +103,10 @@ def dumps_shared(value: Any, *, has_main: bool | None) -> PickledContent:
 
 
 class Initializer(NamedTuple):
-    """What each worker calls first.
+    """What each worker calls first, and last.
 
     Attributes:
-        pickled: the function, with its arguments if `initargs` is None.
+        pickled: the function (None: there is none), its arguments if `initargs` is None, and the finalizer or None.
         initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
         others: descriptors that go with it.
     """
@@ -116,26 +116,38 @@ class Initializer(NamedTuple):
     others: Sequence[Segment] = ()
 
 
-def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any], *, has_main: bool) -> Initializer:
-    """Pickle an initializer; `has_main`: for workers that need not import the main module, as they have it.
+def pack_initializer(
+    initializer: Callable[..., object] | None,
+    initargs: Sequence[Any],
+    finalizer: Callable[[], object] | None,
+    *,
+    has_main: bool,
+) -> Initializer | None:
+    """Pickle an initializer and a finalizer; returns None if there is neither.
+
+    `has_main`: for workers that need not import the main module, as they have it.
 
     Raises:
         TaskSerializationError: a part of it cannot be pickled.
         WorkerStartError: it lives in a main script that workers cannot import.
     """
+    if initializer is None and finalizer is None:
+        return None
     inherited: tuple[Any, ...] | None = None
-    whole: Any = (initializer, tuple(initargs))
+    whole: Any = (initializer, tuple(initargs), finalizer)
     try:
         try:
             pickled = _dumps_inside(whole)
         except RuntimeError as error:
             if "through inheritance" not in str(error):  # which is how `multiprocessing` refuses
                 raise
-            whole, inherited = whole
+            inherited = whole[1]
+            whole = (initializer, (), finalizer)
             pickled = _dumps_inside(whole)
         if pickled.may_name_main() and not has_main and (reason := why_not_importable()):
             if _pickling.find_cloudpickle() is None:
-                raise start_error("process", f"the initializer needs the main module, {reason}")
+                what = "finalizer" if initializer is None else "initializer"
+                raise start_error("process", f"the {what} needs the main module, {reason}")
             pickled = _dumps_inside(whole, by_value=True)
     except WorkerStartError:
         raise
@@ -143,7 +155,7 @@ def pack_initializer(initializer: Callable[..., object], initargs: Sequence[Any]
         from parallel_exec.backends._culprit import find_culprit  # only a failure needs it
 
         with _reducers.carry([]):
-            what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs})
+            what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs, "finalizer": finalizer})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
     return Initializer(pickled.data, inherited, pickled.others)
 

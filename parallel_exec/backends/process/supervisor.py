@@ -23,6 +23,7 @@ from functools import partial
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import Upward
+from parallel_exec.backends.base import lowest_free
 from parallel_exec.backends.process.worker_handle import WorkerState
 from parallel_exec.errors import WorkerStartError
 
@@ -87,8 +88,9 @@ class Supervisor:
         if self._cannot_start is not None or self.rests():
             return
         for _ in range(min(count, _LAUNCHES - self.launching)):
+            index = lowest_free(handle.index for handle in self._assignments.handles)
             try:
-                self._launcher.start(self._timer, self._keep, self._started)
+                self._launcher.start(index, self._timer, self._keep, self._started)
             except WorkerStartError as error:
                 self._cannot_start = error
             except Exception as error:  # no more descriptors, no space for a semaphore

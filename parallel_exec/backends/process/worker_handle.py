@@ -88,6 +88,7 @@ class WorkerHandle:
 
     Attributes:
         name: for people.
+        index: its number among those of its pool: no other that lives has it.
         timer: due when it takes too long to start, then when the running attempt outruns its timeout.
         files: the pipes.
         output: what it prints; None: that is not captured.
@@ -107,7 +108,13 @@ class WorkerHandle:
     """
 
     def __init__(
-        self, name: str, context: Any, make_timer: Callable[[WorkerHandle], Any], *, captures: bool = False
+        self,
+        name: str,
+        context: Any,
+        make_timer: Callable[[WorkerHandle], Any],
+        index: int = 0,
+        *,
+        captures: bool = False,
     ) -> None:
         """Open its files.
 
@@ -115,6 +122,7 @@ class WorkerHandle:
             OSError: there are no descriptors left, or no space for a semaphore.
         """
         self.name = name
+        self.index = index
         self.state = WorkerState.STARTING
         self.assigned = AssignedCalls()
         self.pending_kill: tuple[int, BaseException] | None = None

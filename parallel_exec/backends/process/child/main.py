@@ -108,10 +108,11 @@ class Worker:
         self._settings = config.settings
         self._meter = UsageMeter()
         self._capture = None if config.captured is None else _capture(config)
+        self._finalizer: Callable[[], object] | None = None
         self._dead_epoch = -1
 
-    def serve(self) -> None:
-        """Run batches until the parent says that there will be no more, or is gone."""
+    def serve(self) -> bool:
+        """Run batches until the parent says that there will be no more, or is gone; returns whether it has said so."""
         try:
             while (batch := self._tasks.read()) is not None:
                 self._meter.begin()
@@ -119,7 +120,8 @@ class Worker:
                 self.outbox.flush()
                 self._meter.rest()
         except EOFError:
-            return
+            return False
+        return True
 
     def _run_batch(self, tasks: Iterator[WorkerTask], epoch: int) -> None:
         for task in tasks:
@@ -187,14 +189,29 @@ class Worker:
             self._capture.mark(serial)
 
     def initialize(self, config: WorkerConfig, *, is_copy: bool) -> None:
-        """Call the initializer."""
+        """Call the initializer, if there is one, and keep the finalizer."""
         received = segments.Received([descriptor.fd for descriptor in config.others], False)
         loaded = self.load(config.initializer, received, b"main__" in config.initializer)
         if not is_copy:  # else what owns them came along
             received.close()
-        initargs = pickle.loads(config.initargs) if type(config.initargs) is bytes else config.initargs
-        initializer, initargs = loaded if initargs is None else (loaded, initargs)
-        initializer(*initargs)
+        inherited = pickle.loads(config.initargs) if type(config.initargs) is bytes else config.initargs
+        initializer, initargs, self._finalizer = loaded
+        if initializer is not None:
+            initializer(*(initargs if inherited is None else inherited))
+
+    def finalize(self) -> None:
+        """Call the finalizer, if there is one. The parent waits for its end only for a moment."""
+        if self._finalizer is None:
+            return
+        born = _forks.generation
+        try:
+            self._finalizer()
+            _forks.end_child(born)
+        except BaseException as error:
+            _forks.end_child(born, error)
+            import logging
+
+            logging.getLogger("parallel_exec").exception("the finalizer of worker %s raised", self._settings.name)
 
     def leave(self) -> None:
         """Be about to end: from now on only log records are sent, which do not need the channel."""
@@ -268,6 +285,7 @@ def main(start: Start) -> None:
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(config)
     last_words.write_to(config.journal.fd, wire.JOURNAL_SIZE)
+    current.serve((config.settings.number, config.settings.name, {}))
     when_imported("logging", lambda _: _send_records(worker.outbox.send, config.log_levels))
     born = _forks.generation
     try:
@@ -286,5 +304,6 @@ def main(start: Start) -> None:
     _forks.end_child(born)
     worker.mark(0)
     worker.outbox.send(wire.encode(wire.READY))
-    worker.serve()
+    if worker.serve():
+        worker.finalize()
     worker.leave()

@@ -50,9 +50,12 @@ class WorkerSettings(NamedTuple):
 
     Attributes:
         seed: the executor's.
+        number, name: the worker's own; `current_worker()` shows the first as its index.
     """
 
     seed: int = 0
+    number: int = 0
+    name: str = ""
 
 
 class WorkerConfig(NamedTuple):
@@ -62,8 +65,9 @@ class WorkerConfig(NamedTuple):
         tasks, results, lifeline, journal: `Descriptor`s.
         channel: the `Descriptor` of a Unix socket for descriptors.
         permits: a `multiprocessing` semaphore; None: the worker has it already.
-        initializer: pickled `(initializer, initargs)`, or the first alone if the second is here; b"" for none.
-        initargs: what could not be pickled beforehand, or None; when the fork server is told, pickled.
+        initializer: pickled `(initializer, initargs, finalizer)`; b"" for none.
+        initargs: those in place of the pickled ones, if they could not be pickled beforehand, or None; when the fork server
+            is told, pickled.
         main: what `multiprocessing` needs to import the parent's main module, when a task asks for it.
         memory_limit: bytes, or None.
         log_levels: the parent's loggers' levels, by name.
