@@ -342,15 +342,10 @@ class ThreadRunner(Runner):
         measured_from = 0.0
         # The job that has ended and is still to be counted; in a list, from which the scheduler takes it.
         ended: list[AnyJob | None] = []
-        idle_timeout = self._settings.idle_timeout
-        while not worker.abandoned and not (
-            len(self._workers) > self._limit and self._is_surplus(worker, self._room())
-        ):
+        while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
             begun = port.begin_next(worker, worker.name, ended)
             if begun is None:
-                if port.drained:
-                    break
-                if not worker.wait(idle_timeout) and self._is_surplus(worker, self._settings.min_workers):
+                if port.drained or self._ends_idle(worker):
                     break
                 continue
             worker.job, number = begun
@@ -420,12 +415,17 @@ class ThreadRunner(Runner):
             _forks.end_child(born, error)
             logger.exception("the finalizer of thread %s raised", worker.name)
 
-    def _is_surplus(self, worker: _Worker, most: int) -> bool:
-        """Return whether a worker should end, as there are to be no more than `most`; says so to no more than are too many.
+    def _ends_idle(self, worker: _Worker) -> bool:
+        """Wait until there is something to do; returns whether the worker should end instead."""
+        return not worker.wait(self._settings.idle_timeout) and self._is_surplus(worker, idle=True)
 
-        It may have been woken meanwhile: then another is woken in its place.
+    def _is_surplus(self, worker: _Worker, *, idle: bool = False) -> bool:
+        """Return whether a worker should end, as the limit was lowered, or as it is idle; says so to no more than are too many.
+
+        One that is idle may have been woken meanwhile: then another is woken in its place.
         """
         with self.port.lock:
+            most = self._settings.min_workers if idle else self._room()
             if worker not in self._workers or len(self._workers) <= most:
                 return False
             self._ending.add(worker)
