@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -79,3 +80,23 @@ def fail_to_close() -> None:
 def never_close() -> None:
     """Be a finalizer that never returns."""
     time.sleep(work.FOREVER)
+
+
+def variables(*names: str) -> tuple[str | None, ...]:
+    """Return environment variables of the worker."""
+    return tuple(os.environ.get(name) for name in names)
+
+
+def threads_of_numpy() -> int:
+    """Return how many threads the process has once NumPy has multiplied matrices."""
+    import numpy as np
+
+    matrix = np.random.rand(500, 500)
+    matrix @ matrix
+    return len(os.listdir("/proc/self/task"))
+
+
+def grow(size: int) -> int:
+    """Leave so many bytes of memory behind; returns the process."""
+    current_worker().state.setdefault("kept", []).append(b"x" * size)
+    return os.getpid()

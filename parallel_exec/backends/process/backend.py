@@ -17,7 +17,8 @@ from parallel_exec._checks import (
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
-from parallel_exec.backends.process.launcher import Launcher
+from parallel_exec.backends.process.environment import check_environment, check_threads
+from parallel_exec.backends.process.launcher import Launcher, WorkerCare
 from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.backends.process.releases import Releases
@@ -25,7 +26,7 @@ from parallel_exec.errors import ParallelExecError, start_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Literal, Mapping
 
     from typing_extensions import Never
 
@@ -47,6 +48,13 @@ class ProcessBackend(Backend):
         capture_output: whether what a task writes to standard output and error, by C code and subprocesses as well, goes to the
             `output` of its `Attempt`. What belongs to no attempt that anybody can look at (the initializer's, that of the items
             of a `map`) goes to this process's standard error.
+        max_memory_per_child: bytes of resident memory; a worker that has more after a task is replaced. None: never.
+        threads_per_worker: how many threads NumPy, and other libraries for linear algebra or with OpenMP, may have in each
+            worker; "auto": the CPUs that may be used, divided by the workers; None: as many as they like. It is set by
+            environment variables; one that is set already is left as it is.
+        env: environment variables of the workers, beside this process's.
+        min_workers: how many workers stay, however long they have nothing to do.
+        idle_timeout: seconds without work after which the others end; None: all stay.
         finalizer: called in each worker when it ends, unless it is killed, within two seconds; what it raises is logged.
     """
 
@@ -66,6 +74,11 @@ class ProcessBackend(Backend):
         startup_timeout: float | None = 60.0,
         capture_output: bool = False,
         finalizer: Callable[[], object] | None = None,
+        max_memory_per_child: int | None = None,
+        threads_per_worker: int | Literal["auto"] | None = "auto",
+        env: Mapping[str, str] | None = None,
+        min_workers: int = 0,
+        idle_timeout: float | None = None,
         **_misspelt: Never,
     ) -> None:
         if _misspelt:
@@ -77,19 +90,26 @@ class ProcessBackend(Backend):
         self._forks = start_method.forks(context)
         check_finalizer(finalizer)
         packed = pack_initializer(initializer, initargs, finalizer, has_main=self._forks)
-        self._max_tasks = (
-            None if max_tasks_per_child is None else check_count("max_tasks_per_child", max_tasks_per_child, 1)
+        self._max_tasks = _count_or_none("max_tasks_per_child", max_tasks_per_child)
+        self._least, self._idle_timeout = (
+            check_count("min_workers", min_workers, 0),
+            check_seconds("idle_timeout", idle_timeout),
         )
-        memory = None if memory_limit is None else check_count("memory_limit", memory_limit, 1)
+        care = WorkerCare(
+            check_environment(env),
+            check_threads(threads_per_worker),
+            max_memory=_count_or_none("max_memory_per_child", max_memory_per_child),
+        )
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
         # lets go of what goes to workers with their start.
         self._releases = Releases()
         self._launcher = Launcher(
             context,
             packed,
-            memory,
+            _count_or_none("memory_limit", memory_limit),
             check_seconds("startup_timeout", startup_timeout),
             captures=check_flag("capture_output", capture_output),
+            care=care,
         )
 
     def make_runner(self, port: SchedulerPort, limit: int) -> ProcessPool:
@@ -101,7 +121,12 @@ class ProcessBackend(Backend):
         reason = start_method.forbidden()
         if reason is not None:
             raise start_error("process", reason)
-        return ProcessPool(port, limit, self._launcher, self._max_tasks, self._releases)
+        idle = None
+        if self._idle_timeout is not None:
+            from parallel_exec.backends.process.idle_workers import IdleWorkers  # few pools need it
+
+            idle = IdleWorkers(self._least, self._idle_timeout)
+        return ProcessPool(port, limit, self._launcher, self._max_tasks, self._releases, idle)
 
     def prepare(self, job: AnyJob) -> Pickled:
         """Return the call, pickled.
@@ -151,3 +176,7 @@ class ProcessBackend(Backend):
     def pack_pickled(self, call: Pickled, payloads: list[Pickled]) -> Pickled:
         """Return the calls of items that were pickled one by one."""
         return _pickling.dumps_pickled(call, payloads)
+
+
+def _count_or_none(name: str, value: int | None) -> int | None:
+    return None if value is None else check_count(name, value, 1)

@@ -24,15 +24,19 @@ from parallel_exec._dispatcher import say
 from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
+from parallel_exec.backends.process.environment import THREADS, thread_variables, threads_of
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Literal, NamedTuple
 
     from parallel_exec._stacks import Stacks
+    from parallel_exec.backends.process.child.start import WorkerSettings
+else:
+    from parallel_exec._typing import NamedTuple
 
 # Seconds that the first call waits for the fork server to be started; a guess. It is not needed yet, and a finalizer may have
 # made that call, in a thread which the start waits for.
@@ -40,11 +44,28 @@ _SERVER_LIMIT = 1.0
 _MOST_FAILURES = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
 
+class WorkerCare(NamedTuple):
+    """What workers do for themselves, by the user's settings.
+
+    Attributes:
+        environment: variables that they have beside this process's.
+        threads: threads that each library may have; "auto": the CPUs, divided by the workers; None: as many as it likes.
+        preload: modules that they import before the first task.
+        max_memory: bytes of resident memory after which one is replaced; None: never.
+    """
+
+    environment: dict[str, str] = {}  # noqa: RUF012  # read only
+    threads: int | Literal["auto"] | None = None
+    preload: tuple[str, ...] = ()
+    max_memory: int | None = None
+
+
 class Launcher:
     """Launches the workers of one pool; all but the starting threads is the I/O thread's.
 
     Attributes:
         startup_timeout: seconds that a worker has to become ready, and its call to be loaded; None: no limit.
+        watches_memory: whether a worker may say that it has too much.
         wants_server: whether `start_server` is still to be called; reset by any thread that prepares a call.
     """
 
@@ -56,6 +77,7 @@ class Launcher:
         startup_timeout: float | None,
         *,
         captures: bool = False,
+        care: WorkerCare | None = None,
     ) -> None:
         self.startup_timeout = startup_timeout
         self.wants_server = context is None
@@ -63,7 +85,10 @@ class Launcher:
         self._initializer = initializer  # until the pool ends
         self._memory_limit = memory_limit
         self._captures = captures
+        self._care = care or WorkerCare()
+        self.watches_memory = self._care.max_memory is not None
         self._seed = 0
+        self._workers = 1
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
         self._main = {} if start_method.forks(context) or why_not_importable() else start_method.main_module()
@@ -72,9 +97,14 @@ class Launcher:
         self._ever_succeeded = False
         self._first: tuple[str, BaseException | None] = ("", None)
 
-    def open(self, seed: int) -> None:
-        """Be those of a pool whose executor has this seed."""
+    def open(self, seed: int, workers: int) -> None:
+        """Launch those of a pool whose executor has this seed, and so many workers."""
         self._seed = seed
+        self._workers = workers
+
+    def resize(self, workers: int) -> None:
+        """Launch those of a pool that has so many workers from now on. Any thread."""
+        self._workers = workers
 
     def start_server(self) -> None:
         """Start the fork server; called with the first call, as nothing takes longer than what the server has to import.
@@ -131,11 +161,21 @@ class Launcher:
     def _spawn(self, handle: WorkerHandle, initializer: Initializer | None, main: dict[str, Any]) -> None:
         """Make the process. In the starting thread."""
         with spawn.lock:  # for what that imports
-            from parallel_exec.backends.process.child.start import WorkerSettings
-
+            settings = self._settings(handle)
             config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
-        config = config._replace(settings=WorkerSettings(self._seed, handle.index, handle.name))
+        config = config._replace(settings=settings)
         handle.started(*spawn.start(self._context, config, handle.name))
+
+    def _settings(self, handle: WorkerHandle) -> WorkerSettings:
+        """Return what a worker is told of the pool's settings."""
+        from parallel_exec.backends.process.child.start import WorkerSettings  # when the fork server is on its way
+
+        care = self._care
+        threads = threads_of(care.threads, self._workers)
+        variables = thread_variables(threads, care.environment) if threads else {}
+        told = threads if len(variables) == len(THREADS) else 0
+        environment = {**variables, **care.environment}
+        return WorkerSettings(self._seed, handle.index, handle.name, environment, told, care.preload, care.max_memory)
 
     def close(self) -> None:
         """Let go of what goes to workers with their start: there will be no more."""

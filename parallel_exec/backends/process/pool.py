@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.idle_workers import IdleWorkers
     from parallel_exec.backends.process.launcher import Launcher
     from parallel_exec.backends.process.releases import Releases
     from parallel_exec.backends.process.wire import Running
@@ -65,13 +66,20 @@ class ProcessPool(Runner):
     """
 
     def __init__(
-        self, port: SchedulerPort, limit: int, launcher: Launcher, max_tasks: int | None, releases: Releases
+        self,
+        port: SchedulerPort,
+        limit: int,
+        launcher: Launcher,
+        max_tasks: int | None,
+        releases: Releases,
+        idle: IdleWorkers | None,
     ) -> None:
         super().__init__(port, limit)
         self._lock = port.lock
         self._max_tasks = max_tasks
+        self._idle = idle  # None: workers stay, however long they have nothing to do
         self._launcher = launcher
-        launcher.open(port.seed)
+        launcher.open(port.seed, limit)
         self._releases = releases
         self._io = IoLoop(port.lock, weakly(self._break))
         releases.tell(weakly(self._io.wakeup))
@@ -80,8 +88,8 @@ class ProcessPool(Runner):
         self._supervisor = Supervisor(port, self._io, self.assignments, launcher, *events)
         self._prefetch = Prefetch(self.assignments, weakly(self._can_grow))
         self._deaths = Deaths()
-        note_ready = self._supervisor.note_ready
-        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._deaths, note_ready)
+        heard = (self._supervisor.note_ready, weakly(self._on_outgrown))
+        self._receiver = Receiver(port, self.assignments, self._prefetch, launcher, self._deaths, *heard)
         self._parked = True  # whether the scheduler has us as idle
         self._overridden: list[AnyJob] | None = None  # requeued, and cancelled meanwhile; None: nothing was requeued
         self._due: float | None = None  # when the next turn has something to do even if nothing is heard
@@ -154,6 +162,7 @@ class ProcessPool(Runner):
     def resize(self, limit: int) -> None:
         """Change the limit; workers beyond it end when they are free."""
         self._limit = limit
+        self._launcher.resize(limit)
         self._io.wakeup()
 
     def recheck(self) -> None:
@@ -205,8 +214,12 @@ class ProcessPool(Runner):
         if port.drained:
             if self._dismiss(now):
                 return ENDED
-        elif self._has_work():
-            self._pump(port)
+        else:
+            if self._idle is not None:
+                for handle in self._idle.ripe(self.assignments.handles, now):
+                    self._retire(handle)
+            if self._has_work():
+                self._pump(port)
         return self._nap()
 
     def _tell_releases(self) -> None:
@@ -245,6 +258,8 @@ class ProcessPool(Runner):
                 self.assignments.forget_idle(handle)
             elif due is None or poll_at < due:
                 due = poll_at
+        if self._idle is not None and self._idle.next_at is not None:
+            due = self._idle.next_at if due is None else min(due, self._idle.next_at)
         self._due = due
         return None if due is None else max(0.0, due - now)
 
@@ -313,7 +328,8 @@ class ProcessPool(Runner):
             self._parked = False
         if calls > count:
             last: Any = jobs[-1]
-            if self._max_tasks is not None or last.payload.is_light():  # else whole: its tail can still be taken back
+            # Else whole: its tail can still be taken back.
+            if self._max_tasks is not None or self._launcher.watches_memory or last.payload.is_light():
                 self._requeue(port, [self.assignments.split(last, last.high - (calls - count))])
         return jobs
 
@@ -394,6 +410,12 @@ class ProcessPool(Runner):
             self.assignments.stop_item(handle, running.serial, TaskTimeoutError(item, timeout, 1))
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_outgrown(self, handle: WorkerHandle) -> None:
+        """Let a worker end that has too much memory, and so begins nothing more."""
+        if handle.state in AT_WORK:
+            self._retire(handle)
+            self._io.wakeup()
 
     def _retire(self, handle: WorkerHandle) -> None:
         with self._lock:

@@ -64,6 +64,7 @@ class Receiver:
         launcher: Launcher,
         deaths: Deaths,
         on_ready: Callable[[WorkerHandle], object],
+        on_outgrown: Callable[[WorkerHandle], object],
     ) -> None:
         self._port = port
         self._assignments = assignments
@@ -71,6 +72,7 @@ class Receiver:
         self._launcher = launcher
         self._deaths = deaths
         self._on_ready = on_ready
+        self._on_outgrown = on_outgrown
         self.heard = 0
 
     def receive(self, handle: WorkerHandle) -> bool:
@@ -109,6 +111,9 @@ class Receiver:
             self._hear_outcome(handle, frame)
         elif frame.kind == wire.READY:
             self._on_ready(handle)
+        elif frame.kind == wire.OUTGROWN:
+            logger.info("worker %s is replaced: it has %s bytes of memory", handle.name, frame.payload.decode())
+            self._on_outgrown(handle)
         elif frame.kind == wire.DROPPED:
             with self._port.lock:
                 handle.dropped()

@@ -66,8 +66,8 @@ else:
     from parallel_exec._typing import NamedTuple
 
 # Kinds of frames beside those of an outcome.
-READY, START_FAILED, DROPPED, LOG, USED = range(len(KINDS), len(KINDS) + 5)
-MANY, EACH, INTS, FLOATS = ROWS = range(USED + 1, USED + 5)
+READY, START_FAILED, DROPPED, LOG, USED, OUTGROWN = range(len(KINDS), len(KINDS) + 6)
+MANY, EACH, INTS, FLOATS = ROWS = range(OUTGROWN + 1, OUTGROWN + 5)
 
 FORGET = 0xFFFFFFFF
 BATCH = struct.Struct("<QII")

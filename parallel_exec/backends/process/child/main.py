@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
     from parallel_exec.backends.process.child.capture import Capture
-    from parallel_exec.backends.process.child.start import Start, WorkerConfig
+    from parallel_exec.backends.process.child.housekeeping import MemoryWatch
+    from parallel_exec.backends.process.child.start import Start, WorkerConfig, WorkerSettings
 
 
 class _RunningTask:
@@ -109,6 +110,7 @@ class Worker:
         self._meter = UsageMeter()
         self._capture = None if config.captured is None else _capture(config)
         self._finalizer: Callable[[], object] | None = None
+        self._memory = None if config.settings.max_memory is None else _watch_memory(config.settings.max_memory)
         self._dead_epoch = -1
 
     def serve(self) -> bool:
@@ -132,6 +134,8 @@ class Worker:
                 run = self._run_chunk if task.high else self._run
                 if not (self._acquire(False) and run(task, received)):
                     self._drop_rest(epoch)
+                elif self._memory is not None and (resident := self._memory.exceeded(time.monotonic())):
+                    self._leave_rest(epoch, resident)
             finally:
                 if received is not None:
                     received.close()
@@ -141,6 +145,12 @@ class Worker:
         self._dead_epoch = epoch
         self.outbox.flush()
         self.outbox.send(wire.encode(wire.DROPPED))
+
+    def _leave_rest(self, epoch: int, resident: int) -> None:
+        """Say that this process has too much memory, and begin nothing more: the parent takes the rest back, and lets it end."""
+        self._dead_epoch = epoch
+        self.outbox.flush()
+        self.outbox.send(wire.encode(wire.OUTGROWN, payload=b"%d" % resident))
 
     def _run_chunk(self, task: WorkerTask, received: segments.Received | None) -> bool:
         """Run the items of a chunk, for the first of which there is a permit; False if there was none for another."""
@@ -253,12 +263,28 @@ def _take_over(config: WorkerConfig) -> None:
         descriptor.close()
     if config.inherited is not None:
         config.inherited.apply()
+    os.environ.update(config.settings.environment)
 
 
 def _capture(config: WorkerConfig) -> Capture:
     from parallel_exec.backends.process.child.capture import Capture  # which needs `ctypes`
 
     return Capture(config.captured.fd, config.marker)
+
+
+def _watch_memory(most: int) -> MemoryWatch:
+    from parallel_exec.backends.process.child.housekeeping import MemoryWatch  # few workers do so
+
+    return MemoryWatch(most)
+
+
+def _prepare(settings: WorkerSettings) -> None:
+    """Import what the user wants, and set right what is loaded by now."""
+    if settings.preload or "numpy" in sys.modules:
+        from parallel_exec.backends.process.child import housekeeping  # few workers need it
+
+        housekeeping.preload(settings.preload)
+        housekeeping.settle_loaded(settings.threads)
 
 
 def _send_records(send: Callable[[bytes], None], levels: dict[str, int]) -> None:
@@ -291,6 +317,7 @@ def main(start: Start) -> None:
     try:
         if config.memory_limit is not None:
             limit_memory(config.memory_limit)
+        _prepare(config.settings)
         if config.initializer:
             worker.initialize(config, is_copy=start.is_copy)
     except BaseException as error:

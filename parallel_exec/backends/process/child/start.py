@@ -51,11 +51,19 @@ class WorkerSettings(NamedTuple):
     Attributes:
         seed: the executor's.
         number, name: the worker's own; `current_worker()` shows the first as its index.
+        environment: what to set, before anything of the user's is imported.
+        threads: how many threads libraries may have that read no environment any more; 0: as many as they like.
+        preload: modules to import before the first task.
+        max_memory: bytes of resident memory beyond which it is to be replaced; None: never.
     """
 
     seed: int = 0
     number: int = 0
     name: str = ""
+    environment: dict[str, str] = {}  # noqa: RUF012  # read only
+    threads: int = 0
+    preload: tuple[str, ...] = ()
+    max_memory: int | None = None
 
 
 class WorkerConfig(NamedTuple):
