@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
+
+import work
+
+from parallel_exec import ParallelExecutor
+from parallel_exec.backends import _contents
 
 
 class Counted:
@@ -68,3 +74,63 @@ def fail_twice(numbers: list[int], log: Any) -> int:
     if len(log.lines()) <= 2:
         raise OSError("not yet")
     return sum(numbers)
+
+
+class Unreadable:
+    """Pickles, and cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def write_at(address: str) -> None:
+    """Open a memory for writing, and write."""
+    descriptor = os.open(address, os.O_RDWR)
+    try:
+        os.pwrite(descriptor, b"x", 100)
+    finally:
+        os.close(descriptor)
+
+
+def die_once(array: Any, log: Any) -> float:
+    """Die, the first time; then return the sum."""
+    array.sum()
+    work.die_once(log)
+    return float(array.sum())
+
+
+def hang_once(array: Any, log: Any) -> float:
+    """Hang, the first time; then return the sum."""
+    array.sum()
+    if not log.lines():
+        log.write("hangs")
+        time.sleep(work.FOREVER)
+    return float(array.sum())
+
+
+def nap(*_: object) -> int:
+    """Take a moment, so that another worker has the next; return this process's number."""
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def load_and_count(key: tuple[int, str, str]) -> tuple[Any, int]:
+    """Load a content as a call does that has it; return it, and how many this process keeps."""
+    value = _contents.load(*key)
+    return value, len(_contents._kept)
+
+
+def hand_on(handles: list[Any]) -> float:
+    """Give a handle to an executor of this process's own."""
+    with ParallelExecutor(backend="process", max_concurrency=1) as executor:
+        return float(executor.submit(sum_of, handles[0]).result())
+
+
+def sum_of(array: Any) -> float:
+    """Return the sum of an array."""
+    return float(array.sum())
+
+
+def sums(shared: Any) -> list[float]:
+    """Return the sums of arrays."""
+    return [float(array.sum()) for array in shared["arrays"]]

@@ -44,8 +44,10 @@ with ParallelExecutor(max_concurrency=2, backend="process", retry_count=0, timeo
     print("moved", moved == Point(2), flush=True)
     print("refused", type(executor.submit(refuse, Point(7)).exception()) is PointError, flush=True)
     print("mapped", [point.x for point in executor.map(move, map(Point, range(3)))], flush=True)
+    shared = executor.share(Point(3))
+    print("shared", executor.submit(getattr, shared, "x").result(), executor.submit(move, shared).result().x, flush=True)
 """
-WORKED = ["moved True", "refused True", "mapped [1, 2, 3]"]
+WORKED = ["moved True", "refused True", "mapped [1, 2, 3]", "shared 3 4"]
 
 # What a program shows of an error.
 ERRORS = """
@@ -173,7 +175,15 @@ def test_only_tasks_that_need_the_main_module_import_it(programs: Programs) -> N
     )
     text = text.replace("moved == Point(2)", "moved == 2").replace("is PointError", "is ValueError")
     text = text.replace("executor.map(move, map(Point, range(3)))", "[]")
-    assert programs.run(programs.write(text)) == ["start of the program", "moved True", "refused True", "mapped []"]
+    text = text.replace("share(Point(3))", "share(3)").replace('getattr, shared, "x"', "abs, shared")
+    text = text.replace("move, shared).result().x", "abs, 4).result()")
+    assert programs.run(programs.write(text)) == [
+        "start of the program",
+        "moved True",
+        "refused True",
+        "mapped []",
+        "shared 3 4",
+    ]
 
 
 # ── unguarded ───────────────────────────────────────────────────────────────────────────────────────────────────────
