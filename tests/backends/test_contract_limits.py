@@ -213,7 +213,6 @@ def test_aborting_all(lab: Any) -> None:
     ended = [running, failing, *others]
     wait(ended, LONG)
     assert [future.cancelled() for future in ended] == [True] * 6
-    assert all(future.cancelled() for future in ended)
     assert [len(future.task_result().attempts) for future in ended] == [1, 1, 1, 0, 0, 0]
     assert executor.submit(work.double, 1).result(LONG) == 2
 
