@@ -37,7 +37,9 @@ _THREADING, _BOOTSTRAP = f"{_LIBRARY}threading.py", ("_bootstrap", "_bootstrap_i
 _MOST_BINARIES = 12  # frames of C code that are shown, the innermost ones; a guess
 
 _HEADER = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):")
-_ALONE = "Stack (most recent call first):"  # of the thread that got the signal
+_ALONE = re.compile(
+    r"Stack \(most recent call first\):\n((?:  .*\n)*)"
+)  # of the thread that got the signal; amid all, maybe
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _BINARY = re.compile(r'  Binary file "(.*?)"(?:, at ([^+\s]*)\+?\S*)?')
 _ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # how a dump has what is not ASCII
@@ -141,61 +143,66 @@ def of_thread(ident: int, name: str) -> Stacks:
         frames.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     frames.reverse()
-    own = _without_ours(frames, _IN_THREAD)
+    own = _without_ours(frames, _IN_THREAD, first=True)  # a call may run others, by another executor
     return Stacks([Thread(f"Thread {name!r}", own)]) if len(own) < len(frames) else Stacks([])
 
 
-def _without_ours(frames: list[Frame], runners: Sequence[str]) -> list[Frame]:
-    """Return the frames of the call alone, if it is one that we run: what follows the first frames of ours with a runner's."""
-    first = next((place for place, frame in enumerate(frames) if frame.file in runners), None)
-    if first is None:
+def _without_ours(frames: list[Frame], runners: Sequence[str], *, first: bool = False) -> list[Frame]:
+    """Return the frames of the call alone, if it is one that we run: what follows the last frame of a runner's, or the first."""
+    places = [place for place, frame in enumerate(frames) if frame.file in runners]
+    if not places:
         return frames
-    while first < len(frames) and frames[first].file.startswith(_OURS):
-        first += 1
-    return frames[first:]
+    place = places[0 if first else -1]
+    while place < len(frames) and frames[place].file.startswith(_OURS):
+        place += 1
+    return frames[place:]
 
 
 # ── a process that has died ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def parse(dump: bytes) -> Stacks:
-    """Return what `faulthandler` has written, maybe in pieces: first the one thread that got a signal, then all of them.
+    """Return what `faulthandler` has written: all threads, and perhaps, amid that, one of them by itself.
 
     Last is the thread that crashed, or else that of the task.
     """
-    found: list[Thread] = []
-    alone = crashed = None
+    text = dump.decode("utf-8", "replace")
+    alone = _ALONE.search(text)
+    found, headline, binaries = _parse_all(_ALONE.sub("", text))
+    crashed = next((thread for thread in found if headline and thread.title.startswith("Current")), None)
+    by_itself = [] if alone is None else [Thread("Thread", [_frame(line) for line in alone[1].splitlines()])]
+    tasks = [thread for thread in (*by_itself, *found) if _is_tasks(thread)]
+    last = [crashed] if crashed is not None else (tasks or by_itself or found)[:1]
+    others = [each for each in found if each not in last and (each not in tasks or each is tasks[0])]
+    return Stacks([_read(thread) for thread in others + last], headline, _shown(binaries))
+
+
+def _parse_all(text: str) -> tuple[list[Thread], str, list[str]]:
+    """Return the threads of a dump, what the process died of, and the lines about C code."""
+    threads: list[Thread] = []
     headline = ""
     binaries: list[str] = []
-    for line in dump.decode("utf-8", "replace").splitlines():
+    for line in text.splitlines():
         header = _HEADER.fullmatch(line)
         if header is not None:
-            found.append(Thread(_title(header), []))
-            if headline and header[1].startswith("Current"):
-                crashed = found[-1]
-        elif line == _ALONE:
-            found.append(alone := Thread("Thread", []))
+            threads.append(Thread(_title(header), []))
         elif line.startswith("Fatal Python error: "):
             headline = headline or line
         elif line.startswith("  Binary file "):
             binaries.append(line)
-        elif line.startswith("  ") and found:
-            found[-1].frames.append(_frame(line))
-    tasks = [thread for thread in found if _is_tasks(thread)]  # once in each piece
-    last = crashed or (tasks[-1] if tasks else alone or (found[-1] if found else None))
-    others = [thread for thread in found if thread is not last and thread is not alone and thread not in tasks[:-1]]
-    threads = [_read(thread) for thread in (*others, *([] if last is None else [last]))]
-    return Stacks(threads, headline, _shown(binaries))
+        elif line.startswith("  ") and threads:
+            threads[-1].frames.append(_frame(line))
+    return threads, headline, binaries
 
 
 def _is_tasks(thread: Thread) -> bool:
     """Return whether a thread of a dump runs the task."""
-    return len(_without_ours(thread.frames[::-1], _IN_PROCESS)) < len(thread.frames)
+    return any(frame.file in _IN_PROCESS for frame in thread.frames)
 
 
 def _title(header: re.Match[str]) -> str:
-    """Return what a thread is called: by its name, where the dump has that."""
-    return f"Thread {header[3]!r}" if header[3] and header[1] == "Thread" else f"Thread {header[2]}"
+    """Return what a thread is called: by its name, where the dump has that, and that of the process is not its name."""
+    return f"{header[1]} {header[3]!r}" if header[3] and header[1] == "Thread" else f"{header[1]} {header[2]}"
 
 
 def _frame(line: str) -> Frame:
@@ -212,7 +219,7 @@ def _plain(text: str) -> str:
 
 def _read(thread: Thread) -> Thread:
     """Return a thread of a dump, which has its frames the other way round."""
-    title = "The task's thread" if _is_tasks(thread) else thread.title
+    title = "The task's thread" if _is_tasks(thread) else thread.title.replace("Current thread", "Thread")
     frames = _without_ours(thread.frames[::-1], _IN_PROCESS)
     while len(frames) > 1 and frames[0].function in _BOOTSTRAP and frames[0].file == _THREADING:
         del frames[0]

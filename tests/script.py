@@ -44,7 +44,8 @@ WARNING = re.compile(
     r"^Task timeout: attempt \d+ of task '.*; its call cannot be stopped, and still runs in .*\n", re.MULTILINE
 )
 DEATH = re.compile(
-    r"^(worker process \d+ died .* while it ran task .*|Task timeout: attempt .*; its worker process \d+ was killed)\n",
+    r"^(worker process \d+ died .* while it ran task .*|Task timeout: attempt .*; its worker process \d+ was killed|"
+    r"a worker process could not start: .*)\n",
     re.MULTILINE,
 )
 
@@ -91,7 +92,7 @@ def run(folder: Path, body: str, *arguments: str, flags: tuple[str, ...] = QUIET
         *arguments: for `sys.argv`.
         flags: for the interpreter.
         stuck: so many warnings of threads that are stuck are on standard error, and nothing else is but
-        dead: so many warnings of workers that have died, or were killed as time was up.
+        dead: so many warnings of workers that have died, were killed as time was up, or could not start.
     """
     process = start(folder, body, *arguments, flags=flags)
     out, err = finish(process)

@@ -374,7 +374,8 @@ def test_an_executor_between_two_runs_is_the_childs_own(tmp_path: Path, backend:
         os.waitpid(child, 0)
         run()
     """
-    said = script.run(tmp_path, body, backend, flags=FORK, stuck=3 if backend == "thread" else 0)
+    stuck, dead = (3, 0) if backend == "thread" else (0, 3)
+    said = script.run(tmp_path, body, backend, flags=FORK, stuck=stuck, dead=dead)
     assert said.splitlines() == ["['NoneType', 'TaskTimeoutError']"] * 3
 
 

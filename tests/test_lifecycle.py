@@ -117,7 +117,8 @@ def test_what_breaks_at_exit_is_told(tmp_path: Path, backend: str, error: str) -
         executor.submit(work.die).add_done_callback(tell)
         assert not {{"concurrent.futures.thread", "concurrent.futures.process"}} & set(sys.modules)
     """
-    assert script.run(tmp_path, body, str(tmp_path / "exiting")) == f"{error} True"
+    dead = 0 if "Thread" in backend else 1
+    assert script.run(tmp_path, body, str(tmp_path / "exiting"), dead=dead) == f"{error} True"
 
 
 def test_what_was_only_staged_does_not_run_at_exit(tmp_path: Path) -> None:
@@ -211,8 +212,8 @@ def test_a_stuck_task_times_out_at_the_end_too(tmp_path: Path, backend: str, way
         elif sys.argv[2] == "shutdown":
             executor.shutdown()
     """
-    stuck = 1 if backend == "thread" else 0
-    script.run(tmp_path, body, backend, way, str(tmp_path / "started"), flags=(), stuck=stuck)
+    stuck, dead = int(backend == "thread"), int(backend == "process")
+    script.run(tmp_path, body, backend, way, str(tmp_path / "started"), flags=(), stuck=stuck, dead=dead)
 
 
 def test_a_paused_executor_ends(tmp_path: Path) -> None:

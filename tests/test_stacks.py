@@ -6,15 +6,12 @@ import os
 import random
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 import work
 
 from parallel_exec import _stacks
 from parallel_exec._stacks import Frame, Stacks, Thread
-
-if TYPE_CHECKING:
-    import pytest
 
 OURS = os.path.dirname(_stacks.__file__)
 LIBRARY = os.path.dirname(os.__file__)
@@ -79,6 +76,17 @@ def test_one_that_crashed() -> None:
     lines = stacks.text().splitlines()
     assert lines[0] == "Fatal Python error: Segmentation fault"
     assert lines[-3:] == ["C code (most recent call last):", "  /app/native.so: poke_hard", "  /lib/libc.so.6"]
+
+
+@pytest.mark.parametrize("cut", range(0, 700, 7))
+def test_one_that_is_asked_again_in_the_middle(cut: int) -> None:
+    """The thread by itself may come anywhere amid all threads, which are read as if it had not."""
+    alone, _, rest = ASKED.partition("\n\n")
+    together = rest[:cut] + alone + "\n" + rest[cut:]
+    stacks = _stacks.parse(together.encode())
+    assert stacks.threads[-1].title == "The task's thread"
+    assert [frame.function for frame in stacks.threads[-1].frames] == ["load", "wait"]
+    assert "Stack (" not in stacks.text()
 
 
 def test_the_task_is_known_though_it_was_left_out_of_the_rest() -> None:

@@ -24,11 +24,11 @@ try:
 except ImportError:  # no POSIX
     pass
 
-# Signals by which a worker is asked to say where it is, of its one thread that gets it, then of all, and to die of the second.
-# Programs use SIGUSR1 and SIGUSR2, and hardly any these; a guess. Where there are none, nobody is asked. If both are there when
-# a process comes to them, the kernel has the handler of the higher number run first.
+# Signals by which a worker is asked where it is: all its threads, of which it dies, and then the main thread by itself. Programs
+# use SIGUSR1 and SIGUSR2, and hardly any these; a guess. Where there are none, nobody is asked.
 _LAST: int = getattr(signal, "SIGRTMAX", 0)
-DUMP_SIGNALS = (_LAST - 6, _LAST - 7) if _LAST else ()
+DUMP_ALL, DUMP_MAIN = DUMP_SIGNALS = (_LAST - 7, _LAST - 6) if _LAST else (0, 0)
+_TO_THREAD = 1  # PIDFD_SIGNAL_THREAD
 
 _limits: list[int] = []  # what `limit_memory` was told; module state, as the limit is the process's
 
@@ -140,11 +140,26 @@ def kill_group(pid: int, leader_is_gone: bool = False) -> None:
 
 
 def ask_for_dump(pid: int) -> bool:
-    """Have a process write where it is, and die, also one that was stopped; returns whether it can be asked."""
-    with contextlib.suppress(ProcessLookupError):  # it is dead already
-        for number in (*DUMP_SIGNALS, signal.SIGCONT):
-            os.kill(pid, number)
-    return bool(DUMP_SIGNALS)
+    """Have a process write where it is, and die, also one that was stopped; returns whether it can be asked.
+
+    Its main thread is asked, if the kernel can do that (Linux 6.9): two signals to a process may go to two threads. It
+    dies of the first; the second comes in the middle of that, or both are there, and the handler of the higher runs first.
+    """
+    if not DUMP_ALL:
+        return False
+    try:
+        fd = os.pidfd_open(pid)
+        try:
+            for number in DUMP_SIGNALS:
+                signal.pidfd_send_signal(fd, number, None, _TO_THREAD)
+        finally:
+            os.close(fd)
+    except (AttributeError, OSError):  # an old kernel; or it is dead
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, DUMP_ALL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    return True
 
 
 def death_watch(pid: int, sentinel: int) -> tuple[int, bool]:

@@ -218,8 +218,9 @@ def start(inherited: Inherited) -> None:
 
 def executable() -> Any:
     """Return which interpreter is started: `sys.executable`, or what the user has told `multiprocessing`."""
-    spawn = sys.modules.get("multiprocessing.spawn")
-    return sys.executable if spawn is None else spawn.get_executable()
+    # There is no such attribute either while another thread is just importing it.
+    told = getattr(sys.modules.get("multiprocessing.spawn"), "get_executable", None)
+    return sys.executable if told is None else told()
 
 
 def _flags() -> list[str]:

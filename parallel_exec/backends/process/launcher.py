@@ -196,7 +196,7 @@ class Launcher:
     ) -> WorkerStartError | None:
         """Note that a worker ended before it was ready, or could not be made; returns the error if that is the end of it.
 
-        The first in a row is logged.
+        The first in a row is logged; what was raised here, which may have gone at the next try, only if that fails, too.
 
         Args:
             traceback: what it said.
@@ -210,6 +210,7 @@ class Launcher:
         self._failures += 1
         if self._failures == 1:
             self._first = (traceback, error)
+        if self._failures == (1 if error is None else 2):
             what = self._what(traceback, error, late) or f"it died ({how_ended(exitcode)}){_at(stacks)}"
             say(WARNING, "a worker process could not start: %s", what)
         if self._failures < _MOST_FAILURES and not (late and not self._ever_succeeded):

@@ -17,7 +17,7 @@ import os
 import signal
 
 from parallel_exec._sync.clock import time
-from parallel_exec.backends._platform import DUMP_SIGNALS, ask_for_dump, kill_group
+from parallel_exec.backends._platform import DUMP_ALL, ask_for_dump, kill_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class WorkerProcess:
             return None
         self._process.join(1.0)
         code: int | None = self._process.exitcode
-        return -signal.SIGKILL if self.was_killed and -(code or 0) in DUMP_SIGNALS else code
+        return -signal.SIGKILL if self.was_killed and code and -code == DUMP_ALL else code
 
     def stacks(self) -> Stacks | None:
         """Return where its threads were as it died; None if it has not said. Once it is closed."""

@@ -286,10 +286,11 @@ def test_an_attempt_that_the_engine_does_not_stop_is_warned_of(
 ) -> None:
     """The warning says where it still runs, and what to do."""
     executor = lab.executor(backend=threads, timeout=0.05, retry_count=0)
-    executor.options(id="stuck").submit(lab.event().wait, LONG).exception()
+    error = executor.options(id="stuck").submit(lab.event().wait, LONG).exception()
     # (A failure of an earlier test's that nobody looked at may be logged as an error meanwhile.)
     (record,) = (each for each in caplog.records if (each.name, each.levelname) == ("parallel_exec", "WARNING"))
-    assert "attempt 1 of task 'stuck' ran longer than 0.05 s; its call" in record.getMessage()
+    assert record.getMessage().startswith(f"{error}; its call cannot be stopped")
+    assert "attempt 1 of task 'stuck' ran longer than 0.05 s, at " in str(error)
     assert "of the executor while the next attempt, if there is one, starts" in record.getMessage()
 
 
