@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 import time
 from typing import Any
 
@@ -100,3 +102,17 @@ def grow(size: int) -> int:
     """Leave so many bytes of memory behind; returns the process."""
     current_worker().state.setdefault("kept", []).append(b"x" * size)
     return os.getpid()
+
+
+def loaded(name: str) -> tuple[bool, int]:
+    """Return whether a module is loaded that this one does not import, and who forked the worker."""
+    return name in sys.modules, os.getppid()
+
+
+def random_numbers(here: Any, gate: Any) -> tuple[float, float]:
+    """Return a number of Python's and one of NumPy's global random state; in a worker that has nothing else to do."""
+    import numpy as np
+
+    here.set()
+    gate.wait()
+    return random.random(), float(np.random.rand())

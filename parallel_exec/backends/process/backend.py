@@ -17,7 +17,7 @@ from parallel_exec._checks import (
 from parallel_exec.backends import _exceptions, _pickling, _reducers
 from parallel_exec.backends.base import Backend
 from parallel_exec.backends.process import start_method
-from parallel_exec.backends.process.environment import check_environment, check_threads
+from parallel_exec.backends.process.environment import check_environment, check_modules, check_threads
 from parallel_exec.backends.process.launcher import Launcher, WorkerCare
 from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
@@ -26,7 +26,7 @@ from parallel_exec.errors import ParallelExecError, start_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Literal, Mapping
+    from typing import Any, Callable, Literal, Mapping, Sequence
 
     from typing_extensions import Never
 
@@ -53,6 +53,7 @@ class ProcessBackend(Backend):
             worker; "auto": the CPUs that may be used, divided by the workers; None: as many as they like. It is set by
             environment variables; one that is set already is left as it is.
         env: environment variables of the workers, beside this process's.
+        preload: names of modules that are imported before the first task: where there is a fork server, once for all workers.
         min_workers: how many workers stay, however long they have nothing to do.
         idle_timeout: seconds without work after which the others end; None: all stay.
         finalizer: called in each worker when it ends, unless it is killed, within two seconds; what it raises is logged.
@@ -77,6 +78,7 @@ class ProcessBackend(Backend):
         max_memory_per_child: int | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
         env: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
         min_workers: int = 0,
         idle_timeout: float | None = None,
         **_misspelt: Never,
@@ -98,6 +100,7 @@ class ProcessBackend(Backend):
         care = WorkerCare(
             check_environment(env),
             check_threads(threads_per_worker),
+            check_modules(preload),
             max_memory=_count_or_none("max_memory_per_child", max_memory_per_child),
         )
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it

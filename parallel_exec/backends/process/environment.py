@@ -64,3 +64,17 @@ def check_threads(threads: object) -> int | Literal["auto"] | None:
     from parallel_exec._checks import check_count
 
     return check_count("threads_per_worker", threads, 1)  # type: ignore[arg-type]
+
+
+def check_modules(preload: object) -> tuple[str, ...]:
+    """Return the names of modules to import.
+
+    Raises:
+        TypeError: it is no list of names.
+    """
+    if isinstance(preload, (str, bytes)) or not isinstance(preload, (list, tuple, set, frozenset)):
+        raise TypeError(f"preload takes a list of modules' names, not {preload!r}: one module is [name]")
+    for name in preload:
+        if not isinstance(name, str):
+            raise TypeError(f"preload takes modules' names as strings, not {name!r}")
+    return tuple(preload)

@@ -12,6 +12,8 @@ Guarantees:
     The server imports the very files that run here, wherever a Python that is started now would find others.
     At exit it is left before the interpreter takes itself apart, and ends with this process: whoever reads what the program
     prints, which the server could print to as well, waits no longer than for the program.
+    A server with modules of a pool's, or variables that only a start can set, is that pool's, or of those like it: the plain
+    one is shared by all others.
     In a forked child there is no server: its parent's is not a child of its own.
     A semaphore's name is in the system for a moment only: from the server's making it until it is opened here.
     The lock that starts hold guards all of it.
@@ -29,12 +31,13 @@ import sys
 from functools import partial
 from socket import SCM_RIGHTS, SOL_SOCKET
 
+from parallel_exec._sync.clock import time
 from parallel_exec.backends._descriptors import pipe, socket_pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, NamedTuple
+    from typing import Any, NamedTuple, Sequence
 
     from parallel_exec.backends.process.child.start import WorkerConfig
     from parallel_exec.backends.process.inherited import Inherited
@@ -44,6 +47,7 @@ else:
 NUMBER = struct.Struct("=q")  # an answer: the number of the process, or of the error with a minus; then its exit code
 NAME_SIZE = 31  # bytes of a semaphore's name, all of a request that is not descriptors; the most that all systems take
 MOST_DESCRIPTORS = 253  # that can go with a request: the kernel's limit
+_LEAVE_LIMIT = 1.0  # seconds that a server has to end once it is left; a guess
 SEMAPHORE = 1  # the kind, as `multiprocessing.synchronize` has it
 # What a Python that is started here runs: it would find modules of Python's in the current folder first. (The package finds
 # its own parts; what it imports of others is there before that.)
@@ -70,6 +74,25 @@ _FLAGS = (
 )
 
 
+class Kind(NamedTuple):
+    """What a server has beside what all have. Pools that want nothing of this share the plain one.
+
+    Attributes:
+        modules: what it imports, by the user's wish.
+        environment: variables that it is started with, beside this process's.
+    """
+
+    modules: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def apply(self, inherited: Inherited) -> Inherited:
+        """Return what the server has of what this process has."""
+        return inherited._replace(environment={**inherited.environment, **dict(self.environment)})
+
+
+PLAIN = Kind()
+
+
 class Server(NamedTuple):
     """A server.
 
@@ -85,10 +108,11 @@ class Server(NamedTuple):
 
 
 class Servers:
-    """The server of this process, and what belongs to it.
+    """The servers of this process, and what belongs to them.
 
     Attributes:
-        current: the server; None: there is none.
+        current: the plain server; None: there is none.
+        special: those of other kinds; each is left when a pool that has used it ends.
         left: the processes of those that were left to themselves, and have not ended yet.
         tracked: the writing end of a pipe that the server has somebody read for `multiprocessing`'s resource tracker, until
             that has it; -1: it has one of its own.
@@ -96,8 +120,27 @@ class Servers:
 
     def __init__(self) -> None:
         self.current: Server | None = None
+        self.special: dict[Kind, Server] = {}
         self.left: list[int] = []
         self.tracked = -1
+
+    def get(self, kind: Kind) -> Server | None:
+        """Return the server of a kind, if there is one."""
+        return self.current if kind == PLAIN else self.special.get(kind)
+
+    def put(self, kind: Kind, server: Server) -> None:
+        """Have a server of that kind."""
+        if kind == PLAIN:
+            self.current = server
+        else:
+            self.special[kind] = server
+
+    def take(self, kind: Kind) -> Server | None:
+        """Forget the server of a kind; returns it."""
+        if kind != PLAIN:
+            return self.special.pop(kind, None)
+        server, self.current = self.current, None
+        return server
 
 
 servers = Servers()  # there is one for the process
@@ -145,20 +188,21 @@ class ServedProcess:
     __del__ = close  # in a forked child, whose workers are not its own
 
 
-def renew(inherited: Inherited) -> None:
+def renew(inherited: Inherited, kind: Kind) -> None:
     """Leave a server whose children could not have `inherited`, and forget one that has ended."""
     servers.left = [each for each in servers.left if not _is_over(each)]
-    server = servers.current
+    server = servers.get(kind)
     if server is None:
         return
+    inherited = kind.apply(inherited)
     if _is_over(server.pid):
-        leave()
+        leave(kind)
     elif server.fixed != inherited.fixed():
         if inherited.is_beyond(server.pid):
             servers.left.append(server.pid)
-            leave()
+            leave(kind)
         else:
-            servers.current = server._replace(fixed=inherited.fixed())
+            servers.put(kind, server._replace(fixed=inherited.fixed()))
 
 
 def _is_over(child: int) -> bool:
@@ -168,16 +212,39 @@ def _is_over(child: int) -> bool:
         return True
 
 
-def leave() -> None:
-    """Forget the server: whoever wants one starts another. It serves what it has made until that has ended, too."""
-    server, servers.current = servers.current, None
-    if server is not None:
-        server.requests.close()
+def leave(kind: Kind = PLAIN) -> int:
+    """Forget a server: whoever wants one starts another. It serves what it has made until that has ended, too.
+
+    Returns:
+        Its process; 0 if there is none.
+    """
+    server = servers.take(kind)
+    if server is None:
+        return 0
+    server.requests.close()
+    return server.pid
+
+
+def leave_all() -> None:
+    """Forget the servers of all kinds."""
+    for kind in (PLAIN, *servers.special):
+        leave(kind)
+
+
+def leave_and_wait(kind: Kind) -> None:
+    """Forget a server all of whose workers have ended, and wait a moment for its end: else it would stay as a zombie."""
+    pid = leave(kind)
+    until = time.monotonic() + _LEAVE_LIMIT
+    while pid and not _is_over(pid):
+        if time.monotonic() > until:
+            servers.left.append(pid)
+            return
+        time.sleep(0.001)
 
 
 def _after_fork() -> None:
     servers.left = []
-    leave()
+    leave_all()
     if servers.tracked >= 0:
         os.close(servers.tracked)
         servers.tracked = -1
@@ -186,14 +253,15 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def start(inherited: Inherited) -> None:
-    """Start the server, unless it runs.
+def start(inherited: Inherited, kind: Kind) -> None:
+    """Start the server of a kind, unless it runs.
 
     Raises:
         OSError: there are not enough descriptors left, or no process can be made.
     """
-    if servers.current is not None:
+    if servers.get(kind) is not None:
         return
+    inherited = kind.apply(inherited)
     mine, theirs = socket_pair()
     tracked = -1
     try:
@@ -204,8 +272,9 @@ def start(inherited: Inherited) -> None:
         ]  # so they are inherited
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
         path = executable()
-        command = [path, *_flags(), "-c", _code(requests, tracked)]
-        pid = os.posix_spawn(path, command, os.environ, file_actions=actions, setsigmask=[signal.SIGINT])
+        command = [path, *_flags(), "-c", _code(requests, tracked, kind.modules)]
+        environment = {**os.environ, **dict(kind.environment)} if kind.environment else os.environ
+        pid = os.posix_spawn(path, command, environment, file_actions=actions, setsigmask=[signal.SIGINT])
     except BaseException:
         mine.close()
         raise
@@ -213,7 +282,7 @@ def start(inherited: Inherited) -> None:
         theirs.close()
         if tracked >= 0:
             os.close(tracked)
-    servers.current = Server(pid, mine, inherited.fixed())
+    servers.put(kind, Server(pid, mine, inherited.fixed()))
 
 
 def executable() -> Any:
@@ -232,10 +301,10 @@ def _flags() -> list[str]:
     return flags
 
 
-def _code(requests: int, tracked: int) -> str:
+def _code(requests: int, tracked: int, own: Sequence[str]) -> str:
     package = os.path.dirname(str(sys.modules["parallel_exec"].__file__))
     folder = os.path.dirname(os.path.abspath(package))
-    modules = _preloaded()
+    modules = [*_preloaded(), *own]
     return _CODE.format(
         folder=folder, requests=requests, tracked=tracked, modules=modules, path=list(sys.path) if modules else None
     )
@@ -310,18 +379,19 @@ def _stop_tracker(tracker: Any, *how: Any, close: Any = os.close, **named: Any) 
 # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fork(config: WorkerConfig, inherited: Inherited) -> tuple[ServedProcess, Any]:
+def fork(config: WorkerConfig, inherited: Inherited, kind: Kind) -> tuple[ServedProcess, Any]:
     """Have a worker forked; returns it, and the semaphore of its permits. Blocks until the server has done so.
 
     Raises:
         OSError: there are not enough descriptors left, or no process or semaphore can be made.
     """
     for _ in range(2):
-        start(inherited)
-        forked = None if servers.current is None else _ask(servers.current, config)
+        start(inherited, kind)
+        server = servers.get(kind)
+        forked = None if server is None else _ask(server, config)
         if forked is not None:
             return forked
-        leave()  # it has been killed
+        leave(kind)  # it has been killed
     raise ConnectionError("the fork server was killed, and so was the next as soon as it had started")
 
 

@@ -153,5 +153,10 @@ def _environment_of(pid: int) -> Iterator[tuple[str, str]]:
                 yield name, value
 
 
+def is_read_at_start(name: str) -> bool:
+    """Return whether a variable is read as a process starts, and not again."""
+    return name.startswith(_READ_AT_START)
+
+
 def _read_at_start(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name: value for name, value in environment if name.startswith(_READ_AT_START)}
+    return {name: value for name, value in environment if is_read_at_start(name)}

@@ -25,6 +25,8 @@ from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
 from parallel_exec.backends.process.environment import THREADS, thread_variables, threads_of
+from parallel_exec.backends.process.fork_server import PLAIN, Kind
+from parallel_exec.backends.process.inherited import is_read_at_start
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
 from parallel_exec.errors import WorkerStartError, how_ended, start_error
@@ -89,6 +91,7 @@ class Launcher:
         self.watches_memory = self._care.max_memory is not None
         self._seed = 0
         self._workers = 1
+        self._kind = PLAIN
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
         self._main = {} if start_method.forks(context) or why_not_importable() else start_method.main_module()
@@ -101,6 +104,9 @@ class Launcher:
         """Launch those of a pool whose executor has this seed, and so many workers."""
         self._seed = seed
         self._workers = workers
+        if self._care.preload or any(map(is_read_at_start, self._care.environment)):
+            environment = self._environment()[0]
+            self._kind = Kind(self._care.preload, tuple(sorted(environment.items())))
 
     def resize(self, workers: int) -> None:
         """Launch those of a pool that has so many workers from now on. Any thread."""
@@ -117,7 +123,9 @@ class Launcher:
             return
         if (start_method.forbidden() or start_method.lacking(self._context)) is None:
             # Not a daemon: after Ctrl-C, at exit, nobody would wait for it, and its folder could stay behind.
-            thread = threading.Thread(target=_start_server, name="parallel_exec-start", daemon=False)
+            thread = threading.Thread(
+                target=_start_server, args=(self._kind,), name="parallel_exec-start", daemon=False
+            )
             with contextlib.suppress(RuntimeError, MemoryError):  # no more threads
                 launch(thread)
                 thread.join(_SERVER_LIMIT)
@@ -164,22 +172,28 @@ class Launcher:
             settings = self._settings(handle)
             config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
         config = config._replace(settings=settings)
-        handle.started(*spawn.start(self._context, config, handle.name))
+        handle.started(*spawn.start(self._context, config, handle.name, self._kind))
 
     def _settings(self, handle: WorkerHandle) -> WorkerSettings:
         """Return what a worker is told of the pool's settings."""
         from parallel_exec.backends.process.child.start import WorkerSettings  # when the fork server is on its way
 
         care = self._care
-        threads = threads_of(care.threads, self._workers)
-        variables = thread_variables(threads, care.environment) if threads else {}
-        told = threads if len(variables) == len(THREADS) else 0
-        environment = {**variables, **care.environment}
+        environment, told = self._environment()
         return WorkerSettings(self._seed, handle.index, handle.name, environment, told, care.preload, care.max_memory)
+
+    def _environment(self) -> tuple[dict[str, str], int]:
+        """Return what workers have beside this process's environment, and how many threads loaded libraries are to have."""
+        own = self._care.environment
+        threads = threads_of(self._care.threads, self._workers)
+        variables = thread_variables(threads, own) if threads else {}
+        return {**variables, **own}, threads if len(variables) == len(THREADS) else 0
 
     def close(self) -> None:
         """Let go of what goes to workers with their start: there will be no more."""
         self._initializer = None
+        if self._kind != PLAIN:
+            spawn.leave_server(self._kind)
 
     def succeeded(self) -> None:
         """Note that a worker is ready."""
@@ -260,10 +274,10 @@ def _text(stacks: Stacks | None) -> str:
     return "" if stacks is None else stacks.text()
 
 
-def _start_server() -> None:
+def _start_server(kind: Kind) -> None:
     try:
         with contextlib.suppress(Exception):
-            spawn.start_server()
+            spawn.start_server(kind)
     finally:
         arrive()  # not before: no finalizer that runs in here may wait for the pool
 

@@ -31,7 +31,7 @@ _launching: list[tuple[int, Descriptor]] = []
 _SPARE = 8 + 12  # descriptors: what is opened for a start at most, and another worker's pipes meanwhile
 
 
-def start(context: Any, config: WorkerConfig, name: str) -> tuple[Any, Any]:
+def start(context: Any, config: WorkerConfig, name: str, kind: fork_server.Kind) -> tuple[Any, Any]:
     """Start a worker; returns its process, and the semaphore of its permits if that was made with it.
 
     Blocks for some milliseconds.
@@ -40,6 +40,7 @@ def start(context: Any, config: WorkerConfig, name: str) -> tuple[Any, Any]:
         context: a `multiprocessing` context; None: by the fork server.
         config: what the worker is told, less what only a start knows.
         name: the worker's.
+        kind: of the fork server.
 
     Raises:
         OSError: there are not enough descriptors left, or no process can be made.
@@ -52,10 +53,10 @@ def start(context: Any, config: WorkerConfig, name: str) -> tuple[Any, Any]:
         _launching.append((threading.get_ident(), config.tasks))
         try:
             if context is None:
-                fork_server.renew(inherited)
-                fork_server.start(inherited)  # before the next line imports anything
+                fork_server.renew(inherited, kind)
+                fork_server.start(inherited, kind)  # before the next line imports anything
                 told = config._replace(output=(Descriptor(1), Descriptor(2)), started=_started(name))
-                return fork_server.fork(told, inherited)
+                return fork_server.fork(told, inherited, kind)
             from parallel_exec.backends.process import mp_process
 
             return mp_process.start(context, config, name), None
@@ -63,8 +64,10 @@ def start(context: Any, config: WorkerConfig, name: str) -> tuple[Any, Any]:
             _launching.clear()
 
 
-def start_server() -> None:
-    """Start the fork server, if there is none; the first worker has to wait for it otherwise. Blocks for some milliseconds.
+def start_server(kind: fork_server.Kind) -> None:
+    """Start the fork server of that kind, if there is none; the first worker has to wait for it otherwise.
+
+    Blocks for some milliseconds.
 
     Raises:
         OSError: there are not enough descriptors left, or no process can be made.
@@ -73,8 +76,14 @@ def start_server() -> None:
     with lock:
         fill_standard()
         _check_descriptors()
-        fork_server.renew(inherited)
-        fork_server.start(inherited)
+        fork_server.renew(inherited, kind)
+        fork_server.start(inherited, kind)
+
+
+def leave_server(kind: fork_server.Kind) -> None:
+    """Leave the fork server of a pool's own kind, as that has ended."""
+    with lock:
+        fork_server.leave_and_wait(kind)
 
 
 def _started(name: str) -> Started:
@@ -117,7 +126,7 @@ def _at_exit() -> None:
     """Leave the fork server; the pools have ended by now."""
     if lock.acquire(False):  # else a thread that cannot be joined is starting something
         try:
-            fork_server.leave()
+            fork_server.leave_all()
         finally:
             lock.release()
 

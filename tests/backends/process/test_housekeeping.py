@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import care_tasks
+import processes
 import pytest
 import work
 
-from parallel_exec import ParallelExecutor, ProcessBackend
+from parallel_exec import ParallelExecutor, ProcessBackend, WorkerStartError
 from parallel_exec.backends.process.environment import THREADS, thread_variables, threads_of
 
 METHODS = ("forkserver", "spawn", "fork")
@@ -198,3 +199,69 @@ def test_work_that_comes_as_workers_leave_is_done() -> None:
         for number in range(30):
             assert executor.submit(work.double, number).result(work.SOON) == 2 * number
             time.sleep(0.001 * (number % 15))
+
+
+# ── modules that are imported beforehand ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_have_what_is_preloaded(method: str) -> None:
+    """Before their first task, and so has who replaces one."""
+    backend = ProcessBackend(mp_context=method, preload=["colorsys"])
+    with ParallelExecutor(max_concurrency=1, backend=backend, retry_count=0) as executor:
+        assert executor.submit(care_tasks.loaded, "colorsys").result()[0]
+        executor.submit(os._exit, 1).exception()
+        assert executor.submit(care_tasks.loaded, "colorsys").result()[0]
+
+
+def test_a_server_that_has_preloaded_is_its_pools() -> None:
+    """Others have the plain one, and it ends with the pool; the leak fixture would see it."""
+    with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(preload=["colorsys"])) as one:
+        has_it, server = one.submit(care_tasks.loaded, "colorsys").result()
+        with ParallelExecutor(max_concurrency=1, backend="process") as other:
+            has_it_too, plain = other.submit(care_tasks.loaded, "colorsys").result()
+        again = one.submit(care_tasks.loaded, "colorsys").result()
+    assert (has_it, has_it_too, again) == (True, False, (True, server))
+    assert plain != server
+    assert not processes.is_alive(server)
+
+
+def test_a_variable_that_is_read_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads it once: so workers with such a variable are forked by a server that was started with it."""
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    seen = set()
+    for _ in range(2):
+        with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(env={"PYTHONHASHSEED": "7"})) as executor:
+            seen.add(executor.submit(hash, "text").result())
+    assert len(seen) == 1
+
+
+def test_a_module_that_cannot_be_preloaded() -> None:
+    """The error says which, with the worker's traceback."""
+    with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(preload=["no_such_module"])) as executor:
+        future = executor.submit(care_tasks.who)
+        with pytest.raises(WorkerStartError, match="ModuleNotFoundError: No module named 'no_such_module'"):
+            future.result()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_two_workers_have_the_same_random_state(method: str, tmp_path: Path) -> None:
+    """Though the server, or this process, had loaded NumPy's generator before it forked them."""
+    random = pytest.importorskip("numpy.random")
+    random.rand()
+    backend = ProcessBackend(mp_context=method, preload=["numpy.random"])
+    here, gate = [work.Latch(tmp_path / str(number)) for number in range(2)], work.Latch(tmp_path / "gate")
+    with ParallelExecutor(max_concurrency=2, backend=backend) as executor:
+        futures = [executor.submit(care_tasks.random_numbers, latch, gate) for latch in here]
+        for latch in here:
+            latch.wait()
+        gate.set()
+        numbers = [number for future in futures for number in future.result()]
+    assert len(set(numbers)) == 4
+
+
+@pytest.mark.parametrize("preload", ["numpy", [1], 3])
+def test_what_is_no_list_of_modules_is_refused(preload: Any) -> None:
+    """At once, and by its name."""
+    with pytest.raises(TypeError, match="preload takes"):
+        ProcessBackend(preload=preload)

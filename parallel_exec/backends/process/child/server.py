@@ -231,13 +231,22 @@ def serve(requests: int, tracked: int, modules: Sequence[str] = (), path: Sequen
         if path is not None:
             sys.path[:] = path
         for name in modules:
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):  # whoever needs it finds out
                 __import__(name)
+        if modules and sys.version_info >= (3, 12):
+            _allow_threads()
     server = Server(requests, tracked)  # which nothing closes before the end: some Pythons would warn of that
     try:
         server.serve()
     finally:
         os._exit(0)
+
+
+def _allow_threads() -> None:
+    """Have CPython not warn of forks while there are threads: the user's modules may have started some, and know of forks."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
 
 
 @contextlib.contextmanager
