@@ -66,6 +66,20 @@ def check_seconds(name: str, value: float | None) -> float | None:
     return seconds
 
 
+def check_soft_timeout(value: float | None, timeout: object) -> float | None:
+    """Return `value` as seconds; of the timeout only what is a number counts.
+
+    Raises:
+        TypeError, ValueError: it is none, or the timeout ends the attempt before.
+    """
+    seconds = check_seconds("soft_timeout", value)
+    if seconds is not None and isinstance(timeout, (int, float)) and seconds >= timeout:
+        raise ValueError(
+            f"soft_timeout must be less than timeout, which ends the attempt: {seconds:g} s is not less than {timeout:g} s"
+        )
+    return seconds
+
+
 def check_wait(name: str, value: float) -> float:
     """Return `value` as seconds to wait, a plain float; unlike a limit it may be 0.
 

@@ -81,9 +81,11 @@ _MAP = "map(fn, items, {}=...)"
 WRITTEN: Mapping[str, str] = {
     **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
     **dict.fromkeys(("queue_size", "backend", "on_event", "limits", "priority_ageing"), _EXECUTOR),
-    **dict.fromkeys(("timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
+    **dict.fromkeys(("timeout", "soft_timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
     **dict.fromkeys(("priority", "id", "needs"), _PER_TASK),
-    **dict.fromkeys(("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout"), _PROCESS),
+    **dict.fromkeys(
+        ("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout", "capture_output"), _PROCESS
+    ),
     **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
     **dict.fromkeys(
         ("initializer", "initargs"), "ParallelExecutor(backend=ThreadBackend({}=...)) or ProcessBackend({}=...)"

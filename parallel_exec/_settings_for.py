@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parallel_exec._checks import check_soft_timeout
 from parallel_exec._core.settings import Settings
 from parallel_exec.config import policy_for
 from parallel_exec.task import INHERIT
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from parallel_exec.config import ParallelConfig
     from parallel_exec.task import Task
 
-_ALL_INHERITED = (INHERIT,) * 4
-_OWN = ("timeout", "retry_count", "retry", "retry_on", "backoff", "needs")
+_ALL_INHERITED = (INHERIT,) * 5
+_OWN = ("timeout", "soft_timeout", "retry_count", "retry", "retry_on", "backoff", "needs")
 
 
 class SettingsFor:
@@ -32,7 +33,9 @@ class SettingsFor:
         self._config = config
         self._monitor = monitor
         self._allows_lazy = allows_lazy
-        self.plain = Settings(config.timeout, policy_for(config), allows_lazy)
+        self.plain = Settings(
+            config.timeout, policy_for(config), allows_lazy, soft_timeout=config.soft_timeout, timers=monitor.timers
+        )
         if config.limits:
             self.limits()
 
@@ -42,14 +45,24 @@ class SettingsFor:
         return self._monitor.use_limits(config.limits or {}, config.priority_ageing, tells=config.on_event is not None)
 
     def task(self, task: Task[Any]) -> Settings:
-        """Return those of a task; raises as `Limits.needs` does."""
-        own = (task.retry_count, task.retry, task.retry_on, task.backoff)
+        """Return those of a task; raises as `Limits.needs` does, and ValueError for a soft timeout that comes too late."""
+        own = (task.retry_count, task.retry, task.retry_on, task.backoff, task.soft_timeout)
         if task.timeout is INHERIT and own == _ALL_INHERITED:
             return self.plain if task.needs is None else self._needing(task.needs)
         timeout = self._config.timeout if task.timeout is INHERIT else task.timeout
         needs = None if task.needs is None else self._needs(task.needs)
         kept = {name: getattr(task, name) for name in _OWN}
-        return Settings(timeout, policy_for(self._config, *own), self._allows_lazy, kept, needs)
+        policy = policy_for(self._config, *own[:4])
+        soft_timeout = self._soft_timeout(task, timeout)
+        return Settings(timeout, policy, self._allows_lazy, kept, needs, soft_timeout, self._monitor.timers)
+
+    def _soft_timeout(self, task: Task[Any], timeout: float | None) -> float | None:
+        """Return that of a task: the executor's means nothing to one that has a shorter timeout of its own."""
+        if task.soft_timeout is not INHERIT:
+            check_soft_timeout(task.soft_timeout, timeout)
+            return task.soft_timeout
+        soft_timeout = self._config.soft_timeout
+        return None if soft_timeout is None or (timeout is not None and soft_timeout >= timeout) else soft_timeout
 
     def _needing(self, named: Named) -> Settings:
         """Return those of a task that has nothing of its own but needs: one object for all that need the same."""
@@ -57,7 +70,10 @@ class SettingsFor:
         known = None if limits is None else limits.settings(named)
         if known is None:
             plain, needs = self.plain, self._needs(named)
-            known = Settings(plain.timeout, plain.policy, self._allows_lazy, {"needs": named}, needs)
+            kept = {"needs": named}
+            known = Settings(
+                plain.timeout, plain.policy, self._allows_lazy, kept, needs, plain.soft_timeout, plain.timers
+            )
             self.limits().remember(named, known)
         return known
 

@@ -12,6 +12,7 @@ from parallel_exec._checks import (
     check_retry_on,
     check_retrying,
     check_seconds,
+    check_soft_timeout,
     check_wait,
     refuse_names,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
         max_concurrency: int | Literal["auto"]
         timeout: float | None
+        soft_timeout: float | None
         retry_count: int
         backoff: float
         max_backoff: float
@@ -68,6 +70,8 @@ class ParallelConfig:
         max_concurrency: attempts running at once; "auto": as many as there are CPUs that this process may use, by affinity and
             cgroup quota; in threads four more, at most 32; in an executor as many as it has workers.
         timeout: seconds for one attempt, counted from when it starts to run; None for no limit.
+        soft_timeout: seconds after which `SoftTimeoutError` is raised in an attempt, so that it can save what it has before
+            `timeout` ends it, and so less than that; None for never.
         retry_count: retries after the first attempt.
         backoff: seconds before the first retry; doubles with each.
         max_backoff: most seconds between two attempts.
@@ -92,6 +96,7 @@ class ParallelConfig:
 
     max_concurrency: int | Literal["auto"]
     timeout: float | None
+    soft_timeout: float | None
     retry_count: int
     backoff: float
     max_backoff: float
@@ -110,6 +115,7 @@ class ParallelConfig:
         *,
         max_concurrency: int | Literal["auto"] = 5,
         timeout: float | None = 30.0,
+        soft_timeout: float | None = None,
         retry_count: int = 2,
         backoff: float = 1.0,
         max_backoff: float = 30.0,
@@ -135,6 +141,7 @@ class ParallelConfig:
         checked: dict[str, Any] = {
             "max_concurrency": check_concurrency(max_concurrency),
             "timeout": check_seconds("timeout", timeout),
+            "soft_timeout": check_soft_timeout(soft_timeout, timeout),
             "retry_count": check_count("retry_count", retry_count, 0),
             "backoff": check_wait("backoff", backoff),
             "max_backoff": check_wait("max_backoff", max_backoff),

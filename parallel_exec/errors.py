@@ -2,6 +2,7 @@
 
     ParallelExecError(Exception)
     ├── TaskTimeoutError(TimeoutError)         one attempt outran its timeout
+    ├── SoftTimeoutError(TimeoutError)         raised in a task at its soft_timeout
     ├── DeadlineExceededError(TimeoutError)    the whole run outran its deadline
     ├── WorkerCrashedError(BrokenProcessPool)  a worker died while it ran the task
     ├── WorkerStartError(BrokenExecutor)       workers cannot start; also BrokenProcessPool or BrokenThreadPool
@@ -127,6 +128,24 @@ def located(error: BaseException, stacks: Stacks | None) -> BaseException:
     if stacks is None or not stacks.threads or type(error) is not TaskTimeoutError:
         return error
     return TaskTimeoutError(error.task_id, error.timeout, error.attempt, stacks)
+
+
+class SoftTimeoutError(ParallelExecError, TimeoutError):
+    """Raised in a task that has run for its `soft_timeout`, so that it can save what it has, and end.
+
+    One that lets it pass has failed with it, and is retried by policy.
+
+    Attributes:
+        task_id: the task's id.
+        soft_timeout: the limit, in seconds.
+        attempt: the attempt's number, from 1.
+    """
+
+    def __init__(self, task_id: str, soft_timeout: float, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} of task {task_id!r} has run for its soft_timeout of {soft_timeout:g} s")
+        self.task_id = task_id
+        self.soft_timeout = soft_timeout
+        self.attempt = attempt
 
 
 class DeadlineExceededError(ParallelExecError, TimeoutError):

@@ -17,6 +17,7 @@ from parallel_exec._checks import (
     check_retry_on,
     check_retrying,
     check_seconds,
+    check_soft_timeout,
     check_wait,
     refuse_names,
 )
@@ -87,6 +88,7 @@ class Task(Generic["T_co"]):
             the task was added. (A task that is asked for it before is "parse-new-1", counted in this process.)
         priority: higher runs first; equal priorities run in the order they came.
         timeout: seconds for one attempt, None for no limit; default: the executor's.
+        soft_timeout: seconds until `SoftTimeoutError` is raised in an attempt; None for never; default: the executor's.
         retry_count: retries after the first attempt; default: the executor's.
         retry: a `tenacity.Retrying` that decides instead of the plain settings, or None for those; default: the executor's.
         retry_on: exception types that are worth another attempt, or a function that is given the exception and returns
@@ -116,6 +118,7 @@ class Task(Generic["T_co"]):
         "retry",
         "retry_count",
         "retry_on",
+        "soft_timeout",
         "timeout",
     )
 
@@ -123,6 +126,7 @@ class Task(Generic["T_co"]):
     id: str
     priority: int
     timeout: float | None | Inherited
+    soft_timeout: float | None | Inherited
     retry_count: int | Inherited
     retry: BaseRetrying | None | Inherited
     retry_on: RetryOn | Inherited
@@ -136,6 +140,7 @@ class Task(Generic["T_co"]):
         id: str | os.PathLike[str] | None = None,
         priority: int = 0,
         timeout: float | None | Inherited = INHERIT,
+        soft_timeout: float | None | Inherited = INHERIT,
         retry_count: int | Inherited = INHERIT,
         retry: BaseRetrying | None | Inherited = INHERIT,
         retry_on: type[BaseException] | RetryOn | Inherited = INHERIT,
@@ -164,6 +169,9 @@ class Task(Generic["T_co"]):
         set_field(self, "priority", priority if type(priority) is int else check_priority(priority))
         set_field(self, "timeout", timeout if timeout is INHERIT else check_seconds("timeout", timeout))
         set_field(
+            self, "soft_timeout", INHERIT if soft_timeout is INHERIT else check_soft_timeout(soft_timeout, timeout)
+        )
+        set_field(
             self, "retry_count", INHERIT if retry_count is INHERIT else check_count("retry_count", retry_count, 0)
         )
         set_field(self, "retry", retry)
@@ -184,7 +192,7 @@ class Task(Generic["T_co"]):
     def __repr__(self) -> str:
         known = [f"id={short_repr(self.id)}"] if is_named(self) else []
         known += [f"priority={self.priority}"] if self.priority else []
-        for name in ("timeout", "retry_count"):
+        for name in ("timeout", "soft_timeout", "retry_count"):
             known += [] if getattr(self, name) is INHERIT else [f"{name}={getattr(self, name)!r}"]
         known += [] if self.needs is None else [f"needs={self.needs!r}"]
         return f"Task({', '.join([call_name(self.execute)[:60], *known])})"
@@ -310,10 +318,9 @@ class Attempt(NamedTuple):
         error: what it raised; None if it succeeded.
         worker: the name of the thread or process that ran it.
         output: the last 64 KB that it wrote to standard output and error, in a `ProcessBackend(capture_output=True)`; else "".
-        cpu_time: seconds of CPU that its worker process, or its thread, used meanwhile. None where that is not known: above all
-            of an attempt that took less than a millisecond, or whose worker was killed.
-        peak_memory: the most bytes that were resident meanwhile, of its worker process as a whole. None where that is not
-            known: as above, and in threads.
+        cpu_time: seconds of CPU that its worker process, or its thread, used. None where that is not known: of an attempt that
+            took less than a millisecond, or whose worker was killed.
+        peak_memory: the most bytes of its worker process that were resident; None as above, and in threads.
     """
 
     number: int

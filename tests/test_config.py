@@ -21,6 +21,7 @@ def test_defaults() -> None:
     assert dataclasses.asdict(config) == {
         "max_concurrency": 5,
         "timeout": 30.0,
+        "soft_timeout": None,
         "retry_count": 2,
         "backoff": 1.0,
         "max_backoff": 30.0,

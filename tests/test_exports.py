@@ -38,6 +38,7 @@ PUBLIC = [
     "RetryAfter",
     "RunningTask",
     "Shared",
+    "SoftTimeoutError",
     "Task",
     "TaskCancelled",
     "TaskEvent",

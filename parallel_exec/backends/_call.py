@@ -31,6 +31,10 @@ def call(
     """
     born = _forks.generation
     try:
+        if settings.soft_timeout is not None:
+            from parallel_exec.backends._soft_timeout import softened  # few need it, and `ctypes`
+
+            fn = softened(settings, fn)
         context = copy_context() if context is None else context.copy()  # None: it has just ended, and this is dropped
         value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
         if _forks.generation != born:

@@ -180,8 +180,8 @@ class DaskEngine(Engine):
             raise ConnectionError(f"the dask client {self._client.id} is {self._client.status}")
         job, serial = submission.job, submission.serial
         granted = b"" if submission.grant is None else dumps(submission.granted())
-        timeout = job.settings.timeout
-        info = AttemptInfo(job.id, submission.number, timeout, granted=granted, seed=job.root_seed)
+        timeout, soft = job.settings.timeout, job.settings.soft_timeout
+        info = AttemptInfo(job.id, submission.number, timeout, 0, b"", granted, job.root_seed, 0, soft)
         remote_job = RemoteJob(serial, info, job.payload)
         priority = job.priority
         del job  # an error's traceback holds this frame

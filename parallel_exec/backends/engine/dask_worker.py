@@ -401,7 +401,7 @@ def _run(info: AttemptInfo, payload: bytes) -> CallResult:
     except BaseException as error:
         kind, pickled = encode_unreadable(error)
     else:
-        kind, pickled = _ENCODER.run(fn, args, kwargs)
+        kind, pickled = _ENCODER.run(info.softened(fn), args, kwargs)
     current.end()
     return CallResult(kind, pickled.data, time.monotonic() - start, worker_name())
 

@@ -375,7 +375,8 @@ class ExecutorEngine(Engine):
             slot.timer.arm(submission.sent_at + timeout)
         port, key = self._listener.port(), self._listener.key(submission.serial)
         granted = b"" if submission.grant is None else pickle.dumps(submission.granted())
-        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted, job.root_seed, place)
+        soft = job.settings.soft_timeout
+        info = AttemptInfo(job.id, submission.number, timeout, port, key, granted, job.root_seed, place, soft)
         if self._shares:
             return AttemptInfo, tuple(info)
         return partial, (run_call, job.fn, job.args, job.kwargs or {}, info)
@@ -390,8 +391,8 @@ class ExecutorEngine(Engine):
                 calls.append((run_nothing, (), {}, AttemptInfo("", submission.number, None)))
             else:
                 key = self._listener.key(submission.serial)
-                timeout, seed = job.settings.timeout, job.root_seed
-                info = AttemptInfo(job.id, submission.number, timeout, port, key, seed=seed, place=group.place)
+                timeout, soft, seed = job.settings.timeout, job.settings.soft_timeout, job.root_seed
+                info = AttemptInfo(job.id, submission.number, timeout, port, key, b"", seed, group.place, soft)
                 calls.append((job.fn, job.args, job.kwargs or {}, info))
         return calls
 

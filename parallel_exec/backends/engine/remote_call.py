@@ -39,6 +39,7 @@ class AttemptInfo(NamedTuple):
         granted: what it has of the executor's limits, pickled; empty for nothing.
         seed: the executor's.
         place: the index of the worker, as it is seen from here.
+        soft_timeout: seconds; None for none.
     """
 
     id: str
@@ -49,6 +50,15 @@ class AttemptInfo(NamedTuple):
     granted: bytes = b""
     seed: int = 0
     place: int = 0
+    soft_timeout: float | None = None
+
+    def softened(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function to be called now, by this thread, in place of `fn`: with its soft timeout, if it has one."""
+        if self.soft_timeout is None:
+            return fn
+        from parallel_exec.backends._soft_timeout import alarmed  # few need it, and `ctypes`
+
+        return alarmed(fn, self.soft_timeout, self.id, self.number)
 
     def unpack_granted(self) -> Granted | None:
         """Return what unpickles `granted`; None if it is empty."""
@@ -113,7 +123,7 @@ def run_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     current.serve(current.borrowed(info.place, name))
     current.begin(EngineCall(info, start, notifier.is_unwanted), info.number, info.unpack_granted())
     try:
-        kind, pickled = _ENCODER.run(fn, args, kwargs)
+        kind, pickled = _ENCODER.run(info.softened(fn), args, kwargs)
         return CallResult(kind, pickled.data, time.monotonic() - start, name)
     finally:
         current.restore(outer)

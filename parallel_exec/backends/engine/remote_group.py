@@ -92,7 +92,7 @@ class _GroupRun:
         current.serve(current.borrowed(info.place, self._worker))
         current.begin(EngineCall(info, start, self._is_unwanted), info.number)
         try:
-            kind, pickled = _ENCODER.run(fn, args, kwargs)
+            kind, pickled = _ENCODER.run(info.softened(fn), args, kwargs)
         finally:
             current.restore(outer)
         result = CallResult(kind, pickled.data, time.monotonic() - start, self._worker)

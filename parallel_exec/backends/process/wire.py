@@ -11,7 +11,7 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
                  number of a shared content that is gone
     TASK     Q   serial: of the task, or of a chunk's first item
              I   number of the attempt
-             d   timeout in seconds; 0: none
+             d d timeout and soft timeout in seconds; 0: none
              H   ancillary: what `segments.receive` must know of the descriptors that go with it; 0: none
              ?   whether the call may name something of the main module
              I I the row of a chunk's items, as indices; 0, 0: a plain task
@@ -71,7 +71,7 @@ MANY, EACH, INTS, FLOATS = ROWS = range(OUTGROWN + 1, OUTGROWN + 5)
 
 FORGET = 0xFFFFFFFF
 BATCH = struct.Struct("<QII")
-TASK = struct.Struct("<QIdH?IIQIIQ")
+TASK = struct.Struct("<QIddH?IIQIIQ")
 FRAME = struct.Struct("<QBQddI")
 LENGTH = struct.Struct("<I")
 _COPIED_BELOW = 1 << 12  # bytes of a payload up to which a copy costs less than a view

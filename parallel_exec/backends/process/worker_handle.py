@@ -280,7 +280,8 @@ class WorkerHandle:
             known, data = names.get(name), payload.data
             if known is None:
                 known = names[name] = name.encode(errors="surrogatepass")
-            timeout, attempt, main = job.settings.timeout or 0.0, job.attempt_number + 1, payload.may_name_main()
+            settings, attempt, main = job.settings, job.attempt_number + 1, payload.may_name_main()
+            timeout, soft = settings.timeout or 0.0, settings.soft_timeout or 0.0
             granted = b""
             if job.grant is not None:
                 with contextlib.suppress(
@@ -288,15 +289,10 @@ class WorkerHandle:
                 ):  # an item has changed, and cannot be pickled any more: it is not told
                     granted = pickle.dumps(job.grant.facts(), 5)
                 main = main or b"main__" in granted
-            pieces += (
-                wire.TASK.pack(
-                    serial, attempt, timeout, ancillary, main, low, high, first, len(known), len(granted), len(data)
-                ),
-                known,
-                granted,
-                data,
-            )
-            size += wire.TASK.size + len(known) + len(granted) + len(data)
+            sizes = len(known), len(granted), len(data)
+            header = wire.TASK.pack(serial, attempt, timeout, soft, ancillary, main, low, high, first, *sizes)
+            pieces += header, known, granted, data
+            size += len(header) + sum(sizes)
             serial += job.weight
         pieces[0] = wire.BATCH.pack(size, self._epoch, len(jobs))
         return [b"".join(pieces)] if size < _JOINED else pieces, large

@@ -15,7 +15,16 @@ from parallel_exec.backends.process.child.reader import BatchReader, WorkerTask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PLAIN = (1, 60.0, 0, False, 0, 0, 0)  # attempt, timeout, ancillary, whether it names main, low, high, first
+PLAIN = (
+    1,
+    60.0,
+    0.0,
+    0,
+    False,
+    0,
+    0,
+    0,
+)  # attempt, timeout, soft timeout, ancillary, whether it names main, low, high, first
 
 
 @pytest.fixture

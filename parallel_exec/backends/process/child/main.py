@@ -97,7 +97,8 @@ class _RunningTask:
 class Worker:
     """The child's state; its main thread's."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, *, is_copy: bool) -> None:
+        self._is_copy = is_copy
         self._tasks = BatchReader(config.tasks.fd)
         self._acquire: Callable[[bool], bool] = config.permits.acquire
         self._main = config.main
@@ -161,6 +162,8 @@ class Worker:
                 columns = columns.columns(task.low, task.high)
         except BaseException as error:
             return self._map_runner.refuse(task, *encode_unreadable(error))
+        if task.soft_timeout:
+            fn = self._softened(fn, task.soft_timeout)
         current.begin(_RunningTask(task, self._journal, None, self._settings.seed), task.attempt)
         is_done = self._map_runner.run(task, fn, columns)
         current.end()
@@ -177,6 +180,8 @@ class Worker:
         except BaseException as error:
             kind, pickled = encode_unreadable(error)
         else:
+            if task.soft_timeout:
+                fn = self._softened(fn, task.soft_timeout)
             start = time.monotonic()
             self._journal.started(task.serial, start)
             if start - loading >= LONG:
@@ -192,6 +197,11 @@ class Worker:
         self.mark(task.serial)
         self.outbox.report(kind, task.serial, start, end, pickled, used)
         return True
+
+    def _softened(self, fn: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        from parallel_exec.backends.process.child.soft_timeout import softened  # few need it
+
+        return softened(fn, seconds, is_copy=self._is_copy)
 
     def mark(self, serial: int) -> None:
         """Have what was printed so far be that of a call which has ended; 0: of none. Before that is reported."""
@@ -309,7 +319,7 @@ def main(start: Start) -> None:
     # stopped for good.
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
-    worker = Worker(config)
+    worker = Worker(config, is_copy=start.is_copy)
     last_words.write_to(config.journal.fd, wire.JOURNAL_SIZE)
     current.serve((config.settings.number, config.settings.name, {}))
     when_imported("logging", lambda _: _send_records(worker.outbox.send, config.log_levels))

@@ -26,7 +26,7 @@ class WorkerTask(NamedTuple):
     """One task of a batch: `wire.TASK`, and what follows it.
 
     Attributes:
-        timeout: seconds; 0 for none.
+        timeout, soft_timeout: seconds; 0 for none.
         ancillary: what is known of the descriptors that go with the call; 0 if there are none.
         names_main: whether the call may name something of the main module.
         low, high: the row of a chunk's items; 0, 0 for a plain task.
@@ -39,6 +39,7 @@ class WorkerTask(NamedTuple):
     serial: int
     attempt: int
     timeout: float
+    soft_timeout: float
     ancillary: int
     names_main: bool
     low: int
@@ -117,12 +118,14 @@ class BatchReader:
     def _skip_call(self) -> WorkerTask:
         """Read a task, all but its call, which is forgotten."""
         header = self._exactly(wire.TASK.size)
-        serial, attempt, timeout, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack(header)
+        serial, attempt, timeout, soft, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack(
+            header
+        )
         name = self._exactly(names).decode(errors="surrogatepass")
         granted = bytes(self._exactly(grants))
         while size:
             size -= len(self._exactly(min(size, _AHEAD)))
-        return WorkerTask(serial, attempt, timeout, ancillary, main, low, high, first, name, granted, None)
+        return WorkerTask(serial, attempt, timeout, soft, ancillary, main, low, high, first, name, granted, None)
 
 
 def _forget(number: int) -> None:
@@ -135,7 +138,7 @@ def _forget(number: int) -> None:
 def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
     make, position = tuple.__new__, 0  # half the cost of `WorkerTask(...)`
     for _ in range(count):
-        serial, attempt, timeout, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack_from(
+        serial, attempt, timeout, soft, ancillary, main, low, high, first, names, grants, size = wire.TASK.unpack_from(
             batch, position
         )
         position += wire.TASK.size
@@ -144,5 +147,6 @@ def _parse(batch: bytes | bytearray, count: int) -> Iterator[WorkerTask]:
         payload = batch[start:stop] if size <= _COPIED_BELOW else memoryview(batch)[start:stop]
         name = batch[position : position + names].decode(errors="surrogatepass")
         granted = bytes(batch[position + names : start]) if grants else b""
-        yield make(WorkerTask, (serial, attempt, timeout, ancillary, main, low, high, first, name, granted, payload))
+        fixed = (serial, attempt, timeout, soft, ancillary, main, low, high, first, name, granted, payload)
+        yield make(WorkerTask, fixed)
         position = stop

@@ -1,0 +1,186 @@
+"""`soft_timeout` in threads: an exception that is raised in the thread of a call, from another thread.
+
+    the executor's clock ───────────────────────────┐
+    a thread of its own, where there is no executor ─┴─► SoftCall.fire ──► CPython: "raise this in that thread" ──► the task
+
+CPython does so between two bytecodes of that thread: a call of C's, `time.sleep` for one, returns first.
+
+Guarantees:
+    The exception is raised once, and in the call itself, never in our code: `fire`, in the clock's thread, and the end of the
+    call both take the one token there is. If the call's end has it, nothing will be raised. If `fire` has it, the end of the
+    call waits until the exception was sent, and takes back one that has not arrived. The exception may arrive in the middle
+    of that: then the end is repeated, as there is no second one.
+    What the call returned before that counts.
+
+Imported only where there is a soft timeout, as it needs `ctypes`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from functools import partial
+
+from parallel_exec._current import current
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.weak import weakly
+from parallel_exec.errors import SoftTimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from parallel_exec._core.settings import Settings
+    from parallel_exec._sync.timers import Timers
+
+_AGAIN = 0.01  # seconds until an alarm is repeated that came before its call had begun; a guess
+_send = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class SoftCall:
+    """A call in which `SoftTimeoutError` is raised when `fire` is called; to be called once, by the thread that made it.
+
+    Args:
+        fn: the function, which is let go with the call.
+        seconds: the soft timeout.
+        task_id, attempt: what it is a call of.
+    """
+
+    def __init__(self, fn: Callable[..., Any], seconds: float, task_id: str, attempt: int) -> None:
+        self._fn: Callable[..., Any] | None = fn
+        self._facts = task_id, seconds, attempt
+        self._thread = ctypes.c_ulong(threading.get_ident())
+        self._tokens: list[None] = []  # one, while the exception may be raised
+        self._has_begun = self._is_sent = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        fn, self._fn = self._fn, None
+        assert fn is not None, "it is called once"
+        has_returned, value = False, None
+        self._tokens.append(None)
+        self._has_begun = True
+        try:
+            value = fn(*args, **kwargs)
+            has_returned = True
+            self._end()
+        except BaseException:
+            self._end()
+            if not has_returned:
+                raise
+        return value
+
+    def _end(self) -> None:
+        """See that nothing is raised any more."""
+        try:
+            self._tokens.pop()
+        except IndexError:
+            while not self._is_sent:
+                time.sleep(0)
+            _send(self._thread, None)
+
+    def fire(self) -> bool:
+        """Raise the exception in the call, unless that is over; False: it has not begun, so try again. In another thread."""
+        has_begun = self._has_begun
+        try:
+            self._tokens.pop()
+        except IndexError:
+            return has_begun
+        _send(self._thread, ctypes.py_object(_maker(SoftTimeoutError(*self._facts))))
+        self._is_sent = True
+        return True
+
+
+def _maker(error: SoftTimeoutError) -> type[SoftTimeoutError]:
+    """Return a class that makes this exception: CPython takes a class only, and calls it in the other thread."""
+    body = {"__new__": staticmethod(lambda *_: error)}
+    kind: type[SoftTimeoutError] = type("SoftTimeoutError", (SoftTimeoutError,), body)
+    return kind
+
+
+# ── where an executor's clock is at hand ──────────────────────────────────────────────────────────────────────────────
+
+
+class _Alarm:
+    """Fires the calls of one thread, one after the other, when it is time.
+
+    (A timer for each call would stay in the clock's heap until it is due, however soon its call has ended.)
+    """
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = weakref.ref(timers)
+        self._timer = timers.timer(weakly(self._time_is_up))
+        self._due: tuple[SoftCall, float] | None = None  # written by the thread, read by the clock's, each in one step
+
+    def is_of(self, timers: Timers) -> bool:
+        """Return whether this is its clock."""
+        return self._timers() is timers
+
+    def set(self, call: SoftCall, when: float) -> None:
+        """Fire a call at `when` (monotonic), and none that was set before: it is over."""
+        self._due = call, when
+        self._timer.arm(when)
+
+    def _time_is_up(self) -> None:
+        if self._due is None:
+            return
+        call, when = self._due
+        if time.monotonic() < when:  # it was another call's time
+            self._timer.arm(when)
+        elif not call.fire():
+            self._timer.arm(time.monotonic() + _AGAIN)
+
+
+class _Mine(threading.local):
+    """The calling thread's alarm."""
+
+    alarm: _Alarm | None = None
+
+    def of(self, timers: Timers) -> _Alarm:
+        """Return it; another one for another executor's clock."""
+        if self.alarm is None or not self.alarm.is_of(timers):
+            self.alarm = _Alarm(timers)
+        return self.alarm
+
+
+_mine = _Mine()
+
+
+def softened(settings: Settings, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function to be called in place of `fn`, as the attempt that the calling thread has begun."""
+    running, attempt, _ = current.under_way()
+    seconds, timers = settings.soft_timeout, settings.timers
+    assert running is not None, "it has begun"
+    assert seconds is not None, "there is one"
+    assert timers is not None, "they come together"
+    soft = SoftCall(fn, seconds, running.id, attempt)
+    _mine.of(timers).set(soft, running.started_at + seconds)
+    return soft
+
+
+# ── where there is none ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def alarmed(fn: Callable[..., Any], seconds: float, task_id: str, attempt: int) -> Callable[..., Any]:
+    """Return a function that calls another, once, with a soft timeout, and a thread of its own to watch it."""
+    return partial(_call_alarmed, SoftCall(fn, seconds, task_id, attempt), seconds)
+
+
+def _call_alarmed(call: SoftCall, seconds: float, /, *args: Any, **kwargs: Any) -> Any:
+    over = threading.Event()
+    watch = partial(threading.Thread, target=_watch, args=(call, seconds, over), name="parallel_exec-soft-timeout")
+    try:
+        watching = watch(daemon=True)
+    except RuntimeError:  # an interpreter beside the main one may have none
+        watching = watch(daemon=False)
+    watching.start()
+    try:
+        return call(*args, **kwargs)
+    finally:
+        over.set()
+
+
+def _watch(call: SoftCall, seconds: float, over: threading.Event) -> None:
+    while not over.wait(seconds) and not call.fire():
+        seconds = _AGAIN

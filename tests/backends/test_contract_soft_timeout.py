@@ -1,0 +1,149 @@
+"""`soft_timeout`: an exception in the task, so that it can save what it has."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+import soft_tasks
+import work
+from backend_kinds import ALL, EVERY_START_METHOD, OWN, SPAWN_AND_FORK, over
+
+from parallel_exec import ParallelConfig, ParallelExecutor, SoftTimeoutError, Task, TaskTimeoutError
+
+EVERY = (*ALL, *SPAWN_AND_FORK)
+SOFT = 0.15
+ROUNDS = 300  # calls that end just as their time is up
+
+
+@over(EVERY)
+def test_a_task_can_save_what_it_has(lab: Any) -> None:
+    """The exception is raised in the task, which may return something else then."""
+    executor = lab.executor(soft_timeout=SOFT)
+    future = executor.options(id="slow").submit(soft_tasks.save_what_there_is)
+    steps, facts = future.result()
+    assert steps > 0
+    text = f"attempt 1 of task 'slow' has run for its soft_timeout of {SOFT:g} s"
+    assert facts == ("slow", SOFT, 1, text, "SoftTimeoutError")
+    (attempt,) = future.task_result().attempts
+    assert SOFT <= attempt.duration < 10.0
+
+
+@over(EVERY)
+def test_one_that_lets_it_pass_has_failed(lab: Any) -> None:
+    """It is an ordinary failure, with a traceback from the task, and retried by policy."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=1)
+    future = executor.submit(soft_tasks.spin, 60.0)
+    error = future.exception()
+    assert type(error) is SoftTimeoutError
+    assert isinstance(error, TimeoutError)
+    assert [type(attempt.error) for attempt in future.task_result().attempts] == [SoftTimeoutError] * 2
+    assert error.attempt == 2
+    assert executor.submit(work.double, 1).result() == 2
+
+
+@over(ALL)
+def test_who_is_in_time_notices_nothing(lab: Any) -> None:
+    """What ends before is what it is without."""
+    executor = lab.executor(soft_timeout=20.0)
+    assert [executor.submit(work.double, number).result() for number in range(20)] == list(range(0, 40, 2))
+    with pytest.raises(ZeroDivisionError):
+        executor.submit(divmod, 1, 0).result()
+
+
+@over(OWN)
+def test_a_tasks_own(lab: Any) -> None:
+    """A task may have one of its own, or none."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=0)
+    executor.add_task(Task(partial(soft_tasks.spin, 3 * SOFT), soft_timeout=None))
+    executor.add_task(Task(soft_tasks.spin, 3 * SOFT))
+    executor.add_task(Task(soft_tasks.spin, 3 * SOFT, soft_timeout=20.0))
+    first, second, third = executor.execute_all()
+    assert first.success
+    assert isinstance(second.error, SoftTimeoutError)
+    assert third.success
+    own = executor.options(soft_timeout=2 * SOFT).submit(soft_tasks.save_what_there_is)
+    assert own.result()[1][1] == 2 * SOFT
+
+
+@over(EVERY_START_METHOD)
+def test_a_sleep_is_interrupted(lab: Any) -> None:
+    """In a worker process, what waits in the kernel is interrupted, too."""
+    future = lab.executor(soft_timeout=SOFT, retry_count=0).submit(time.sleep, 60.0)
+    assert isinstance(future.exception(), SoftTimeoutError)
+    assert future.task_result().attempts[0].duration < 10.0
+
+
+@over(("process",))
+def test_an_item_of_a_map(lab: Any) -> None:
+    """Each item has its own time."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=0, max_concurrency=1)
+    results = executor.map(soft_tasks.spin_if, range(6))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(SoftTimeoutError, match=r"task 'spin_if-\d+-3'"):
+        next(results)
+
+
+@over(("thread", "inline", "process", "thread-pool"))
+def test_calls_that_end_as_their_time_is_up(lab: Any) -> None:
+    """Each ends as what it returned, or with the exception: nothing of it comes afterwards, and nothing else breaks."""
+    soft = 0.002
+    executor = lab.executor(soft_timeout=soft, retry_count=0, max_concurrency=2)
+    futures = [executor.submit(soft_tasks.take_about, soft * 0.98, number) for number in range(ROUNDS)]
+    ended = [(future.exception(), number) for number, future in enumerate(futures)]
+    assert {type(error) for error, _ in ended} <= {type(None), SoftTimeoutError}
+    assert all(futures[number].result() == number for error, number in ended if error is None)
+    calm = executor.options(soft_timeout=None)
+    assert [calm.submit(soft_tasks.spin, 0.001).result() for _ in range(50)] == ["whole"] * 50
+
+
+@over(("thread", "process"))
+def test_the_timeout_still_ends_what_goes_on(lab: Any) -> None:
+    """Who does not end at the soft timeout is ended by the other."""
+    executor = lab.executor(soft_timeout=SOFT, timeout=3 * SOFT, retry_count=0)
+    future = executor.submit(work.stubborn, lab.latch(), lab.latch())
+    assert isinstance(future.exception(), TaskTimeoutError)
+
+
+# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_must_be_less_than_the_timeout() -> None:
+    """One that never comes is a mistake, wherever it is made."""
+    with pytest.raises(ValueError, match="soft_timeout must be less than timeout"):
+        ParallelConfig(timeout=1.0, soft_timeout=1.0)
+    with pytest.raises(ValueError, match="3 s is not less than 2 s"):
+        Task(work.double, 1, timeout=2.0, soft_timeout=3.0)
+    with ParallelExecutor(timeout=1.0) as executor:
+        with pytest.raises(ValueError, match="soft_timeout must be less than timeout"):
+            executor.options(soft_timeout=2.0)
+        with pytest.raises(ValueError, match="soft_timeout must be less than timeout"):
+            executor.add_task(Task(work.double, 1, soft_timeout=2.0))
+        assert executor.options(soft_timeout=2.0, timeout=None).submit(work.double, 1).result() == 2
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_it_must_be_a_time(value: float) -> None:
+    """As every other limit."""
+    with pytest.raises(ValueError, match="soft_timeout"):
+        ParallelConfig(soft_timeout=value)
+    with pytest.raises(ValueError, match="soft_timeout"):
+        Task(work.double, 1, soft_timeout=value)
+
+
+def test_the_executors_means_nothing_to_a_shorter_timeout() -> None:
+    """A task with a shorter timeout of its own is not refused for the executor's soft timeout."""
+    with ParallelExecutor(soft_timeout=10.0, retry_count=0) as executor:
+        future = executor.options(timeout=SOFT).submit(soft_tasks.spin, 1.0)
+        assert isinstance(future.exception(), TaskTimeoutError)
+
+
+def test_it_pickles() -> None:
+    """With its facts."""
+    error = pickle.loads(pickle.dumps(SoftTimeoutError("t", 2.5, 3)))
+    assert type(error) is SoftTimeoutError
+    assert (error.task_id, error.soft_timeout, error.attempt) == ("t", 2.5, 3)
+    assert str(error) == "attempt 3 of task 't' has run for its soft_timeout of 2.5 s"
