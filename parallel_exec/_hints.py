@@ -49,6 +49,11 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("mem_limit", "max_memory", "memory", "max_mem"), ("memory_limit",)),
     **dict.fromkeys(("init", "worker_init", "init_func", "setup"), ("initializer",)),
+    **dict.fromkeys(("worker_exit", "exit_func", "teardown", "cleanup", "deinitializer"), ("finalizer",)),
+    **dict.fromkeys(("environ", "environment", "env_vars"), ("env",)),
+    **dict.fromkeys(("inner_max_num_threads", "blas_threads", "omp_threads"), ("threads_per_worker",)),
+    **dict.fromkeys(("preload_modules", "imports"), ("preload",)),
+    **dict.fromkeys(("random_seed", "random_state", "seeds"), ("seed",)),
     **dict.fromkeys(("init_args", "initargs_", "initializer_args"), ("initargs",)),
     **dict.fromkeys(("thread_name", "name_prefix", "thread_prefix"), ("thread_name_prefix",)),
     **dict.fromkeys(("cancel", "cancel_pending", "kill", "force"), ("cancel_futures",)),
@@ -80,15 +85,17 @@ _RUN = "execute_all({}=...)"
 _MAP = "map(fn, items, {}=...)"
 WRITTEN: Mapping[str, str] = {
     **dict.fromkeys(("max_concurrency", "max_backoff", "jitter"), _EXECUTOR),
-    **dict.fromkeys(("queue_size", "backend", "on_event", "limits", "priority_ageing"), _EXECUTOR),
+    **dict.fromkeys(("queue_size", "backend", "on_event", "limits", "priority_ageing", "seed"), _EXECUTOR),
     **dict.fromkeys(("timeout", "soft_timeout", "retry_count", "retry", "retry_on", "backoff"), _BOTH),
     **dict.fromkeys(("priority", "id", "needs"), _PER_TASK),
     **dict.fromkeys(
         ("mp_context", "max_tasks_per_child", "memory_limit", "startup_timeout", "capture_output"), _PROCESS
     ),
+    **dict.fromkeys(("max_memory_per_child", "threads_per_worker", "env", "preload"), _PROCESS),
     **dict.fromkeys(("thread_name_prefix", "max_abandoned"), _THREAD),
     **dict.fromkeys(
-        ("initializer", "initargs"), "ParallelExecutor(backend=ThreadBackend({}=...)) or ProcessBackend({}=...)"
+        ("initializer", "initargs", "finalizer", "min_workers", "idle_timeout"),
+        "ParallelExecutor(backend=ThreadBackend({}=...)) or ProcessBackend({}=...)",
     ),
     **dict.fromkeys(("deadline", "fail_fast", "order", "progress", "journal"), _RUN),
     **dict.fromkeys(("chunksize", "buffersize"), _MAP),

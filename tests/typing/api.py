@@ -18,6 +18,7 @@ from parallel_exec import (
     Backend,
     CapacityExhaustedError,
     CurrentTask,
+    CurrentWorker,
     DaskBackend,
     DeadlineExceededError,
     Event,
@@ -60,6 +61,7 @@ from parallel_exec import (
     WorkerStarted,
     WorkerStartError,
     current_task,
+    current_worker,
     futures,
 )
 from parallel_exec.futures import ProcessPoolExecutor as DropInProcesses
@@ -262,6 +264,10 @@ ParallelConfig(retry_on=is_worth_it)
 backends: list[Backend] = [InlineBackend(), DaskBackend("tcp://scheduler:8786")]
 ParallelExecutor(backend=ThreadBackend(initializer=add, initargs=(1,), thread_name_prefix="t", max_abandoned=3))
 ParallelExecutor(backend=ProcessBackend("spawn", max_tasks_per_child=3, memory_limit=10**9, startup_timeout=5.0))
+ParallelExecutor(backend=ThreadBackend(finalizer=print, min_workers=1, idle_timeout=60))
+ParallelExecutor(backend=ProcessBackend(finalizer=print, min_workers=1, idle_timeout=60, max_memory_per_child=1 << 30))
+ParallelExecutor(backend=ProcessBackend(env={"A": "1"}, preload=["json"], threads_per_worker="auto"))
+ParallelExecutor(max_concurrency="auto", seed=7, backend=ProcessBackend(threads_per_worker=2))
 ParallelExecutor(backend=ExecutorBackend(ThreadPoolExecutor()))
 ParallelExecutor(backend=ThreadPoolExecutor())
 
@@ -271,6 +277,9 @@ assert_type(me.remaining(), Optional[float])
 assert_type(me.cancelled, bool)
 print(me.id, me.attempt, me.deadline)
 granted: dict[str, Any] = me.granted
+assert_type(me.seed, int)
+here: CurrentWorker = current_worker()
+print(here.index + here.pid, here.name.upper(), here.state.get("connection"))
 
 with ParallelExecutor(
     limits={

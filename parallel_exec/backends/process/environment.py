@@ -10,7 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, Mapping
+    from typing import Any, Literal, Mapping
 
 # Which libraries look, without their own variable, at that of OpenMP.
 _OPENMP = "OMP_NUM_THREADS"
@@ -35,7 +35,7 @@ def thread_variables(threads: int, own: Mapping[str, str]) -> dict[str, str]:
     return {name: str(threads) for name in THREADS if name not in known}
 
 
-def check_environment(env: object) -> dict[str, str]:
+def check_environment(env: Any) -> dict[str, str]:
     """Return the variables to set.
 
     Raises:
