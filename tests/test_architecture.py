@@ -242,6 +242,7 @@ PRIVATE = {
     "backends.process.fork_server": {
         "_args_from_interpreter_flags": "how a Python is started that is like this one",
         "_xoptions": "whether anything is to be said of that",
+        "_python_exe": "to be asked while another thread imports multiprocessing.spawn",
         "_forkserver": "what the user has its fork server import",
         "_preload_modules": "the same",
         "_resource_tracker": "multiprocessing has one, and starts it before it is needed",
@@ -260,7 +261,10 @@ PRIVATE = {
         "_process_counter": "each worker has a number of its own among all that multiprocessing starts here",
         "_identity": "the same",
     },
-    "backends.process.start_method": {"_inheriting": "whether a main module is being imported"},
+    "backends.process.start_method": {
+        "_inheriting": "whether a main module is being imported",
+        "_current_process": "to be asked while another thread imports it",
+    },
     "sigterm": {"_current_frames": "where the main thread is: documented, in spite of its name"},
 }
 

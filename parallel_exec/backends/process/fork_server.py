@@ -287,9 +287,8 @@ def start(inherited: Inherited, kind: Kind) -> None:
 
 def executable() -> Any:
     """Return which interpreter is started: `sys.executable`, or what the user has told `multiprocessing`."""
-    # There is no such attribute either while another thread is just importing it.
-    told = getattr(sys.modules.get("multiprocessing.spawn"), "get_executable", None)
-    return sys.executable if told is None else told()
+    # (`get_executable` fails while another thread is just importing it.)
+    return getattr(sys.modules.get("multiprocessing.spawn"), "_python_exe", sys.executable)
 
 
 def _flags() -> list[str]:

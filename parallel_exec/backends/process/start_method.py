@@ -100,9 +100,8 @@ def main_module() -> dict[str, Any]:
 
 def forbidden() -> str | None:
     """Say why no process can be started from here, and what to do; None if one can."""
-    # There is no such attribute either while another thread is just importing it.
-    current_process: Any = getattr(sys.modules.get("multiprocessing.process"), "current_process", None)
-    this = None if current_process is None else current_process()
+    # (`current_process` is there, and fails, while another thread is just importing it.)
+    this: Any = getattr(sys.modules.get("multiprocessing.process"), "_current_process", None)
     if getattr(this, "_inheriting", False):
         return (
             "worker processes cannot be started while a worker imports this main module: put the code that starts them "

@@ -7,8 +7,10 @@ import errno
 import fcntl
 import gc
 import os
+import sys
 import threading
 import time
+import types
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn as mp_spawn
@@ -22,7 +24,7 @@ import script
 import work
 
 from parallel_exec import WorkerStartError
-from parallel_exec.backends.process import segments, spawn, supervisor
+from parallel_exec.backends.process import segments, spawn, start_method, supervisor
 from parallel_exec.backends.process.pool import ProcessPool
 
 from . import stdlib_only_tasks
@@ -307,7 +309,7 @@ def no_starts() -> Iterator[list[str]]:
     """Let no worker start meanwhile; gives the names of those that were tried."""
     tried: list[str] = []
 
-    def fail(context: Any, setup: Any, name: str) -> Any:
+    def fail(context: Any, setup: Any, name: str, *_: Any) -> Any:
         tried.append(name)
         raise OSError(errno.EMFILE, "no descriptors left, for this test")
 
@@ -450,3 +452,17 @@ def test_no_thread_for_a_start(pool: Any, monkeypatch: pytest.MonkeyPatch, error
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert pool(2).submit(work.same, 1).result(work.SOON) == 1
+
+
+def test_while_another_thread_imports_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that are only half there, with functions that fail, say nothing yet: a worker can be started."""
+
+    def fails() -> None:
+        raise NameError("the rest of the module is not there yet")
+
+    for name, function in (("spawn", "get_executable"), ("process", "current_process")):
+        half = types.ModuleType(f"multiprocessing.{name}")
+        setattr(half, function, fails)
+        monkeypatch.setitem(sys.modules, half.__name__, half)
+    assert start_method.forbidden() is None
+    assert start_method.lacking(None) is None
