@@ -104,6 +104,16 @@ def array_in_out(array: Any) -> Any:
     return array
 
 
+def array_at(array: Any, number: int) -> float:
+    """Read one element of `array` (float64). Needs numpy."""
+    return float(array[number * 512 % len(array)])
+
+
+def array_in_at(array: Any, number: int) -> float:
+    """Read one element of each page of `array` (float64), and add a number. Needs numpy."""
+    return array_in(array) + number
+
+
 def beat(path: str, index: int, seconds: float) -> None:
     """Write the time into slot `index` of the file at `path`, again and again for `seconds` or until killed.
 

@@ -11,6 +11,7 @@ for _name in (
     "lone",
     "cpu",
     "arrays",
+    "sharing",
     "lateness",
     "startup",
     "queued",
