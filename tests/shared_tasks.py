@@ -134,3 +134,8 @@ def sum_of(array: Any) -> float:
 def sums(shared: Any) -> list[float]:
     """Return the sums of arrays."""
     return [float(array.sum()) for array in shared["arrays"]]
+
+
+def add_to(array: Any, number: int) -> float:
+    """Return the first element, with a number added."""
+    return float(array[0]) + number

@@ -134,6 +134,7 @@ ORDER = [
     "backends.process.io_loop",
     "backends.process.supervisor",
     "backends.process.releases",
+    "backends.process.repeats",
     "backends.process.pool",
     "backends.process.backend",
     "backends.engine.serial_thread",

@@ -22,6 +22,7 @@ from parallel_exec.backends.process.launcher import Launcher, WorkerCare
 from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.backends.process.releases import Releases
+from parallel_exec.backends.process.repeats import Repeats
 from parallel_exec.errors import ParallelExecError, start_error
 
 TYPE_CHECKING = False
@@ -106,6 +107,7 @@ class ProcessBackend(Backend):
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
         # lets go of what goes to workers with their start.
         self._releases = Releases()
+        self._repeats = Repeats()
         self._launcher = Launcher(
             context,
             packed,
@@ -155,6 +157,8 @@ class ProcessBackend(Backend):
             raise
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
+        if pickled.segment is not None:
+            self._repeats.look(pickled, job.id)
         return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled
 
     def store(self, content: Any) -> None:

@@ -117,14 +117,19 @@ def write(fd: int, data: memoryview, position: int) -> None:
 
 def load(fd: int, data: Data) -> tuple[list[memoryview], Data]:
     """Map the buffers of a segment; returns them, writable, and the rest of `data` behind what `store` said."""
-    (count,) = _COUNT.unpack_from(data)
-    sizes = array.array("Q", bytes(data[_COUNT.size : _COUNT.size + 8 * count]))
     area = memoryview(_map(fd))
-    buffers, position = [], 0
-    for size in sizes:
-        buffers.append(area[position : position + size])
+    placed = pieces(data)
+    return [area[position : position + size] for position, size in placed], data[_COUNT.size + 8 * len(placed) :]
+
+
+def pieces(data: Data) -> list[tuple[int, int]]:
+    """Return where in a segment its buffers are, and how large; `data` begins with what `store` said."""
+    (count,) = _COUNT.unpack_from(data)
+    placed, position = [], 0
+    for size in array.array("Q", bytes(data[_COUNT.size : _COUNT.size + 8 * count])):
+        placed.append((position, size))
         position += aligned(size)
-    return buffers, data[_COUNT.size + 8 * count :]
+    return placed
 
 
 def _map(fd: int) -> Any:
