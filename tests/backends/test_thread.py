@@ -77,13 +77,17 @@ def test_an_abandoned_thread_is_warned_of(lab: Any, caplog: pytest.LogCaptureFix
         started.append(threading.current_thread().name)
         gate.wait()
 
-    assert isinstance(executor.options(id="fetch").submit(hang).exception(), TaskTimeoutError)
+    future = executor.options(id="fetch").submit(hang)
+    assert isinstance(future.exception(), TaskTimeoutError)
     assert len(started) == 2
+    errors = [attempt.error for attempt in future.task_result().attempts]
     said = [record for record in caplog.records if record.name == "parallel_exec"]
     assert [record.levelname for record in said] == ["WARNING", "WARNING"]
-    for number, (record, thread) in enumerate(zip(said, started), 1):
+    for number, (record, thread, error) in enumerate(zip(said, started, errors), 1):
         message = record.getMessage()
-        assert message.startswith(f"Task timeout: attempt {number} of task 'fetch' ran longer than 0.1 s; its call ")
+        assert message.startswith(f"{error}; its call ")
+        assert f"attempt {number} of task 'fetch' ran longer than 0.1 s, at " in str(error)
+        assert str(error).endswith(" in hang")
         assert f"still runs in thread {thread} while the next attempt, if there is one, starts" in message
         for remedy in ("retry_count=0", 'backend="process"', "current_task().check()"):
             assert remedy in message
