@@ -98,6 +98,13 @@ def array_in(array: Any) -> float:
     return float(array[::512].sum())
 
 
+def multiply(size: int, times: int) -> None:
+    """Multiply two square matrices of so many rows, again and again. Needs numpy."""
+    matrix = importlib.import_module("numpy").ones((size, size))
+    for _ in range(times):
+        matrix @ matrix
+
+
 def array_in_out(array: Any) -> Any:
     """Write one element of each page of `array` (float64) and return it whole. Needs numpy."""
     array[::512] += 1.0

@@ -12,6 +12,7 @@ for _name in (
     "cpu",
     "arrays",
     "sharing",
+    "care",
     "lateness",
     "startup",
     "queued",
