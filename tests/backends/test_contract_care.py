@@ -97,7 +97,8 @@ def test_a_worker_has_the_name_that_attempts_have(lab: Any) -> None:
     index, name, pid = future.result()
     assert index == 0
     assert future.task_result().attempts[0].worker == name
-    assert (pid == os.getpid()) == (lab.kind.name in (*IN_THIS_PROCESS, "inline-skip", "interpreter-pool") or "dask" in lab.kind.name)
+    here = (*IN_THIS_PROCESS, "inline-skip", "interpreter-pool", "dask-executor")
+    assert (pid == os.getpid()) == (lab.kind.name in here)
 
 
 @over(EVERY)

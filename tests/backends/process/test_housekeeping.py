@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,24 @@ def test_numpy_starts_no_more_threads(method: str) -> None:
     backend = ProcessBackend(mp_context=method, threads_per_worker=1)
     with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
         assert executor.submit(care_tasks.threads_of_numpy).result() == 1
+
+
+@pytest.mark.usefixtures("no_variables")
+@pytest.mark.parametrize(("set_here", "expected"), [(False, "3"), (True, None)])
+def test_what_is_loaded_is_told_by_threadpoolctl(
+    set_here: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forked worker has NumPy, which reads no variables any more; one that the user has set counts there, too."""
+    pytest.importorskip("numpy")
+    told = types.ModuleType("threadpoolctl")
+    told.threadpool_limits = lambda limits: os.environ.update(TOLD=str(limits))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "threadpoolctl", told)
+    monkeypatch.delenv("TOLD", raising=False)
+    if set_here:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    backend = ProcessBackend(mp_context="fork", threads_per_worker=3)
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        assert executor.submit(care_tasks.variables, "TOLD").result() == (expected,)
 
 
 @pytest.mark.parametrize("threads", [0, -1, "many", 1.5, True])
