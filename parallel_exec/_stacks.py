@@ -228,9 +228,11 @@ def _read(thread: Thread) -> Thread:
 
 def _shown(lines: list[str]) -> list[str]:
     """Return the C code that is of use, the outermost first: not the interpreter's own."""
-    shown = []
+    shown: list[str] = []
     for line in lines:
         found = _BINARY.match(line)
         if found is not None and not os.path.basename(found[1]).startswith(("python", "libpython")):
-            shown.append(f"{found[1]}: {found[2]}" if found[2] else found[1])
+            place = f"{found[1]}: {found[2]}" if found[2] else found[1]
+            if place not in shown[-1:]:
+                shown.append(place)
     return shown[:_MOST_BINARIES][::-1]

@@ -12,7 +12,8 @@
         ├─► Prefetch              how much is sent ahead, and what is taken back    prefetch.py
         ├─► Assignments           which worker has which job                        assignments.py
         │      └─► WorkerHandle   one worker: its state, its permits, its files     worker_handle.py, worker_files.py
-        │                         the calls that it has                             assigned.py
+        │                         its process, the calls that it has                worker_process.py, assigned.py
+        ├─► Deaths                what one died of, and where it was                deaths.py, oom.py
         └─► Receiver              what workers say: attempts began and ended        receiver.py
                ▲        │
         frames │        │ batches  calls, pickled, and how all of it is laid out    payload.py, wire.py, segments.py
@@ -26,7 +27,8 @@ The threads of the parent, and what each of them does here:
     I/O thread        everything else: one for a pool, started by the first task
     starting threads  one for the fork server, with the first call; one for each worker that is being started, which hands it
                       to the I/O thread through a queue
-    clock             a worker's timer: its start, or an attempt, takes too long; has it killed
+    clock             a worker's timer: its start, or an attempt, takes too long; has it killed, or kills it if it was asked where
+                      it is and has not died of that
 
 A turn of the I/O thread (`ProcessPool._turn`), after which it sleeps until a file is ready or something is due:
 
@@ -44,7 +46,8 @@ The way of a call, and what proves where it is:
     A call that was granted something of the executor's limits goes alone to a worker that has nothing else to do, so that it
     holds that no longer than it runs; what it has travels with it.
     The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
-    worker is silent, or dead. What comes both by it and through the pipe counts once.
+    worker is silent, or dead. What comes both by it and through the pipe counts once. Behind it a worker that crashes, or is
+    killed as its time is up, writes where its threads are (`child/last_words.py`).
 
 The states of a worker (`worker_handle.py` says in which of them it is sent tasks):
 

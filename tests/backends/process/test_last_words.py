@@ -26,7 +26,20 @@ from . import hanging_tasks
 
 FILE = hanging_tasks.__file__
 HANGS = ("nap", "hold_the_interpreter", "sleep_in_c", "wait_for_a_lock", "compute")
+GRACE = worker_process.DUMP_GRACE
 LATE = 1.0  # seconds; a machine under load
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker take its time to say where it is: this machine may be busy."""
+    monkeypatch.setattr(worker_process, "DUMP_GRACE", 10.0)
+
+
+@pytest.fixture
+def hasty(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it take no more than it has."""
+    monkeypatch.setattr(worker_process, "DUMP_GRACE", GRACE)
 
 
 def stopped(executor: Any, function: Any, *args: Any) -> Any:
@@ -94,28 +107,32 @@ def test_a_call_of_c_code(pool: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "answers"),
+    ("name", "args"),
     [
-        ("nap_stopped", (), True),
-        ("nap_deaf", (), False),
-        ("nap_with_handlers", (DUMP_SIGNALS,), False),
-        ("nap_without_faulthandler", (), False),
+        ("nap_deaf", ()),
+        ("nap_with_handlers", (DUMP_SIGNALS,)),
+        ("nap_without_faulthandler", ()),
     ],
 )
-def test_who_does_not_answer_is_killed_all_the_same(pool: Any, name: str, args: Any, answers: bool) -> None:
-    """Also a worker that is stopped, which is woken for it; it takes no longer than the grace."""
+def test_who_does_not_answer_is_killed_all_the_same(pool: Any, hasty: None, name: str, args: Any) -> None:
+    """It takes no longer than the grace."""
     executor = pool()
     executor.submit(work.pid).result(work.SOON)
     start = time.monotonic()
     error = executor.options(timeout=0.3).submit(getattr(hanging_tasks, name), *args).exception(work.SOON)
     took = time.monotonic() - start
     assert type(error) is TaskTimeoutError
-    assert took < 0.3 + worker_process.DUMP_GRACE + LATE
-    assert bool(error.stack) is answers
+    assert took < 0.3 + GRACE + LATE
+    assert error.stack == ""
     assert executor.submit(work.double, 2).result(work.SOON) == 4
 
 
-def test_a_call_that_ends_as_it_is_stopped(pool: Any) -> None:
+def test_one_that_is_stopped_is_woken_to_say_where_it_is(pool: Any) -> None:
+    """As by Ctrl-Z."""
+    assert str(stopped(pool(), hanging_tasks.nap_stopped)).endswith(" in nap_stopped")
+
+
+def test_a_call_that_ends_as_it_is_stopped(pool: Any, hasty: None) -> None:
     """Its result counts, and the worker, which is deaf for the signals, is not given another task before it is killed."""
     executor = pool(2)
     for _ in range(3):
@@ -123,7 +140,7 @@ def test_a_call_that_ends_as_it_is_stopped(pool: Any) -> None:
         future = executor.options(timeout=0.2).submit(hanging_tasks.block_and_return, 0.22)
         error = future.exception(work.SOON)
         assert error is None or type(error) is TaskTimeoutError
-        until = time.monotonic() + 3 * worker_process.DUMP_GRACE
+        until = time.monotonic() + 3 * GRACE
         while time.monotonic() < until:
             executor.submit(work.pid).result(work.SOON)
 

@@ -79,6 +79,20 @@ def test_an_untouched_journal_is_empty() -> None:
     reader.close()
 
 
+def test_what_a_worker_wrote_as_it_died_lies_behind_the_journal() -> None:
+    """There is nothing until then; and what is more than there is room for is cut off."""
+    fd = segments.create(wire.FILE_SIZE)
+    reader = wire.Journal(fd)
+    assert reader.dump() == b""
+    os.pwrite(fd, b"words", wire.JOURNAL_SIZE)
+    assert reader.dump() == b"words"
+    os.pwrite(fd, b"x" * wire.FILE_SIZE, wire.JOURNAL_SIZE)
+    assert reader.dump() == b"x" * (wire.FILE_SIZE - wire.JOURNAL_SIZE)
+    assert reader.frames() == []
+    os.close(fd)
+    reader.close()
+
+
 def test_the_parent_sees_what_runs(both: Any) -> None:
     """A started task is running, with its start, until it has ended."""
     writer, reader = both
