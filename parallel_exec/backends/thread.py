@@ -209,7 +209,7 @@ class ThreadRunner(Runner):
         self._settings = settings  # written once, as the next
         self._names = itertools.count()
         self._workers: set[_Worker] = set()
-        self._ending: set[_Worker] = set()  # those that were too many, until they have left
+        self._ending: set[_Worker] = set()  # those of them that are too many, until they have left
         self._stuck: set[_Worker] = set()
         self._leaving: list[threading.Thread] = []  # at the very end of their bodies
         self._joining = Waiters()  # woken when a worker has left
@@ -231,7 +231,7 @@ class ThreadRunner(Runner):
             with port.lock:
                 room = len(self._workers) < self._room() and (first is not None or not port.drained)
                 if room:
-                    worker.take_index(other.index for other in (*self._workers, *self._ending))
+                    worker.take_index(other.index for other in self._workers)
                     self._workers.add(worker)
             if room:
                 port.timers.start()
@@ -426,10 +426,11 @@ class ThreadRunner(Runner):
         """
         with self.port.lock:
             most = self._settings.min_workers if idle else self._room()
-            if worker not in self._workers or len(self._workers) <= most:
+            if worker.abandoned or len(self._workers) - len(self._ending) <= most:
                 return False
-            self._ending.add(worker)
-            self._workers.discard(worker)
+            self._ending.add(
+                worker
+            )  # and has its slot until it has called the finalizer, as nobody else may have its index
         self.port.decline(worker)
         return True
 
@@ -474,8 +475,7 @@ class ThreadRunner(Runner):
         me = threading.get_ident()  # a signal handler may have interrupted the start of a worker right here
 
         def awaited() -> list[_Worker]:
-            workers = (*tuple(self._workers), *tuple(self._ending))
-            return [each for each in workers if each.thread is not None or each.starter != me]
+            return [each for each in tuple(self._workers) if each.thread is not None or each.starter != me]
 
         self._joining.wait(lambda: all(worker.is_overdue() for worker in awaited()))
         for worker in awaited():

@@ -230,6 +230,25 @@ def test_idle_threads_leave() -> None:
         assert {executor.submit(care_tasks.who).result()[0] for _ in range(9)} <= set(range(4))
 
 
+def test_who_comes_while_another_closes_what_it_has() -> None:
+    """A thread that is about to leave has its index until its finalizer has returned; what comes meanwhile is run then."""
+    closing, gate = threading.Event(), threading.Event()
+
+    def finalize() -> None:
+        closing.set()
+        gate.wait()
+
+    backend = ThreadBackend(idle_timeout=0.01, finalizer=finalize)
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        executor.submit(care_tasks.who).result()
+        closing.wait()
+        future = executor.submit(care_tasks.who)
+        time.sleep(0.05)  # nothing to wait for: what is looked for is that nothing happens
+        assert not future.done()
+        gate.set()
+        assert future.result()[0] == 0
+
+
 def test_work_that_comes_as_threads_leave_is_done() -> None:
     """Neither a wake-up nor a task is lost."""
     with ParallelExecutor(max_concurrency=2, backend=ThreadBackend(idle_timeout=0.001)) as executor:
