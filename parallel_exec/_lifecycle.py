@@ -41,7 +41,8 @@ _POLL = 0.01  # seconds
 
 # Alive in this process; module state, as exit is the process's.
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
-_scheduler_of: weakref.WeakKeyDictionary[Any, Scheduler] = weakref.WeakKeyDictionary()  # by the executor
+# By the executor's `id`, which the next one that has it overwrites. (A subclass of the user's may have no hash.)
+_scheduler_of: weakref.WeakValueDictionary[int, Scheduler] = weakref.WeakValueDictionary()
 _over: list[bool] = []  # whether the interpreter has come to its end
 
 
@@ -50,7 +51,7 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
     if _over:  # made by an `atexit` handler: nobody would wait for its work
         scheduler.completion.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
-    _scheduler_of[executor] = scheduler
+    _scheduler_of[id(executor)] = scheduler
     # The scheduler must not lead to the executor, or the executor would never be collected.
     finalizer = weakref.finalize(executor, _end_unattended, scheduler)
     finalizer.atexit = False  # type: ignore[misc]  # a property, of which typeshed's slots do not know
@@ -58,7 +59,7 @@ def watch(executor: Any, scheduler: Scheduler) -> None:
 
 def scheduler_of(executor: Any) -> Scheduler:
     """Return the scheduler of an executor."""
-    return _scheduler_of[executor]
+    return _scheduler_of[id(executor)]
 
 
 def is_over() -> bool:

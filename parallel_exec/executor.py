@@ -418,10 +418,10 @@ class ParallelExecutor(Submitter, Executor):
         try:
             if exc_type is None:
                 forgotten = self._completion.forgotten()  # which takes a moment, if there are a million
-            elif issubclass(exc_type, KeyboardInterrupt):
+            elif issubclass(exc_type, (KeyboardInterrupt, Terminated)):
                 self._interrupt()
             self.shutdown(wait=True)
-        except KeyboardInterrupt:  # while we looked, or waited
+        except (KeyboardInterrupt, Terminated):  # while we looked, or waited
             self._interrupt()
             self.shutdown(wait=True)
             raise
