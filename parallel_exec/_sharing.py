@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 # arguments, or None if there are none. Written once, by `shared.py`: module state, as what was shared by one executor may be
 # given to another.
 bind: Callable[..., Any] | None = None
+# Returns the content that a value stands for, or is; None if it is neither.
+find: Callable[[Any], Any] | None = None
 
 
-def use(binder: Callable[..., Any]) -> None:
+def use(binder: Callable[..., Any], finder: Callable[[Any], Any]) -> None:
     """Have calls looked at from now on."""
-    global bind  # noqa: PLW0603  # the one place that does, once a process
-    bind = binder
+    global bind, find  # the one place that does, once a process
+    bind, find = binder, finder
 
 
 def call_here(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from functools import partial
 
 from parallel_exec import _sharing
-from parallel_exec.backends._contents import Argument, Content, arrive, new_number
+from parallel_exec.backends._contents import Argument, Content, arrive, holding, new_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,9 +143,18 @@ def _bind_partial(fn: partial[Any], here: bool) -> partial[Any]:
 
 
 def _bind_one(handle: Any, here: bool) -> Any:
-    content: Content = handle.content if type(handle) is Argument else handle.content()
+    content = _content_of(handle)
     return content.value() if here else Argument(content)
 
 
+def _find(value: Any) -> Content | None:
+    return _content_of(value) if type(value) in _HANDLES else holding(value)
+
+
+def _content_of(handle: Any) -> Content:
+    content: Content = handle.content if type(handle) is Argument else handle.content()
+    return content
+
+
 _HANDLES = frozenset((Shared, Argument))
-_sharing.use(_bind)
+_sharing.use(_bind, _find)

@@ -200,3 +200,22 @@ def test_a_task_that_failed_has_it_when_it_is_added_again(backend: Any) -> None:
         executor.add_task(future.task)
         (result,) = executor.execute_all()
         assert isinstance(result.error, TypeError)
+
+
+@pytest.mark.parametrize("backend", OWN)
+def test_a_journal_knows_a_call_by_what_is_shared(backend: Any, tmp_path: Any) -> None:
+    """A later run that shares an equal object resumes, on any back end; one that shares another does not."""
+    journal = tmp_path / "run.db"
+
+    def run(kind: Any, value: Any) -> list[bool]:
+        with ParallelExecutor(backend=kind, max_concurrency=1) as executor:
+            shared = executor.share(value)
+            executor.add_task(Task(shared_tasks.add, shared, id="added"))
+            executor.add_task(Task(partial(shared_tasks.add, shared), id="partial"))
+            resumed = [result.resumed for result in executor.execute_all(journal=journal)]
+            tasks = [Task(shared_tasks.add, shared, id="streamed"), Task(shared_tasks.value_of, [shared], id="deep")]
+            return resumed + [result.resumed for result in executor.stream(tasks, journal=journal, order="submitted")]
+
+    assert run("thread", [1, 2]) == [False] * 4
+    assert run(backend, [1, 2]) == [True] * 4
+    assert run(backend, [1, 3]) == [False] * 4

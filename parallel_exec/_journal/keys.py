@@ -14,6 +14,7 @@ and the same, and a set's on the seed of this process's hashes. Nothing depends 
     a callable object        as an argument
     plain values             by value and type; containers item by item: a dict in its order, a set in none
     a path                   its text
+    what is shared           what it is: taken apart once, not for each call
     any other object         what its `__reduce_ex__` says: its class by name, and its state
     what cannot be pickled   its type by name alone: a lock, a connection, and each object that has one in its state
 
@@ -34,6 +35,7 @@ from pickle import PickleBuffer
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Mapping
 
+from parallel_exec import _sharing
 from parallel_exec._names import name_of, type_name
 
 _SIZE = 16  # bytes of a key: of a million million calls no two have the same by chance
@@ -76,17 +78,25 @@ def key_of(version: str, id: str, fn: Any, args: tuple[Any, ...], kwargs: Mappin
     return parts.digest()
 
 
+def _digest_of(value: Any) -> bytes:
+    """Return 16 bytes for what is shared, which is looked at once, and not for each call that has it."""
+    parts = _Parts(value)
+    parts.add_argument(value)
+    return parts.digest()
+
+
 class _Parts:
     """What a call is made of, as bytes that can be told apart.
 
     Like pickle it knows what it has met, by number, as objects may lead to each other. Only what can lead to others is noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Any = None) -> None:
         self._out: list[Any] = []  # bytes and memory views
         self._met: dict[int, int] = {}  # by id; and kept alive, as what a reducer makes has an id of its own
         self._kept: list[Any] = []
         self._depth = 0  # how many objects what is being added is in
+        self._whole = whole  # what all of it is of, though it be shared
 
     def digest(self) -> bytes:
         """Return the key."""
@@ -146,6 +156,9 @@ class _Parts:
             self._out.append(dumps(value, _FORMAT))
         elif kind is tuple:
             self._add_items("t", value)
+        elif _sharing.find is not None and value is not self._whole and (content := _sharing.find(value)) is not None:
+            self.add_count("S", 1)
+            self._out.append(content.digest(_digest_of))
         elif not self._is_met(value):
             add = _WAYS.get(kind)
             if add is not None:

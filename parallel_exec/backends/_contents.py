@@ -48,6 +48,9 @@ _NONE: Any = object()  # in the place of a value that is not here
 # What this process knows by number: its own, and what has arrived, which `_kept` keeps until it is forgotten.
 _known: weakref.WeakValueDictionary[int, Content] = weakref.WeakValueDictionary()
 _kept: dict[int, Content] = {}
+_holding: weakref.WeakValueDictionary[int, Content] = (
+    weakref.WeakValueDictionary()
+)  # by the `id` of an object that it has
 
 
 class Content:
@@ -61,7 +64,7 @@ class Content:
         type_name: what it is, for people.
     """
 
-    __slots__ = ("__weakref__", "_address", "_main", "_memories", "_users", "_value", "number", "type_name")
+    __slots__ = ("__weakref__", "_address", "_digest", "_main", "_memories", "_users", "_value", "number", "type_name")
 
     def __init__(self, number: int, value: Any = _NONE, address: str = "", main: str = "") -> None:
         self.number = number
@@ -73,13 +76,26 @@ class Content:
         )
         self._memories: list[Memory] = []  # the first counts: another thread may have been at it, too
         self._users: list[Callable[[int], object]] = []
+        self._digest = b""
         _known[number] = self
+        if value is not _NONE:
+            _holding[id(value)] = self
 
     def value(self) -> Any:
         """Return the object, which is made now if it is not here."""
         if self._value is _NONE:
             self._value = _read(self.number, self.address())
         return self._value
+
+    def has(self, value: Any) -> bool:
+        """Return whether it has this very object."""
+        return self._value is value
+
+    def digest(self, make: Callable[[Any], bytes]) -> bytes:
+        """Return what `make` makes of the object, once."""
+        if not self._digest:
+            self._digest = make(self.value())
+        return self._digest
 
     def size(self) -> int | None:
         """Return how many bytes it takes in memory; None if it is in none."""
@@ -140,6 +156,12 @@ def arrive(number: int, address: str, main: str) -> Content:
                 forget(other)
         content = _kept[number] = Content(number, address=address, main=main)
     return content
+
+
+def holding(value: Any) -> Content | None:
+    """Return the content that has this very object; None if none has."""
+    content = _holding.get(id(value))
+    return content if content is not None and content.has(value) else None
 
 
 def load(number: int, address: str, main: str) -> Any:
