@@ -139,3 +139,15 @@ def sums(shared: Any) -> list[float]:
 def add_to(array: Any, number: int) -> float:
     """Return the first element, with a number added."""
     return float(array[0]) + number
+
+
+class Plain:
+    """Has a number."""
+
+    x = 3
+
+
+def address_of(handles: list[Any]) -> str:
+    """Return where this process has found what is shared."""
+    address: str = handles[0].content().address()
+    return address

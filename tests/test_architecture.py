@@ -149,6 +149,7 @@ ORDER = [
     "backends.engine.kept_grants",
     "backends.engine.runner",
     "backends.engine.executor",
+    "backends.engine.dask_shared",
     "backends.engine.dask_worker",
     "backends.engine.dask_group",
     "backends.engine.dask",

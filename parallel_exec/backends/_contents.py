@@ -38,7 +38,7 @@ from parallel_exec.backends.process import payload, segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Iterable
 
 _WORD = struct.Struct("<Q")
 _PROC = "/proc"
@@ -48,6 +48,7 @@ _NONE: Any = object()  # in the place of a value that is not here
 # What this process knows by number: its own, and what has arrived, which `_kept` keeps until it is forgotten.
 _known: weakref.WeakValueDictionary[int, Content] = weakref.WeakValueDictionary()
 _kept: dict[int, Content] = {}
+_local: dict[int, str] = {}  # addresses here of what has not arrived yet
 _holding: weakref.WeakValueDictionary[int, Content] = (
     weakref.WeakValueDictionary()
 )  # by the `id` of an object that it has
@@ -101,30 +102,42 @@ class Content:
         """Return how many bytes it takes in memory; None if it is in none."""
         return self._memories[0].size if self._memories else None
 
-    def store(self, *, has_main: bool) -> None:
+    def store(self, *, has_main: bool | None, by_value: bool = False) -> None:
         """Put the object in memory that others can map; in this process it is read from there from now on.
 
         Args:
-            has_main: whether it is for processes that have the main module.
+            has_main: whether it is for processes that have the main module; None: that is somebody else's affair.
+            by_value: whether what is of the main module goes by value.
 
         Raises:
             TaskSerializationError: it cannot be pickled.
             OSError: there is no memory for it.
         """
-        self._store(has_main=has_main)
+        self._store(has_main, by_value)
         self._value = _NONE
 
-    def _store(self, *, has_main: bool | None) -> None:
-        pickled = payload.dumps_shared(self._value, has_main=has_main)
-        made = Memory(self.number, [memoryview(pickled.data), *pickled.buffers])
+    def _store(self, has_main: bool | None = None, by_value: bool = False) -> None:
+        pickled = payload.dumps_shared(self._value, has_main=has_main, by_value=by_value)
+        made = Memory(_image(self.number, [memoryview(pickled.data), *pickled.buffers]))
         self._main = "__main__" if pickled.names_main else ""
         self._memories.append(made)
 
     def address(self) -> str:
         """Return where other processes find it, which is decided now, if that was not done."""
         if not self._address and not self._memories:
-            self._store(has_main=None)
+            self._store()
         return self._address or self._memories[0].address()
+
+    def memory(self) -> Memory:
+        """Return the memory, in the process that has stored it or can.
+
+        Raises:
+            LookupError: this is not that process.
+        """
+        if self._address:
+            raise LookupError("what was shared by another process cannot be sent to another machine")
+        self.address()
+        return self._memories[0]
 
     def key(self) -> tuple[int, str, str]:
         """Return what it is pickled as: the arguments of `arrive`. What is pickled keeps it, if anybody asks what must stay."""
@@ -154,7 +167,7 @@ def arrive(number: int, address: str, main: str) -> Content:
         for other in list(_kept):
             if not _is_there(other, _kept[other]):
                 forget(other)
-        content = _kept[number] = Content(number, address=address, main=main)
+        content = _kept[number] = Content(number, address=_local.pop(number, address), main=main)
     return content
 
 
@@ -162,6 +175,16 @@ def holding(value: Any) -> Content | None:
     """Return the content that has this very object; None if none has."""
     content = _holding.get(id(value))
     return content if content is not None and content.has(value) else None
+
+
+def known(number: int) -> Content | None:
+    """Return the content of this number; None if it is gone."""
+    return _known.get(number)
+
+
+def find_at(addresses: Iterable[tuple[int, str]]) -> None:
+    """Open contents, by number, at addresses of this machine, whatever those are with which they come."""
+    _local.update({number: address for number, address in addresses if number not in _known})
 
 
 def load(number: int, address: str, main: str) -> Any:
@@ -209,7 +232,10 @@ class Argument:
 
 
 class Memory:
-    """Pieces of bytes that other processes can map; freed when nobody holds the object, nor a mapping, any more.
+    """Bytes that other processes can map; freed when nobody holds the object, nor a mapping, any more.
+
+    Args:
+        pieces: what is to be there, each at a multiple of 64 bytes.
 
     Attributes:
         size: bytes.
@@ -218,16 +244,14 @@ class Memory:
         OSError: there is no memory for it.
     """
 
-    def __init__(self, number: int, pieces: list[memoryview]) -> None:
+    def __init__(self, pieces: list[memoryview]) -> None:
         self._maker = os.getpid()
         self._path = ""
-        sizes = [piece.nbytes for piece in pieces]
-        header = b"".join(map(_WORD.pack, (number, len(sizes), *sizes)))
-        self.size = sum(map(segments.aligned, (len(header), *sizes)))
+        self.size = sum(segments.aligned(piece.nbytes) for piece in pieces)
         self._fd = -1
         self._fd = self._open()
         position = 0
-        for piece in (memoryview(header), *pieces):
+        for piece in pieces:
             segments.write(self._fd, piece.cast("B"), position)
             position += segments.aligned(piece.nbytes)
         with contextlib.suppress(AttributeError, OSError):  # no such kernel; or it is a file
@@ -245,6 +269,10 @@ class Memory:
             os.ftruncate(fd, self.size)
         return fd
 
+    def whole(self) -> mmap.mmap:
+        """Return all of it, mapped read-only."""
+        return _map(self._fd)
+
     def address(self) -> str:
         """Return where others find it."""
         return self._path or f"{_PROC}/{os.getpid()}/fd/{self._fd}"
@@ -254,6 +282,17 @@ class Memory:
             _close(self._fd)
         if self._path and _getpid() == self._maker:
             _unlink(self._path)
+
+
+def _image(number: int, pieces: list[memoryview]) -> list[memoryview]:
+    """Return what is in memory: before the pieces, what they are."""
+    sizes = [piece.nbytes for piece in pieces]
+    return [memoryview(b"".join(map(_WORD.pack, (number, len(sizes), *sizes)))), *pieces]
+
+
+def _map(fd: int) -> mmap.mmap:
+    fill_standard()  # a mapping has a descriptor of its own
+    return mmap.mmap(fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
 
 
 def _open(number: int, address: str) -> int:
@@ -272,7 +311,6 @@ def _open(number: int, address: str) -> int:
 
 def _read(number: int, address: str) -> Any:
     """Map the memory at an address, and return the object."""
-    fill_standard()  # a mapping has a descriptor of its own
     try:
         fd = _open(number, address)
     except (OSError, LookupError) as error:
@@ -281,7 +319,7 @@ def _read(number: int, address: str) -> Any:
             f"machine, as the same user, and must not have closed it ({type(error).__name__}: {error})"
         ) from None
     try:
-        area = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+        area = memoryview(_map(fd))
     finally:
         os.close(fd)
     count = _WORD.unpack_from(area, _WORD.size)[0]

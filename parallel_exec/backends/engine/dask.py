@@ -32,13 +32,15 @@ import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parallel_exec import _sharing
 from parallel_exec._checks import refuse_names
 from parallel_exec._sync.weak import weakly
-from parallel_exec.backends import _exceptions
+from parallel_exec.backends import _exceptions, _reducers
 from parallel_exec.backends._culprit import find_culprit, parts_of
 from parallel_exec.backends.base import Backend, lowest_free
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.dask_group import AttemptFuture, AttemptGroup, make_pace
+from parallel_exec.backends.engine.dask_shared import PickledCall, Scattered
 from parallel_exec.backends.engine.dask_worker import (
     CRASHED,
     RemoteJob,
@@ -117,6 +119,10 @@ class DaskBackend(Backend):
 
         check_items(name, spec, dumps)
 
+    def store(self, content: Any) -> None:
+        """Put something that is shared in memory; it is scattered with the first call that has it."""
+        content.store(has_main=None, by_value=True)
+
     def prepare(self, job: AnyJob) -> bytes:
         """Return the call, pickled.
 
@@ -125,7 +131,11 @@ class DaskBackend(Backend):
         """
         call = (job.fn, job.args, job.kwargs or {})
         try:
-            return dumps(call)
+            if _sharing.bind is None:
+                return dumps(call)
+            with _reducers.noting() as kept:
+                data = dumps(call)
+            return PickledCall.of(data, kept) if kept else data
         except Exception as error:
             what, why, hint = find_culprit(parts_of(*call))
             raise TaskSerializationError(
@@ -155,6 +165,7 @@ class DaskEngine(Engine):
         self._latest_serial = 0
         self._has_greeted = False
         # The loop's own:
+        self._scattered = Scattered(self._client)
         self._pace = make_pace()
         self._workers_take_groups = False  # whether workers take groups; the feeder reads it
 
@@ -182,7 +193,8 @@ class DaskEngine(Engine):
         granted = b"" if submission.grant is None else dumps(submission.granted())
         timeout, soft = job.settings.timeout, job.settings.soft_timeout
         info = AttemptInfo(job.id, submission.number, timeout, 0, b"", granted, job.root_seed, 0, soft)
-        remote_job = RemoteJob(serial, info, job.payload)
+        shared = job.payload.numbers() if isinstance(job.payload, PickledCall) else ()
+        remote_job = RemoteJob(serial, info, bytes(job.payload), shared)
         priority = job.priority
         del job  # an error's traceback holds this frame
         self._latest_serial = serial
@@ -307,9 +319,12 @@ class DaskEngine(Engine):
 
     async def _run(self, jobs: list[RemoteJob], key: str, priority: int) -> Any:
         """Have attempts run as one task of dask's, and return what `run_on_worker` does."""
+        numbers = {number for job in jobs for number in job.shared}
+        shared = await self._scattered.futures(numbers) if numbers else ()
         remote = self._client.submit(
-            run_on_worker, self._topic, pickle.dumps(jobs), key=key, pure=False, priority=priority
+            run_on_worker, self._topic, pickle.dumps(jobs), *shared, key=key, pure=False, priority=priority
         )
+        del shared
         try:
             return await remote
         except asyncio.CancelledError:

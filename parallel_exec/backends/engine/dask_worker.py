@@ -31,7 +31,7 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import CancelledError
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
@@ -42,6 +42,9 @@ from parallel_exec.backends._pickling import Pickled
 from parallel_exec.backends._platform import die_with_parent, kill_group
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, EngineCall, failed, worker_name
 from parallel_exec.errors import TaskTimeoutError, WorkerStartError
+
+if TYPE_CHECKING:
+    from parallel_exec.backends.engine.dask_shared import SharedBlob
 
 IDLE_LIMIT = 30.0  # seconds; a guess: a backoff is over by then, and a process costs some 15 MB
 STARTS = 3  # children that may die before they take a job; a guess
@@ -59,22 +62,27 @@ class RemoteJob(NamedTuple):
         serial: names the attempt.
         info: what the call is told.
         payload: the pickled call.
+        shared: the numbers of the contents that it refers to.
+        addresses: where they are on the worker's machine, by number; filled in there.
     """
 
     serial: int
     info: AttemptInfo
     payload: bytes
+    shared: tuple[int, ...] = ()
+    addresses: tuple[tuple[int, str], ...] = ()
 
 
 # ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_on_worker(topic: str, pickled_jobs: bytes) -> list[CallResult | None] | str:
+def run_on_worker(topic: str, pickled_jobs: bytes, *blobs: SharedBlob) -> list[CallResult | None] | str:
     """Run a group of attempts in a child process, one after the other; the task that dask sees. Blocks until it is over.
 
     Args:
         topic: names the executor; its workers' events go there.
         pickled_jobs: a list of `RemoteJob`s, in the order of their serial numbers.
+        *blobs: the contents that they refer to.
 
     Returns:
         How each ended, None for one that did not begin; or this worker's address, as none began: it must be greeted.
@@ -83,6 +91,9 @@ def run_on_worker(topic: str, pickled_jobs: bytes) -> list[CallResult | None] | 
     jobs: list[RemoteJob] = pickle.loads(pickled_jobs)
     if len(jobs) > 1 and not pool.may_take(jobs[0].serial):
         return _address()
+    if blobs:
+        here = tuple((blob.number, blob.memory.address()) for blob in blobs)
+        jobs = [job._replace(addresses=here) if job.shared else job for job in jobs]
     return pool.run(jobs)
 
 
@@ -312,7 +323,7 @@ class _ChildProcess:
         """
         info = job.info
         try:
-            self._jobs.send_bytes(pickle.dumps((info, job.payload)))
+            self._jobs.send_bytes(pickle.dumps((info, job.payload, job.addresses)))
             self._results.recv_bytes()
         except (EOFError, OSError):
             self.is_lost = True
@@ -387,7 +398,11 @@ def serve() -> None:
     jobs, results = Connection(jobs_fd, writable=False), Connection(results_fd, readable=False)
     with contextlib.suppress(EOFError, OSError):  # the worker has closed its ends
         while jobs.poll(IDLE_LIMIT):
-            info, payload = pickle.loads(jobs.recv_bytes())
+            info, payload, addresses = pickle.loads(jobs.recv_bytes())
+            if addresses:
+                from parallel_exec.backends._contents import find_at  # few calls need it
+
+                find_at(addresses)
             results.send_bytes(b"began")
             results.send_bytes(pickle.dumps(tuple(_run(info, payload))))
 

@@ -74,8 +74,8 @@ class PickledContent(NamedTuple):
     names_main: bool
 
 
-def dumps_shared(value: Any, *, has_main: bool | None) -> PickledContent:
-    """Pickle what is shared; by value, where it is of a main module that workers cannot import.
+def dumps_shared(value: Any, *, has_main: bool | None, by_value: bool = False) -> PickledContent:
+    """Pickle what is shared; by value, where it is of a main module that workers cannot import, or `by_value` says so.
 
     `has_main`: whether it is for workers that have the main module; None: that is somebody else's affair.
 
@@ -86,7 +86,7 @@ def dumps_shared(value: Any, *, has_main: bool | None) -> PickledContent:
     try:
         data, buffers = _pickling.dumps_apart(value)
         names_main = b"main__" in data
-        if names_main and not has_main and (reason := why_not_importable()):
+        if names_main and not has_main and (reason := "which goes by value" if by_value else why_not_importable()):
             if _pickling.find_cloudpickle() is not None:
                 data, buffers = _pickling.dumps_apart(value, by_value=True)
                 names_main = b"main__" in data

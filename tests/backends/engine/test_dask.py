@@ -21,6 +21,8 @@ import forking_tasks
 import inside
 import psutil
 import pytest
+import shared_tasks
+import tracked
 import work
 
 from parallel_exec import (
@@ -565,3 +567,44 @@ def test_an_attempt_that_comes_after_the_end(client: Any) -> None:
     order = RemoteJob(1, AttemptInfo("late", 1, None), payload)
     (reply,) = client.submit(run_on_worker, topic, pickle.dumps([order]), pure=False).result()
     assert type(reply.outcome(order.info).error) is CancelledError
+
+
+# ── what is shared ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _blobs(client: Any) -> list[str]:
+    """Return the keys of what is scattered."""
+    return [key for key in client.who_has() if str(key).startswith("SharedBlob")]
+
+
+def test_what_is_shared_is_scattered_once(lab: Any, client: Any) -> None:
+    """Each worker has it in memory of its own, which its children map; and lets go of it with the handle."""
+    executor = lab.executor(backend=client, max_concurrency=2)
+    shared = executor.share([1, 2, 3])
+    assert executor.submit(shared_tasks.add, shared, 1).result() == 7
+    assert list(executor.map(partial(shared_tasks.add, shared), range(20))) == [6 + n for n in range(20)]
+    assert executor.submit(shared_tasks.value_of, [shared]).result() == ("Shared", [1, 2, 3])
+    assert len(_blobs(client)) == 1
+    address = executor.submit(shared_tasks.address_of, [shared]).result()
+    assert int(address.split("/")[2]) in client.run(os.getpid).values()
+    del shared
+    assert tracked.wait_until(lambda: not _blobs(client))
+
+
+def test_a_class_of_a_session_is_shared_by_value(lab: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As calls are: the children have no main module."""
+    monkeypatch.setattr(shared_tasks.Plain, "__module__", "__main__")
+    monkeypatch.setattr("__main__.Plain", shared_tasks.Plain, raising=False)
+    executor = lab.executor(backend=client, max_concurrency=1)
+    assert executor.submit(getattr, executor.share(shared_tasks.Plain()), "x").result() == 3
+
+
+def test_what_the_cluster_has_lost_is_scattered_again(lab: Any, client: Any) -> None:
+    """The client still has it."""
+    executor = lab.executor(backend=client, max_concurrency=1)
+    shared = executor.share([1, 2, 3])
+    assert executor.submit(shared_tasks.add, shared).result() == 6
+    (scattering,) = inside.runner(executor)._engine._scattered._scattering.values()
+    client.cancel([scattering.result()], force=True)
+    assert tracked.wait_until(lambda: not _blobs(client))
+    assert executor.submit(shared_tasks.add, shared, 1).result() == 7
