@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 import time
+import weakref
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import soft_tasks
 import work
-from backend_kinds import ALL, EVERY_START_METHOD, OWN, SPAWN_AND_FORK, over
+from backend_kinds import ALL, EVERY_START_METHOD, IN_THIS_PROCESS, OWN, SPAWN_AND_FORK, over
 
 from parallel_exec import ParallelConfig, ParallelExecutor, SoftTimeoutError, Task, TaskTimeoutError
 
@@ -149,3 +152,16 @@ def test_it_pickles() -> None:
     assert type(error) is SoftTimeoutError
     assert (error.task_id, error.soft_timeout, error.attempt) == ("t", 2.5, 3)
     assert str(error) == "attempt 3 of task 't' has run for its soft_timeout of 2.5 s"
+
+
+@over(IN_THIS_PROCESS)
+def test_nothing_is_kept(lab: Any) -> None:
+    """What a call was given is let go when it has ended, though its soft timeout is still to come."""
+    executor = lab.executor(soft_timeout=20.0)
+    given = work.Latch(Path("given"))
+    known = weakref.ref(given)
+    future = executor.submit(bool, given)
+    assert future.result()
+    del given
+    work.until(lambda: gc.collect() >= 0 and known() is None)
+    assert future.task_result().success
