@@ -74,15 +74,17 @@ class Stacks(NamedTuple):
         threads: the one that matters is the last.
         headline: what the process died of, in the interpreter's words; "" if it was asked for a dump.
         binaries: the C code that the last thread was in, the outermost first, if that is known.
+        call: the name of what was called, which is shown if that has no line of Python.
     """
 
     threads: list[Thread]
     headline: str = ""
     binaries: Sequence[str] = ()
+    call: str = ""
 
     def text(self) -> str:
         """Return all of it as text, the last call last; "" if nothing is known."""
-        parts = [_text_of(thread) for thread in self.threads]
+        parts = [_text_of(thread, self.call or "the call itself") for thread in self.threads]
         if self.binaries:
             parts.append("\n".join(["C code (most recent call last):", *(f"  {each}" for each in self.binaries)]))
         if self.headline:
@@ -92,6 +94,8 @@ class Stacks(NamedTuple):
     def where(self) -> str:
         """Return the place that says most of the last thread: the innermost line of the user's; "" if there is none."""
         frames = self.threads[-1].frames if self.threads else []
+        if self.threads and not frames and self.call:
+            return f"{self.call} (C code)"
         known = [frame for frame in frames if frame.file and not frame.file.startswith((_OURS, "<frozen "))]
         own = [frame for frame in known if _is_users(frame.file)]
         if not known:
@@ -114,7 +118,7 @@ def _shortened(file: str) -> str:
     return file.removeprefix(here)
 
 
-def _text_of(thread: Thread) -> str:
+def _text_of(thread: Thread, call: str) -> str:
     import linecache
 
     lines = [f"{thread.title} (most recent call last):"]
@@ -128,7 +132,7 @@ def _text_of(thread: Thread) -> str:
         if source:
             lines.append(f"    {source}")
     if not thread.frames:
-        lines.append("  (no line of Python: the call itself is C code)")
+        lines.append(f"  {call} (C code, without a line of Python)")
     return "\n".join(lines)
 
 

@@ -101,7 +101,9 @@ def test_a_call_of_c_code_alone() -> None:
     """There is no line to show, and that is said."""
     stacks = _stacks.parse(f"Stack (most recent call first):\n{LOOP}".encode())
     assert stacks.where() == ""
-    assert "no line of Python" in stacks.text()
+    assert "without a line of Python" in stacks.text()
+    assert stacks._replace(call="sleep").where() == "sleep (C code)"
+    assert "sleep (C code" in stacks._replace(call="sleep").text()
 
 
 def test_without_a_line_of_the_users_the_innermost_counts() -> None:

@@ -9,7 +9,7 @@ import signal
 from logging import INFO, WARNING
 
 from parallel_exec._dispatcher import say
-from parallel_exec._names import describe_failure
+from parallel_exec._names import call_name, describe_failure
 from parallel_exec.backends.process.oom import OomKills
 from parallel_exec.errors import TaskTimeoutError, located
 
@@ -36,26 +36,30 @@ class Deaths:
         self._oom_kills = OomKills()
 
     def error_of(
-        self, handle: WorkerHandle, exitcode: int | None, task_id: str, error: BaseException | None
+        self, handle: WorkerHandle, exitcode: int | None, fn: object, task_id: str, error: BaseException | None
     ) -> BaseException:
         """Return the error of the attempt that a worker ran when it died, and log it.
 
         Args:
             handle: the worker.
             exitcode: how its process ended.
+            fn: what was called.
             task_id: the task.
             error: what it was killed for; None if it was not killed for the sake of this attempt.
         """
+        stacks = handle.process.stacks()
+        if stacks is not None:
+            stacks = stacks._replace(call=call_name(fn))
         if error is None:
             from parallel_exec.errors import (
                 WorkerCrashedError,
             )  # loads the stdlib's process pool; only a crash needs it
 
             hint = self._hint(handle, exitcode)
-            error = WorkerCrashedError(handle.process.pid, exitcode, task_id, handle.process.stacks(), hint)
+            error = WorkerCrashedError(handle.process.pid, exitcode, task_id, stacks, hint)
             say(WARNING, "%s", error)
         elif type(error) is TaskTimeoutError:
-            error = located(error, handle.process.stacks())
+            error = located(error, stacks)
             say(WARNING, "%s; its worker process %d was killed", error, handle.process.pid)
         else:
             why = describe_failure(error)

@@ -270,7 +270,7 @@ class Receiver:
         number = self._begin(handle, job, running.since, over=True)
         if handle.output is not None and type(job) is not MapChunk:
             _note_output(job, handle.output.rest())
-        error = self._deaths.error_of(handle, exitcode, _named(job, running.serial).id, error)
+        error = self._deaths.error_of(handle, exitcode, job.fn, _named(job, running.serial).id, error)
         if type(job) is not MapChunk:
             if number:
                 self._port.report(job, number, Failure(error), time.monotonic())
