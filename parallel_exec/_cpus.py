@@ -51,8 +51,8 @@ def _said() -> int | None:
 def _quotas() -> Iterator[float]:
     """Yield the limits, in CPUs, of this process's cgroups and of those around them, of both versions of cgroups."""
     try:
-        with open(OWN_CGROUPS, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().splitlines()
+        with open(OWN_CGROUPS, "rb") as file:
+            lines = os.fsdecode(file.read()).splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
@@ -83,6 +83,6 @@ def _quota(folder: str) -> float | None:
     return cpus if cpus > 0 else None  # version 1 writes -1 for no limit
 
 
-def _read(folder: str, name: str) -> str:
-    with open(os.path.join(folder, name), encoding="ascii") as file:
+def _read(folder: str, name: str) -> bytes:
+    with open(os.path.join(folder, name), "rb") as file:
         return file.read()
