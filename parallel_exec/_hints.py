@@ -117,7 +117,8 @@ METHODS: Mapping[str, str] = {
     "imap_unordered": "stream(tasks)",
     **dict.fromkeys(("close", "join"), "shutdown()"),
     **dict.fromkeys(
-        ("terminate", "kill", "stop", "cancel"), "shutdown(cancel_futures=True), and future.abort() for what runs"
+        ("terminate", "kill", "stop", "cancel", "cancel_all", "stop_and_join", "kill_workers", "terminate_workers"),
+        "abort_all(), and then shutdown()",
     ),
     **dict.fromkeys(("run", "start", "execute", "run_all", "start_all"), "execute_all()"),
     **dict.fromkeys(("add", "add_tasks", "put", "schedule"), "add_task(task), or submit(fn, argument, ...)"),

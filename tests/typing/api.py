@@ -62,6 +62,7 @@ from parallel_exec import (
     WorkerStartError,
     current_task,
     current_worker,
+    drain_on_sigterm,
     futures,
 )
 from parallel_exec.futures import ProcessPoolExecutor as DropInProcesses
@@ -240,6 +241,9 @@ with ParallelExecutor(config, backoff=0.1, retry=retrying) as executor:
     executor.pause()
     executor.resume()
     executor.resize(3)
+    executor.abort_all()
+    drain_on_sigterm(executor, grace=8)
+    drain_on_sigterm("executor")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(executor.stats(), ExecutorStats)
     assert_type(executor.running()[0], RunningTask)
     assert_type(executor.results()[0].success, bool)
