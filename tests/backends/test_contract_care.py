@@ -148,13 +148,15 @@ def test_what_a_finalizer_raises_is_logged(method: str, caplog: pytest.LogCaptur
     assert "cannot be closed" in caplog.text
 
 
-def test_a_process_whose_finalizer_hangs_is_killed() -> None:
-    """It has as long as any worker that is told to end."""
+def test_a_process_whose_finalizer_hangs_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """It has as long as any worker that is told to end, and the log says so."""
+    caplog.set_level("INFO", "parallel_exec")
     begun = time.monotonic()
     with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(finalizer=care_tasks.never_close)) as executor:
-        pid = executor.submit(care_tasks.who).result()[2]
+        _, name, pid = executor.submit(care_tasks.who).result()
     assert time.monotonic() - begun < work.SOON
     assert not processes.is_alive(pid)
+    assert f"worker {name} was told to end, and was killed" in caplog.text
 
 
 def test_a_thread_whose_finalizer_hangs_is_left(

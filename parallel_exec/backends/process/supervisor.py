@@ -24,7 +24,7 @@ from parallel_exec._dispatcher import logger
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.base import lowest_free
-from parallel_exec.backends.process.worker_handle import WorkerState
+from parallel_exec.backends.process.worker_handle import STOP_GRACE, WorkerState
 from parallel_exec.errors import WorkerStartError
 
 TYPE_CHECKING = False
@@ -207,6 +207,13 @@ class Supervisor:
         handle.close()
         if state != WorkerState.CLOSING:
             self._port.events.emit("WorkerDied", handle.name, f"exit code {exitcode}")
+        elif handle.process.was_killed and handle.pending_kill is None:
+            logger.info(
+                "worker %s was told to end, and was killed as it had not ended within %g s: its finalizer, or what a task has "
+                "left behind, still ran",
+                handle.name,
+                STOP_GRACE,
+            )
         if self._port.drained:
             return
         if state == WorkerState.STARTING:
