@@ -25,7 +25,7 @@ import functools
 import queue
 from concurrent.futures import BrokenExecutor
 
-from parallel_exec._names import short_repr
+from parallel_exec._names import call_name, short_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ class TaskTimeoutError(LocatedError, TimeoutError):
         self.attempt = attempt
 
 
-def located(error: BaseException, stacks: Stacks | None) -> BaseException:
-    """Return the error of an attempt that was stopped: that of a timeout as one which knows where that was."""
+def located(error: BaseException, stacks: Stacks | None, fn: object) -> BaseException:
+    """Return the error of an attempt that was stopped: that of a timeout as one which knows where that was, in a call of `fn`."""
     if stacks is None or not stacks.threads or type(error) is not TaskTimeoutError:
         return error
-    return TaskTimeoutError(error.task_id, error.timeout, error.attempt, stacks)
+    return TaskTimeoutError(error.task_id, error.timeout, error.attempt, stacks._replace(call=call_name(fn)))
 
 
 class SoftTimeoutError(ParallelExecError, TimeoutError):

@@ -107,6 +107,16 @@ def test_a_timeout_in_a_thread(said: Any, where: str) -> None:
     assert error.stack.splitlines()[1].endswith(", in wait_for")
 
 
+def test_a_call_of_c_code_in_a_thread_is_named(said: Any) -> None:
+    """As it has no line of Python."""
+    with executor("thread", timeout=0.1) as pool:
+        error: Any = pool.submit(time.sleep, 0.3).exception(work.SOON)
+    assert str(error).endswith(", at sleep (C code)")
+    assert error.stack.endswith("\n  sleep (C code, without a line of Python)")
+    assert len(said()) == 1
+    work.until(lambda: pool.stats().abandoned == 0)
+
+
 def wait_for(over: Any) -> None:
     """Wait."""
     over.wait(work.SOON)

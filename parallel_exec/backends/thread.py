@@ -454,7 +454,7 @@ class ThreadRunner(Runner):
     def _settle_abandoned(
         self, worker: _Worker, job: AnyJob, number: int, error: BaseException, stacks: Stacks | None, end: float
     ) -> None:
-        error = located(error, stacks)
+        error = located(error, stacks, job.fn)
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, job.id, number, f"thread {worker.name}")
         self.port.events.emit("WorkerDied", worker.name, f"abandoned: {error}")

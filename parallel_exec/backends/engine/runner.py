@@ -410,7 +410,7 @@ class EngineRunner(Runner):
                 return
             claimed = self.port.claim(job, number)
         if claimed:
-            error = located(error, submission.stacks())  # now, in the clock's thread: its call may end any moment
+            error = located(error, submission.stacks(), job.fn)  # now: its call may end any moment
             self._settler.call_soon(partial(self._stop, submission, job, error, time.monotonic()))
         else:
             self._settler.call_soon(partial(self._end_overridden, submission))

@@ -48,18 +48,17 @@ class Deaths:
             error: what it was killed for; None if it was not killed for the sake of this attempt.
         """
         stacks = handle.process.stacks()
-        if stacks is not None:
-            stacks = stacks._replace(call=call_name(fn))
         if error is None:
             from parallel_exec.errors import (
                 WorkerCrashedError,
             )  # loads the stdlib's process pool; only a crash needs it
 
+            stacks = None if stacks is None else stacks._replace(call=call_name(fn))
             hint = self._hint(handle, exitcode)
             error = WorkerCrashedError(handle.process.pid, exitcode, task_id, stacks, hint)
             say(WARNING, "%s", error)
         elif type(error) is TaskTimeoutError:
-            error = located(error, stacks)
+            error = located(error, stacks, fn)
             say(WARNING, "%s; its worker process %d was killed", error, handle.process.pid)
         else:
             why = describe_failure(error)
