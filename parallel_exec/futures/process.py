@@ -51,7 +51,8 @@ class ProcessPoolExecutor(Pool, concurrent.futures.ProcessPoolExecutor):
         context = start_method.get_context(mp_context)
         if max_tasks_per_child is not None:
             _check_max_tasks(max_tasks_per_child, context)
-        backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child)
+        # The environment of its processes is this one's, as in the standard library's.
+        backend = ProcessBackend(context, initializer, tuple(initargs), max_tasks_per_child, threads_per_worker=None)
         Pool.__init__(self, operator.index(max_workers), backend)
 
     def terminate_workers(self) -> None:

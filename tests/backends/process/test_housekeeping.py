@@ -16,6 +16,7 @@ import work
 
 from parallel_exec import ParallelExecutor, ProcessBackend, WorkerStartError
 from parallel_exec.backends.process.environment import THREADS, thread_variables, threads_of
+from parallel_exec.futures import ProcessPoolExecutor
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -109,6 +110,13 @@ def test_workers_are_told_how_many_threads(wanted: Any, expected: str | None, mo
     with ParallelExecutor(max_concurrency=2, backend=ProcessBackend(threads_per_worker=wanted)) as executor:
         assert set(executor.submit(care_tasks.variables, *THREADS).result()) == {expected}
     assert not set(THREADS) & set(os.environ)
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_the_drop_in_leaves_the_environment_alone() -> None:
+    """As the standard library's pool does."""
+    with ProcessPoolExecutor(1) as executor:
+        assert set(executor.submit(care_tasks.variables, *THREADS).result()) == {None}
 
 
 @pytest.mark.usefixtures("no_variables")
