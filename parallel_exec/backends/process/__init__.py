@@ -9,6 +9,8 @@
         │      └─► Launcher       starts them: in threads,                          launcher.py, spawn.py, start_method.py
         │                         by a fork server that is kept up to date,         fork_server.py, inherited.py
         │                         or by `multiprocessing`                           mp_process.py, semaphore.py
+        │                         and says what they have in their environment      environment.py
+        ├─► IdleWorkers           which have had nothing to do for too long         idle_workers.py
         ├─► Prefetch              how much is sent ahead, and what is taken back    prefetch.py
         ├─► Assignments           which worker has which job                        assignments.py
         │      └─► WorkerHandle   one worker: its state, its permits, its files     worker_handle.py, worker_files.py
@@ -32,8 +34,8 @@ The threads of the parent, and what each of them does here:
 
 A turn of the I/O thread (`ProcessPool._turn`), after which it sleeps until a file is ready or something is due:
 
-    poll journals that are due ─► watch workers that were started ─► rebalance ─► give back what was taken back
-        ─► retire workers beyond the limit ─► take and hand out ─► start workers for what is left
+    poll journals that are due ─► watch workers that were started ─► retire those that are idle for too long ─► rebalance
+        ─► give back what was taken back ─► retire workers beyond the limit ─► take and hand out ─► start workers for what is left
 
 The way of a call, and what proves where it is:
 
@@ -48,6 +50,9 @@ The way of a call, and what proves where it is:
     The journal is memory that both see: it says what runs, since when, and how the calls before it ended, also when the
     worker is silent, or dead. What comes both by it and through the pipe counts once. Behind it a worker that crashes, or is
     killed as its time is up, writes where its threads are (`child/last_words.py`).
+
+    A worker that finds after a call that it has too much memory says so (OUTGROWN), and begins nothing more: the parent takes
+    back all that it has, and tells it to end. One that was told to end calls the user's finalizer, and ends.
 
 The states of a worker (`worker_handle.py` says in which of them it is sent tasks):
 

@@ -34,6 +34,8 @@ Headers are little-endian and have no gaps. The journal's words and rows of numb
              then the row, without a header
     dump     behind the journal, in the same file: what `faulthandler` writes as the worker dies; zeros until then
 
+An OUTGROWN frame's payload is how many bytes of memory the worker has, in digits.
+
 A frame tells of one task's end. The worker writes it into its *journal*, a piece of memory that the parent sees as well,
 before the next task begins, and sends the journal's frames through the pipe when it pauses, or once a millisecond.
 After a kill at any instant the parent finds in the journal what the pipe did not bring; what came both ways is known by

@@ -5,7 +5,8 @@
                              ▼
                           DROPPED ──► result pipe
 
-`reader.py` is what it reads, `writer.py` what it writes, `map_runner.py` runs the items of a `map`. All of it imports
+`reader.py` is what it reads, `writer.py` what it writes, `map_runner.py` runs the items of a `map`, `housekeeping.py` is what
+it does beside that if it is told to. All of it imports
 the standard library alone, and the few modules of ours that do the same, so that a worker starts fast.
 
 Guarantees:
