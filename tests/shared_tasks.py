@@ -151,3 +151,8 @@ def address_of(handles: list[Any]) -> str:
     """Return where this process has found what is shared."""
     address: str = handles[0].content().address()
     return address
+
+
+def hand_on_value(handles: list[Any]) -> float:
+    """Return the sum of the value of a handle."""
+    return sum_of(handles[0].value)

@@ -219,3 +219,13 @@ def test_a_journal_knows_a_call_by_what_is_shared(backend: Any, tmp_path: Any) -
     assert run("thread", [1, 2]) == [False] * 4
     assert run(backend, [1, 2]) == [True] * 4
     assert run(backend, [1, 3]) == [False] * 4
+
+
+@over((*OWN, "process-pool"))
+def test_a_handle_in_what_is_shared(lab: Any) -> None:
+    """What is shared may have handles in it, and keeps what they stand for."""
+    executor = lab.executor(max_concurrency=1)
+    inner = executor.share(NUMBERS)
+    outer = executor.share([inner])
+    del inner
+    assert executor.submit(shared_tasks.value_of, outer).result() == ("Shared", NUMBERS)

@@ -65,7 +65,18 @@ class Content:
         type_name: what it is, for people.
     """
 
-    __slots__ = ("__weakref__", "_address", "_digest", "_main", "_memories", "_users", "_value", "number", "type_name")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_digest",
+        "_main",
+        "_memories",
+        "_parts",
+        "_users",
+        "_value",
+        "number",
+        "type_name",
+    )
 
     def __init__(self, number: int, value: Any = _NONE, address: str = "", main: str = "") -> None:
         self.number = number
@@ -76,6 +87,7 @@ class Content:
             main  # the main module's name, if it may name that: the bytes of a call that has it then do so, too
         )
         self._memories: list[Memory] = []  # the first counts: another thread may have been at it, too
+        self._parts: list[Content] = []  # those that it refers to: handles in what is shared
         self._users: list[Callable[[int], object]] = []
         self._digest = b""
         _known[number] = self
@@ -117,7 +129,8 @@ class Content:
         self._value = _NONE
 
     def _store(self, has_main: bool | None = None, by_value: bool = False) -> None:
-        pickled = payload.dumps_shared(self._value, has_main=has_main, by_value=by_value)
+        with _reducers.noting() as self._parts:
+            pickled = payload.dumps_shared(self._value, has_main=has_main, by_value=by_value)
         made = Memory(_image(self.number, [memoryview(pickled.data), *pickled.buffers]))
         self._main = "__main__" if pickled.names_main else ""
         self._memories.append(made)
@@ -149,6 +162,8 @@ class Content:
         """Have `forget` called with its number when it is gone; in any thread, as a finalizer."""
         if forget not in self._users:
             self._users.append(forget)
+            for part in self._parts:
+                part.used_by(forget)
 
     def __del__(self) -> None:
         for forget in self._users:

@@ -83,6 +83,17 @@ def test_an_idle_worker_lets_go_of_what_is_gone(bench: Any, ones: Any) -> None:
     assert pool.submit(array_tasks.total, stays).result() == 1
 
 
+def test_what_was_in_it_goes_with_it(bench: Any, ones: Any) -> None:
+    """A handle in what is shared keeps its object as long, here and in the worker."""
+    pool = bench.pool()
+    outer = pool.share([pool.share(ones)])
+    assert pool.submit(shared_tasks.hand_on_value, outer).result() == SIZE
+    (pid,) = processes.workers(pool)
+    assert _mapped(pid) == 1
+    del outer
+    assert tracked.wait_until(lambda: _mapped(pid) == 0)
+
+
 def test_a_worker_lets_go_in_the_middle_of_its_batches(bench: Any) -> None:
     """What is shared, used and dropped again and again leaves nothing, also while workers are busy."""
     pool = bench.pool(2)
