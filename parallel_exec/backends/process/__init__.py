@@ -15,10 +15,11 @@
         ├─► Assignments           which worker has which job                        assignments.py
         │      └─► WorkerHandle   one worker: its state, its permits, its files     worker_handle.py, worker_files.py
         │                         its process, the calls that it has                worker_process.py, assigned.py
+        ├─► Releases              what was shared and is gone: workers forget it    releases.py, ../_contents.py
         ├─► Deaths                what one died of, and where it was                deaths.py, oom.py
         └─► Receiver              what workers say: attempts began and ended        receiver.py
                ▲        │
-        frames │        │ batches  calls, pickled, and how all of it is laid out    payload.py, wire.py, segments.py
+        frames │        │ batches  calls, pickled, and how all of it is laid out    payload.py, wire.py, segments.py, repeats.py
                │        ▼
     a worker process              a permit, the call, its frame; the next           child/
 
