@@ -71,6 +71,7 @@ ORDER = [
     "_core.admission",
     "_core.backoff",
     "_core.grants",
+    "_core.recovery",
     "_core.scheduler",
     "_core.map_chunk",
     "_core.map_feed",

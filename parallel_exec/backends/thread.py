@@ -12,6 +12,7 @@ Guarantees:
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
+    Wherever Ctrl-C tears `stop` apart, an attempt that was claimed is settled by then, once.
     When the system refuses a thread, the pool goes on with those it has, and tries again. Without any it does so for
     `PATIENCE`; then what waits fails with `WorkerStartError`, and what is added later has its own try.
 """
@@ -31,8 +32,9 @@ from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, succeeded
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
+from parallel_exec._sync.locks import is_mine, release_leaked
 from parallel_exec._sync.parking import Parker, Waiters
-from parallel_exec._sync.threads import arrive, launch
+from parallel_exec._sync.threads import arrive, launch, main
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends.base import Backend, Consumer, Runner, SchedulerPort, log_abandoned
@@ -199,7 +201,7 @@ class ThreadRunner(Runner):
     # ── starting and ending threads ─────────────────────────────────────────────────────────────────────────────────
 
     def _spawn(self, first: Callable[[], object] | None = None) -> None:
-        """Start a worker, which calls `first` before anything else; without room for one that is called here."""
+        """Start a worker, which calls `first` before anything else; without room for one `_call_here` does."""
         port = self.port
         worker = _Worker(f"{self._prefix}_{next(self._names)}", port)
         thread = threading.Thread(target=self._serve, args=(worker, first), name=worker.name, daemon=True)
@@ -223,10 +225,20 @@ class ThreadRunner(Runner):
         try:
             if not room:
                 if first is not None:
-                    guarded(first)
+                    self._call_here(first)
                 port.decline(self._spawner)
         finally:
             self._offer()
+
+    def _call_here(self, first: Callable[[], object]) -> None:
+        """Call what there is no worker for; not in the main thread, where a signal handler could tear it apart."""
+        if threading.get_ident() == main.ident:
+            try:
+                self.port.timers.timer(first).arm(-math.inf)
+                return
+            except (RuntimeError, MemoryError):  # there is no clock, and none can be started
+                pass
+        guarded(first)
 
     def _room(self) -> int:
         """Return how many workers there may be: slots beyond the cap on abandoned threads are lost."""
@@ -248,7 +260,7 @@ class ThreadRunner(Runner):
     def _start_failed(self, worker: _Worker, first: Callable[[], object] | None, error: Exception) -> None:
         self._dismiss(worker)
         if first is not None:
-            guarded(first)
+            self._call_here(first)
         now = time.monotonic()
         with self.port.lock:
             if self._workers or now - self._refused_at > PATIENCE:  # or there was nothing to do meanwhile
@@ -343,12 +355,12 @@ class ThreadRunner(Runner):
         del self, worker, port, last
 
     def _leave(self, worker: _Worker) -> None:
-        worker.end_kept()  # of an attempt that was abandoned just as it began, or ended
         with self.port.lock:
             if worker in self._workers:  # an abandoned thread may end any time, and nobody waits for it
                 self._leaving = [thread for thread in self._leaving if thread.is_alive()]
                 self._leaving.append(threading.current_thread())
             self._dismiss(worker)
+        worker.end_kept()  # of an attempt that was abandoned just as it began, or ended
         if not self.port.drained:
             self._offer()
 
@@ -381,19 +393,45 @@ class ThreadRunner(Runner):
 
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
+        won: list[None] = []  # not empty: we have claimed it, and nobody has begun to settle it
+        was_held = is_mine(self.port.lock)
+        try:
+            self._abandon(job, number, error, won)
+        except BaseException:  # a signal handler's
+            if won:
+                if not was_held:
+                    release_leaked(self.port.lock)
+                self._abandon(job, number, error, won)
+            raise
+
+    def _abandon(self, job: AnyJob, number: int, error: BaseException, won: list[None]) -> None:
+        """Do as `stop`. May be repeated, wherever an exception has torn it apart."""
         port = self.port
         with port.lock:
             worker = job.slot
-            if not port.claim(job, number):
+            was_abandoned = worker is None or worker.abandoned
+            if worker is not None:
+                worker.abandoned = True  # first: once its attempt is claimed, it must begin no other
+            if won:
+                job.claimed()
+            elif not port.claim(job, number, won):
+                if worker is not None:
+                    worker.abandoned = was_abandoned
                 return
-            worker.abandoned = True
-            worker.kept = port.keep_grant(job, error)
-            self._workers.discard(worker)
-            self._stuck.add(worker)
-        first = partial(self._settle_abandoned, worker, job, number, error, time.monotonic())
-        self._spawn(first)
+            if worker in self._workers or worker in self._stuck:  # else it has ended since this was torn apart
+                worker.kept = worker.kept or job.grant
+                port.keep_grant(job, error)
+                self._stuck.add(worker)
+                self._workers.discard(worker)
+        self._spawn(partial(self._settle_abandoned, worker, job, number, error, time.monotonic(), won))
 
-    def _settle_abandoned(self, worker: _Worker, job: AnyJob, number: int, error: BaseException, end: float) -> None:
+    def _settle_abandoned(
+        self, worker: _Worker, job: AnyJob, number: int, error: BaseException, end: float, won: list[None]
+    ) -> None:
+        try:
+            won.pop()
+        except IndexError:  # another thread does so: see `stop`
+            return
         if worker in self._stuck:  # else it has ended meanwhile, as one does that looks at its deadline
             log_abandoned(error, job.id, number, f"thread {worker.name}")
         self.port.events.emit("WorkerDied", worker.name, f"abandoned: {error}")
