@@ -77,6 +77,8 @@ class Grants:
             if seconds is not None and name is not None and limits is not None and name in limits.specs():
                 self._ready.hold(name, job.settings.needs, time.monotonic() + seconds)
                 is_held = True
+            if job.grant is not None:
+                job.grant.blame(name)
             self._ready.end(job, ending)
         if name is not None and not is_held and isinstance(error, RetryAfter):
             self._warn(job, name)

@@ -381,13 +381,11 @@ class EngineRunner(Runner):
 
     def recall(self, job: AnyJob) -> bool:
         """Take a job back if it certainly has not begun. Called with the lock held."""
-        submission = submission_of(job)
-        if submission is None or not submission.is_pending:
+        handed = submission_of(job)
+        if handed is None or not handed.is_pending or not (handed.withdraw() or self._engine.recall(handed)):
             return False
-        if submission.withdraw() or self._engine.recall(submission):
-            self._settler.call_soon(partial(self._let_withdrawn_go, submission))
-            return True
-        return False
+        self._settler.call_soon(partial(self._let_withdrawn_go, handed))
+        return True
 
     def recall_all(self) -> None:
         """Take back what has not begun. Called with the lock held."""
@@ -461,6 +459,7 @@ class EngineRunner(Runner):
             self._settler.wakeup()
 
     def _end_threads(self) -> None:
+        self._kept.end()
         self._feeder.wakeup()
         self._engine.close()
 
