@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import CancelledError
 from typing import Any
@@ -372,3 +374,13 @@ def test_shutdown_cancels_what_waits(lab: Any) -> None:
     assert waiting.cancelled()
     gate.set()
     assert running.result(work.PATIENCE)
+
+
+def test_what_shows_the_limits_is_imported_with_the_executor() -> None:
+    """A signal handler that looks at them must not come in the middle of that import."""
+    code = (
+        "import sys; from parallel_exec import ParallelExecutor; before = 'parallel_exec._limits_view' in sys.modules; "
+        "ParallelExecutor(limits={'db': 1}); print(before, 'parallel_exec._limits_view' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
