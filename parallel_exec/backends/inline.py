@@ -15,6 +15,7 @@ Guarantees:
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError
 
 from parallel_exec._checks import refuse_names
 from parallel_exec._current import current
@@ -156,7 +157,9 @@ class InlineRunner(Runner):
         """Bring in order what an exception has torn apart."""
         outcome = hand.outcome
         if outcome is None:
-            outcome = Failure(type(error)(*error.args))  # another one, as that leads to all that the caller has
+            # Another one, as that leads to all that the caller has. (Of a class of the user's it may not be to be had.)
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            outcome = Failure(KeyboardInterrupt(*error.args) if is_interrupt else CancelledError())
             if hand.job is not None:
                 hand.job.mark_retrieved()  # the caller sees it now
         self.port.recover(hand.job, outcome, hand.won, was_held=was_held)

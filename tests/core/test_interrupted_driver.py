@@ -106,3 +106,33 @@ def test_a_second_task_of_what_was_interrupted(lab: Any) -> None:
     executor.submit(int)
     assert numbers == [1]
     assert executor.stats().succeeded == 2
+
+
+def test_an_error_of_the_users_own(lab: Any) -> None:
+    """What a signal handler, or a `sleep`, raises is raised in the caller as it is, however its class is made."""
+
+    class OddError(Exception):
+        def __init__(self, *, why: str) -> None:
+            super().__init__("odd", why)
+
+    def sleep(seconds: float) -> None:
+        raise OddError(why="in a sleep")
+
+    executor = lab.executor(backend=InlineBackend(sleep=sleep), retry_count=1, backoff=20.0)
+    with pytest.raises(OddError):
+        executor.submit(work.fail, OSError())
+    port = inside.scheduler(executor)
+    begin = port.begin
+
+    def begun_in_vain(*args: Any, **kwargs: Any) -> Any:
+        begin(*args, **kwargs)
+        port.begin = begin
+        raise OddError(why="as it began")
+
+    port.begin = begun_in_vain
+    with pytest.raises(OddError):
+        executor.options(priority=1).submit(int)
+    port.begin = begin
+    stats = executor.stats()
+    assert (stats.running, stats.waiting, stats.failed) == (0, 1, 1)
+    executor.shutdown(wait=False, cancel_futures=True)
