@@ -162,10 +162,10 @@ def test_an_item_that_cannot_be_granted_what_it_needs(option: str, item: Any, me
 def test_a_rate_spaces_calls(workdir: Path, backend: str) -> None:
     """Calls that need a rate begin at that rate, in every back end."""
     process = run(
-        "work:began", *"abcdef", "--limit", "api=20/s,burst=1", "--needs", "api", "--backend", backend, cwd=workdir
+        "work:began", *"abcdef", "--limit", "api=5/s,burst=1", "--needs", "api", "--backend", backend, cwd=workdir
     )
     began = sorted(results(process).values())
-    assert began[-1] - began[0] >= 5 / 20 - 0.02
+    assert began[-1] - began[0] >= 0.3  # and not 1: the first may begin long after it was let in
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
