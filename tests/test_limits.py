@@ -164,14 +164,14 @@ def test_a_low_priority_is_not_starved_where_tasks_age(lab: Any) -> None:
 
 def test_a_rate_spaces_starts() -> None:
     """Without a worker that sleeps: one thread runs the others meanwhile."""
-    with ParallelExecutor(max_concurrency=1, limits={"api": Rate(50, burst=1)}) as executor:
+    with ParallelExecutor(max_concurrency=1, limits={"api": Rate(4, burst=1)}) as executor:
         begun: list[float] = []
         futures = [executor.options(needs={"api": 1}).submit(lambda: begun.append(time.monotonic())) for _ in range(6)]
         assert executor.submit(int).result(work.PATIENCE) == 0
         assert len(begun) < 6
         for future in futures:
             future.result(work.PATIENCE)
-    assert all(later - earlier > 0.019 for earlier, later in zip(begun, begun[1:]))
+    assert begun[-1] - begun[0] >= 0.5  # and not 1.25: the first may begin long after it was let in
 
 
 def test_a_rate_whose_waits_are_skipped() -> None:
