@@ -41,7 +41,9 @@ _POLL = 0.01  # seconds
 
 # Alive in this process; module state, as exit is the process's.
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
-_over: list[bool] = []  # whether the interpreter has come to its end
+# Once the interpreter has come to its end: those of then. They stay until it is gone, and with them the pools that the user
+# gave us: one that is collected just as the standard library's exit hook wakes it up makes that fail with `EBADF`.
+_over: list[list[Scheduler]] = []
 
 
 def watch(executor: Any, scheduler: Scheduler) -> None:
@@ -64,8 +66,9 @@ def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:
 
 
 def _at_exit() -> None:
-    _over.append(True)
-    schedulers = list(_schedulers)
+    schedulers: list[Scheduler] = []
+    _over.append(schedulers)  # first: what is made from now on is refused
+    schedulers.extend(_schedulers)
     for scheduler in schedulers:
         _end_unattended(scheduler, at_exit=True)
     if _was_interrupted():
