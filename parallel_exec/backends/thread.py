@@ -418,6 +418,7 @@ class ThreadRunner(Runner):
                 if worker is not None:
                     worker.abandoned = was_abandoned
                 return
+            assert worker is not None  # the attempt is live, or nobody has begun to settle it
             if worker in self._workers or worker in self._stuck:  # else it has ended since this was torn apart
                 worker.kept = worker.kept or job.grant
                 port.keep_grant(job, error)
