@@ -7,7 +7,9 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping
+from functools import partial
 
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.locks import is_mine
@@ -61,10 +63,18 @@ class LiveLimits(MutableMapping):  # type: ignore[type-arg]  # which 3.9 cannot 
 
     def _end_refused(self, limits: Limits) -> None:
         """End the tasks that wait for what can never be granted any more, and wake who can go on."""
+        if limits.busy:  # what this call has interrupted makes the change: the clock's thread waits for that
+            self._monitor.timers.timer(partial(self._end_late, limits)).arm(-math.inf)
+            return
         while limits.refused:
             for job, error in list(limits.refused.items()):
                 self._completion.cancel_waiting(job, Failure(error))
         self._monitor.idle.wake_one()
+
+    def _end_late(self, limits: Limits) -> None:
+        with self._monitor.lock:  # which who makes the change has till then
+            pass
+        self._end_refused(limits)
 
     def __delitem__(self, name: str) -> None:
         with self._monitor.lock:

@@ -103,6 +103,6 @@ def _need(name: str, value: Any) -> Any:
         raise ValueError(
             f"{shown}: an amount must be more than 0, and finite; a key that is a number is {str(value)!r}"
         )
-    if hasattr(type(value), "__index__"):
+    if not isinstance(value, (str, bytes)) and hasattr(type(value), "__index__"):
         return operator.index(value)
     return int(amount) if amount.is_integer() else amount

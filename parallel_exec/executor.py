@@ -79,6 +79,8 @@ class ParallelExecutor(Submitter, Executor):
         given: Any = overrides  # `ParallelConfig` checks the names, and says which was meant
         self.config = config.with_changes(**given) if config is not None else ParallelConfig(**given)
         backend = make_backend(self.config.backend)
+        if self.config.limits:  # a signal handler may look at them as somebody else is about to import what shows them
+            import parallel_exec._limits_view  # noqa: F401
         for name, spec in (self.config.limits or {}).items():
             backend.check_limit(name, spec)
         limit = self.config.max_concurrency

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import CancelledError
 from typing import Any
@@ -162,14 +164,14 @@ def test_a_low_priority_is_not_starved_where_tasks_age(lab: Any) -> None:
 
 def test_a_rate_spaces_starts() -> None:
     """Without a worker that sleeps: one thread runs the others meanwhile."""
-    with ParallelExecutor(max_concurrency=1, limits={"api": Rate(50, burst=1)}) as executor:
+    with ParallelExecutor(max_concurrency=1, limits={"api": Rate(4, burst=1)}) as executor:
         begun: list[float] = []
         futures = [executor.options(needs={"api": 1}).submit(lambda: begun.append(time.monotonic())) for _ in range(6)]
         assert executor.submit(int).result(work.PATIENCE) == 0
         assert len(begun) < 6
         for future in futures:
             future.result(work.PATIENCE)
-    assert all(later - earlier > 0.019 for earlier, later in zip(begun, begun[1:]))
+    assert begun[-1] - begun[0] >= 0.5  # and not 1.25: the first may begin long after it was let in
 
 
 def test_a_rate_whose_waits_are_skipped() -> None:
@@ -372,3 +374,13 @@ def test_shutdown_cancels_what_waits(lab: Any) -> None:
     assert waiting.cancelled()
     gate.set()
     assert running.result(work.PATIENCE)
+
+
+def test_what_shows_the_limits_is_imported_with_the_executor() -> None:
+    """A signal handler that looks at them must not come in the middle of that import."""
+    code = (
+        "import sys; from parallel_exec import ParallelExecutor; before = 'parallel_exec._limits_view' in sys.modules; "
+        "ParallelExecutor(limits={'db': 1}); print(before, 'parallel_exec._limits_view' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"

@@ -180,14 +180,19 @@ class Completion:
             Whether it has ended, or will as soon as the attempt is stopped (unless the attempt finishes first).
         """
         while not self.cancel_waiting(job, override):
-            with self._lock:
-                if job.phase == Phase.DONE or self._gate.forked:
-                    return False
-                if job.phase in (Phase.QUEUED, Phase.BACKING_OFF):
-                    continue  # it has come back from the back end meanwhile
-                job.override_with(override)
-            error = CancelledError() if override is CANCELLED else override.error
-            self.runner.stop(job, job.attempt_number, error)
+            was_held = is_mine(self._lock)
+            try:
+                with self._lock:
+                    if job.phase == Phase.DONE or self._gate.forked:
+                        return False
+                    if job.phase in (Phase.QUEUED, Phase.BACKING_OFF):
+                        continue  # it has come back from the back end meanwhile
+                    job.override_with(override)
+                error = CancelledError() if override is CANCELLED else override.error
+                self.runner.stop(job, job.attempt_number, error)
+            except BaseException:
+                self.repair(job, None, was_held=was_held)
+                raise
             break
         return True
 

@@ -40,10 +40,11 @@ class Grants:
     def keep(self, job: AnyJob, error: BaseException) -> Grant | None:
         """Do as `SchedulerPort.keep_grant`."""
         with self._lock:
-            grant, limits = job.surrender(), self._ready.limits
+            grant, limits = job.grant, self._ready.limits
             if grant is not None and limits is not None:
                 grant.keep(job.started_at, "overloaded" if type(error) is TaskTimeoutError else "failed")
-                limits.kept.add(grant)
+                limits.kept.add(grant)  # first: whatever a signal handler raises, it is known to be held
+                job.surrender()
         return grant
 
     def end_kept(self, grant: Grant) -> None:
@@ -76,6 +77,8 @@ class Grants:
             if seconds is not None and name is not None and limits is not None and name in limits.specs():
                 self._ready.hold(name, job.settings.needs, time.monotonic() + seconds)
                 is_held = True
+            if job.grant is not None:
+                job.grant.blame(name)
             self._ready.end(job, ending)
         if name is not None and not is_held and isinstance(error, RetryAfter):
             self._warn(job, name)

@@ -98,7 +98,8 @@ class Monitor:
         limits = self.ready.limits
         kept = [] if limits is None else limits.kept
         unsettled = list(self.registry.unsettled)  # in one step: a signal handler or a finalizer may add a job
-        return [*(job.grant for job in unsettled if job.grant is not None), *kept]
+        held = [job.grant for job in unsettled if job.grant is not None]
+        return list(dict.fromkeys([*held, *kept]))  # one that was about to be kept may be among both
 
     def is_unused(self) -> bool:
         """Return whether nothing is under way or staged. For a forked child: a thread of the parent's may hold the lock."""

@@ -19,6 +19,7 @@ from parallel_exec._core.grants import Grants
 from parallel_exec._core.job import settle_unwatched
 from parallel_exec._core.monitor import Monitor
 from parallel_exec._core.phase import Phase
+from parallel_exec._core.recovery import Recovery
 from parallel_exec._dispatcher import Dispatcher, logger
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
@@ -61,6 +62,7 @@ class Scheduler:
         self.admission = Admission(monitor, self.completion, backend, queue_size, events)
         self._backoff = Backoff(monitor, self.admission, events)
         self._grants = Grants(monitor)
+        self._recovery = Recovery(monitor, self.completion)
         self.callers = monitor.callers
         self.lock = monitor.lock
         self.timers = monitor.timers
@@ -278,14 +280,19 @@ class Scheduler:
             self._end(job, failure)
         return failure is None
 
-    def claim(self, job: AnyJob, number: int) -> bool:
-        """Return whether the caller may settle this attempt.
+    def claim(self, job: AnyJob, number: int, won: list[None] | None = None) -> bool:
+        """Return whether the caller may settle this attempt; `won` as in `SchedulerPort.claim`.
 
         Without the lock: every attempt is claimed once, and a thread that is suspended while it holds a contended lock
         makes all the others queue behind it, for the interpreter's switch interval.
         """
         try:
-            self._registry.live.remove((job, number))
+            if won is None:
+                self._registry.live.remove((job, number))
+            else:
+                won.extend(
+                    map(self._registry.live.remove, ((job, number),))
+                )  # one step: a signal is heard before, or after
         except KeyError:
             return False
         job.claimed()
@@ -293,13 +300,24 @@ class Scheduler:
             self.callers.waiting.pop(job, None)
         return True
 
-    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None) -> bool:
-        if not self.claim(job, number):
+    def report(
+        self,
+        job: AnyJob,
+        number: int,
+        outcome: Outcome,
+        end: float,
+        cpu_time: float | None = None,
+        won: list[None] | None = None,
+    ) -> bool:
+        if not self.claim(job, number, won):
             return False
         if cpu_time is not None:
             job.has_used(cpu_time=cpu_time)
         self.settle(job, outcome, end)
         return True
+
+    def recover(self, job: AnyJob | None, outcome: Outcome, won: list[None], *, was_held: bool) -> None:
+        self._recovery.recover(self, job, outcome, won, was_held)
 
     def report_ended(
         self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None

@@ -218,15 +218,26 @@ class SchedulerPort(Protocol):
         """Time is up for what runs in `slot`: the callback of the slot's timer."""
         ...
 
-    def report(self, job: AnyJob, number: int, outcome: Outcome, end: float, cpu_time: float | None = None) -> bool:
+    def report(
+        self,
+        job: AnyJob,
+        number: int,
+        outcome: Outcome,
+        end: float,
+        cpu_time: float | None = None,
+        won: list[None] | None = None,
+    ) -> bool:
         """`claim`, then `settle`; False if the attempt was claimed by another, and the outcome dropped.
 
-        `cpu_time`: seconds of CPU that it used, if that is known.
+        `cpu_time`: seconds of CPU that it used, if that is known. `won`: as for `claim`.
         """
         ...
 
-    def claim(self, job: AnyJob, number: int) -> bool:
-        """Return whether the caller may settle this attempt: true for exactly one caller."""
+    def claim(self, job: AnyJob, number: int, won: list[None] | None = None) -> bool:
+        """Return whether the caller may settle this attempt: true for exactly one caller.
+
+        For a thread whose signal handlers may raise: `won` is an empty list, which has one element once this is true.
+        """
         ...
 
     def settle(self, job: AnyJob, outcome: Outcome, end: float) -> None:
@@ -261,6 +272,17 @@ class SchedulerPort(Protocol):
 
     def pending(self) -> bool:
         """Return whether anything is ready to start, or will be after its backoff."""
+        ...
+
+    def recover(self, job: AnyJob | None, outcome: Outcome, won: list[None], *, was_held: bool) -> None:
+        """Bring in order what an exception has torn apart between `take` and the end of `report` or `settle`.
+
+        Args:
+            job: what `take` has returned; None if it has not.
+            outcome: how its attempt ends, if it has begun.
+            won: as it was given to `claim` or `report`.
+            was_held: whether the thread held the lock before all that.
+        """
         ...
 
     def skip_backoff(self, sleep: Callable[[float], object]) -> bool:
@@ -404,7 +426,10 @@ class Runner(abc.ABC):
 
     @abc.abstractmethod
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
-        """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first."""
+        """End attempt `number` as far as possible and report it as failed with `error`, unless it ends first.
+
+        The caller's signal handlers may raise: the attempt ends like that all the same once it was claimed.
+        """
 
     def terminate(self) -> None:  # noqa: B027  # only a process can be asked to end
         """Ask all workers to end, whatever they run. Does not wait."""

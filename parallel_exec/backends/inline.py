@@ -8,18 +8,21 @@ Guarantees:
     has ended, `execute_all` when all have.
     A running attempt cannot be stopped by anybody: one that outruns its timeout runs to its end, and then counts as
     timed out.
-    A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well; so is the exit after SIGTERM.
+    A `KeyboardInterrupt` in a task fails that task, and is raised in the caller as well; so is the exit after SIGTERM. One that
+    comes between two tasks leaves none behind that has neither ended nor waits.
 """
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError
 
 from parallel_exec._checks import refuse_names
 from parallel_exec._current import current
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure, Terminated
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import call_whole, is_mine, release_leaked
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends._call import call
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec._core.limits.grant import Grant
+    from parallel_exec._outcome import Outcome
 
 
 class _NoTimer:
@@ -41,6 +45,26 @@ class _NoTimer:
 
     def arm(self, when: float) -> None:
         """Do nothing."""
+
+
+class _Hand:
+    """What the driver has in hand.
+
+    Attributes:
+        job: what it has taken.
+        outcome: how the attempt has ended, once its call has.
+        won: not empty once the driver has claimed the attempt.
+    """
+
+    def __init__(self) -> None:
+        self.job: AnyJob | None = None
+        self.outcome: Outcome | None = None
+        self.won: list[None] = []
+
+
+def _exit_of(outcome: Outcome) -> Terminated | None:
+    """Return the exit of the program that a call was to end with; None if it was not."""
+    return outcome.error if type(outcome) is Failure and type(outcome.error) is Terminated else None
 
 
 class InlineBackend(Backend):
@@ -102,66 +126,122 @@ class InlineRunner(Runner):
 
     def drive(self) -> None:
         """Run all there is, and wait out the backoffs; returns at once inside a task, whose driver will come to it."""
+        call_whole(self.port.lock, self._drive)
+
+    def _drive(self) -> None:
         # Once more after each turn: what another thread added while we had it, but did not look any more, is ours.
-        while self.port.pending() and self._turn.acquire(blocking=False):
+        while self.port.pending():
+            got: list[bool] = []
             try:
+                got.extend(map(self._turn.acquire, (False,)))  # one step: a signal is heard before, or after
+                if not got[0]:
+                    return
                 self._run_all()
             finally:
-                self._turn.release()
+                if got and got[0]:
+                    self._turn.release()
 
     def _run_all(self) -> None:
+        was_held = is_mine(self.port.lock)
+        outer, ending = current.saved(), current.ending  # a task of another executor may be what drives us
         while self.port.pending():
-            self.port.unpark(self)
-            job = self.port.take(self)
-            if job is not None:
-                self._attempt(job)
-            elif self.port.pending():
-                self._wait()
+            hand = _Hand()
+            try:
+                self.port.unpark(self)
+                hand.job = self.port.take(self)
+                if hand.job is not None:
+                    self._attempt(hand.job, hand)
+                elif self.port.pending():
+                    self._wait()
+            except BaseException as error:  # a signal handler's, or a callback's
+                current.restore(outer)
+                current.end_for(ending)
+                self._recover(hand, error, was_held)
+                raise
+            self._raise_interrupt(hand)
+
+    def _recover(self, hand: _Hand, error: BaseException, was_held: bool) -> None:
+        """Bring in order what an exception has torn apart."""
+        outcome = hand.outcome
+        if outcome is None:
+            # Another one, as that leads to all that the caller has. (Of a class of the user's it may not be to be had.)
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            outcome = Failure(KeyboardInterrupt(*error.args) if is_interrupt else CancelledError())
+            if hand.job is not None:
+                hand.job.mark_retrieved()  # the caller sees it now
+        self.port.recover(hand.job, outcome, hand.won, was_held=was_held)
+        self._end_kept()
 
     def _wait(self) -> None:
         """Wait for the next backoff to be over, or for news, or have the user's `sleep` do so."""
         if self._sleep is None or not self.port.skip_backoff(self._sleep):
             self._news.wait(TICK)
 
-    def _attempt(self, job: AnyJob) -> None:
+    def _attempt(self, job: AnyJob, hand: _Hand) -> None:
         port = self.port
         context = job.context
         number = port.begin(job, self, threading.current_thread().name, time.monotonic())
         if not number or context is None:
             return
-        outer = current.saved()  # a task of another executor may be what drives us
+        outer = current.saved()
         current.serve((0, job.worker, self._state))
         granted = None if job.grant is None else job.grant.facts
-        current.begin(job, number, granted)
         before = time.thread_time()
-        outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
-        current.restore(outer)
+        try:
+            current.begin(job, number, granted)
+            hand.outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
+        finally:
+            current.restore(outer)
         end, used = time.monotonic(), time.thread_time() - before
-        exits = outcome.error if type(outcome) is Failure and type(outcome.error) is Terminated else None
+        exits = _exit_of(hand.outcome)
         timeout = job.settings.timeout
         if timeout is not None and end - job.started_at > timeout:
-            outcome = Failure(TaskTimeoutError(job.id, timeout, number))
+            hand.outcome = Failure(TaskTimeoutError(job.id, timeout, number))
         if exits is None:
-            port.report(job, number, outcome, end, used)
+            port.report(job, number, hand.outcome, end, used, hand.won)
         else:
             job.abort()  # it has neither returned nor failed
         if granted is not None:
             self._end_kept()
         if exits is not None:
             raise exits
+
+    def _raise_interrupt(self, hand: _Hand) -> None:
+        """Raise the `KeyboardInterrupt` that a task has ended with."""
+        outcome = hand.outcome
         if type(outcome) is Failure and issubclass(type(outcome.error), KeyboardInterrupt):
-            job.mark_retrieved()  # the caller sees it now, and may never have seen the future
+            assert hand.job is not None
+            hand.job.mark_retrieved()  # the caller sees it now, and may never have seen the future
             # Ctrl-C, most likely: in the caller's own thread it is meant for the caller. Another one, as what is raised comes
             # to lead to all that the caller has, the future among it.
             raise KeyboardInterrupt(*outcome.error.args) from outcome.error
 
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Settle the attempt at once; the call itself runs on, and what it returns is dropped."""
+        won: list[None] = []
+        was_held = is_mine(self.port.lock)
+        try:
+            self._stop(job, number, error, won)
+        except BaseException:  # a signal handler's, or a callback's
+            if won:
+                if not was_held:
+                    release_leaked(self.port.lock)
+                self._keep(job, error)
+                self.port.recover(job, job.override or Failure(error), won, was_held=was_held)
+            raise
+
+    def _stop(self, job: AnyJob, number: int, error: BaseException, won: list[None]) -> None:
         with self.port.lock:
-            if not self.port.claim(job, number):
+            if not self.port.claim(job, number, won):
                 return
-            self._kept = self.port.keep_grant(job, error)
+            self._keep(job, error)
         self.port.settle(job, Failure(error), time.monotonic())
+
+    def _keep(self, job: AnyJob, error: BaseException) -> None:
+        """Have the call that runs on keep what it was granted; nothing if it does."""
+        with self.port.lock:
+            self._kept = self._kept or job.grant
+            self.port.keep_grant(job, error)
 
     def _end_kept(self) -> None:
         """Give back what the call that has just returned still holds, if it was settled before."""

@@ -14,8 +14,8 @@ import re
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._core.limits.kinds import make_kind
-from parallel_exec._core.limits.needs import make_needs
 from parallel_exec._hints import did_you_mean
+from parallel_exec._needs import named
 from parallel_exec.cli.options import UsageError
 from parallel_exec.limits import Adaptive, PerKey, Rate, check_spec
 
@@ -161,7 +161,7 @@ def _check(kinds: Mapping[str, Kind], needs: Mapping[str, Any]) -> None:
     Raises:
         TypeError, ValueError: it cannot.
     """
-    for name, need in make_needs(needs).items:
+    for name, need in (named(needs) or {}).items():
         kinds[name].check(need)
 
 

@@ -163,7 +163,7 @@ def test_a_thread_whose_finalizer_hangs_is_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thread cannot be killed: the warning says which."""
-    monkeypatch.setattr("parallel_exec.backends.thread.FINALIZER_LIMIT", 0.1)
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.FINALIZER_LIMIT", 0.1)
     gate = threading.Event()
     with ParallelExecutor(max_concurrency=1, backend=ThreadBackend(finalizer=gate.wait)) as executor:
         executor.submit(care_tasks.who).result()

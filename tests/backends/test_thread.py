@@ -462,7 +462,7 @@ def test_a_slot_that_cannot_be_refilled_at_once(lab: Any, monkeypatch: pytest.Mo
 
 def test_threads_can_be_had_again(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits fails when no thread can be had for long; what is added once they can runs."""
-    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.1)
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.PATIENCE", 0.1)
     executor = lab.executor(max_concurrency=2, timeout=None, retry_count=0)
     refusal = Refusal(monkeypatch)
     refusal.count = math.inf
@@ -474,7 +474,7 @@ def test_threads_can_be_had_again(lab: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_patience_begins_when_there_is_no_thread(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long ago the system has refused one that was not needed as much."""
-    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.5)
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.PATIENCE", 0.5)
     executor = lab.executor(max_concurrency=2, timeout=None, retry_count=0)
     started, gate = lab.latch(), lab.latch()
     stuck = executor.submit(work.hold, started, gate)
@@ -491,7 +491,7 @@ def test_patience_begins_when_there_is_no_thread(lab: Any, monkeypatch: pytest.M
 
 def test_patience_begins_anew(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was refused long ago does not count, if there was nothing to do since."""
-    monkeypatch.setattr("parallel_exec.backends.thread.PATIENCE", 0.5)
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.PATIENCE", 0.5)
     executor = lab.executor(max_concurrency=1, timeout=None, retry_count=0)
     refusal = Refusal(monkeypatch)
     refusal.count = math.inf

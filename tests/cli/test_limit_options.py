@@ -122,8 +122,8 @@ def test_what_an_item_needs() -> None:
         (["db="], "--needs db=: write how much each item needs, a number, or MODULE:CALLABLE"),
         (["db=some"], "--needs db=some: write how much each item needs"),
         (["db=5"], "--needs db=5: needs['db'] is 5, and there is no more than 4 of 'db'"),
-        (["db=0"], "--needs db=0: needs['db'] must be a number above 0"),
-        (["db=nan"], "--needs db=nan: needs['db'] must be a number above 0"),
+        (["db=0"], '--needs db=0: needs={"db": 0}: an amount must be more than 0'),
+        (["db=nan"], '--needs db=nan: needs={"db": nan}: an amount must be more than 0'),
         (["gpu=1.5"], "--needs gpu=1.5: needs['gpu'] takes a whole number"),
         (["host"], "--needs host: a limit for each key needs the key: write --needs host=MODULE:CALLABLE"),
         (["host=example.com"], "a limit for each key needs the key: write --needs host=MODULE:CALLABLE"),
@@ -147,8 +147,8 @@ def test_what_cannot_be_needed(options: list[str], message: str) -> None:
         ("db=m:f", 9, "needs['db'] is 9, and there is no more than 4 of 'db'"),
         ("db=m:f", "a", "needs['db'] takes how much, a number, as that limit has no keys, not 'a'"),
         ("host=m:f", 1, "write str(1)"),
-        ("host=m:f", None, "needs['host'] takes"),
-        ("host=m:f", ["a"], "a key that can be hashed"),
+        ("host=m:f", None, 'needs={"host": None}: how much of a limit is a number, as 1 or 0.5, and which key is text'),
+        ("host=m:f", ["a"], "needs={\"host\": ['a']}: a key must be hashable, as text or a tuple"),
     ],
 )
 def test_an_item_that_cannot_be_granted_what_it_needs(option: str, item: Any, message: str) -> None:
@@ -162,10 +162,10 @@ def test_an_item_that_cannot_be_granted_what_it_needs(option: str, item: Any, me
 def test_a_rate_spaces_calls(workdir: Path, backend: str) -> None:
     """Calls that need a rate begin at that rate, in every back end."""
     process = run(
-        "work:began", *"abcdef", "--limit", "api=20/s,burst=1", "--needs", "api", "--backend", backend, cwd=workdir
+        "work:began", *"abcdef", "--limit", "api=5/s,burst=1", "--needs", "api", "--backend", backend, cwd=workdir
     )
     began = sorted(results(process).values())
-    assert began[-1] - began[0] >= 5 / 20 - 0.02
+    assert began[-1] - began[0] >= 0.3  # and not 1: the first may begin long after it was let in
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -169,3 +169,20 @@ def test_events_of_a_wait(lab: Any, backend: str) -> None:
     assert all(event.limits == ("db",) and event.waited >= 0 for event in granted)
     if backend != "inline":
         assert {"task-1", "task-2"} <= {event.task_id for event in waiting}
+
+
+def test_of_several_limits_only_the_one_that_is_named_is_overloaded(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`RetryAfter(limit=...)` says which; without a name it may be any."""
+    told: dict[Any, list[str]] = {}
+    give_back = Count.give_back
+
+    def noting(self: Count, held: Any, now: float, seconds: float, ending: Any) -> None:
+        told.setdefault(held.need, []).append(ending)
+        give_back(self, held, now, seconds, ending)
+
+    monkeypatch.setattr(Count, "give_back", noting)
+    executor = lab.executor(limits={"one": 9, "two": 9}, retry_count=0)
+    needing = executor.options(needs={"one": 1, "two": 2})
+    for name in ("two", "one", None):
+        needing.submit(work.fail, RetryAfter(0.0, limit=name)).exception(work.SOON)
+    assert told == {1: ["failed", "overloaded", "overloaded"], 2: ["overloaded", "failed", "overloaded"]}

@@ -26,6 +26,7 @@ import work
 from interruptions import interrupt, raise_interrupt
 
 from parallel_exec import ParallelExecError, ParallelExecutor, PerKey, Rate, Task, _lifecycle
+from parallel_exec._core.limits.lines import Lines
 from parallel_exec._journal.recorder import Recorder
 from parallel_exec._journal.records import Codec
 from parallel_exec._journal.run import JournaledRun
@@ -460,6 +461,59 @@ def test_a_handler_in_the_middle_of_a_change_of_limits(lab: Any) -> None:
         if not has_more:
             break
     assert step > 50
+
+
+def test_a_handler_that_makes_a_limit_too_small(lab: Any) -> None:
+    """What waits for more ends at once, also if the change was put off until what the handler has interrupted was done."""
+    executor = lab.executor(max_concurrency=1, limits={"db": 2})
+    executor.submit(int).result(work.PATIENCE)
+    all_of_it, one = executor.options(needs={"db": 2}), executor.options(needs={"db": 1})
+
+    def act() -> None:
+        executor.limits["db"] = 1
+
+    for step in itertools.count(1, 3):
+        executor.limits["db"] = 2
+        executor.pause()
+        future = all_of_it.submit(int)
+        has_more = interrupt(lambda: one.submit(int), step, act=act)
+        if has_more:
+            assert isinstance(future.exception(work.SOON), ValueError), step
+        executor.resume()
+        work.until(lambda: not inside.monitor(executor).registry.unsettled)
+        if not has_more:
+            break
+    assert step > 50
+
+
+def test_a_repair_that_is_torn_apart(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C loses none of the jobs that were being put back: the next repair finds them."""
+    executor = lab.executor(max_concurrency=1, limits={"db": 1, "gpu": 1})
+    executor.pause()
+    needs: list[Any] = [{"db": 1}, {"gpu": 1}, {"db": 1, "gpu": 1}]
+    futures = [executor.options(needs=each).submit(work.double, 1) for each in needs * 2]
+    completion = inside.completion(executor)
+    for count in range(1, len(futures)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Lines, "push", _raising_after(count, Lines.push))
+            with pytest.raises(KeyboardInterrupt):
+                completion.repair_limits(was_held=False)
+    completion.repair_limits(was_held=False)
+    assert executor.stats().queued == len(futures)
+    executor.resume()
+    assert {future.result(work.SOON) for future in futures} == {2}
+    assert len(inside.monitor(executor).ready) == 0
+
+
+def _raising_after(count: int, function: Callable[..., None]) -> Callable[..., None]:
+    calls = itertools.count(1)
+
+    def call(*args: Any) -> None:
+        function(*args)
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    return call
 
 
 # ── locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -64,16 +64,18 @@ class Grant:
         parts: what is held, with the limit and what was needed of it; None once it was given back.
         number: that of the attempt.
         waited: seconds that its task waited for it, if that is to be told; None: it did not wait.
+        culprit: the limit that `RetryAfter` has named as overloaded; None: none, or it was no such error.
         since, ending: when its attempt began, and how it was settled, of one that is kept since it goes on.
     """
 
-    __slots__ = ("ending", "line", "number", "parts", "since", "waited")
+    __slots__ = ("culprit", "ending", "line", "number", "parts", "since", "waited")
 
     def __init__(self, line: Any, parts: list[tuple[Limit, Any, Held]], number: int, waited: float | None) -> None:
         self.line = line
         self.parts: list[tuple[Limit, Any, Held]] | None = parts
         self.number = number
         self.waited = waited
+        self.culprit: str | None = None
         self.since = 0.0
         self.ending: Ending = "failed"
 
@@ -81,6 +83,14 @@ class Grant:
         """Be held further, by an attempt that has been settled."""
         self.since = since
         self.ending = ending
+
+    def blame(self, name: str | None) -> None:
+        """Take this limit alone for overloaded, if the attempt ends as if it were."""
+        self.culprit = name
+
+    def ending_of(self, limit: Limit, ending: Ending) -> Ending:
+        """Return how the attempt has ended, as far as a limit is concerned."""
+        return ending if ending != "overloaded" or self.culprit in (None, limit.name) else "failed"
 
     def facts(self) -> dict[str, Any]:
         """Return what the task may know of it, by the limits' names."""

@@ -303,8 +303,7 @@ class Limits:
 
     def repair(self, grants: Iterable[Grant]) -> None:
         """Count what is held anew, which is in these grants, and let all jobs wait anew: a change was torn apart."""
-        later = [each for each in self._later if self._is_new(*each)]
-        self._later.clear()
+        self._later = deque([each for each in list(self._later) if self._is_new(*each)])
         self.tokens.clear()
         self.busy = True
         try:
@@ -314,10 +313,9 @@ class Limits:
                 for limit, _, part in grant.parts or ():
                     held.setdefault(limit, []).append(part)
             self._lines.rebuild(held, self.error_of, now)
-            for change, args in later:
-                change(*args, now)
         finally:
             self.busy = False
+        self._do_later()
         self._arm()
 
     def _is_new(self, change: Callable[..., object], args: tuple[Any, ...]) -> bool:

@@ -81,6 +81,7 @@ class Lines:
         self._ageing = ageing
         self.by_needs: dict[Needs, Line] = {}
         self.times: list[tuple[float, int, Place]] = []
+        self._torn: dict[AnyJob, None] = {}  # what `rebuild` puts back, until all of it is: it may be torn apart, too
         self._numbers = 0
 
     # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,11 +97,8 @@ class Lines:
         if line is None:
             line = self.by_needs[needs] = Line(needs, self._parts(needs))
             needs.wait_in(line)
-        order: float = -job.priority
-        if self._ageing is not None:
-            order += job.queued_at / self._ageing
         jobs = line.jobs
-        heappush(jobs, (order, job.sequence, job))
+        heappush(jobs, (*self._key(job), job))
         if jobs[0][2] is job:
             if line.at is not None:
                 self._reorder(line, now)
@@ -260,7 +258,7 @@ class Lines:
     def give_back(self, grant: Grant, now: float, seconds: float, ending: Ending) -> None:
         """Take back what an attempt was granted, which was `ending` after so many seconds; once."""
         for limit, need, held in grant.surrender():
-            limit.kind.give_back(held, now, seconds, ending)
+            limit.kind.give_back(held, now, seconds, grant.ending_of(limit, ending))
             place = limit.places.get(need if limit.has_keys else None)
             if place is not None and place.blocked:
                 self.look(place, now)
@@ -399,7 +397,8 @@ class Lines:
         self, held: dict[Limit, list[Held]], error_of: Callable[[Needs], ValueError | None], now: float
     ) -> None:
         """Count what is held anew, and let all jobs wait anew, but for those to whose needs there is an error."""
-        jobs = dict.fromkeys([*self.jobs(), *self.refused])
+        torn = [job for job in self._torn if job.phase == Phase.QUEUED]
+        self._torn = jobs = dict.fromkeys([*self.jobs(), *self.refused, *torn])  # before any is in no line
         self.refused = {}
         for line in self.by_needs.values():
             line.hide()
@@ -421,6 +420,7 @@ class Lines:
             elif job.phase == Phase.QUEUED:
                 self.refused[job] = error
                 self.count += 1
+        self._torn = {}
 
     # ── several limits ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,9 +6,6 @@ An amount is a plain int or float above 0; anything else is a key. Which of the 
 
 from __future__ import annotations
 
-from parallel_exec._checks import to_float
-from parallel_exec.limits import check_amount
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Hashable, Union
@@ -50,33 +47,3 @@ class Needs:
             if each == name:
                 return need
         return None
-
-
-def make_needs(given: Any) -> Needs:
-    """Return what was given as a task's `needs`, in one form.
-
-    Raises:
-        TypeError: it is no mapping, or what is needed of a limit is neither a number nor a key.
-        ValueError: an amount is not above 0.
-    """
-    if not hasattr(given, "keys"):
-        raise TypeError(f'needs takes a dict such as {{"db": 1, "host": "example.com"}}, not {given!r}')
-    for name in given:
-        if not isinstance(name, str):
-            raise TypeError(f"needs takes the names of limits, not {name!r}")
-    return Needs(tuple((name, _check_need(name, given[name])) for name in sorted(given)))
-
-
-def _check_need(name: str, value: Any) -> Need:
-    what = f"needs[{name!r}]"
-    if value is None or type(value).__name__ in ("bool", "bool_"):  # Python's, or NumPy's, which core must not import
-        raise TypeError(f'{what} takes how much, a number above 0, or a key such as "example.com", not {value!r}')
-    if not isinstance(value, (str, bytes)) and to_float(value) is not None:
-        return check_amount(what, value)
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"{what} takes a number, or a key that can be hashed, such as text or a tuple, not {value!r}"
-        ) from None
-    return value  # type: ignore[no-any-return]

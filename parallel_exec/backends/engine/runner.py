@@ -144,16 +144,12 @@ class EngineRunner(Runner):
 
     def _reject_waiting(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
-        while self._is_exhausted():
+        while not self._holding and (slots := self._engine.capacity()) is not None and len(self._abandoned) >= slots:
             job = self.port.take(self)
             if job is None:
                 return
             self.port.reject(job, CapacityExhaustedError(len(self._abandoned)))
         self._feed()
-
-    def _is_exhausted(self) -> bool:
-        capacity = self._engine.capacity()
-        return not self._holding and capacity is not None and len(self._abandoned) >= capacity
 
     def _hand_over(self, job: AnyJob) -> None:
         slot = self._free.pop() if self._free else EngineSlot(self.port.timers.timer, self._due)
@@ -384,13 +380,11 @@ class EngineRunner(Runner):
 
     def recall(self, job: AnyJob) -> bool:
         """Take a job back if it certainly has not begun. Called with the lock held."""
-        submission = submission_of(job)
-        if submission is None or not submission.is_pending:
+        handed = submission_of(job)
+        if handed is None or not handed.is_pending or not (handed.withdraw() or self._engine.recall(handed)):
             return False
-        if submission.withdraw() or self._engine.recall(submission):
-            self._settler.call_soon(partial(self._let_withdrawn_go, submission))
-            return True
-        return False
+        self._settler.call_soon(partial(self._let_withdrawn_go, handed))
+        return True
 
     def recall_all(self) -> None:
         """Take back what has not begun. Called with the lock held."""
@@ -399,24 +393,35 @@ class EngineRunner(Runner):
 
     def handed_out(self) -> list[AnyJob]:
         """Return what has not begun. Called with the lock held."""
-        jobs = [submission.known_job for submission in list(self._holding) if submission.is_pending]
-        return [job for job in jobs if job is not None]
+        return [job for each in list(self._holding) if each.is_pending and (job := each.known_job) is not None]
 
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Have the settler cancel the attempt in the engine, or else abandon it."""
-        with self.port.lock:
-            submission = submission_of(job)
-            if submission is None:
-                return
-            claimed = self.port.claim(job, number)
-        if claimed:
-            error = located(error, submission.stacks(), job.fn)  # now: its call may end any moment
-            self._settler.call_soon(partial(self._stop, submission, job, error, time.monotonic()))
-        else:
-            self._settler.call_soon(partial(self._end_overridden, submission))
+        stop: Callable[[], object] | None = None
+        won: list[None] = []  # not empty: we have claimed it, and the settler does not settle it yet
+        seen = submission_of(job)
+        error = located(error, None if seen is None else seen.stacks(), job.fn)  # now: its call may end any moment
+        try:
+            with self.port.lock:
+                submission = submission_of(job)
+                if submission is None:
+                    return
+                stop = partial(self._stop, submission, job, error, time.monotonic(), won)
+                self.port.claim(job, number, won)
+            self._settler.call_soon(stop)
+        except BaseException:  # a signal handler's
+            if stop is not None:
+                self._settler.call_soon(stop)  # maybe once more, which does nothing
+            raise
 
-    def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float) -> None:
-        """Settle an attempt that `stop` has claimed. Called by the settler."""
+    def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float, won: list[None]) -> None:
+        """Settle what `stop` has claimed, once; or end what was aborted and is not known to have begun. Called by the settler."""
+        if not won:
+            if job.override is not None and submission.begin(self._engine.name, time.monotonic()):
+                self._begin_elsewhere(submission)
+            return
+        won.pop()
+        job.claimed()
         stops = self._abandon(submission)
         self._kept.keep(submission, job, error, self._engine.killing(submission))
         if submission.state == State.ABANDONED:
@@ -426,12 +431,6 @@ class EngineRunner(Runner):
         self._release(submission, reusable=False)  # whoever began it may still be arming its timer
         self._feeder.call_soon(self._feed)
         self.port.settle(job, Failure(error), end)
-
-    def _end_overridden(self, submission: Submission) -> None:
-        """End what was aborted while the engine had it and it was not known to have begun: `begin` does so."""
-        job = submission.known_job
-        if job is not None and job.override is not None and submission.begin(self._engine.name, time.monotonic()):
-            self._begin_elsewhere(submission)
 
     def _abandon(self, submission: Submission) -> bool:
         """Have the engine let go of an attempt, and count it if it does not; returns what `Engine.cancel` does."""
@@ -461,6 +460,7 @@ class EngineRunner(Runner):
             self._settler.wakeup()
 
     def _end_threads(self) -> None:
+        self._kept.end()
         self._feeder.wakeup()
         self._engine.close()
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class SerialThread:
     """A thread and the callbacks it is given. It ends once the scheduler is drained and none is left.
 
+    Attributes:
+        has_ended: whether no callback is called any more; then `at_end` is called.
+
     Args:
         name: the thread's.
         port: the scheduler.
@@ -33,7 +36,7 @@ class SerialThread:
         self._at_end = weakly(at_end)
         self._callbacks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None  # written by `start`
-        self._has_ended = False  # whether no callback is called any more
+        self.has_ended = False
 
     def start(self) -> None:
         """Start it; does nothing if that was done.
@@ -56,7 +59,7 @@ class SerialThread:
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have it call something. Never blocks; may be called from anywhere."""
         self._callbacks.put(callback)
-        if self._has_ended:  # the engine has ended an abandoned attempt only now, for example
+        if self.has_ended:  # the engine has ended an abandoned attempt only now, for example
             self._drop_callbacks()
 
     def wakeup(self) -> None:
@@ -72,8 +75,8 @@ class SerialThread:
         arrive()
         while not (self._port.drained and self._callbacks.empty()):
             guarded(self._callbacks.get())
+        self.has_ended = True  # before the queue is emptied: `call_soon` looks at it after it has put something in
         guarded(self._at_end)
-        self._has_ended = True  # before the queue is emptied: `call_soon` looks at it after it has put something in
         self._drop_callbacks()
 
     def _drop_callbacks(self) -> None:

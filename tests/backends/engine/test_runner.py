@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import inside
 import pytest
 import tenacity
 import work
@@ -174,3 +175,23 @@ def test_an_attempt_that_begins_again_elsewhere(engine: ScriptedEngine, executor
     (attempt,) = future.task_result().attempts
     assert (attempt.number, attempt.worker) == (1, "found")
     assert engine.submissions[0].started_at >= again
+
+
+def test_an_abandoned_call_that_ends_after_the_executor(lab: Any) -> None:
+    """What it was granted is given back then, and is not shown as held for ever."""
+    gate, started = threading.Event(), threading.Event()
+
+    def body() -> None:
+        started.set()
+        gate.wait(work.PATIENCE)
+
+    with ThreadPoolExecutor(1) as pool:
+        executor = lab.executor(backend=pool, limits={"db": 1})
+        future = executor.options(needs={"db": 1}).submit(body)
+        assert started.wait(work.SOON)
+        future.abort()
+        executor.shutdown()
+        assert executor.stats().limits["db"].in_use == 1
+        gate.set()
+        work.until(lambda: executor.stats().limits["db"].in_use == 0, work.SOON)
+    assert not inside.monitor(executor).ready.limits.kept
