@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.scheduler import Scheduler
 
 _POLL = 0.01  # seconds
+_STILL = 10  # polls for which the main thread must stay where it waits: one that was woken has not run yet; a guess
 _AGAIN = 0.5  # seconds until the main thread is told once more, where it has not noticed; a guess
 # Where the main thread waits, if that is the module it is in: for a thread, a queue, a future, an event loop, a process.
 _WAITING = {"threading", "queue", "selectors", "concurrent", "asyncio", "subprocess", "multiprocessing"}
@@ -174,7 +175,11 @@ class _Drain:
         logger.info("SIGTERM: no task begins any more, and those that run have %g s to end", self._grace)
         while not self._is_due() and any(scheduler.completion.is_busy() for scheduler in self._served()):
             time.sleep(_POLL)
-        while not self._is_due() and not _is_waiting(self._is_left):
+        still, before = 0, None
+        while not self._is_due() and still < _STILL:
+            place = _waits_at(self._is_left)
+            still = still + 1 if place is not None and place == before else 0
+            before = place
             time.sleep(_POLL)
         self._call()
         for scheduler in self._served():
@@ -201,14 +206,17 @@ class _Drain:
             time.sleep(_POLL)
 
 
-def _is_waiting(is_left: Callable[[], bool]) -> bool:
-    """Return whether the main thread waits: in a call of this library while anything `is_left`, or in the standard library."""
+def _waits_at(is_left: Callable[[], bool]) -> tuple[int, int] | None:
+    """Return where the main thread waits: in a call of this library while anything `is_left`, or in the standard library."""
     innermost = frame = sys._current_frames().get(main.ident or 0)
+    if innermost is None:
+        return None
+    place = id(innermost), innermost.f_lasti
     while frame is not None:
         if _package(frame) == "parallel_exec":
-            return is_left()
+            return place if is_left() else None
         frame = frame.f_back
-    return innermost is not None and _package(innermost) in _WAITING
+    return place if _package(innermost) in _WAITING else None
 
 
 def _package(frame: FrameType) -> str:

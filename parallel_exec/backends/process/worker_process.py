@@ -53,8 +53,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill it and what its task started."""
         if self.pid and not self._is_closed:
-            self.was_killed = True
             kill_group(self.pid)
+            self.was_killed = True  # not before: where Ctrl-C comes in between, it may live on, and must be given work
 
     def kill_with_dump(self, timer: Timer) -> None:
         """Have it say where it is, and die; `timer`, whose callback asks `is_dying`, kills it if it has not died in time."""
