@@ -290,9 +290,8 @@ class Scheduler:
             if won is None:
                 self._registry.live.remove((job, number))
             else:
-                won.extend(
-                    map(self._registry.live.remove, ((job, number),))
-                )  # one step: a signal is heard before, or after
+                # One step: a signal is heard before, or after.
+                won.extend(map(self._registry.live.remove, ((job, number),)))
         except KeyError:
             return False
         job.claimed()

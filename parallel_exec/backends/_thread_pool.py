@@ -32,7 +32,7 @@ from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.guarded import guarded
-from parallel_exec._sync.locks import is_mine, release_leaked
+from parallel_exec._sync.locks import call_whole
 from parallel_exec._sync.parking import Parker, Waiters
 from parallel_exec._sync.threads import arrive, launch, main
 from parallel_exec._sync.timers import NEVER
@@ -388,13 +388,10 @@ class ThreadRunner(Runner):
     def stop(self, job: AnyJob, number: int, error: BaseException) -> None:
         """Abandon the thread that runs the attempt, and let the thread that takes over its slot settle it."""
         won: list[None] = []  # not empty: we have claimed it, and nobody has begun to settle it
-        was_held = is_mine(self.port.lock)
         try:
-            self._abandon(job, number, error, won)
+            call_whole(self.port.lock, self._abandon, job, number, error, won)
         except BaseException:  # a signal handler's
             if won:
-                if not was_held:
-                    release_leaked(self.port.lock)
                 self._abandon(job, number, error, won)
             raise
 

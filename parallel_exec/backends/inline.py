@@ -22,7 +22,7 @@ from parallel_exec._current import current
 from parallel_exec._lazy import refuse_lazy
 from parallel_exec._outcome import Failure, Terminated
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.locks import call_whole, is_mine, release_leaked
+from parallel_exec._sync.locks import call_whole, is_mine
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends._call import call
@@ -224,8 +224,6 @@ class InlineRunner(Runner):
             self._stop(job, number, error, won)
         except BaseException:  # a signal handler's, or a callback's
             if won:
-                if not was_held:
-                    release_leaked(self.port.lock)
                 self._keep(job, error)
                 self.port.recover(job, job.override or Failure(error), won, was_held=was_held)
             raise

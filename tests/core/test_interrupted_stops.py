@@ -17,6 +17,8 @@ from parallel_exec import ParallelExecutor, PerKey, ThreadBackend
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from parallel_exec import TaskFuture
+
 # Python's own word about a call that was torn apart before it began.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine method 'asend':RuntimeWarning")
 
@@ -42,6 +44,38 @@ def ends_all(executor: ParallelExecutor, step: int, needs: dict[str, Any] | None
     assert inside.monitor(executor).ready.limits is None or not inside.monitor(executor).ready.limits.kept
 
 
+def abort_at_each_point(executor: ParallelExecutor, *, limited: bool, keeps: bool) -> tuple[TaskFuture[None], int]:
+    """Abort a running call of this process, interrupted at every point, and check each time that `ends_all`.
+
+    Args:
+        executor: which.
+        limited: whether the call needs something of its limits.
+        keeps: whether the call is to have that until it returns.
+
+    Returns:
+        The last future, and the number of points.
+    """
+    for step in itertools.count(1):
+        gate, started = threading.Event(), threading.Event()
+
+        def body() -> None:
+            started.set()  # noqa: B023  # it ends before the next is made
+            gate.wait(work.PATIENCE)  # noqa: B023
+
+        future = executor.options(needs=NEEDS if limited else None).submit(body)
+        assert started.wait(work.SOON)
+        more = interrupt(future.abort, step)
+        if keeps:
+            assert in_use(executor) == dict.fromkeys(NEEDS, 1)
+        gate.set()
+        wait([future], work.SOON)
+        assert future.done(), step
+        ends_all(executor, step, EVERYTHING if limited else None)
+        if not more:
+            return future, step
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("limited", "room"), [(False, 256), (True, 256), (False, 0)], ids=["plain", "limits", "not refilled"]
 )
@@ -50,26 +84,9 @@ def test_abort_in_a_thread(limited: bool, room: int) -> None:
     backend = ThreadBackend(max_abandoned=room)
     with ParallelExecutor(max_concurrency=2, backend=backend, limits=LIMITS, retry_count=0) as executor:
         executor.submit(int).result(work.SOON)
-        for step in itertools.count(1):
-            gate, started = threading.Event(), threading.Event()
-
-            def body() -> None:
-                started.set()  # noqa: B023  # it ends before the next is made
-                gate.wait(work.PATIENCE)  # noqa: B023
-
-            future = executor.options(needs=NEEDS if limited else None).submit(body)
-            assert started.wait(work.SOON)
-            more = interrupt(future.abort, step)
-            if limited:  # its call still has it
-                assert in_use(executor) == dict.fromkeys(NEEDS, 1)
-            gate.set()
-            wait([future], work.SOON)
-            assert future.done(), step
-            ends_all(executor, step, EVERYTHING if limited else None)
-            if not more:
-                break
-        assert future.cancelled()
-        assert step > 50
+        last, steps = abort_at_each_point(executor, limited=limited, keeps=limited)
+        assert last.cancelled()
+        assert steps > 50
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["plain", "limits"])
@@ -77,23 +94,8 @@ def test_abort_in_an_engine(limited: bool) -> None:
     """Likewise, in somebody else's pool."""
     with ThreadPoolExecutor(3) as pool, ParallelExecutor(max_concurrency=2, backend=pool, limits=LIMITS) as executor:
         executor.submit(int).result(work.SOON)
-        for step in itertools.count(1):
-            gate, started = threading.Event(), threading.Event()
-
-            def body() -> None:
-                started.set()  # noqa: B023  # it ends before the next is made
-                gate.wait(work.PATIENCE)  # noqa: B023
-
-            future = executor.options(needs=NEEDS if limited else None).submit(body)
-            assert started.wait(work.SOON)
-            more = interrupt(future.abort, step)
-            gate.set()
-            wait([future], work.SOON)
-            assert future.done(), step
-            ends_all(executor, step, EVERYTHING if limited else None)
-            if not more:
-                break
-        assert step > 20
+        _, steps = abort_at_each_point(executor, limited=limited, keeps=False)
+        assert steps > 20
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["plain", "limits"])

@@ -293,9 +293,8 @@ class Limits:
         """Return a snapshot, by name."""
         now = self._now()
         found = {}
-        for name, limit in list(
-            self._limits.items()
-        ):  # copied in one step: a handler may come, and change what there is
+        # Copied in one step: a handler may come, and change what there is.
+        for name, limit in list(self._limits.items()):
             waiting = {key: place.waiting() for key, place in list(limit.places.items())}
             by_key = {key: count for key, count in waiting.items() if count} if limit.has_keys else None
             found[name] = limit.kind.stats(now, sum(waiting.values()), by_key)
