@@ -48,6 +48,8 @@ class _Current(threading.local):
         granted: returns what the attempt was granted of the executor's limits; None: nothing.
         pool: the scheduler that it works for, if it is a thread of ours.
         ending: the schedulers of which it is just ending a task.
+        adding: those of which it is just telling the hook of a task that is not in the queue yet.
+        driving: those whose tasks it runs, though it is the user's, and theirs to wait for.
     """
 
     running: RunningCall | None = None
@@ -55,6 +57,8 @@ class _Current(threading.local):
     granted: Granted | None = None
     pool: object = None
     ending: tuple[object, ...] = ()
+    adding: tuple[object, ...] = ()
+    driving: tuple[object, ...] = ()
 
     def begin(self, call: RunningCall | None, number: int, granted: Granted | None = None) -> None:
         """Note that the thread runs attempt `number` of a call: a new one, or the one that a new one had interrupted."""
@@ -77,6 +81,14 @@ class _Current(threading.local):
     def end_for(self, pools: tuple[object, ...]) -> None:
         """Note of which schedulers the thread is ending a task."""
         self.ending = pools
+
+    def add_for(self, pools: tuple[object, ...]) -> None:
+        """Note for which schedulers the thread is in the middle of adding a task."""
+        self.adding = pools
+
+    def drive_for(self, pools: tuple[object, ...]) -> None:
+        """Note for which schedulers the thread, which is the user's, runs what there is."""
+        self.driving = pools
 
 
 current = _Current()

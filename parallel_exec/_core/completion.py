@@ -310,12 +310,21 @@ class Completion:
         self.follow_up()
         self._idle.wake_one()
 
+    def drive(self) -> None:
+        """Lend the calling thread to the runner; its callbacks must not wait for what only this thread can run."""
+        before = current.driving
+        current.drive_for((*before, self._monitor.callers))
+        try:
+            self.runner.drive()
+        finally:
+            current.drive_for(before)
+
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
         if self._gate.forked or self._monitor.callers.must_not_block():
             return
         if self.runs_in_caller:
-            self.runner.drive()
+            self.drive()
         else:
             # (Maybe there is no worker yet: another thread is about to wake the back end.)
             self._monitor.drained.wait(lambda: self._gate.drained)
