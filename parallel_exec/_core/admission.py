@@ -134,7 +134,7 @@ class Admission:
             raise
 
     def _tell_queued(self, job: AnyJob) -> None:
-        """Tell the hook, which must not wait for the executor: it would wait for this very task, or for the room that this has."""
+        """Tell the hook, which must not wait for the executor: that would be for this very task, or for its room."""
         before = current.adding
         current.add_for((*before, self._monitor.callers))
         try:
