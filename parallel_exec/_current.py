@@ -49,6 +49,7 @@ class _Current(threading.local):
         pool: the scheduler that it works for, if it is a thread of ours.
         ending: the schedulers of which it is just ending a task.
         adding: those of which it is just telling the hook of a task that is not in the queue yet.
+        telling: the tasks whose way it has stopped to tell the hook of it.
         driving: those whose tasks it runs, though it is the user's, and theirs to wait for.
     """
 
@@ -58,6 +59,7 @@ class _Current(threading.local):
     pool: object = None
     ending: tuple[object, ...] = ()
     adding: tuple[object, ...] = ()
+    telling: tuple[object, ...] = ()
     driving: tuple[object, ...] = ()
 
     def begin(self, call: RunningCall | None, number: int, granted: Granted | None = None) -> None:
@@ -85,6 +87,10 @@ class _Current(threading.local):
     def add_for(self, pools: tuple[object, ...]) -> None:
         """Note for which schedulers the thread is in the middle of adding a task."""
         self.adding = pools
+
+    def tell_of(self, jobs: tuple[object, ...]) -> None:
+        """Note of which tasks the thread tells the hook, which go on after that."""
+        self.telling = jobs
 
     def drive_for(self, pools: tuple[object, ...]) -> None:
         """Note for which schedulers the thread, which is the user's, runs what there is."""

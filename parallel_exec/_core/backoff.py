@@ -54,7 +54,7 @@ class Backoff:
             return instead
         if self._events.active:
             ran = job.ended_at - job.started_at
-            self._events.emit("TaskRetrying", job.id, job.attempt_number, delay, error, ran, job.worker)
+            self._events.emit_amid(job, "TaskRetrying", delay, error, ran, job.worker)
         timer = job.backoff_timer
         if timer is not None:  # else it was cancelled meanwhile
             timer.arm(time.monotonic() + delay)

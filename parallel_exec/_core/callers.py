@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from parallel_exec._sync.timers import Timers
     from parallel_exec.backends.base import Runner
 
+IN_ITS_HOOK = (
+    "an event hook waits for the task that it is told of, which would be for ever, as that goes on when the hook returns: "
+    "wait in a thread of your own"
+)
 IN_CALLBACK = (
     "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
     "add another callback to that task, or wait in a thread of your own"
@@ -95,6 +99,8 @@ class Callers:
                 f"task {jobs[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
                 "for it, or use submit() instead of add_task(), which starts at once"
             )
+        if current.telling and all(job in current.telling for job in jobs):
+            raise ParallelExecError(IN_ITS_HOOK)
         running = current.running
         if running is None and current.pool is None and not current.driving:
             return False

@@ -259,8 +259,8 @@ class Scheduler:
             self.completion.tell_waits()
             grant = job.grant
             if grant is not None and grant.waited is not None:
-                self.events.emit("TaskGranted", job.id, number, tuple(grant.facts()), grant.waited)
-            self.events.emit("TaskStarted", job.id, number, job.worker)
+                self.events.emit_amid(job, "TaskGranted", tuple(grant.facts()), grant.waited)
+            self.events.emit_amid(job, "TaskStarted", job.worker)
         return number
 
     def _call_before(self, job: AnyJob, number: int) -> bool:
@@ -389,7 +389,7 @@ class Scheduler:
         if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
                 self._registry.count_timeout()
-            self.events.emit("TaskTimedOut", job.id, job.attempt_number)
+            self.events.emit_amid(job, "TaskTimedOut")
         if job.override is not None and error is not None:
             self._end(job, job.override)
             return
