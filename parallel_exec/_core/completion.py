@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 CANCELLED = Failure(CancelledError())  # the override that makes a job end as cancelled; known by identity
 
 
+def error_of(override: Failure) -> BaseException:
+    """Return what an attempt ends with that is stopped for an override."""
+    return CancelledError() if override is CANCELLED else override.error
+
+
 class Completion:
     """The ends of one executor's jobs, and its own. Thread-safe.
 
@@ -184,8 +189,7 @@ class Completion:
                 if job.phase in (Phase.QUEUED, Phase.BACKING_OFF):
                     continue  # it has come back from the back end meanwhile
                 job.override_with(override)
-            error = CancelledError() if override is CANCELLED else override.error
-            self.runner.stop(job, job.attempt_number, error)
+            self.runner.stop(job, job.attempt_number, error_of(override))
             break
         return True
 

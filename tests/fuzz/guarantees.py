@@ -62,8 +62,7 @@ def called_back_once(record: Record) -> Iterator[str]:
 def attempts_are_calls(record: Record) -> Iterator[str]:
     """The attempts of a result are the calls that began, and none began after a success.
 
-    They differ in two cases: an attempt that was stopped, timed out or crashed in its first moment may not have come to its call;
-    and one in a process that is stopped before the parent has heard that it began counts as one that never began.
+    They differ in one case: an attempt that was stopped, timed out or crashed in its first moment may not have come to its call.
     """
     begun: dict[str, list[int]] = defaultdict(list)
     for note in record.calls:
@@ -79,8 +78,7 @@ def attempts_are_calls(record: Record) -> Iterator[str]:
         if sorted(attempts) != list(range(1, len(attempts) + 1)):
             yield f"{each.name}: its attempts are numbered {sorted(attempts)}"
         unknown = set(begun[each.name]) - set(attempts)
-        is_unheard = record.program.kind == "process" and isinstance(each.result.error, STOPPED)
-        if unknown and not (is_unheard and unknown == {len(attempts) + 1}):
+        if unknown:
             yield f"{each.name}: calls began of attempts {unknown}, but the result has {attempts}"
         for number in set(attempts) - set(begun[each.name]):
             if not isinstance(attempts[number], (*STOPPED, WorkerCrashedError)):
@@ -308,14 +306,9 @@ def counts_add_up(record: Record) -> Iterator[str]:
     What an engine's abandoned call has is not given back any more once the executor has ended before it: nobody could have it.
     """
     stats = record.stats
-    if stats.queued or stats.running or stats.waiting or stats.abandoned:
-        yield f"something is left: {stats}"
-    for name, limit in stats.limits.items():
-        is_late = record.program.kind == "engine" and any(
-            isinstance(each, End) and each.unwanted for each in record.calls
-        )
-        if (limit.in_use and not is_late) or limit.waiting:
-            yield f"limit {name!r} is not given back: {limit}"
+    yield from _nothing_is_left(record)
+    if record.program.interrupt:  # Ctrl-C may have come between a task and its record
+        return
     counted = stats.succeeded + stats.failed + stats.cancelled
     known = [each for each in record.given.values() if each.via in ("submit", "add") or each.result is not None]
     unsure = [name for series in record.series if series.step.do != "execute_all" for name in series.names]
@@ -326,7 +319,7 @@ def counts_add_up(record: Record) -> Iterator[str]:
     least = len({each.name for each in known} | set(certain))
     if not least <= counted <= most:
         yield f"{counted} tasks were counted, and {least} to {most} given: {stats}"
-    if record.series or record.program.interrupt:
+    if record.series:
         return
     results = [each.result for each in record.given.values() if each.result is not None]
     ends = Counter("cancelled" if each.cancelled else "succeeded" if each.success else "failed" for each in results)
@@ -340,6 +333,16 @@ def counts_add_up(record: Record) -> Iterator[str]:
     most = sum(len(each.attempts) if _was_stopped(each) else max(0, len(each.attempts) - 1) for each in results)
     if not least <= stats.retried <= most:
         yield f"stats() has {stats.retried} retries, the attempts {least} to {most}"
+
+
+def _nothing_is_left(record: Record) -> Iterator[str]:
+    stats = record.stats
+    if stats.queued or stats.running or stats.waiting or stats.abandoned:
+        yield f"something is left: {stats}"
+    is_late = record.program.kind == "engine" and any(isinstance(each, End) and each.unwanted for each in record.calls)
+    for name, limit in stats.limits.items():
+        if (limit.in_use and not is_late) or limit.waiting:
+            yield f"limit {name!r} is not given back: {limit}"
 
 
 def _was_stopped(result: Any) -> bool:
