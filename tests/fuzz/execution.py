@@ -109,6 +109,8 @@ def _drive(run: Run, limit: float) -> Record:
     while any(each.is_alive() for each in workers) and time.monotonic() < until:
         run.do(Step("resume"))
         _join(workers, min(until, time.monotonic() + 0.05))
+    if program.forgets and not any(each.is_alive() for each in workers):
+        run.forget()
     end = _background(run.executor.shutdown)
     _join([end], until)
     if any(each.is_alive() for each in (*workers, end)):

@@ -25,6 +25,13 @@ class PlannedError(Exception):
         super().__init__(name, attempt)
 
 
+class Token:
+    """An argument of a call, by which it can be seen whether the call is kept."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Begin(NamedTuple):
     """A call has begun.
 
@@ -97,7 +104,7 @@ class Place(NamedTuple):
             return [eval(line, {"Begin": Begin, "End": End}) for line in file]
 
 
-def call(place: Place, name: str, plan: Any) -> tuple[str, int]:
+def call(place: Place, name: str, plan: Any, token: Token) -> tuple[str, int]:
     """Do what the plan says for this attempt; returns the task's name and the attempt's number."""
     task = current_task()
     number = task.attempt

@@ -151,7 +151,7 @@ def _is_allowed(record: Record, given: Given, error: BaseException, attempt: int
         CancelledError: lambda: _may_be_cancelled(record, given),
         TaskTimeoutError: lambda: bool(given.plan.timeout or settings.get("timeout")),
         DeadlineExceededError: lambda: any(step.do == "execute_all" and step.seconds for step in steps),
-        CapacityExhaustedError: lambda: "max_abandoned" in program.backend,
+        CapacityExhaustedError: lambda: program.kind == "engine" or "max_abandoned" in program.backend,
         ResultRejectedError: lambda: "rejects" in settings.get("retry", ""),
         # What its needs were is no more.
         ValueError: lambda: bool(given.plan.needs) and any(step.do == "limit" for step in steps),
@@ -307,7 +307,7 @@ def counts_add_up(record: Record) -> Iterator[str]:
     """
     stats = record.stats
     yield from _nothing_is_left(record)
-    if record.program.interrupt:  # Ctrl-C may have come between a task and its record
+    if record.program.interrupt or record.program.forgets:  # where Ctrl-C may have come between a task and its record
         return
     counted = stats.succeeded + stats.failed + stats.cancelled
     known = [each for each in record.given.values() if each.via in ("submit", "add") or each.result is not None]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import itertools
 import os
 import signal
 import threading
 import time
 import traceback
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+import weakref
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +21,7 @@ from typing import Any, Callable, Iterator, NoReturn
 
 import fuzz_calls
 import tenacity
-from fuzz_calls import RUNS, Begin, End, Place
+from fuzz_calls import RUNS, Begin, End, Place, Token
 from random_program import IN_THIS_PROCESS, Plan, Program, Step
 
 from parallel_exec import (
@@ -34,6 +36,7 @@ from parallel_exec import (
 )
 
 CHILD_LIMIT = 10.0  # seconds in which a forked child must end
+FORGOTTEN = 3.0  # seconds within which what is dropped is gone
 _numbers = itertools.count()
 
 # What a step may raise: that it comes too late, that there is no room, that it would wait for ever, or what a task has raised.
@@ -152,6 +155,7 @@ class Run:
         self.events: list[tuple[str, str, int]] = []
         self.surprises: list[str] = []
         self._counts: dict[str, Any] = {}
+        self._tokens: list[weakref.ref[Token]] = []
         self.children: list[int] = []
         self._engine = ThreadPoolExecutor(program.backend.get("size", 2)) if program.kind == "engine" else None
         settings = self._settings()
@@ -228,11 +232,43 @@ class Run:
         return settings
 
     def _task(self, given: Given) -> Task[Any]:
-        call = (fuzz_calls.call, self.place, given.name, self._brief(given.plan))
+        call = (fuzz_calls.call, self.place, given.name, self._brief(given.plan), Token(given.name))
         return Task(*call, id=given.name, **self._own_settings(given.plan))
 
     def _brief(self, plan: Plan) -> Plan:
         return Plan(plan.name, plan.acts)
+
+    def _token(self, name: str) -> Token:
+        """Return an argument for a call."""
+        token = Token(name)
+        self._tokens.append(weakref.ref(token))
+        return token
+
+    def forget(self) -> None:
+        """Drop all futures, if they are done: then their calls must be gone, while the executor is still there.
+
+        But for those of the last run, or stream, which `results()` keeps.
+        """
+        until = time.monotonic() + FORGOTTEN
+        given = [each.future for each in self.given.values() if each.future is not None]
+        wait(given, 0.2)
+        if not all(future.done() for future in given):  # staged, and never run
+            return
+        del given
+        while True:
+            self.given.clear()
+            self.series.clear()  # a callback may still have added to it
+            gc.collect()
+            kept = self._kept()
+            if not kept or time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        stats = self.executor.stats()
+        if kept and not (stats.queued or stats.running or stats.waiting or stats.abandoned):
+            self.surprises.append(f"kept by an executor that has nothing to do: {kept}; {stats}")
+
+    def _kept(self) -> list[str]:
+        return [token.name for each in self._tokens if (token := each()) is not None]
 
     def _took(self, given: Given, future: Any) -> None:
         given.future = future
@@ -259,7 +295,9 @@ class Run:
         for plan in step.plans:
             given = self._name(plan, "submit")
             view = self.executor.options(id=given.name, **self._own_settings(plan))
-            self._took(given, view.submit(fuzz_calls.call, self.place, given.name, self._brief(plan)))
+            rest = (given.name, self._brief(plan), self._token(given.name))
+            self._took(given, view.submit(fuzz_calls.call, self.place, *rest))
+            del rest
 
     def _add(self, step: Step) -> None:
         for plan in step.plans:
@@ -309,6 +347,7 @@ class Run:
                 partial(fuzz_calls.call, self.place),
                 series.names,
                 items,
+                map(self._token, series.names),
                 timeout=step.seconds or None,
                 chunksize=spec.get("chunksize", 1),
                 buffersize=spec.get("buffersize"),

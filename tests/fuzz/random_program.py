@@ -103,6 +103,7 @@ class Program:
     settings: dict[str, Any] = field(default_factory=dict)
     backend: dict[str, Any] = field(default_factory=dict)
     listens: bool = False
+    forgets: bool = False  # whether all futures are dropped before the shutdown, and with them all calls must be gone
     hurries: bool = False  # whether threads take turns as often as they can
     alone: bool = (
         False  # whether it runs in an interpreter of its own, in the main thread, and may fork and be interrupted
@@ -110,7 +111,9 @@ class Program:
     interrupt: float = 0.0  # seconds after which Ctrl-C comes; 0: never
 
     def __str__(self) -> str:
-        rest = {each: getattr(self, each) for each in ("backend", "listens", "hurries", "alone", "interrupt")}
+        rest = {
+            each: getattr(self, each) for each in ("backend", "listens", "forgets", "hurries", "alone", "interrupt")
+        }
         lines = [f"{self.kind}: {self.settings} { ({name: value for name, value in rest.items() if value}) }"]
         lines += [f"  {hook}" for hook in self.hooks]
         for number, steps in enumerate(self.threads, 1):
@@ -188,6 +191,7 @@ class _Author:
             settings=settings,
             backend=self.backend(),
             listens=listens,
+            forgets=self.odds(0.15),
             hurries=self.odds(0.4),
             alone=self.alone,
             interrupt=chance.uniform(0.001, 0.05) if self.alone and self.odds(0.7) else 0.0,
