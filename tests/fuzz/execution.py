@@ -186,7 +186,9 @@ def _left(before: Any, threads: set[threading.Thread], limit: float) -> list[str
     until = time.monotonic() + limit
     while True:
         if before is None:
-            left = [f"thread {each.name}" for each in set(threading.enumerate()) - threads]
+            new = set(threading.enumerate()) - threads
+            # What a finalizer logs in the last moment of a thread's life makes `threading` list that once more.
+            left = [f"thread {each.name}" for each in new if not isinstance(each, threading._DummyThread)]
         else:
             left = leaks.take(ours_only=False).newer_than(before)
         if not left:
