@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def check(program: Program, limit: float = LIMIT) -> list[str]:
         try:
             out, err = process.communicate(pickle.dumps((program, limit)), 3 * limit)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
             out, err = process.communicate()
             return [f"the interpreter does not end; it said:\n{err.decode()}"]
     said = f"it said:\n{err.decode()}" if err else ""

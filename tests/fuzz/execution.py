@@ -7,6 +7,7 @@ Every wait has a limit: what outlasts it is a hang, and the record has all stack
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import logging
 import os
@@ -99,8 +100,11 @@ def _drive(run: Run, limit: float) -> Record:
     patience = PATIENCE.get(program.kind, SHORT_PATIENCE)
     workers = []
     if program.alone:
-        threading.Timer(patience, run.let_go).start()
+        over: list[bool] = []
+        helper = _background(_let_go_again, run, patience, over)
         _interrupted(run)
+        over.append(True)
+        helper.join()
     else:
         workers = [_background(run.do_all, steps) for steps in program.threads]
         _join(workers, time.monotonic() + patience)
@@ -126,22 +130,33 @@ def _drive(run: Run, limit: float) -> Record:
     return Record(program, run.given, run.series, calls, run.events, run.bounds, run.specs, stats, run.surprises)
 
 
+def _let_go_again(run: Run, patience: float, over: list[bool]) -> None:
+    """Let go what hangs once the time has come, and what is paused again and again."""
+    since = time.monotonic()
+    while not over:
+        time.sleep(0.01)
+        if time.monotonic() > since + patience:
+            run.let_go()
+
+
 def _interrupted(run: Run) -> None:
     """Do the steps in the main thread, where Ctrl-C comes once, some time, or not at all."""
-    over = threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    steps_left = [True]  # no event, whose lock Ctrl-C might leave taken
 
     def interrupt() -> None:
-        if not over.wait(run.program.interrupt):
+        time.sleep(run.program.interrupt)
+        if steps_left:
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
         try:
             if run.program.interrupt:
-                _background(interrupt)
+                _thread.start_new_thread(interrupt, ())
             for steps in run.program.threads:
                 run.do_all(steps)
         finally:
-            over.set()
+            steps_left.clear()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
