@@ -247,7 +247,7 @@ class Run:
     def forget(self) -> None:
         """Drop all futures, if they are done: then their calls must be gone, while the executor is still there.
 
-        But for those of the last run, or stream, which `results()` keeps.
+        An empty run comes before that, so that `results()` keeps nothing: an error there leads to who has met it.
         """
         until = time.monotonic() + FORGOTTEN
         given = [each.future for each in self.given.values() if each.future is not None]
@@ -255,6 +255,11 @@ class Run:
         if not all(future.done() for future in given):  # staged, and never run
             return
         del given
+        try:
+            self.executor.execute_all(deadline=FORGOTTEN)  # of what was added, if `submit` has started that
+            self.executor.execute_all(deadline=FORGOTTEN)
+        except RuntimeError:  # it was shut down
+            return
         while True:
             self.given.clear()
             self.series.clear()  # a callback may still have added to it
