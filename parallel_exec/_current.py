@@ -55,6 +55,9 @@ class _Current(threading.local):
         pool: the scheduler that it works for, if it is a thread of ours.
         worker: the index, name and state of the worker that it is; None: it is none.
         ending: the schedulers of which it is just ending a task.
+        adding: those of which it is just telling the hook of a task that is not in the queue yet.
+        telling: the tasks whose way it has stopped to tell the hook of it.
+        driving: those whose tasks it runs, though it is the user's, and theirs to wait for.
     """
 
     running: RunningCall | None = None
@@ -64,6 +67,9 @@ class _Current(threading.local):
     worker: Serving | None = None
     _state: dict[str, Any] | None = None  # of a thread that is none of ours, and is a worker now and then
     ending: tuple[object, ...] = ()
+    adding: tuple[object, ...] = ()
+    telling: tuple[object, ...] = ()
+    driving: tuple[object, ...] = ()
 
     def begin(self, call: RunningCall | None, number: int, granted: Granted | None = None) -> None:
         """Note that the thread runs attempt `number` of a call: a new one, or the one that a new one had interrupted."""
@@ -106,6 +112,18 @@ class _Current(threading.local):
     def end_for(self, pools: tuple[object, ...]) -> None:
         """Note of which schedulers the thread is ending a task."""
         self.ending = pools
+
+    def add_for(self, pools: tuple[object, ...]) -> None:
+        """Note for which schedulers the thread is in the middle of adding a task."""
+        self.adding = pools
+
+    def tell_of(self, jobs: tuple[object, ...]) -> None:
+        """Note of which tasks the thread tells the hook, which go on after that."""
+        self.telling = jobs
+
+    def drive_for(self, pools: tuple[object, ...]) -> None:
+        """Note for which schedulers the thread, which is the user's, runs what there is."""
+        self.driving = pools
 
 
 current = _Current()

@@ -13,6 +13,7 @@ import contextlib
 import logging
 
 from parallel_exec import _forks
+from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 
 TYPE_CHECKING = False
@@ -52,6 +53,15 @@ class Dispatcher:
 
             make_real(*events.KINDS)
             self._events = vars(events)
+
+    def emit_amid(self, job: Any, kind: TaskKind | LimitKind, *facts: Any) -> None:
+        """Do as `emit`, of a task that goes on only after that: the hook must not wait for it, and is told so."""
+        before = current.telling
+        current.tell_of((*before, job))
+        try:
+            self.emit(kind, job.id, job.attempt_number, *facts)
+        finally:
+            current.tell_of(before)
 
     def emit(self, kind: Kind, *facts: Any) -> None:
         """Call the hook, if there is one, with a new event of this kind, which happened now."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import work
 
+from parallel_exec import ParallelExecError, QueueFullError, current_task
 from parallel_exec._dispatcher import Dispatcher
 from parallel_exec.events import TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
 
@@ -99,3 +100,42 @@ def test_a_hook_may_use_the_executor(lab: Any) -> None:
     executor.submit(work.double, 1).result()
     work.until(lambda: more)
     assert more[0].result() == 4
+
+
+@pytest.mark.parametrize("name", ["TaskStarted", "TaskTimedOut", "TaskRetrying"])
+def test_a_hook_that_waits_for_the_task_that_it_is_told_of(lab: Any, name: str) -> None:
+    """That goes on when the hook returns, so the hook is told, however many slots are free."""
+    futures: list[Any] = []
+    told: list[str] = []
+
+    def hook(event: object) -> None:
+        if type(event).__name__ == name and not told:
+            work.until(lambda: futures)
+            with pytest.raises(ParallelExecError, match="waits for the task that it is told of") as raised:
+                futures[0].result()
+            told.append(str(raised.value))
+
+    executor: ParallelExecutor = lab.executor(on_event=hook, max_concurrency=2, retry_count=1, timeout=0.2)
+    futures.append(executor.submit(lambda: current_task().attempt == 1 and time.sleep(0.5)))
+    assert futures[0].result(work.PATIENCE) is False
+    assert told
+
+
+def test_a_hook_that_is_told_of_a_task_before_that_is_queued(lab: Any) -> None:
+    """It must not wait for the executor, which would be for the very task: it is refused, or returns at once."""
+    raised: list[Any] = []
+
+    def hook(event: object) -> None:
+        if isinstance(event, TaskQueued) and not raised:
+            raised.append(None)
+            for call in (lambda: executor.submit(int), executor.execute_all):
+                try:
+                    call()
+                except (QueueFullError, RuntimeError) as error:
+                    raised.append(type(error))
+            executor.shutdown()
+
+    executor: ParallelExecutor = lab.executor(on_event=hook, max_concurrency=1, queue_size=1)
+    future = executor.submit(work.double, 1)
+    assert future.result(work.PATIENCE) == 2
+    assert raised == [None, QueueFullError, RuntimeError]

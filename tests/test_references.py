@@ -126,6 +126,19 @@ def test_a_cancelled_task_is_let_go_before_its_timer_is_due(kind: Any) -> None:
         assert tracked.wait_until(tracked.nothing_alive)
 
 
+@over(BESIDE_THE_CALLER)
+def test_an_aborted_task_is_let_go_once_its_call_has_returned(kind: Any) -> None:
+    """The worker that has taken over the slot keeps nothing of it, however long it lives."""
+    with _make(kind, retry_count=0) as executor:
+        future: Any = executor.submit(tracked.Nap(0.05))
+        assert tracked.wait_until(future.running)
+        assert future.abort()
+        assert tracked.wait_until(future.done)
+        del future
+        assert executor.submit(work.double, 1).result() == 2
+        assert tracked.wait_until(tracked.nothing_alive)
+
+
 class _Telltale:
     """Says when it goes."""
 

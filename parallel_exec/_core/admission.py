@@ -11,6 +11,7 @@ Guarantees:
 from __future__ import annotations
 
 from parallel_exec import _sharing
+from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import call_whole, ownership
@@ -95,7 +96,7 @@ class Admission:
                 if not self._events.active:
                     outcome, consumer = self.enqueue(job, unfit)
             if self._events.active:
-                self._events.emit("TaskQueued", job.id, 0)  # before anybody can take it
+                self._tell_queued(job)  # before anybody can take it
                 with self._lock:
                     outcome, consumer = self.enqueue(job, unfit)
                 self._completion.tell_waits()
@@ -128,13 +129,22 @@ class Admission:
                 job.added(job.sequence or next(self._monitor.sequence), time.monotonic(), collector)
                 job.resume(restored)
                 job.decide()
-            self._events.emit("TaskQueued", job.id, 0)
+            self._tell_queued(job)
             self._completion.finish(job, outcome)
         except NotAdmittedError:
             raise
         except BaseException:
             self._completion.repair(job, outcome, was_held=was_held)
             raise
+
+    def _tell_queued(self, job: AnyJob) -> None:
+        """Tell the hook, which must not wait for the executor: that would be for this very task, or for its room."""
+        before = current.adding
+        current.add_for((*before, self._monitor.callers))
+        try:
+            self._events.emit("TaskQueued", job.id, 0)
+        finally:
+            current.add_for(before)
 
     def enqueue(self, job: AnyJob, unfit: ParallelExecError | None = None) -> tuple[Failure | None, Consumer | None]:
         """Put a job in the queue, at its place, ahead of what comes after it. Called with the lock held.
@@ -275,4 +285,4 @@ class Admission:
     def drive(self) -> None:
         """Lend the calling thread to the runner, if it is of that kind and may start something."""
         if self._runs_in_caller and self._gate.may_start:
-            self._completion.runner.drive()
+            self._completion.drive()

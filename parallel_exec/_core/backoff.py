@@ -58,7 +58,7 @@ class Backoff:
             return instead
         if self._events.active:
             ran = job.ended_at - job.started_at
-            self._events.emit("TaskRetrying", job.id, job.attempt_number, delay, error, ran, job.worker)
+            self._events.emit_amid(job, "TaskRetrying", delay, error, ran, job.worker)
         if logger.isEnabledFor(INFO):
             say(
                 INFO,

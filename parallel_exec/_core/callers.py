@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from parallel_exec._sync.timers import Timers
     from parallel_exec.backends.base import Runner
 
+IN_ITS_HOOK = (
+    "an event hook waits for the task that it is told of, which would be for ever, as that goes on when the hook returns: "
+    "wait in a thread of your own"
+)
 IN_CALLBACK = (
     "a callback or an event hook waits for a task of the executor whose thread it runs in, which would be for ever: "
     "add another callback to that task, or wait in a thread of your own"
@@ -95,11 +99,13 @@ class Callers:
                 f"task {jobs[0].id!r} was added, and nothing runs that would start it: call execute_all() before you wait "
                 "for it, or use submit() instead of add_task(), which starts at once"
             )
+        if current.telling and all(job in current.telling for job in jobs):
+            raise ParallelExecError(IN_ITS_HOOK)
         running = current.running
-        if running is None and current.pool is None:
+        if running is None and current.pool is None and not current.driving:
             return False
         if not isinstance(running, Job) or running.owner.callers is not self:
-            if getattr(current.pool, "callers", None) is self and (self._in_one_thread or self._registry.limit == 1):
+            if self in current.driving or (self._works_for_us() and (self._in_one_thread or self._registry.limit == 1)):
                 raise ParallelExecError(IN_CALLBACK)
             return False
         try:
@@ -142,6 +148,11 @@ class Callers:
             )
             del self, job, awaited  # the error's traceback holds this frame
             raise ParallelExecError(message)
+        if self._waits_in_circle(job, awaited):
+            whom = "itself" if job in awaited else f"task {awaited[0].id!r}, which waits for it"
+            message = f"task {job.id!r} would wait for ever for {whom}: return instead of waiting"
+            del self, job, awaited  # the error's traceback holds this frame, and becomes the job's
+            raise ParallelExecError(message)
         if self.would_deadlock(job):
             message = (
                 f"task {job.id!r} would wait for ever for task {awaited[0].id!r}: both are of the same executor, and each of "
@@ -161,6 +172,24 @@ class Callers:
             raise ParallelExecError(message)
         if (job, current.number) in self._registry.live:
             self.waiting[job] = tuple(awaited)
+
+    def _waits_in_circle(self, job: AnyJob, awaited: Sequence[AnyJob]) -> bool:
+        """Return whether a live attempt would wait for itself, be it by way of others. Called with the lock held.
+
+        Who waits goes on when any of those has ended, so it waits in vain if all that it leads to wait as well.
+        """
+        if (job, current.number) not in self._registry.live:
+            return False  # it is another attempt that will end the task
+        found, pending = {job}, list(awaited)
+        while pending:
+            one = pending.pop()
+            if one not in found:
+                found.add(one)
+                others = self.waiting.get(one, ())
+                if not others or any(other.phase == Phase.DONE for other in others):
+                    return False
+                pending += others
+        return True
 
     def _hindering_limit(self, job: AnyJob, awaited: Sequence[AnyJob]) -> str:
         """Return the name of a limit for which this live attempt would wait in vain if it waited, too; "" if there is none.
@@ -208,7 +237,7 @@ class Callers:
         """
         mine = self.own_attempt()
         if mine is None:
-            return not (self._works_for_us() or self._timers.is_clock())
+            return not (self._works_for_us() or self._timers.is_clock() or self in current.adding)
         if self.would_deadlock(mine) or self._is_given_up(mine) or self._hindering_limit(mine, ()):
             return False
         self.waiting[mine] = ()
@@ -224,7 +253,7 @@ class Callers:
 
     def is_called_from_within(self) -> bool:
         """Return whether the calling thread works for this executor just now: in a task, a callback, a hook."""
-        if self._works_for_us() or self in current.ending:
+        if self._works_for_us() or self in current.ending or self in current.adding:
             return True
         return self._timers.is_clock() or self.own_attempt() is not None
 

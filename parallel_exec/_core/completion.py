@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 CANCELLED = Failure(CancelledError())  # the override that makes a job end as cancelled; known by identity
 
 
+def error_of(override: Failure) -> BaseException:
+    """Return what an attempt ends with that is stopped for an override."""
+    return CancelledError() if override is CANCELLED else override.error
+
+
 class Completion:
     """The ends of one executor's jobs, and its own. Thread-safe.
 
@@ -188,8 +193,7 @@ class Completion:
                     if job.phase in (Phase.QUEUED, Phase.BACKING_OFF):
                         continue  # it has come back from the back end meanwhile
                     job.override_with(override)
-                error = CancelledError() if override is CANCELLED else override.error
-                self.runner.stop(job, job.attempt_number, error)
+                self.runner.stop(job, job.attempt_number, error_of(override))
             except BaseException:
                 self.repair(job, None, was_held=was_held)
                 raise
@@ -335,12 +339,21 @@ class Completion:
         self.follow_up()
         self._idle.wake_one()
 
+    def drive(self) -> None:
+        """Lend the calling thread to the runner; its callbacks must not wait for what only this thread can run."""
+        before = current.driving
+        current.drive_for((*before, self._monitor.callers))
+        try:
+            self.runner.drive()
+        finally:
+            current.drive_for(before)
+
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""
         if self._gate.forked or self._monitor.callers.must_not_block():
             return
         if self.runs_in_caller:
-            self.runner.drive()
+            self.drive()
         else:
             # (Maybe there is no worker yet: another thread is about to wake the back end.)
             self._monitor.drained.wait(lambda: self._gate.drained)

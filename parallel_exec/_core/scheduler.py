@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from parallel_exec._core.admission import Admission
 from parallel_exec._core.backoff import Backoff
-from parallel_exec._core.completion import Completion
+from parallel_exec._core.completion import Completion, error_of
 from parallel_exec._core.grants import Grants
 from parallel_exec._core.job import settle_unwatched
 from parallel_exec._core.monitor import Monitor
@@ -189,22 +189,27 @@ class Scheduler:
                     self._ready.push(job)
         return overridden
 
-    def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+    def begin(
+        self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False, begun: bool = False
+    ) -> int:
         number = 0
         with self.lock:
             override = job.override
-            if override is None:
+            if override is None or begun:
                 number = job.begin(slot, worker, start)
                 self._registry.live.add((job, number))
             else:
                 job.decide()
-        if override is not None:
+        if override is not None and not begun:
             self.completion.finish(job, override)
             return 0
-        begun = self._announce(job, number)
-        if begun and not over and job.settings.timeout is not None:
+        number = self._announce(job, number)
+        if number and override is not None and not over:
+            self.report(job, number, Failure(error_of(override)), time.monotonic())
+            return 0
+        if number and not over and job.settings.timeout is not None:
             slot.timer.arm(start + job.settings.timeout)
-        return begun
+        return number
 
     def _acquire_to_count(self, ended: AnyJob | None) -> None:
         """Take the lock; if somebody has it, wake first who waits for what ended, as they may be the same."""
@@ -263,8 +268,8 @@ class Scheduler:
             self.completion.tell_waits()
             grant = job.grant
             if grant is not None and grant.waited is not None:
-                self.events.emit("TaskGranted", job.id, number, tuple(grant.facts()), grant.waited)
-            self.events.emit("TaskStarted", job.id, number, job.worker)
+                self.events.emit_amid(job, "TaskGranted", tuple(grant.facts()), grant.waited)
+            self.events.emit_amid(job, "TaskStarted", job.worker)
         return number
 
     def _call_before(self, job: AnyJob, number: int) -> bool:
@@ -373,7 +378,7 @@ class Scheduler:
 
     def _report_ran(self, slot: Slot, worker: str, job: AnyJob, start: float, outcome: Outcome, end: float) -> None:
         fresh = job.phase == Phase.HANDED_OUT
-        number = self.begin(job, slot, worker, start, over=True) if fresh else job.attempt_number
+        number = self.begin(job, slot, worker, start, over=True, begun=True) if fresh else job.attempt_number
         if number:
             self.report(job, number, outcome, end)
 
@@ -414,7 +419,7 @@ class Scheduler:
         if type(error) is TaskTimeoutError and error.task_id == job.id:
             with self.lock:
                 self._registry.count_timeout()
-            self.events.emit("TaskTimedOut", job.id, job.attempt_number)
+            self.events.emit_amid(job, "TaskTimedOut")
         if job.override is not None and error is not None:
             self._end(job, job.override)
             return

@@ -111,8 +111,11 @@ class Timers:
         try:
             if self._thread is None and not self._stopped:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                launch(thread)
-                self._thread = thread
+                try:
+                    launch(thread)
+                finally:  # a signal handler may raise before the thread has come so far as to say it, or there would be two
+                    if thread.ident is not None:
+                        self._thread = thread
         finally:
             self._start_lock.release()
 

@@ -165,7 +165,8 @@ class ThreadRunner(Runner):
         """Start a worker, which calls `first` before anything else; without room for one `_call_here` does."""
         port = self.port
         worker = _Worker(f"{self._settings.prefix}_{next(self._names)}", port)
-        thread = threading.Thread(target=self._serve, args=(worker, first), name=worker.name, daemon=True)
+        firsts = [first]  # taken out by the thread, whose arguments would keep an abandoned task as long as it lives
+        thread = threading.Thread(target=self._serve, args=(worker, firsts), name=worker.name, daemon=True)
         try:
             with port.lock:
                 room = len(self._workers) < self._room() and (first is not None or not port.drained)
@@ -266,15 +267,16 @@ class ThreadRunner(Runner):
         self.port.decline(self._refuser)
         self._offer()  # last: it may list the refuser anew
 
-    def _serve(self, worker: _Worker, first: Callable[[], object] | None) -> None:
+    def _serve(self, worker: _Worker, firsts: list[Callable[[], object] | None]) -> None:
         """Be a worker: the body of each thread."""
         current.work_for(self.port, (worker.index, worker.name, {}))
         arrive()
         worker.thread = threading.current_thread()
         try:
+            first = firsts.pop()
             if first is not None:
                 guarded(first)
-                del first
+            del first
             if self._initialize():
                 self.port.events.emit("WorkerStarted", worker.name)
                 self._work(worker, self.port)

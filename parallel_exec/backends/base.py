@@ -207,10 +207,13 @@ class SchedulerPort(Protocol):
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False) -> int:
+    def begin(
+        self, job: AnyJob, slot: Slot, worker: str, start: float, *, over: bool = False, begun: bool = False
+    ) -> int:
         """Start an attempt at `start` (monotonic) and return its number; 0 if it must not run after all.
 
-        `over`: it has ended already, which is to be reported next; its timeout needs no timer.
+        `over`: it has ended already, which is to be reported next; its timeout needs no timer. `begun`: its call has begun, so it
+        counts, also if the task is to end otherwise by now.
         """
         ...
 

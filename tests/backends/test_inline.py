@@ -15,6 +15,7 @@ import work
 from backend_kinds import over
 
 from parallel_exec import DeadlineExceededError, InlineBackend, ParallelExecError, Task, TaskTimeoutError, current_task
+from parallel_exec.events import TaskRetrying
 
 pytestmark = over(("inline",))
 
@@ -334,3 +335,21 @@ def test_a_sleep_that_raises(lab: Any) -> None:
     assert future.cancelled()
     assert executor.results() == []
     assert executor.submit(work.double, 2).result() == 4
+
+
+def test_callbacks_and_hooks_that_wait(lab: Any) -> None:
+    """What a callback or a hook waits for could only be run by the thread that it is called in, so it is told."""
+    told: list[str] = []
+
+    def wait(*_: object) -> None:
+        if len(told) < 2:
+            with pytest.raises(ParallelExecError, match="a callback or an event hook waits") as raised:
+                list(executor.stream([Task(int)])) if told else executor.submit(int).result()
+            told.append(str(raised.value))
+
+    executor = lab.executor(on_event=lambda event: isinstance(event, TaskRetrying) and wait(), retry_count=1)
+    future = executor.add_task(partial(work.flaky, lab.log(), 1))
+    future.add_done_callback(wait)
+    executor.execute_all()
+    assert len(told) == 2
+    assert executor.submit(work.double, 1).result() == 2

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitTimeout
 from typing import Any
 
+import inside
 import pytest
 import work
 
-from parallel_exec import ParallelExecError, Task, TaskFuture, ThreadBackend
+from parallel_exec import ParallelExecError, Task, TaskFuture, ThreadBackend, current_task
 from parallel_exec.events import TaskFinished
 
 NEVER = 600.0
@@ -24,6 +25,44 @@ def test_a_task_that_waits_for_its_own_pool_in_vain_is_told(lab: Any) -> None:
     executor = lab.executor(max_concurrency=1, retry_count=0)
     with pytest.raises(ParallelExecError, match=r"would wait for ever .* raise max_concurrency"):
         executor.submit(lambda: executor.submit(int).result()).result()
+
+
+def test_a_task_that_waits_for_itself(lab: Any) -> None:
+    """It is told, however many slots are free, and so is one that does so by way of another."""
+    executor = lab.executor(max_concurrency=4, retry_count=0)
+    futures: list[Any] = []
+    given = lab.event()
+
+    def wait(number: int) -> object:
+        given.wait(work.PATIENCE)
+        if number == 2:
+            work.until(lambda: len(inside.monitor(executor).callers.waiting) == 1)
+        return futures[(1, 0, 2)[number - 1]].result()
+
+    futures += [executor.submit(wait, 1), executor.submit(wait, 2), executor.submit(wait, 3)]
+    given.set()
+    assert "which waits for it" in str(futures[1].exception(work.PATIENCE))
+    assert futures[0].exception(work.PATIENCE) is futures[1].exception()
+    assert "for ever for itself" in str(futures[2].exception(work.PATIENCE))
+
+
+def test_another_attempt_may_be_waited_for(lab: Any) -> None:
+    """An attempt that was given up may wait for its own task, which the next attempt ends."""
+    executor = lab.executor(max_concurrency=2, retry_count=1)
+    given, results = lab.event(), []
+
+    def wait() -> object:
+        if current_task().attempt == 2:
+            return "second"
+        given.wait(work.PATIENCE)
+        work.until(lambda: current_task().cancelled)
+        results.append(future.result())
+        return "first"
+
+    future = executor.options(timeout=0.05).submit(wait)
+    given.set()
+    assert future.result(work.PATIENCE) == "second"
+    work.until(lambda: results == ["second"])
 
 
 @pytest.mark.parametrize("limit", [2, 5])

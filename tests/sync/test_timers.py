@@ -207,3 +207,31 @@ def test_a_cancelled_timer_lets_its_callback_go(timers: Timers) -> None:
     del kept
     assert gone() is None
     timer.fire()
+
+
+def test_an_interruption_just_as_the_thread_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second start, before the thread has come to its first line, does not make a second clock, which nothing would end."""
+    begun: list[int] = []
+    gate = threading.Event()
+    run = Timers._run
+
+    def run_late(self: Timers) -> None:
+        begun.append(threading.get_ident())
+        gate.wait(work.PATIENCE)
+        run(self)
+
+    def launch_torn(thread: threading.Thread) -> None:
+        thread.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Timers, "_run", run_late)
+    timers = Timers()
+    with monkeypatch.context() as torn:
+        torn.setattr("parallel_exec._sync.timers.launch", launch_torn)
+        with pytest.raises(KeyboardInterrupt):
+            timers.start()
+    timers.start()
+    gate.set()
+    timers.stop()
+    timers.join()
+    assert len(begun) == 1

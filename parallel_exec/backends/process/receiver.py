@@ -285,7 +285,7 @@ class Receiver:
     def _begin(self, handle: WorkerHandle, job: AnyJob, start: float, over: bool = False) -> int:
         """Return the number of the attempt under way, having begun it if that is news; 0 if it does not count."""
         if job.phase == Phase.HANDED_OUT:
-            return self._port.begin(job, handle, handle.name, start, over=over)
+            return self._port.begin(job, handle, handle.name, start, over=over, begun=type(job) is not MapChunk)
         return job.attempt_number if job.phase == Phase.LIVE else 0
 
 

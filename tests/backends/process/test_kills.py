@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from pathlib import Path
 from typing import Any, Callable
 
@@ -333,3 +333,17 @@ def test_a_kill_that_is_wanted_while_the_journal_is_looked_into(
     handle.ended(1 << 30)
     gate.set()
     assert future.result(work.SOON) == "held"
+
+
+def test_a_call_that_is_aborted_before_anybody_has_heard_that_it_runs(pool: Any, lab: Any) -> None:
+    """It has begun, so it counts as an attempt, as one does that is aborted later."""
+    executor = pool(1)
+    executor.submit(int).result()
+    for _ in range(8):
+        begun = lab.latch()
+        future = executor.submit(work.begin, begun)
+        begun.wait()
+        assert future.abort()
+        work.until(future.done)
+        (attempt,) = future.task_result().attempts
+        assert type(attempt.error) is CancelledError
