@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from random_program import KINDS
+from set_up import close_pools, pool_of
 
 if TYPE_CHECKING:
-    import pytest
+    from typing import Iterator
 
-SEEDS = {"thread": 60, "engine": 60, "inline": 40, "process": 30}  # unless told otherwise; some twenty seconds in all
+SEEDS = {
+    "thread": 60,
+    "engine": 60,
+    "inline": 40,
+    "process": 30,
+    "pool": 20,
+}  # unless told otherwise; some twenty seconds in all
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,3 +40,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for seed in range(first, first + (SEEDS[kind] if seeds is None else seeds))
         ]
         metafunc.parametrize(("fuzzed", "seed"), cases)
+
+
+@pytest.fixture(scope="session")
+def pools(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the pools that programs run over started before any test looks at what there is."""
+    if any("pool-" in item.name for item in request.session.items):
+        for size in (1, 2):
+            pool_of(size)
+    yield
+    close_pools()

@@ -11,6 +11,7 @@ import _thread
 import faulthandler
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,12 +22,16 @@ import warnings
 from typing import Any, Callable
 
 import leaks
-from fuzz_calls import Begin
-from program_run import Record, Run
-from random_program import Program, Step
+from fuzz_calls import Begin, End, Service
+from program_run import Run
+from random_program import ENGINES, Program, Step
+from records import Record
+from resuming import resume
+from set_up import engine_of
 
-PATIENCE = {"process": 1.2}  # seconds until what hangs is let go
+PATIENCE = {"process": 1.2, "pool": 0.7}  # seconds until what hangs is let go
 SHORT_PATIENCE = 0.25
+WORKERS_END = 3.0  # seconds within which workers are gone that nobody waits for
 LIMIT = 20.0  # seconds after which something hangs that should not
 LOGGED = ("nobody looked at its result",)
 
@@ -34,18 +39,23 @@ LOGGED = ("nobody looked at its result",)
 class _Watch(logging.Handler):
     """Notes what is logged as an error, raised in threads, or ignored by the interpreter, as long as it is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_interrupted: bool) -> None:
         super().__init__(logging.ERROR)
+        self._is_interrupted = is_interrupted
         self.found: list[str] = []
         self._logger = logging.getLogger("parallel_exec")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note a record, unless it is to be expected."""
         text = record.getMessage()
+        if self._is_interrupted and record.exc_info and record.exc_info[0] is KeyboardInterrupt:
+            return  # Ctrl-C in a hook of the main thread: what that raises is logged and dropped
         if not any(each in text for each in LOGGED):
             self.found.append(f"logged: {logging.Formatter().format(record)}")
 
     def _raised(self, what: Any) -> None:
+        if self._is_interrupted and issubclass(what.exc_type, KeyboardInterrupt):
+            return  # Ctrl-C where nobody can raise it: in `logging`'s hook after a fork, say
         lines = traceback.format_exception(what.exc_type, what.exc_value, what.exc_traceback)
         self.found.append(f"nobody caught, or Python ignored: {''.join(lines)}")
 
@@ -73,24 +83,30 @@ def stacks() -> str:
 
 def execute(program: Program, limit: float = LIMIT) -> Record:
     """Run a program, in this process."""
+    if program.kind == "pool":
+        engine_of(program)  # has started all that it starts
     whole = program.kind == "process"
     before = leaks.take(ours_only=False) if whole else None
     threads = set(threading.enumerate())
     interval = sys.getswitchinterval()
-    with tempfile.TemporaryDirectory() as folder, _Watch() as watch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run = Run(program, folder)
-        try:
-            sys.setswitchinterval(1e-5 if program.hurries else interval)
-            record = _drive(run, limit)
-        finally:
-            sys.setswitchinterval(interval)
-            if not run.surprises:
-                run.close()
-        del run
-        if not record.surprises:
-            record.surprises += _left(before, threads, limit)
-        record.surprises += watch.found
+    folder = tempfile.mkdtemp()  # no `TemporaryDirectory`, which goes at the exit of a forked child
+    try:
+        with _Watch(is_interrupted=bool(program.interrupt)) as watch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = Run(program, folder)
+            try:
+                sys.setswitchinterval(1e-5 if program.hurries else interval)
+                record = _drive(run, limit)
+            finally:
+                sys.setswitchinterval(interval)
+                if not run.surprises:
+                    run.close()
+            del run
+            if not record.surprises:
+                record.surprises += _left(before, threads, limit, program)
+            record.surprises += watch.found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return record
 
 
@@ -115,19 +131,57 @@ def _drive(run: Run, limit: float) -> Record:
         _join(workers, min(until, time.monotonic() + 0.05))
     if program.forgets and not any(each.is_alive() for each in workers):
         run.forget()
-    end = _background(run.executor.shutdown)
+    end = _background(_end, run, until)
     _join([end], until)
     if any(each.is_alive() for each in (*workers, end)):
         who = "shutdown" if end.is_alive() and not any(each.is_alive() for each in workers) else "a step"
         run.surprises.append(f"hangs: {who}; {_state(run)}\n{stacks()}")
     _await_calls(run, min(until, time.monotonic() + 10.0))
+    return _record(run)
+
+
+def _end(run: Run, until: float) -> None:
+    """Shut the executor down, or drop it and wait until all has ended."""
+    if not run.program.drops:
+        run.executor.shutdown()
+        return
+    run.drop()
+    while _unended(run) and time.monotonic() < until:
+        time.sleep(0.001)
+    until = min(until, time.monotonic() + WORKERS_END)
+    while _are_serving(run) and time.monotonic() < until:
+        time.sleep(0.001)
+    if _unended(run):
+        run.surprises.append(f"an executor was dropped, and has not ended {_unended(run)}\n{stacks()}")
+
+
+def _are_serving(run: Run) -> bool:
+    """Return whether workers have begun that have not called their finalizers."""
+    services = [each for each in run.place.notes() if isinstance(each, Service)]
+    return bool(services) and 2 * sum(each.what == "finalized" for each in services) < len(services)
+
+
+def _record(run: Run) -> Record:
+    """Return what is known of a run that is over."""
     for given in list(run.given.values()):
         if given.future is not None and given.future.done():
             given.future.exception() if not given.future.cancelled() else None
             given.result = given.future.task_result()
-    stats = None if run.surprises else run.executor.stats()
-    calls = run.place.notes()
-    return Record(program, run.given, run.series, calls, run.events, run.bounds, run.specs, stats, run.surprises)
+    notes = run.place.notes()
+    return Record(
+        run.program,
+        run.given,
+        run.series,
+        [each for each in notes if not isinstance(each, Service)],
+        [each for each in notes if isinstance(each, Service)],
+        run.events,
+        run.bounds,
+        run.specs,
+        None if run.surprises or run.program.drops else run.executor.stats(),
+        {} if run.surprises else resume(run),
+        run.began_at,
+        run.surprises,
+    )
 
 
 def _let_go_again(run: Run, patience: float, over: list[bool]) -> None:
@@ -177,26 +231,35 @@ def _join(threads: list[threading.Thread], until: float) -> None:
 
 def _await_calls(run: Run, until: float) -> None:
     """Wait until abandoned calls have ended, and callbacks were called."""
+    unsure = run.program.kind == "process" or run.program.is_softened()  # then an end may not have been noted
 
     def is_quiet() -> bool:
-        open_calls = sum(1 if isinstance(each, Begin) else -1 for each in run.calls)
+        notes = run.place.notes()
+        begun = {each[:2] for each in notes if isinstance(each, Begin)}
+        ended = {each[:2] for each in notes if isinstance(each, End)}
         called = all(len(each.called) >= each.callbacks for each in list(run.given.values()))
+        open_calls = () if unsure else begun - ended
+        if run.program.drops:
+            return not open_calls and called
         stats = run.executor.stats()
         holds = stats.abandoned or (
-            run.program.kind != "engine" and any(limit.in_use for limit in stats.limits.values())
+            run.program.kind not in ENGINES and any(limit.in_use for limit in stats.limits.values())
         )
-        return open_calls == 0 and called and not holds
+        return not open_calls and called and not holds
 
     while not is_quiet() and time.monotonic() < until:
-        time.sleep(0.001)
+        time.sleep(0.01 if run.place.path else 0.001)
+
+
+def _unended(run: Run) -> list[str]:
+    return [name for name, each in list(run.given.items()) if each.future is not None and not each.future.done()]
 
 
 def _state(run: Run) -> str:
-    unended = [name for name, each in run.given.items() if each.future is not None and not each.future.done()]
-    return f"not ended: {unended}; {run.executor.stats()}"
+    return f"not ended: {_unended(run)}; {'' if run.program.drops else run.executor.stats()}"
 
 
-def _left(before: Any, threads: set[threading.Thread], limit: float) -> list[str]:
+def _left(before: Any, threads: set[threading.Thread], limit: float, program: Program) -> list[str]:
     """Return what a run has left behind, once what is ending may have ended."""
     until = time.monotonic() + limit
     while True:
@@ -206,6 +269,10 @@ def _left(before: Any, threads: set[threading.Thread], limit: float) -> list[str
             left = [f"thread {each.name}" for each in new if not isinstance(each, threading._DummyThread)]
         else:
             left = leaks.take(ours_only=False).newer_than(before)
+            if not program.forgets and any(step.do == "share" for step in program.steps()):
+                left = [
+                    each for each in left if "/memfd:parallel_exec" not in each
+                ]  # a failed task's result keeps its call
         if not left:
             return []
         if time.monotonic() > until:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
+from care import CARE
 from fuzz_calls import Begin, End, PlannedError
-from random_program import SHORT
+from random_program import ENGINES
+from spans import abandons, calls_of, peak_of, time_limit
 
 from parallel_exec import (
     CapacityExhaustedError,
@@ -18,15 +19,17 @@ from parallel_exec import (
     Rate,
     ResultRejectedError,
     RetryAfter,
+    SoftTimeoutError,
     TaskSerializationError,
     TaskTimeoutError,
     WorkerCrashedError,
 )
 
 if TYPE_CHECKING:
-    from program_run import Given, Record, Series
+    from records import Given, Record, Series
 
-STOPPED = (TaskTimeoutError, DeadlineExceededError, CancelledError)  # by others, while it ran
+# By others, while it ran; Ctrl-C does so with what runs in the main thread.
+STOPPED = (TaskTimeoutError, DeadlineExceededError, CancelledError, SoftTimeoutError, WorkerCrashedError)
 ROUNDING = 1e-6
 
 
@@ -81,7 +84,7 @@ def attempts_are_calls(record: Record) -> Iterator[str]:
         if unknown:
             yield f"{each.name}: calls began of attempts {unknown}, but the result has {attempts}"
         for number in set(attempts) - set(begun[each.name]):
-            if not isinstance(attempts[number], (*STOPPED, WorkerCrashedError)):
+            if not isinstance(attempts[number], STOPPED) and not _is_interrupted(record, attempts[number]):
                 yield f"{each.name}: attempt {number} is recorded, with {attempts[number]!r}, and no call began"
 
 
@@ -109,7 +112,8 @@ def _items_succeed_once(record: Record) -> Iterator[str]:
             given = record.given.get(note.name)
             if given is None or given.result is not None or given.plan.act(end.attempt).how == "unpicklable":
                 continue
-            if not _time_limit(record, given) and "retry" not in record.program.settings:
+            is_sure = not time_limit(record, given) and not record.program.is_softened()
+            if is_sure and "retry" not in record.program.settings:
                 yield f"{note.name}: attempt {note.attempt} began after attempt {end.attempt} had returned"
 
 
@@ -129,6 +133,11 @@ def values_are_theirs(record: Record) -> Iterator[str]:
                 yield f"{each.name}: attempt {attempt.number} must not end as {attempt.error!r}, by {each.plan}"
 
 
+def _is_interrupted(record: Record, error: BaseException | None) -> bool:
+    """Return whether Ctrl-C may have ended an attempt: one in the main thread."""
+    return isinstance(error, KeyboardInterrupt) and record.program.kind == "inline" and bool(record.program.interrupt)
+
+
 _HOW: dict[type[BaseException], tuple[str, ...]] = {
     PlannedError: ("raise",),
     SystemExit: ("sys.exit",),
@@ -143,6 +152,8 @@ def _is_allowed(record: Record, given: Given, error: BaseException, attempt: int
     """Return whether a task, or an attempt of it, may end so."""
     program = record.program
     how = given.plan.act(attempt).how
+    if _is_interrupted(record, error):
+        return True
     for kind, hows in _HOW.items():
         if isinstance(error, kind):
             return how in hows and (not isinstance(error, PlannedError) or error.args == (given.name, attempt))
@@ -150,8 +161,9 @@ def _is_allowed(record: Record, given: Given, error: BaseException, attempt: int
     allowed: dict[type[BaseException], Callable[[], bool]] = {
         CancelledError: lambda: _may_be_cancelled(record, given),
         TaskTimeoutError: lambda: bool(given.plan.timeout or settings.get("timeout")),
+        SoftTimeoutError: lambda: bool(given.plan.soft_timeout or settings.get("soft_timeout")),
         DeadlineExceededError: lambda: any(step.do == "execute_all" and step.seconds for step in steps),
-        CapacityExhaustedError: lambda: program.kind == "engine" or "max_abandoned" in program.backend,
+        CapacityExhaustedError: lambda: program.kind in ENGINES or "max_abandoned" in program.backend,
         ResultRejectedError: lambda: "rejects" in settings.get("retry", ""),
         # What its needs were is no more.
         ValueError: lambda: bool(given.plan.needs) and any(step.do == "limit" for step in steps),
@@ -160,10 +172,10 @@ def _is_allowed(record: Record, given: Given, error: BaseException, attempt: int
 
 
 def _may_be_cancelled(record: Record, given: Given) -> bool:
-    if given.via in ("add", "stream", "map") or record.program.interrupt:
+    if given.via in ("add", "stream", "map") or record.program.interrupt or record.program.drops:
         return True  # what is only staged ends so at the shutdown, and what is left of a stream when that is closed
     for step in record.program.steps():
-        if step.do in ("shutdown", "clear", "dequeue") or (step.do == "execute_all" and step.flag):
+        if step.do in ("shutdown", "clear", "dequeue", "abort_all") or (step.do == "execute_all" and step.flag):
             return True
         if step.do in ("cancel", "abort") and step.target == given.name:
             return True
@@ -185,7 +197,7 @@ def retries_are_counted(record: Record) -> Iterator[str]:
         if count > most:
             yield f"{each.name} has {count} attempts of {most}"
         given_up = (KeyboardInterrupt, SystemExit, CancelledError, DeadlineExceededError, ParallelExecError, ValueError)
-        retried = (TaskTimeoutError, WorkerCrashedError, RetryAfter)
+        retried = (TaskTimeoutError, WorkerCrashedError, RetryAfter, SoftTimeoutError)
         error = each.result.error
         if error is not None and count < most and (not isinstance(error, given_up) or isinstance(error, retried)):
             yield f"{each.name} was given up after {count} attempts of {most}: {error!r}"
@@ -220,46 +232,10 @@ def _runs_are_whole(runs: list[Series]) -> Iterator[str]:
             yield f"{series.step}: nothing has the results of {missing}, which were added before"
 
 
-def _calls(record: Record) -> Iterator[tuple[Begin, float, float]]:
-    """Return each call's begin, when it ended by itself (infinity: it did not), and when the pool had done with it.
-
-    The last is what its attempt says. Of an item of a `map` there is none; then it is no later than the true time.
-    """
-    ends = {(note.name, note.attempt): note for note in record.calls if isinstance(note, End)}
-    for note in record.calls:
-        if not isinstance(note, Begin):
-            continue
-        end = ends.get((note.name, note.attempt))
-        until = float("inf") if end is None else end.at
-        given = record.given.get(note.name)
-        if given is not None and given.result is not None:
-            found = [each for each in given.result.attempts if each.number == note.attempt]
-            settled = found[0].started_at + found[0].duration if found else note.at
-        elif end is None or end.unwanted or (given is not None and _time_limit(record, given)):
-            settled = note.at
-        else:
-            settled = until
-        yield note, until, settled
-
-
-def _time_limit(record: Record, given: Given) -> float:
-    """Return the limit on a task's attempts that may strike any time; 0.0 if there is none."""
-    limit = given.plan.timeout or record.program.settings.get("timeout") or 0.0
-    return limit if limit < SHORT else 0.0
-
-
-def _peak(spans: list[tuple[float, float, float]]) -> float:
-    """Return the most of what was held at once, by spans of (from, until, how much)."""
-    changes = sorted(
-        itertools.chain.from_iterable([(start, 1, much), (end, 0, -much)] for start, end, much in spans if end > start)
-    )
-    return max(itertools.accumulate(much for _, _, much in changes), default=0.0)
-
-
 def never_too_many(record: Record) -> Iterator[str]:
     """No more attempts are live at once than `max_concurrency`, the largest that it was."""
-    spans = [(begin.at, min(end, settled), 1.0) for begin, end, settled in _calls(record)]
-    peak = _peak(spans)
+    spans = [(begin.at, min(end, settled), 1.0) for begin, end, settled in calls_of(record)]
+    peak = peak_of(spans)
     if peak > max(record.bounds):
         yield f"{peak:.0f} attempts were live at once, of {record.bounds}"
 
@@ -268,7 +244,7 @@ def limits_hold(record: Record) -> Iterator[str]:
     """Nothing is in use beyond its limit, the largest that it was, and no item of a list is with two at once."""
     uses: dict[Any, list[tuple[float, float, float]]] = defaultdict(list)
     kills = record.program.kind == "process"
-    for begin, end, settled in _calls(record):
+    for begin, end, settled in calls_of(record):
         given = record.given.get(begin.name)
         if given is None:
             continue
@@ -286,8 +262,8 @@ def limits_hold(record: Record) -> Iterator[str]:
                 uses[name, "all", None].append((begin.at, until, need))
     for (name, what, which), spans in uses.items():
         most = 1.0 if what == "item" else max(map(_most, record.specs[name]))
-        if _peak(spans) > most + ROUNDING:
-            yield f"{_peak(spans)} of limit {name!r} was in use at once ({which}), of {record.specs[name]}"
+        if peak_of(spans) > most + ROUNDING:
+            yield f"{peak_of(spans)} of limit {name!r} was in use at once ({which}), of {record.specs[name]}"
 
 
 def _most(spec: Any) -> float:
@@ -306,6 +282,8 @@ def counts_add_up(record: Record) -> Iterator[str]:
     What an engine's abandoned call has is not given back any more once the executor has ended before it: nobody could have it.
     """
     stats = record.stats
+    if stats is None:  # the executor was dropped
+        return
     yield from _nothing_is_left(record)
     if record.program.interrupt or record.program.forgets:  # where Ctrl-C may have come between a task and its record
         return
@@ -339,7 +317,8 @@ def _nothing_is_left(record: Record) -> Iterator[str]:
     stats = record.stats
     if stats.queued or stats.running or stats.waiting or stats.abandoned:
         yield f"something is left: {stats}"
-    is_late = record.program.kind == "engine" and any(isinstance(each, End) and each.unwanted for each in record.calls)
+    unwanted = any(isinstance(each, End) and each.unwanted for each in record.calls)
+    is_late = abandons(record) or (record.program.kind == "engine" and unwanted)
     for name, limit in stats.limits.items():
         if (limit.in_use and not is_late) or limit.waiting:
             yield f"limit {name!r} is not given back: {limit}"
@@ -382,4 +361,5 @@ CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (
     limits_hold,
     counts_add_up,
     events_tell_all,
+    *CARE,
 )

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import atexit
-import faulthandler
 import gc
 import itertools
 import os
-import signal
 import threading
 import time
 import traceback
 import weakref
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, wait
 from concurrent.futures import TimeoutError as WaitTimeout
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
+import forked
 import fuzz_calls
-import tenacity
-from fuzz_calls import RUNS, Begin, End, Place, Token
+from fuzz_calls import RUNS, Place, Thing, Token
 from random_program import IN_THIS_PROCESS, Plan, Program, Step
+from records import Given, Series
+from set_up import engine_of, settings_of, spec_of
 
-from parallel_exec import (
-    Adaptive,
-    ParallelExecError,
-    ParallelExecutor,
-    PerKey,
-    ProcessBackend,
-    Rate,
-    Task,
-    ThreadBackend,
-)
+from parallel_exec import ParallelExecError, ParallelExecutor, Task
 
-CHILD_LIMIT = 10.0  # seconds in which a forked child must end
+if TYPE_CHECKING:
+    from fuzz_calls import Note
+
+    from parallel_exec import Shared
+
 FORGOTTEN = 3.0  # seconds within which what is dropped is gone
 _numbers = itertools.count()
 
@@ -44,111 +37,25 @@ EXPECTED = (RuntimeError, ParallelExecError, ValueError, KeyError, CancelledErro
 PLANNED = (fuzz_calls.PlannedError, SystemExit)
 
 
-@dataclass
-class Given:
-    """A task that was given, and how it ended.
-
-    Attributes:
-        name: its id.
-        plan: what it does.
-        via: the step that gave it.
-        thread: the thread that did.
-        future: its future, if one is to be had.
-        result: its `TaskResult`, if one came out of a future, or a stream.
-        callbacks: how many it was given.
-        called: those that were called, by their numbers.
-    """
-
-    name: str
-    plan: Plan
-    via: str
-    thread: int
-    future: Any = None
-    result: Any = None
-    callbacks: int = 0
-    called: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Series:
-    """What came out of an `execute_all`, a `map` or a `stream`.
-
-    Attributes:
-        step: the step.
-        thread: who did it.
-        names: the tasks that it gave; of an `execute_all`, those that its thread had added before.
-        out: what came, in order: names of tasks, or of a `map` what the calls returned.
-        error: what ended it.
-        whole: whether it came to its end.
-    """
-
-    step: Step
-    thread: int
-    names: list[str]
-    out: list[Any] = field(default_factory=list)
-    error: BaseException | None = None
-    whole: bool = False
-
-
-@dataclass
-class Record:
-    """All that is known of a run.
-
-    Attributes:
-        program: which.
-        given: the tasks, by their names.
-        series: the runs, maps and streams.
-        calls: begins and ends.
-        events: kind, task and attempt of each, if somebody listened.
-        bounds: all that `max_concurrency` ever was.
-        specs: all that each limit ever was.
-        stats: in the end.
-        surprises: what no part of the program should have done, in words.
-    """
-
-    program: Program
-    given: dict[str, Given]
-    series: list[Series]
-    calls: list[Begin | End]
-    events: list[tuple[str, str, int]]
-    bounds: list[int]
-    specs: dict[str, list[Any]]
-    stats: Any
-    surprises: list[str]
-
-
-def spec_of(text: Any) -> Any:
-    """Return a limit as the library takes it."""
-    return eval(text, {"Adaptive": Adaptive, "PerKey": PerKey, "Rate": Rate}) if isinstance(text, str) else text
-
-
-def _rejects_first(value: Any) -> bool:
-    return isinstance(value, tuple) and value[1] == 1
-
-
-def _policy(text: str) -> tenacity.Retrying:
-    retry: Any = tenacity.retry_if_exception_type()
-    if "rejects" in text:
-        retry |= tenacity.retry_if_result(_rejects_first)
-    return tenacity.Retrying(stop=tenacity.stop_after_attempt(int(text[5])), wait=tenacity.wait_none(), retry=retry)
-
-
 class Run:
     """One run of a program. Thread-safe without locks of its own, which Ctrl-C might leave taken.
 
     Attributes:
         calls: what the calls of this process noted.
         over: whether what hangs is to come to its end.
-        executor: the executor.
         children: processes that were forked, and not waited for.
+        things: all that was ever shared.
+        journal: a file's path.
+        began_at: when the executor was made (monotonic).
     """
 
     def __init__(self, program: Program, folder: str) -> None:
         self.program = program
         self.number = next(_numbers)
         is_here = program.kind in IN_THIS_PROCESS
-        self.place = Place(self.number, "" if is_here else os.path.join(folder, f"calls-{self.number}"))
-        self.calls: list[Begin | End] = []
+        path = "" if is_here else os.path.join(folder, f"calls-{self.number}")
+        self.place = Place(self.number, path, bool(program.backend.get("capture_output")))
+        self.calls: list[Note] = []
         self.over = False
         self.given: dict[str, Given] = {}
         self.series: list[Series] = []
@@ -157,28 +64,33 @@ class Run:
         self._counts: dict[str, Any] = {}
         self._tokens: list[weakref.ref[Token]] = []
         self.children: list[int] = []
-        self._engine = ThreadPoolExecutor(program.backend.get("size", 2)) if program.kind == "engine" else None
-        settings = self._settings()
+        self.things: list[Thing] = []
+        self._shared: dict[str, Shared[Thing]] = {}
+        self.journal = os.path.join(folder, "journal")
+        self._journal: dict[str, Any] = {"journal": self.journal} if program.journal else {}
+        self._engine = engine_of(program)
+        settings = settings_of(program, self.place, self._engine, self._hear)
         self.bounds = [1 if program.kind == "inline" else settings["max_concurrency"]]
         self.specs = {name: [spec] for name, spec in settings.get("limits", {}).items()}
-        self.executor = ParallelExecutor(**settings)
         RUNS[self.number] = self
+        self.began_at = time.monotonic()
+        self._executor: ParallelExecutor | None = ParallelExecutor(**settings)
 
-    def _settings(self) -> dict[str, Any]:
-        program = self.program
-        settings = {"max_concurrency": 2, "retry_count": 1, "backoff": 0.0, "jitter": False, **program.settings}
-        if "limits" in settings:
-            settings["limits"] = {name: spec_of(spec) for name, spec in settings["limits"].items()}
-        if "retry" in settings:
-            settings["retry"] = _policy(settings["retry"])
-        if program.listens:
-            settings["on_event"] = self._hear
-        backends: dict[str, Callable[..., Any]] = {"thread": ThreadBackend, "process": ProcessBackend}
-        if program.kind in backends:
-            settings["backend"] = backends[program.kind](**program.backend)
-        else:
-            settings["backend"] = self._engine or "inline"
-        return settings
+    @property
+    def executor(self) -> ParallelExecutor:
+        """The executor."""
+        executor = self._executor
+        if executor is None:
+            raise RuntimeError("it was dropped")
+        return executor
+
+    def drop(self) -> None:
+        """Drop the executor, which is not to wait for the garbage collector."""
+        for series in self.series:
+            if series.error is not None:  # its traceback leads to the executor
+                series.error = series.error.with_traceback(None)
+                series.error.__context__ = None
+        self._executor = None
 
     def let_go(self) -> None:
         """Let what hangs come to its end, and go on with what is paused."""
@@ -188,8 +100,10 @@ class Run:
         self.do(Step("resume"))
 
     def close(self) -> None:
-        """Let the engine go."""
-        if self._engine is not None:
+        """Let the engine go, unless others use it, and what is shared."""
+        self._shared.clear()
+        self.things.clear()
+        if self._engine is not None and self.program.kind != "pool":
             self._engine.shutdown()
         RUNS.pop(self.number, None)
 
@@ -223,6 +137,8 @@ class Run:
 
     def _own_settings(self, plan: Plan) -> dict[str, Any]:
         settings: dict[str, Any] = {"priority": plan.priority}
+        if plan.soft_timeout:
+            settings["soft_timeout"] = plan.soft_timeout
         if plan.timeout:
             settings["timeout"] = plan.timeout
         if plan.retry_count >= 0:
@@ -231,9 +147,17 @@ class Run:
             settings["needs"] = plan.needs
         return settings
 
-    def _task(self, given: Given) -> Task[Any]:
-        call = (fuzz_calls.call, self.place, given.name, self._brief(given.plan), Token(given.name))
+    def task(self, given: Given) -> Task[Any]:
+        """Return the task of a record."""
+        call = (fuzz_calls.call, self.place, given.name, *self._rest(given.plan, Token(given.name)))
         return Task(*call, id=given.name, **self._own_settings(given.plan))
+
+    def _rest(self, plan: Plan, token: Token) -> tuple[Any, ...]:
+        """Return the last arguments of a call."""
+        handle = self._shared.get(plan.shares)
+        if handle is None:
+            return self._brief(plan), token
+        return Plan(plan.name, plan.acts, shares=plan.shares), token, handle
 
     def _brief(self, plan: Plan) -> Plan:
         return Plan(plan.name, plan.acts)
@@ -300,14 +224,14 @@ class Run:
         for plan in step.plans:
             given = self._name(plan, "submit")
             view = self.executor.options(id=given.name, **self._own_settings(plan))
-            rest = (given.name, self._brief(plan), self._token(given.name))
-            self._took(given, view.submit(fuzz_calls.call, self.place, *rest))
+            rest = self._rest(plan, self._token(given.name))
+            self._took(given, view.submit(fuzz_calls.call, self.place, given.name, *rest))
             del rest
 
     def _add(self, step: Step) -> None:
         for plan in step.plans:
             given = self._name(plan, "add")
-            self._took(given, self.executor.add_task(self._task(given)))
+            self._took(given, self.executor.add_task(self.task(given)))
 
     def _execute_all(self, step: Step) -> None:
         me = threading.get_ident()
@@ -317,7 +241,7 @@ class Run:
         try:
             deadline = step.seconds or None
             order: Any = "completed" if step.flag2 else "submitted"
-            results = self.executor.execute_all(deadline=deadline, fail_fast=step.flag, order=order)
+            results = self.executor.execute_all(deadline=deadline, fail_fast=step.flag, order=order, **self._journal)
             series.out = [result.task.id for result in results]
             series.whole = True
         except BaseException as error:
@@ -372,14 +296,14 @@ class Run:
                 given = self._name(plan, "stream")
                 self.given[given.name] = given
                 series.names.append(given.name)
-                yield self._task(given)
+                yield self.task(given)
 
         def note(result: Any) -> None:
             series.out.append(result.task.id)
             self.given[result.task.id].result = result
 
         order: Any = "submitted" if step.flag else "completed"
-        self._read(series, self.executor.stream(tasks(), order=order, **(step.spec or {})), note)
+        self._read(series, self.executor.stream(tasks(), order=order, **(step.spec or {}), **self._journal), note)
 
     def _future(self, step: Step) -> Any:
         given = self.given.get(step.target)
@@ -443,47 +367,29 @@ class Run:
     def _shutdown(self, step: Step) -> None:
         self.executor.shutdown(wait=step.flag, cancel_futures=step.flag2)
 
-    def _fork(self, step: Step) -> None:
-        pid = os.fork()
-        if not pid:
-            self._be_child(step)
-        self.children.append(pid)
-        until = time.monotonic() + 2 * CHILD_LIMIT
-        while time.monotonic() < until:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                self.children.remove(pid)
-                if status:
-                    self.surprises.append(f"the child of {step} ended with status {status}: see standard error")
-                return
-            time.sleep(0.002)
-        self.surprises.append(f"the child of {step} does not end")
+    def _abort_all(self, step: Step) -> None:
+        self.executor.abort_all()
 
-    def _be_child(self, step: Step) -> NoReturn:
-        """Use the copy of the executor in a forked child, and end."""
-        status = 3
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            faulthandler.dump_traceback_later(CHILD_LIMIT, exit=True)
-            try:
-                if step.target == "submit":
-                    self.executor.submit(int).result()
-                elif step.target == "result":
-                    for each in list(self.given.values()):
-                        if each.future is not None:
-                            each.future.cancel()
-                            each.future.exception()
-                elif step.target == "drop":
-                    self.executor = None
-                else:
-                    self.executor.shutdown()
-            except EXPECTED:
-                pass
-            if step.target == "exit":
-                atexit._run_exitfuncs()
-                threading._shutdown()  # type: ignore[attr-defined]
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+    def _share(self, step: Step) -> None:
+        thing = Thing(step.target)
+        self.things.append(thing)
+        self._shared[step.target] = self.executor.share(thing)
+
+    def _unshare(self, step: Step) -> None:
+        handle = self._shared.get(step.target) if step.flag else self._shared.pop(step.target, None)
+        if handle is not None and step.flag:
+            handle.close()
+
+    def _running(self, step: Step) -> None:
+        over = {name for name, each in list(self.given.items()) if each.future is not None and each.future.done()}
+        running = self.executor.running()
+        most = max(self.bounds)
+        if len(running) > most:
+            self.surprises.append(f"{running} run, of {self.bounds}")
+        if any(each.id in over or each.attempt < 1 or each.seconds < 0 for each in running):
+            self.surprises.append(f"running() has {running}, of which these had ended before: {over}")
+        if sorted(running, key=lambda each: -each.seconds) != running:
+            self.surprises.append(f"running() is in no order: {running}")
+
+    def _fork(self, step: Step) -> None:
+        forked.fork(self, step, EXPECTED)

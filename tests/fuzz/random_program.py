@@ -13,8 +13,9 @@ import random
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-KINDS = ("thread", "process", "engine", "inline")
+KINDS = ("thread", "process", "engine", "inline", "pool")  # the last is an engine, too: a process pool of the stdlib's
 IN_THIS_PROCESS = ("thread", "engine", "inline")
+ENGINES = ("engine", "pool")
 FOREVER = 60.0  # seconds of what only a kill or the program's end cuts short
 SHORT = 1.0  # seconds; a timeout below that may strike anywhere on a busy machine
 
@@ -52,9 +53,11 @@ class Plan:
     acts: tuple[Act, ...] = ()
     priority: int = 0
     timeout: float = 0.0  # 0: the executor's
+    soft_timeout: float = 0.0  # the same
     retry_count: int = -1  # -1: the executor's
     needs: dict[str, Any] = field(default_factory=dict)
     on_done: tuple[tuple[Step, ...], ...] = ()  # the steps of each callback
+    shares: str = ""  # the name of what it gets that is shared
 
     def __str__(self) -> str:
         return f"{self.name}({_words(self)})"
@@ -104,6 +107,8 @@ class Program:
     backend: dict[str, Any] = field(default_factory=dict)
     listens: bool = False
     forgets: bool = False  # whether all futures are dropped before the shutdown, and with them all calls must be gone
+    drops: bool = False  # whether the executor is dropped in the end, and not shut down
+    journal: bool = False  # whether runs and streams have one, with which all tasks are given once more in the end
     hurries: bool = False  # whether threads take turns as often as they can
     alone: bool = (
         False  # whether it runs in an interpreter of its own, in the main thread, and may fork and be interrupted
@@ -111,14 +116,21 @@ class Program:
     interrupt: float = 0.0  # seconds after which Ctrl-C comes; 0: never
 
     def __str__(self) -> str:
-        rest = {
-            each: getattr(self, each) for each in ("backend", "listens", "forgets", "hurries", "alone", "interrupt")
-        }
+        names = ("backend", "listens", "forgets", "drops", "journal", "hurries", "alone", "interrupt")
+        rest = {each: getattr(self, each) for each in names}
         lines = [f"{self.kind}: {self.settings} { ({name: value for name, value in rest.items() if value}) }"]
         lines += [f"  {hook}" for hook in self.hooks]
         for number, steps in enumerate(self.threads, 1):
             lines += [f"  thread {number}:", *(f"    {step}" for step in steps)]
         return "\n".join(lines)
+
+    def plans(self) -> list[Plan]:
+        """Return all tasks that any step gives."""
+        return [plan for step in self.steps() for plan in step.plans]
+
+    def is_softened(self) -> bool:
+        """Return whether a soft timeout may come at any point of a call."""
+        return "soft_timeout" in self.settings or any(plan.soft_timeout for plan in self.plans())
 
     def steps(self) -> list[Step]:
         """Return all steps, those within tasks, callbacks and hooks among them."""
@@ -143,7 +155,7 @@ _SPECS: dict[str, tuple[Any, ...]] = {
     "mem": (2.0, 4.0),
     "gpu": (["a", "b"], ["b", "c", "d"], ["a", "b", "c"]),
     "host": ("PerKey(1)", "PerKey(2)"),
-    "api": (_RATE, "Rate(200, burst=2)"),
+    "api": (_RATE, "Rate(200, burst=2)", "Rate(40, burst=1)", "Rate(2, per=0.02, burst=3)"),
     "llm": ("Adaptive(max=3)", "Adaptive(max=2, initial=1)"),
 }
 _NEEDS: dict[str, tuple[Any, ...]] = {
@@ -164,10 +176,15 @@ class _Author:
         self.chance = chance
         self.limits: list[str] = []
         self.names: list[str] = []
-        self.is_slow = kind == "process"
+        self.is_slow = kind in ("process", "pool")
         self.unit = 0.02 if self.is_slow else 0.003  # seconds of what takes a moment
         self.crashes = kind == "process" and self.odds(0.6)
-        self.alone = self.odds(0.04)
+        self.alone = self.odds(0.04) and kind != "pool"
+        # A soft timeout may come at any point of a task, which then does no steps: the stdlib's futures do not bear that.
+        self.softens = self.odds(0.12)
+        self.journal = self.odds(0.12)
+        self.stages = self.journal and self.odds(0.6)  # whether nothing starts but by a run or a stream
+        self.shares = self.odds(0.2) and not self.journal
 
     def odds(self, share: float) -> bool:
         """Return True in this share of cases."""
@@ -192,6 +209,8 @@ class _Author:
             backend=self.backend(),
             listens=listens,
             forgets=self.odds(0.15),
+            drops=self.odds(0.12),
+            journal=self.journal,
             hurries=self.odds(0.4),
             alone=self.alone,
             interrupt=chance.uniform(0.001, 0.05) if self.alone and self.odds(0.7) else 0.0,
@@ -207,6 +226,10 @@ class _Author:
             "retry_count": chance.choice([0, 1, 2]),
             "backoff": chance.choice([0.0, 0.0, 0.002, 0.01]),
         }
+        if self.odds(0.1):
+            found["seed"] = chance.randint(0, 9)
+        if self.softens and self.odds(0.4) and found["timeout"] in (None, 20.0):
+            found["soft_timeout"] = chance.choice(tight)
         if self.odds(0.12):
             found["queue_size"] = chance.randint(1, 6)
         if self.odds(0.3):
@@ -221,18 +244,35 @@ class _Author:
     def backend(self) -> dict[str, Any]:
         """Return the back end's settings."""
         chance = self.chance
-        if self.kind == "engine":
-            return {"size": chance.choice([1, 2, 3, 4])}
-        if self.kind == "thread" and self.odds(0.08):
-            return {"max_abandoned": chance.choice([0, 1, 2])}
-        if self.kind == "process":
-            found: dict[str, Any] = {}
-            if self.odds(0.25):
-                found["max_tasks_per_child"] = chance.choice([1, 2, 5])
-            if self.odds(0.15):
-                found["mp_context"] = chance.choice(["spawn", "fork", "fork"])
+        if self.kind in ENGINES:
+            return {"size": chance.choice([1, 2, 3, 4] if self.kind == "engine" else [1, 2])}
+        found: dict[str, Any] = {}
+        if self.kind not in ("thread", "process"):
             return found
-        return {}
+        if self.odds(0.25):
+            found["finalizer"] = True
+        if self.odds(0.2):
+            found["idle_timeout"] = chance.choice([0.0001, 0.003, 0.03])
+            found["min_workers"] = chance.choice([0, 0, 1])
+        if self.kind == "thread" and self.odds(0.08):
+            found["max_abandoned"] = chance.choice([0, 1, 2])
+        if self.kind == "process":
+            found.update(self.care())
+        return found
+
+    def care(self) -> dict[str, Any]:
+        """Return settings that only processes have."""
+        chance = self.chance
+        found: dict[str, Any] = {}
+        if self.odds(0.25):
+            found["max_tasks_per_child"] = chance.choice([1, 2, 5])
+        if self.odds(0.15):
+            found["mp_context"] = chance.choice(["spawn", "fork", "fork"])
+        if self.odds(0.25):
+            found["capture_output"] = True
+        if self.odds(0.05):
+            found["max_memory_per_child"] = 1  # each task is too much
+        return found
 
     def hook(self) -> Hook:
         """Return what an event sets off."""
@@ -257,9 +297,11 @@ class _Author:
             tuple(acts),
             priority=0 if plain else chance.choice([0, 0, 0, 1, 2, -1]),
             timeout=0.0 if plain else chance.choice([0.0] * 8 + [tight, 20.0]),
+            soft_timeout=0.0 if plain or not self.softens else chance.choice([0.0, 0.0, tight]),
             retry_count=-1 if plain else chance.choice([-1, -1, -1, 0, 2]),
             needs={} if plain else self.needs(),
             on_done=tuple(on_done),
+            shares=chance.choice(["", "s1", "s2"]) if self.shares and not plain else "",
         )
 
     def needs(self) -> dict[str, Any]:
@@ -274,12 +316,14 @@ class _Author:
             hows += ["interrupt"]
         if self.is_slow:
             hows += ["unpicklable"]
+        if self.softens:
+            hows += ["save"] * 5
         if self.crashes:
             hows += ["os._exit", "kill", "kill"]
         how = chance.choice(hows)
         seconds = chance.choice([0.0, 0.0, 0.0, self.unit, 3 * self.unit])
         steps: tuple[Step, ...] = ()
-        if not self.is_slow and depth < 2 and self.odds(0.15):
+        if not self.is_slow and not self.softens and depth < 2 and self.odds(0.15):
             steps = tuple(self.step(depth + 1) for _ in range(chance.choice([1, 1, 2])))
         return Act(how, seconds, steps)
 
@@ -294,7 +338,9 @@ class _Author:
         """
         chance = self.chance
         steps = ["submit"] * 10 + ["wait"] * 3 + ["cancel"] * 3 + ["abort"] * 3 + ["resume"] * 2 + ["sleep"] * 2
-        steps += ["pause", "resize", "resize", "stats", "results", "queue", "clear", "dequeue"]
+        steps += ["pause", "resize", "resize", "stats", "results", "queue", "clear", "dequeue", "running"]
+        steps += ["abort_all"] if self.odds(0.5) else []
+        steps += ["share", "share", "unshare"] if self.shares else []
         may_wait = in_call or self.kind != "thread"
         if depth == 0:
             steps += ["add"] * 5 + ["execute_all"] * 3 + ["map"] * 2 + ["stream"] * 2
@@ -310,6 +356,8 @@ class _Author:
         if self.alone and depth == 0:
             steps += ["fork"] * 4
         do = chance.choice(steps)
+        if self.stages and do in ("submit", "map"):
+            do = "add"
         return getattr(self, f"_{do}", self._other)(do, depth)
 
     def _other(self, do: str, depth: int) -> Step:
@@ -322,6 +370,8 @@ class _Author:
             "result": lambda: Step("result", target=self.target()),
             "sleep": lambda: Step("sleep", seconds=moment or self.unit / 10),
             "resize": lambda: Step("resize", number=chance.randint(1, 4)),
+            "share": lambda: Step("share", target=chance.choice(["s1", "s2"])),
+            "unshare": lambda: Step("unshare", target=chance.choice(["s1", "s2"]), flag=self.odds(0.6)),
             "fork": lambda: Step("fork", target=chance.choice(["submit", "result", "shutdown", "drop", "exit"])),
         }.get(do, lambda: Step(do, target=self.target() if do in ("cancel", "abort") else ""))()
 

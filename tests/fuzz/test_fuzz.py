@@ -11,6 +11,7 @@ SHORTENING = 40.0  # seconds for making a program that breaks something shorter
 HANGS = 3.0  # seconds that a shorter one may hang
 
 
+@pytest.mark.usefixtures("pools")
 @pytest.mark.timeout(150)
 def test_a_random_program(fuzzed: str, seed: int) -> None:
     """The program of this seed breaks no guarantee; if it does, this says which, and shows the shortest one that does."""

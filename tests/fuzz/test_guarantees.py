@@ -14,7 +14,7 @@ from random_program import Act, Plan, Program, Step, generate
 from shortening import shorten
 
 if TYPE_CHECKING:
-    from program_run import Record
+    from records import Record
 
 PROGRAM = Program(
     "thread",
