@@ -239,6 +239,18 @@ def test_an_initializer_that_crashes_is_shown(pool: Any) -> None:
     assert " in read_nowhere" in str(error).splitlines()[0]
 
 
+def test_one_that_is_ready_while_it_is_asked_is_killed_all_the_same(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was too late, and has been asked, but does not hear that: nobody may wait for it for ever."""
+    monkeypatch.setattr(worker_process, "DUMP_GRACE", 2.0)
+    backend = {"initializer": hanging_tasks.block_and_return, "initargs": (0.8,), "startup_timeout": 0.5}
+    executor = pool(backend=backend)
+    error = executor.submit(work.pid).exception(work.SOON)
+    assert isinstance(error, WorkerStartError)
+    assert "startup_timeout" in str(error)
+
+
 # ── killed from outside ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
