@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from itertools import groupby
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _IN_PROCESS = tuple(
 )
 _IN_THREAD = (os.path.join(_OURS, "backends", "_call.py"),)
 _THREADING, _BOOTSTRAP = f"{_LIBRARY}threading.py", ("_bootstrap", "_bootstrap_inner", "run")  # how each thread begins
+_TASKS_THREAD = "The task's thread"
+_MOST_REPEATS = 3  # times that a frame is shown which calls itself, as in tracebacks
 _MOST_BINARIES = 12  # frames of C code that are shown, the innermost ones; a guess
 
 _HEADER = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):")
@@ -119,21 +122,36 @@ def _shortened(file: str) -> str:
 
 
 def _text_of(thread: Thread, call: str) -> str:
-    import linecache
-
     lines = [f"{thread.title} (most recent call last):"]
-    for frame in thread.frames:
-        if not frame.file:
-            lines.append(f"  {frame.function}")
-            continue
-        lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.function}')
-        linecache.checkcache(frame.file)
-        source = linecache.getline(frame.file, frame.line).strip()
-        if source:
-            lines.append(f"    {source}")
+    for frame, group in groupby(thread.frames):
+        times = len(list(group))
+        lines += _lines_of(frame) * min(times, _MOST_REPEATS)
+        if times > _MOST_REPEATS:
+            rest = times - _MOST_REPEATS
+            lines.append(
+                f"  [Previous line repeated {rest} more time{'s' if rest > 1 else ''}]"
+            )  # as tracebacks say it
     if not thread.frames:
         lines.append(f"  {call} (C code, without a line of Python)")
     return "\n".join(lines)
+
+
+def _lines_of(frame: Frame) -> list[str]:
+    if not frame.file:
+        return [f"  {frame.function}"]
+    source = _source_of(frame)
+    return [f'  File "{frame.file}", line {frame.line}, in {frame.function}', *([f"    {source}"] if source else [])]
+
+
+def _source_of(frame: Frame) -> str:
+    """Return a line of the source; "" if there is none, or it cannot be read: it is no text, or the name is none of a file's."""
+    import linecache
+
+    try:
+        linecache.checkcache(frame.file)
+        return linecache.getline(frame.file, frame.line).strip()
+    except Exception:
+        return ""
 
 
 # ── a thread of this process ────────────────────────────────────────────────────────────────────────────────────────
@@ -144,7 +162,7 @@ def of_thread(ident: int, name: str) -> Stacks:
     frame: FrameType | None = sys._current_frames().get(ident)
     frames: list[Frame] = []
     while frame is not None:
-        frames.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frames.append(Frame(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
         frame = frame.f_back
     frames.reverse()
     own = _without_ours(frames, _IN_THREAD, first=True)  # a call may run others, by another executor
@@ -172,13 +190,18 @@ def parse(dump: bytes) -> Stacks:
     """
     text = dump.decode("utf-8", "replace")
     alone = _ALONE.search(text)
-    found, headline, binaries = _parse_all(_ALONE.sub("", text))
-    crashed = next((thread for thread in found if headline and thread.title.startswith("Current")), None)
-    by_itself = [] if alone is None else [Thread("Thread", [_frame(line) for line in alone[1].splitlines()])]
-    tasks = [thread for thread in (*by_itself, *found) if _is_tasks(thread)]
-    last = [crashed] if crashed is not None else (tasks or by_itself or found)[:1]
-    others = [each for each in found if each not in last and (each not in tasks or each is tasks[0])]
-    return Stacks([_read(thread) for thread in others + last], headline, _shown(binaries))
+    threads, headline, binaries = _parse_all(_ALONE.sub("", text))
+    current = next((thread for thread in threads if thread.title.startswith("Current")), None)
+    tasks = [thread for thread in threads if _is_tasks(thread)]
+    if headline and current is not None:
+        last: Thread | None = current
+    elif alone is not None and alone[1]:  # the main thread, which was sent the other signal as well
+        last = Thread(_TASKS_THREAD, [_frame(line) for line in alone[1].splitlines()])
+        threads = [thread for thread in threads if thread is not current and thread not in tasks]
+    else:
+        last = next(iter(tasks or threads), None)
+    others = [thread for thread in threads if thread is not last]
+    return Stacks([_read(thread) for thread in (*others, last) if thread is not None], headline, _shown(binaries))
 
 
 def _parse_all(text: str) -> tuple[list[Thread], str, list[str]]:
@@ -223,7 +246,7 @@ def _plain(text: str) -> str:
 
 def _read(thread: Thread) -> Thread:
     """Return a thread of a dump, which has its frames the other way round."""
-    title = "The task's thread" if _is_tasks(thread) else thread.title.replace("Current thread", "Thread")
+    title = _TASKS_THREAD if _is_tasks(thread) else thread.title.replace("Current thread", "Thread")
     frames = _without_ours(thread.frames[::-1], _IN_PROCESS)
     while len(frames) > 1 and frames[0].function in _BOOTSTRAP and frames[0].file == _THREADING:
         del frames[0]

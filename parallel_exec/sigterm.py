@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -136,12 +135,18 @@ class _Terminator:
     def _exit(self) -> None:
         """Have the program end as one that SIGTERM has ended, though it has come to its end by itself meanwhile."""
         drain = self._drain
-        if drain is None or drain.has_raised or os.getpid() != self._process:
-            return
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        os._exit(TERMINATED)
+        if drain is not None and not drain.has_raised and os.getpid() == self._process:
+            vars(sys)["__parallel_exec_status__"] = _Status()
+
+
+class _Status:
+    """Ends the process as SIGTERM would have, when the interpreter lets go of it: in `sys`, which that empties last of all.
+
+    By then the exit functions of others are through, and files are written.
+    """
+
+    def __del__(self, end: Callable[[int], object] = os._exit, status: int = TERMINATED) -> None:
+        end(status)
 
 
 class _Drain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -127,6 +128,47 @@ def test_a_crash(said: Any) -> None:
     with executor() as pool:
         error = pool.submit(os._exit, 3).exception(work.SOON)
     assert said() == [(WARNING, str(error))]
+
+
+def crash() -> None:
+    """Read memory that is not there."""
+    ctypes.string_at(0)
+
+
+def crash_later(seconds: float) -> None:
+    """Have another thread read memory that is not there, a while after this call has ended."""
+    threading.Timer(seconds, crash).start()
+
+
+def test_a_crash_of_a_worker_that_runs_nothing(said: Any) -> None:
+    """One warning, with the place: there is no task whose error could say it."""
+    with executor() as pool:
+        worker = pool.submit(work.pid).result(work.SOON)
+        pool.submit(crash_later, 0.1).result(work.SOON)
+        work.until(lambda: bool(said()))
+    ((level, line),) = said()
+    assert level == WARNING
+    assert line.startswith(f"worker process {worker} died (signal SIGSEGV) while it ran no task, at ")
+    assert line.endswith(" in crash")
+
+
+def test_a_crash_of_a_finalizer(said: Any) -> None:
+    """Likewise."""
+    with executor(ProcessBackend(finalizer=crash)) as pool:
+        worker = pool.submit(work.pid).result(work.SOON)
+    ((level, line),) = said()
+    assert level == WARNING
+    assert line.startswith(f"worker process {worker} died (signal SIGSEGV) while it ran no task, at ")
+    assert line.endswith(" in crash")
+
+
+def test_a_worker_that_is_told_to_end_from_outside(said: Any) -> None:
+    """Nobody need know: it had nothing to do."""
+    gone: list[Any] = []
+    with executor(on_event=gone.append) as pool:
+        os.kill(pool.submit(work.pid).result(work.SOON), signal.SIGTERM)
+        work.until(lambda: "WorkerDied" in [type(event).__name__ for event in gone])
+    assert said() == []
 
 
 def test_a_kill_on_purpose(said: Any) -> None:

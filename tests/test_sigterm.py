@@ -178,6 +178,19 @@ def test_a_program_that_comes_to_its_end_meanwhile(tmp_path: Path, backend: str)
     assert _run_to_the_end(tmp_path, body, backend) == "['held']\nend"
 
 
+def test_what_others_do_at_exit_is_done_then(tmp_path: Path) -> None:
+    """Also what they had registered before: the status is set last of all, whatever threads there are."""
+    body = """
+    atexit.register(say, "first")
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with executor:
+        drain_on_sigterm(executor, 100)
+        executor.submit(work.hold, started, gate).result()
+    print("end", end=" ")
+    """
+    assert _run_to_the_end(tmp_path, body, "thread") == "end first"
+
+
 @concurrent
 def test_sigterm_while_the_interpreter_waits_for_what_was_started(tmp_path: Path, backend: str) -> None:
     """What runs may end, what waits is cancelled, `atexit` functions are called."""

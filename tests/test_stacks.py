@@ -137,6 +137,44 @@ def test_lines_of_the_source_are_shown(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", [b"caf\xe9 = 1\nx\n", b"# coding: none\nx\n", b"\0\0\n", b"\xff\xfe"])
+def test_a_file_that_is_no_source_is_shown_without_its_line(tmp_path: Path, text: bytes) -> None:
+    """Such as a template that was compiled, in another encoding."""
+    file = tmp_path / "page.txt"
+    file.write_bytes(text)
+    shown = Stacks([Thread("A", [Frame(str(file), 2, "f")])]).text()
+    assert shown.splitlines()[:2] == ["A (most recent call last):", f'  File "{file}", line 2, in f']
+
+
+@pytest.mark.parametrize("name", ["/x\0.py", "/\ud800.py"])
+def test_a_name_that_no_file_can_have_is_shown(name: str) -> None:
+    """Whatever code was compiled with."""
+    stacks = Stacks([Thread("A", [Frame(name, 2, "f")])])
+    assert stacks.text().endswith(f'  File "{name}", line 2, in f')
+    assert stacks.where() == f"{name}:2 in f"
+
+
+def test_a_recursion_is_shown_as_in_a_traceback() -> None:
+    """Its frames thrice, and how many more there are."""
+    frames = [Frame("/app/x.py", 1, "main"), *[Frame("/app/x.py", 7, "dig")] * 40, Frame("/app/x.py", 6, "dig")]
+    assert Stacks([Thread("A", frames)]).text().splitlines() == [
+        "A (most recent call last):",
+        '  File "/app/x.py", line 1, in main',
+        *['  File "/app/x.py", line 7, in dig'] * 3,
+        "  [Previous line repeated 37 more times]",
+        '  File "/app/x.py", line 6, in dig',
+    ]
+
+
+def test_a_task_so_deep_that_its_first_frames_are_left_out() -> None:
+    """It is known as the task's thread all the same, and shown once: faulthandler writes a hundred frames of each."""
+    deep = '  File "/app/x.py", line 7 in dig\n' * 100 + "  ...\n"
+    dump = f"Stack (most recent call first):\n{deep}Current thread 0x00007f184dfdcb80 (most recent call first):\n{deep}"
+    (thread,) = _stacks.parse(dump.encode()).threads
+    assert thread.title == "The task's thread"
+    assert thread.frames == [Frame("", 0, "..."), *[Frame("/app/x.py", 7, "dig")] * 100]
+
+
 def test_a_dump_may_be_anything() -> None:
     """It is written by a process that dies: cut off anywhere, and overwritten with anything, it is read without an error."""
     dice = random.Random(1)

@@ -148,7 +148,7 @@ def ask_for_dump(pid: int) -> bool:
     if not DUMP_ALL:
         return False
     try:
-        fd = os.pidfd_open(pid)
+        fd = lift(os.pidfd_open(pid))
         try:
             for number in DUMP_SIGNALS:
                 signal.pidfd_send_signal(fd, number, None, _TO_THREAD)

@@ -6,11 +6,11 @@
 CPython does so between two bytecodes of that thread: a call of C's, `time.sleep` for one, returns first.
 
 Guarantees:
-    The exception is raised once, and in the call itself, never in our code: `fire`, in the clock's thread, and the end of the
-    call both take the one token there is. If the call's end has it, nothing will be raised. If `fire` has it, the end of the
-    call waits until the exception was sent, and takes back one that has not arrived. The exception may arrive in the middle
-    of that: then the end is repeated, as there is no second one.
-    What the call returned before that counts.
+    The exception is raised once, and in the call itself, never in our code: whoever claims it first, `fire` in the clock's thread
+    or the end of the call, has it. If that is the end, nothing will be raised. If it is `fire`, the end waits until the exception
+    was sent and has arrived. What the call returned before that counts.
+    It is never taken back: CPython before 3.13 would look for it for ever, in all threads, and 3.11 freeze those in which a
+    debugger or a coverage tool traces calls.
 
 Imported only where there is a soft timeout, as it needs `ctypes`.
 """
@@ -18,6 +18,7 @@ Imported only where there is a soft timeout, as it needs `ctypes`.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import weakref
 from functools import partial
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
     from parallel_exec._sync.timers import Timers
 
 _AGAIN = 0.01  # seconds until an alarm is repeated that came before its call had begun; a guess
+_ROUNDS = 10  # of a loop; CPython looks for what was sent in each
+# Whether a thread that is traced stands still while what was sent to another has not arrived: it may be in C code, for long.
+_FREEZES_TRACED = sys.version_info[:2] == (3, 11)
 _send = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class _NoticedError(BaseException):
+    """Sent by a thread to itself, so that CPython does not look for what was sent to another before that runs again."""
 
 
 class SoftCall:
@@ -51,7 +59,7 @@ class SoftCall:
         self._fn: Callable[..., Any] | None = fn
         self._facts = task_id, seconds, attempt
         self._thread = ctypes.c_ulong(threading.get_ident())
-        self._tokens: list[None] = []  # one, while the exception may be raised
+        self._claim: dict[str, object] = {}  # who has claimed the exception: one, in one step
         self._has_begun = self._is_sent = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -59,36 +67,47 @@ class SoftCall:
         fn, self._fn = self._fn, None
         assert fn is not None, "it is called once"
         has_returned, value = False, None
-        self._tokens.append(None)
         self._has_begun = True
         try:
             value = fn(*args, **kwargs)
             has_returned = True
             self._end()
-        except BaseException:
+        except BaseException as error:
             self._end()
-            if not has_returned:
+            if not (has_returned and isinstance(error, SoftTimeoutError)):
                 raise
         return value
 
     def _end(self) -> None:
-        """See that nothing is raised any more."""
+        """See that nothing is raised any more. May be repeated."""
+        if self._claim.setdefault("by", self) is self:
+            return
         try:
-            self._tokens.pop()
-        except IndexError:
             while not self._is_sent:
                 time.sleep(0)
-            _send(self._thread, None)
+            for _ in range(_ROUNDS):
+                pass
+        except SoftTimeoutError:  # it was on its way
+            pass
 
     def fire(self) -> bool:
         """Raise the exception in the call, unless that is over; False: it has not begun, so try again. In another thread."""
-        has_begun = self._has_begun
+        if not self._has_begun:
+            return False
+        me = object()
+        if self._claim.setdefault("by", me) is not me:
+            return True
+        exception = ctypes.py_object(_maker(SoftTimeoutError(*self._facts)))
+        noticed, here = ctypes.py_object(_NoticedError), ctypes.c_ulong(threading.get_ident())
         try:
-            self._tokens.pop()
-        except IndexError:
-            return has_begun
-        _send(self._thread, ctypes.py_object(_maker(SoftTimeoutError(*self._facts))))
-        self._is_sent = True
+            _send(self._thread, exception)
+            self._is_sent = True
+            if _FREEZES_TRACED:
+                _send(here, noticed)
+                for _ in range(_ROUNDS):
+                    pass
+        except _NoticedError:
+            pass
         return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import pickle
 import sys
 import time
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import script
 import soft_tasks
 import work
 from backend_kinds import ALL, EVERY_START_METHOD, IN_THIS_PROCESS, OWN, SPAWN_AND_FORK, over
+from interruptions import interrupt
 
 from parallel_exec import ParallelConfig, ParallelExecutor, SoftTimeoutError, Task, TaskTimeoutError
+from parallel_exec.backends._soft_timeout import SoftCall
 
 EVERY = (*ALL, *SPAWN_AND_FORK)
 SOFT = 0.15
@@ -103,6 +107,40 @@ def test_calls_that_end_as_their_time_is_up(lab: Any) -> None:
     assert all(futures[number].result() == number for error, number in ended if error is None)
     calm = executor.options(soft_timeout=None)
     assert [calm.submit(soft_tasks.spin, 0.001).result() for _ in range(50)] == ["whole"] * 50
+
+
+@pytest.mark.parametrize(("call", "has_ended"), [("soft_tasks.spin, 60.0", True), ("time.sleep, 3.0", False)])
+def test_threads_that_are_traced_go_on(tmp_path: Path, call: str, has_ended: bool) -> None:
+    """A debugger, or what measures coverage, runs on once the exception has come, and while it waits for C code to return."""
+    body = f"""
+    import soft_tasks
+    with ParallelExecutor(soft_timeout={SOFT}, retry_count=0) as executor:
+        future = executor.submit({call})
+        threading.Event().wait({3 * SOFT})
+        sys.settrace(lambda *_: None)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            work.double(1)
+        sys.settrace(None)
+        say(future.done(), type(future.exception()).__name__)
+    """
+    assert script.run(tmp_path, body) == f"{has_ended} SoftTimeoutError"
+
+
+def test_ctrl_c_at_any_point_of_a_call_that_might_be_interrupted() -> None:
+    """It comes through, and the call never waits for an exception that nobody sends."""
+    for step in itertools.count(1):
+        ended: list[str] = []
+
+        def call(ended: list[str] = ended) -> None:
+            soft = SoftCall(lambda: ended.append("call"), 60.0, "t", 1)
+            soft()
+            ended.append("all")
+
+        if not interrupt(call, step):
+            break
+        assert "all" not in ended or step > 10
+    assert (step > 10, ended) == (True, ["call", "all"])
 
 
 @over(("thread", "process"))

@@ -35,7 +35,8 @@ class Bare:
     """An admission, with what it acts on and an idle consumer."""
 
     def __init__(self, queue_size: int = 0, **kind: Any) -> None:
-        traits = {"pickles_calls": False, "prefetches": False, "runs_chunks": False, "runs_in_caller": False, **kind}
+        names = ("pickles_calls", "prefetches", "runs_chunks", "runs_in_caller", "runs_here", "store")
+        traits = {**dict.fromkeys(names, False), **kind}
         self.told: list[Any] = []
         runner = SimpleNamespace(
             preempt=self.told.append, drive=lambda: self.told.append("drive"), handed_out=list, recheck=bool

@@ -11,7 +11,7 @@ from logging import INFO, WARNING
 from parallel_exec._dispatcher import say
 from parallel_exec._names import call_name, describe_failure
 from parallel_exec.backends.process.oom import OomKills
-from parallel_exec.errors import TaskTimeoutError, located
+from parallel_exec.errors import TaskTimeoutError, how_ended, located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ _NO_MEMORY = (
     "the kernel killed it because memory ran out. Let fewer run at once (max_concurrency), or set "
     "ProcessBackend(memory_limit=...): a task that takes more gets a MemoryError"
 )
-_MAYBE_MEMORY = "it was killed from outside; if the machine was short of memory, by the kernel"
-_NOT_MEMORY = "it was killed from outside, and not because memory ran out"
+_MAYBE_MEMORY = "a process sent it that signal or, if the machine was short of memory, the kernel"
+_ASKED_TO_END = (-signal.SIGTERM, -signal.SIGINT)  # how one ends that had nothing to do when it was told to
+_NOT_MEMORY = "a process sent it that signal; the kernel has killed none because memory ran out"
 
 
 class Deaths:
@@ -65,9 +66,20 @@ class Deaths:
             say(INFO, "worker process %d was killed while it ran task %r: %s", handle.process.pid, task_id, why)
         return error
 
+    def tell_of_idle(self, handle: WorkerHandle, exitcode: int | None) -> None:
+        """Log the death of a worker that was ready, and ran nothing, if a signal has ended it: nobody else tells of that."""
+        if exitcode is None or exitcode >= 0 or exitcode in _ASKED_TO_END or handle.process.was_killed:
+            return
+        stacks, hint = handle.process.stacks(), self._hint(handle, exitcode)
+        where = "" if stacks is None else stacks.where()
+        more = (f": {hint}" if hint else "") + (f", at {where}" if where else "")
+        say(
+            WARNING, "worker process %d died (%s) while it ran no task%s", handle.process.pid, how_ended(exitcode), more
+        )
+
     def _hint(self, handle: WorkerHandle, exitcode: int | None) -> str:
         """Say who has killed a worker, if it was killed and we have not done so."""
         if exitcode != -signal.SIGKILL or handle.process.was_killed or self._oom_kills is None:
             return ""
-        has_grown = self._oom_kills.has_grown()
-        return _MAYBE_MEMORY if has_grown is None else _NO_MEMORY if has_grown else _NOT_MEMORY
+        for_memory = self._oom_kills.explain()
+        return _MAYBE_MEMORY if for_memory is None else _NO_MEMORY if for_memory else _NOT_MEMORY

@@ -7,12 +7,16 @@ of processes (cgroup) that the victim is in, by `memory.events` (cgroup v2) or `
 
 from __future__ import annotations
 
+from parallel_exec._sync.clock import time
+from parallel_exec._sync.timers import NEVER
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator
 
 _GROUPS = "/sys/fs/cgroup"
 _MACHINE = "/proc/vmstat"
+_SOON = 2.0  # seconds in which the deaths of workers that were killed together are heard of; a guess
 
 
 class OomKills:
@@ -20,11 +24,27 @@ class OomKills:
 
     def __init__(self) -> None:
         self._file, self._count = _find()
+        self._seen_at = NEVER  # when it was last found to have grown
+        self._unexplained = 0  # such kills, of those seen then, that no death was explained by yet
 
-    def has_grown(self) -> bool | None:
-        """Return whether there has been such a kill since it was asked last; None if that cannot be known."""
+    def explain(self) -> bool | None:
+        """Return whether a death that was just heard of is such a kill; None if that cannot be known.
+
+        Each kill explains one death, soon after it was counted: several workers may be killed at a time.
+        """
         before, self._count = self._count, _read(self._file)
-        return None if before is None or self._count is None else self._count > before
+        if before is None or self._count is None:
+            return None
+        now = time.monotonic()
+        if now - self._seen_at > _SOON:
+            self._unexplained = 0
+        if self._count > before:
+            self._unexplained += self._count - before
+            self._seen_at = now
+        if not self._unexplained:
+            return False
+        self._unexplained -= 1
+        return True
 
 
 def _find() -> tuple[str, int | None]:

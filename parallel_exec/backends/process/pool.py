@@ -445,7 +445,10 @@ class ProcessPool(Runner):
         if handle.output is not None:
             handle.output.drain()
         interrupted = self.assignments.remove(handle)
+        was_starting = handle.state == WorkerState.STARTING
         self._supervisor.reap(handle, exitcode)
+        if interrupted.job is None and not was_starting:
+            self._deaths.tell_of_idle(handle, exitcode)
         self._receiver.interrupted(handle, interrupted, exitcode)
         if handle.output is not None:
             pass_on(handle.output.rest())

@@ -155,7 +155,9 @@ class Supervisor:
         return handle
 
     def note_ready(self, handle: WorkerHandle) -> None:
-        """Note that a worker has said that it is ready."""
+        """Note that a worker has said that it is ready; one that was late is on its way out, and counts as failed."""
+        if handle.is_late:
+            return
         handle.became_ready()
         self._launcher.succeeded()
         self._port.events.emit("WorkerStarted", handle.name)

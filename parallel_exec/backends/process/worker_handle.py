@@ -197,6 +197,7 @@ class WorkerHandle:
         """Note that it takes work from now on."""
         self.state = WorkerState.READY
         self.timer.disarm()
+        self.process.is_dying(self.timer)  # the clock found it late at this very moment: the timer is for its end
 
     # ── to the worker ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -239,40 +239,63 @@ def test_an_initializer_that_crashes_is_shown(pool: Any) -> None:
     assert " in read_nowhere" in str(error).splitlines()[0]
 
 
+def test_one_that_is_ready_while_it_is_asked_is_killed_all_the_same(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was too late, and has been asked, but does not hear that: nobody may wait for it for ever."""
+    monkeypatch.setattr(worker_process, "DUMP_GRACE", 2.0)
+    backend = {"initializer": hanging_tasks.block_and_return, "initargs": (0.8,), "startup_timeout": 0.5}
+    executor = pool(backend=backend)
+    error = executor.submit(work.pid).exception(work.SOON)
+    assert isinstance(error, WorkerStartError)
+    assert "startup_timeout" in str(error)
+
+
 # ── killed from outside ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("grown", "words"), [(True, "memory ran out"), (False, "not because"), (None, "if the machine")]
+    ("grown", "words"), [(True, "memory ran out"), (False, "a process sent it that signal;"), (None, "if the machine")]
 )
 def test_a_kill_from_outside_says_what_is_known(
     pool: Any, monkeypatch: pytest.MonkeyPatch, grown: bool | None, words: str
 ) -> None:
     """The kernel's count of what it has killed for memory tells, if there is one."""
-    monkeypatch.setattr(OomKills, "has_grown", lambda _: grown)
+    monkeypatch.setattr(OomKills, "explain", lambda _: grown)
     error = pool().submit(work.kill_self, signal.SIGKILL).exception(work.SOON)
     assert type(error) is WorkerCrashedError
     assert words in str(error)
 
 
 def test_the_count_of_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has grown once for each time it has."""
+    """Each of its kills explains one death: two workers that are killed together are told so both."""
     file = tmp_path / "memory.events"
     file.write_text("low 0\noom 3\noom_kill 2\n")
     monkeypatch.setattr(oom, "_files_of_group", lambda: iter([str(tmp_path / "none"), str(file)]))
     kills = OomKills()
-    assert kills.has_grown() is False
-    file.write_text("low 0\noom 4\noom_kill 3\n")
-    assert [kills.has_grown(), kills.has_grown()] == [True, False]
+    assert kills.explain() is False
+    file.write_text("low 0\noom 5\noom_kill 4\n")
+    assert [kills.explain(), kills.explain(), kills.explain()] == [True, True, False]
     file.unlink()
-    assert kills.has_grown() is None
+    assert kills.explain() is None
+
+
+def test_a_kill_explains_no_death_long_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was that of another process of the group."""
+    file = tmp_path / "memory.events"
+    file.write_text("oom_kill 0\n")
+    monkeypatch.setattr(oom, "_files_of_group", lambda: iter([str(file)]))
+    monkeypatch.setattr(oom, "_SOON", 0.05)
+    kills = OomKills()
+    file.write_text("oom_kill 2\n")
+    assert kills.explain() is True
+    time.sleep(0.1)
+    assert kills.explain() is False
 
 
 def test_without_any_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel tells nothing, nothing is known."""
     monkeypatch.setattr(oom, "_files_of_group", lambda: iter(["/not/there"]))
     monkeypatch.setattr(oom, "_MACHINE", "/proc/self/comm")
-    assert OomKills().has_grown() is None
+    assert OomKills().explain() is None
 
 
 PROGRAM = """

@@ -15,7 +15,7 @@ from parallel_exec import ParallelExecutor
 from parallel_exec._core.phase import Phase
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._outcomes import RETURNED
-from parallel_exec.backends.process import wire, worker_handle
+from parallel_exec.backends.process import wire, worker_handle, worker_process
 from parallel_exec.backends.process.worker_handle import WorkerHandle, WorkerState
 
 
@@ -23,6 +23,10 @@ class Timer:
     """Stands for a worker's timer."""
 
     armed = True
+
+    def arm(self, when: float) -> None:
+        """Note it."""
+        self.armed = True
 
     def disarm(self) -> None:
         """Note it."""
@@ -53,6 +57,19 @@ def permits(handle: WorkerHandle) -> int:
     """Return how many calls the child may begin."""
     value: int = handle._permits.get_value()
     return value
+
+
+def test_one_that_becomes_ready_as_it_is_found_late_is_killed(
+    handle: WorkerHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock may have asked it where it is, and armed the timer, before that is disarmed."""
+    monkeypatch.setattr(worker_process, "ask_for_dump", lambda _: True)
+    handle.process.pid = 1
+    handle.took_too_long()
+    timer: Any = handle.timer
+    timer.armed = False
+    handle.became_ready()
+    assert timer.armed
 
 
 def test_it_starts(handle: WorkerHandle) -> None:
