@@ -4,7 +4,7 @@ Guarantees:
     At exit, pending work is finished, as with the stdlib's pools, and late submits are refused; abandoned threads are
     not waited for. A program that ends by Ctrl-C ends: its work is cancelled, and what runs is stopped, however often
     Ctrl-C is pressed meanwhile.
-    An executor that is collected finishes its work and lets its workers go.
+    An executor that is collected finishes its work and lets its workers go; what only a caller's thread could run is cancelled.
     Tasks that were added and never run are told of, unless an error ends the program.
     In a forked child the parent's executors refuse to work, and nothing waits for them; one that had not been used yet is
     the child's own.
@@ -75,7 +75,8 @@ def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:
         forgotten = scheduler.completion.forgotten()
         if forgotten:
             logger.warning("%s", forgotten)
-    scheduler.completion.shutdown(cancel=False, at_exit=at_exit)
+    completion = scheduler.completion
+    completion.shutdown(cancel=completion.runs_in_caller and not at_exit, at_exit=at_exit)
 
 
 def _at_exit() -> None:

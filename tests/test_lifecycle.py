@@ -277,6 +277,17 @@ def test_a_collected_executor_cancels_what_was_only_staged() -> None:
     assert future.cancelled()
 
 
+def test_a_collected_executor_cancels_what_only_its_callers_could_run() -> None:
+    """What waits as an inline executor is dropped, as it is paused, is cancelled: nobody could run it any more."""
+    executor = ParallelExecutor(backend="inline")
+    executor.submit(int)
+    executor.pause()
+    future = executor.submit(int)
+    del executor
+    gc.collect()
+    assert future.cancelled()
+
+
 # ── odd places ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
