@@ -142,7 +142,10 @@ def the_journal_knows_all(record: Record) -> Iterator[str]:
         succeeded = first is not None and first.success
         if name in handed and succeeded and not result.resumed:
             yield f"{name} had succeeded in a run with a journal, and ran again: {result}"
-        if result.resumed and (calls or not succeeded or result.result != first.result):
+        differs = first is not None and (
+            not succeeded or result.result != first.result
+        )  # (of what a stream left none is known)
+        if result.resumed and (calls or differs):
             yield f"{name} is resumed as {result}, after {calls} more calls, and had ended as {first}"
         if not result.resumed and not calls and not time_limit(record, record.given[name]) and result.success:
             yield f"{name} is neither resumed, nor was it run again: {result}"
