@@ -95,6 +95,7 @@ ORDER = [
     "backends.process.child.start",
     "backends.process.child.when_imported",
     "backends.process.child.lazy_multiprocessing",
+    "backends.process.resource_tracker",
     "backends.process.fork_server",
     "backends.process.segments",
     "backends._reducers",
@@ -249,12 +250,14 @@ PRIVATE = {
         "_python_exe": "to be asked while another thread imports multiprocessing.spawn",
         "_forkserver": "what the user has its fork server import",
         "_preload_modules": "the same",
+        "_rebuild": "how a semaphore is opened that another process has made",
+    },
+    "backends.process.resource_tracker": {
         "_resource_tracker": "multiprocessing has one, and starts it before it is needed",
         "_fd": "the same",
         "_pid": "the same",
         "_stop": "the same",
         "_lock": "the same",
-        "_rebuild": "how a semaphore is opened that another process has made",
     },
     "backends.process.semaphore": {
         "_make_name": "to have a semaphore's name tracked before the semaphore is there",
@@ -289,7 +292,7 @@ SET = {
         "_fd",
     },
     "backends.process.child.when_imported": {"loader"},  # a module's spec
-    "backends.process.fork_server": {"_fd", "_stop"},  # multiprocessing's resource tracker
+    "backends.process.resource_tracker": {"_fd", "_stop"},  # multiprocessing's resource tracker
     "backends.process.log_relay": {"propagate", "exc_info"},  # a logger, a record
     "backends.process.mp_process": {"get_preparation_data"},  # multiprocessing.spawn
     "cli.map_command": {"unraisablehook"},  # sys

@@ -74,7 +74,7 @@ def die_with_parent(lifeline: int) -> None:
     On Linux the kernel does it: a pipe can be told to signal a process group when it changes, the signal may be SIGKILL,
     and nothing but its end ever changes this one. It needs no thread here, and works while a C call hangs.
     """
-    if _is_signalled(lifeline):
+    if _is_signalled(lifeline, -os.getpgrp()):
         poll = select.poll()
         poll.register(lifeline, select.POLLIN)
         if poll.poll(0):  # the parent had ended before the kernel was asked
@@ -83,12 +83,31 @@ def die_with_parent(lifeline: int) -> None:
         threading.Thread(target=_watch, args=(lifeline,), name="parallel_exec-lifeline", daemon=True).start()
 
 
-def _is_signalled(lifeline: int) -> bool:
-    """Have the kernel kill this process group when the pipe changes; False if it does not do so, or a sandbox refuses."""
+@contextlib.contextmanager
+def dying_with(requests: int) -> Iterator[None]:
+    """Have this process killed meanwhile once the other end of the socket `requests` is closed, by which nothing must come."""
+    is_signalled = _is_signalled(requests, os.getpid())
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    if poll.poll(0):  # the parent had ended before the kernel was asked
+        os._exit(1)
+    try:
+        yield
+    finally:
+        if is_signalled:
+            fcntl.fcntl(requests, fcntl.F_SETFL, fcntl.fcntl(requests, fcntl.F_GETFL) & ~os.O_ASYNC)
+
+
+def _is_signalled(lifeline: int, owner: int) -> bool:
+    """Have the kernel kill `owner`, a process or minus a group, when the pipe changes.
+
+    Returns:
+        False if it does not do so, or a sandbox refuses.
+    """
     if sys.platform != "linux":
         return False
     try:
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, owner)
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:

@@ -8,6 +8,7 @@
         ├─► Supervisor            workers from their start to their end             supervisor.py
         │      └─► Launcher       starts them: in threads,                          launcher.py, spawn.py, start_method.py
         │                         by a fork server that is kept up to date,         fork_server.py, inherited.py
+        │                         which has what is tracked read,                   resource_tracker.py
         │                         or by `multiprocessing`                           mp_process.py, semaphore.py
         │                         and says what they have in their environment      environment.py
         ├─► IdleWorkers           which have had nothing to do for too long         idle_workers.py

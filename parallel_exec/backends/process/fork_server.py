@@ -12,8 +12,10 @@ Guarantees:
     The server imports the very files that run here, wherever a Python that is started now would find others.
     At exit it is left before the interpreter takes itself apart, and ends with this process: whoever reads what the program
     prints, which the server could print to as well, waits no longer than for the program.
-    A server with modules of a pool's, or variables that only a start can set, is that pool's, or of those like it: the plain
-    one is shared by all others.
+    A server with modules of a pool's, or variables that only a start can set, is that pool's, or of those like it, and ends
+    with the last of them: the plain one is shared by all others.
+    A server that imports modules of the user's is asked for nothing until it has said that it is ready: nobody waits for such
+    an import with the lock held. One that is left before that is killed, and it dies with this process.
     In a forked child there is no server: its parent's is not a child of its own.
     A semaphore's name is in the system for a moment only: from the server's making it until it is opened here.
     The lock that starts hold guards all of it.
@@ -28,11 +30,12 @@ import select
 import signal
 import struct
 import sys
-from functools import partial
+from collections import Counter
 from socket import SCM_RIGHTS, SOL_SOCKET
 
 from parallel_exec._sync.clock import time
 from parallel_exec.backends._descriptors import pipe, socket_pair
+from parallel_exec.backends.process import resource_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 else:
     from parallel_exec._typing import NamedTuple
 
+READY = b"r"  # what a server says once it has imported the user's modules
 NUMBER = struct.Struct("=q")  # an answer: the number of the process, or of the error with a minus; then its exit code
 NAME_SIZE = 31  # bytes of a semaphore's name, all of a request that is not descriptors; the most that all systems take
 MOST_DESCRIPTORS = 253  # that can go with a request: the kernel's limit
@@ -100,11 +104,13 @@ class Server(NamedTuple):
         pid: the process.
         requests: the socket by which it is asked.
         fixed: what its children have of what cannot be set later.
+        importing: the user's modules, until it has said that it has imported them.
     """
 
     pid: int
     requests: socket.socket
     fixed: object
+    importing: tuple[str, ...] = ()
 
 
 class Servers:
@@ -112,17 +118,16 @@ class Servers:
 
     Attributes:
         current: the plain server; None: there is none.
-        special: those of other kinds; each is left when a pool that has used it ends.
+        special: those of other kinds; each is left when the last pool ends that has used it.
+        users: how many pools use each of these kinds.
         left: the processes of those that were left to themselves, and have not ended yet.
-        tracked: the writing end of a pipe that the server has somebody read for `multiprocessing`'s resource tracker, until
-            that has it; -1: it has one of its own.
     """
 
     def __init__(self) -> None:
         self.current: Server | None = None
         self.special: dict[Kind, Server] = {}
+        self.users: Counter[Kind] = Counter()
         self.left: list[int] = []
-        self.tracked = -1
 
     def get(self, kind: Kind) -> Server | None:
         """Return the server of a kind, if there is one."""
@@ -141,6 +146,18 @@ class Servers:
             return self.special.pop(kind, None)
         server, self.current = self.current, None
         return server
+
+    def join(self, kind: Kind) -> None:
+        """Have another pool use a kind."""
+        self.users[kind] += 1
+
+    def part(self, kind: Kind) -> bool:
+        """Have a pool use a kind no more; returns whether none does."""
+        self.users[kind] -= 1
+        if self.users[kind]:
+            return False
+        del self.users[kind]
+        return True
 
 
 servers = Servers()  # there is one for the process
@@ -189,14 +206,18 @@ class ServedProcess:
 
 
 def renew(inherited: Inherited, kind: Kind) -> None:
-    """Leave a server whose children could not have `inherited`, and forget one that has ended."""
+    """Leave a server whose children could not have `inherited`, and forget one that has ended.
+
+    Raises:
+        ConnectionError: it has ended as it imported the user's modules.
+    """
     servers.left = [each for each in servers.left if not _is_over(each)]
     server = servers.get(kind)
     if server is None:
         return
     inherited = kind.apply(inherited)
     if _is_over(server.pid):
-        leave(kind)
+        _ended(server, kind)
     elif server.fixed != inherited.fixed():
         if inherited.is_beyond(server.pid):
             servers.left.append(server.pid)
@@ -212,8 +233,46 @@ def _is_over(child: int) -> bool:
         return True
 
 
+def is_ready(kind: Kind) -> bool:
+    """Return whether the server of a kind, which was started, takes requests at once; does not wait.
+
+    Raises:
+        ConnectionError: it has ended before it did.
+    """
+    server = servers.get(kind)
+    if server is None or not server.importing:
+        return True
+    if not _is_readable(server.requests.fileno()):
+        return False
+    try:
+        said = server.requests.recv(len(READY))
+    except ConnectionError:
+        said = b""
+    if said:
+        servers.put(kind, server._replace(importing=()))
+    else:
+        _ended(server, kind)
+    return True
+
+
+def _ended(server: Server, kind: Kind) -> None:
+    """Forget a server that has ended."""
+    leave(kind)
+    if server.importing:
+        modules = ", ".join(server.importing)
+        raise ConnectionError(f"the fork server died as it imported what is to be preloaded: {modules}")
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def leave(kind: Kind = PLAIN) -> int:
     """Forget a server: whoever wants one starts another. It serves what it has made until that has ended, too.
+
+    One that is not ready has made nothing. It is killed, as it may never be.
 
     Returns:
         Its process; 0 if there is none.
@@ -222,6 +281,9 @@ def leave(kind: Kind = PLAIN) -> int:
     if server is None:
         return 0
     server.requests.close()
+    if server.importing and not _is_over(server.pid):  # in a forked child it is: it has no such child
+        os.kill(server.pid, signal.SIGKILL)
+        _await_end(server.pid)
     return server.pid
 
 
@@ -234,8 +296,13 @@ def leave_all() -> None:
 def leave_and_wait(kind: Kind) -> None:
     """Forget a server all of whose workers have ended, and wait a moment for its end: else it would stay as a zombie."""
     pid = leave(kind)
+    if pid:
+        _await_end(pid)
+
+
+def _await_end(pid: int) -> None:
     until = time.monotonic() + _LEAVE_LIMIT
-    while pid and not _is_over(pid):
+    while not _is_over(pid):
         if time.monotonic() > until:
             servers.left.append(pid)
             return
@@ -243,11 +310,9 @@ def leave_and_wait(kind: Kind) -> None:
 
 
 def _after_fork() -> None:
-    servers.left = []
     leave_all()
-    if servers.tracked >= 0:
-        os.close(servers.tracked)
-        servers.tracked = -1
+    servers.left = []
+    servers.users.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -265,14 +330,15 @@ def start(inherited: Inherited, kind: Kind) -> None:
     mine, theirs = socket_pair()
     tracked = -1
     try:
-        tracked = _make_tracked()
+        tracked = resource_tracker.make_read(only_kept=kind != PLAIN)
         requests = theirs.fileno()
         actions: list[Any] = [
             (os.POSIX_SPAWN_DUP2, fd, fd) for fd in (requests, tracked) if fd >= 0
         ]  # so they are inherited
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
         path = executable()
-        command = [path, *_flags(), "-c", _code(requests, tracked, kind.modules)]
+        modules = (*_preloaded(), *kind.modules)
+        command = [path, *_flags(), "-c", _code(requests, tracked, modules)]
         environment = {**os.environ, **dict(kind.environment)} if kind.environment else os.environ
         pid = os.posix_spawn(path, command, environment, file_actions=actions, setsigmask=[signal.SIGINT])
     except BaseException:
@@ -282,7 +348,7 @@ def start(inherited: Inherited, kind: Kind) -> None:
         theirs.close()
         if tracked >= 0:
             os.close(tracked)
-    servers.put(kind, Server(pid, mine, inherited.fixed()))
+    servers.put(kind, Server(pid, mine, inherited.fixed(), modules))
 
 
 def executable() -> Any:
@@ -300,13 +366,11 @@ def _flags() -> list[str]:
     return flags
 
 
-def _code(requests: int, tracked: int, own: Sequence[str]) -> str:
+def _code(requests: int, tracked: int, modules: Sequence[str]) -> str:
     package = os.path.dirname(str(sys.modules["parallel_exec"].__file__))
     folder = os.path.dirname(os.path.abspath(package))
-    modules = [*_preloaded(), *own]
-    return _CODE.format(
-        folder=folder, requests=requests, tracked=tracked, modules=modules, path=list(sys.path) if modules else None
-    )
+    path = list(sys.path) if modules else None
+    return _CODE.format(folder=folder, requests=requests, tracked=tracked, modules=modules, path=path)
 
 
 def _preloaded() -> list[str]:
@@ -314,65 +378,6 @@ def _preloaded() -> list[str]:
     forkserver = sys.modules.get("multiprocessing.forkserver")
     listed = getattr(getattr(forkserver, "_forkserver", None), "_preload_modules", None)
     return [name for name in listed if name != "__main__"] if isinstance(listed, list) else []
-
-
-# ── multiprocessing's resource tracker ──────────────────────────────────────────────────────────────────────────────
-
-
-def _make_tracked() -> int:
-    """Return the end of a pipe that the server is to have read for the resource tracker; -1 if that has one already."""
-    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
-    if tracker is not None and tracker._fd is not None:
-        if not _is_unread(tracker._fd):
-            return -1
-        with tracker._lock:  # the server that was to see to that has been killed
-            unread, tracker._fd = tracker._fd, None
-        os.close(unread)
-    if servers.tracked >= 0:  # of a server that has been killed as well
-        os.close(servers.tracked)
-    reading, servers.tracked = pipe()
-    return reading
-
-
-def _is_unread(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
-
-
-def tracker_fd() -> int:
-    """Return the descriptor by which the resource tracker is told of something, by this process and by all workers.
-
-    It need not run yet: the server sees to that.
-    """
-    from multiprocessing import resource_tracker
-
-    tracker: Any = getattr(resource_tracker, "_resource_tracker", None)
-    unused = -1
-    if tracker is not None and servers.tracked >= 0:
-        with tracker._lock:
-            if tracker._fd is None:
-                tracker._fd = servers.tracked
-                tracker._stop = partial(_stop_tracker, tracker)
-            else:  # another thread has started it meanwhile
-                unused = servers.tracked
-        servers.tracked = -1
-    if unused >= 0:
-        os.close(unused)
-    known: int | None = getattr(tracker, "_fd", None)
-    return int(resource_tracker.getfd()) if known is None else known  # type: ignore[arg-type]
-
-
-def _stop_tracker(tracker: Any, *how: Any, close: Any = os.close, **named: Any) -> None:
-    """Do as `ResourceTracker._stop`, which waits for its child in some versions, also where the tracker is none of ours.
-
-    Called by its `__del__` as well, when a module's globals may be gone.
-    """
-    if tracker._pid is not None:
-        type(tracker)._stop(tracker, *how, **named)
-    elif tracker._fd is not None:
-        fd, tracker._fd = tracker._fd, None
-        close(fd)
 
 
 # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -387,7 +392,9 @@ def fork(config: WorkerConfig, inherited: Inherited, kind: Kind) -> tuple[Served
     for _ in range(2):
         start(inherited, kind)
         server = servers.get(kind)
-        forked = None if server is None else _ask(server, config)
+        if server is None or server.importing:  # the next try is for who has waited until it is ready
+            raise ConnectionError("the fork server was killed")
+        forked = _ask(server, config)
         if forked is not None:
             return forked
         leave(kind)  # it has been killed
@@ -400,7 +407,7 @@ def _ask(server: Server, config: WorkerConfig) -> tuple[ServedProcess, Any] | No
 
     fds: list[int] = []
     told = dumps(config, fds)
-    tracked = tracker_fd()
+    tracked = resource_tracker.fd()
     name = f"/parallel_exec-{os.urandom(7).hex()}"
     answer, answering = pipe()
     source, telling = -1, -1

@@ -25,7 +25,7 @@ from parallel_exec._sync.threads import arrive, is_coming_up, launch
 from parallel_exec.backends._descriptors import fill_standard
 from parallel_exec.backends.process import log_relay, semaphore, spawn, start_method
 from parallel_exec.backends.process.environment import THREADS, thread_variables, threads_of
-from parallel_exec.backends.process.fork_server import PLAIN, Kind
+from parallel_exec.backends.process.fork_server import PLAIN, Kind, servers
 from parallel_exec.backends.process.inherited import is_read_at_start
 from parallel_exec.backends.process.payload import Initializer, why_not_importable
 from parallel_exec.backends.process.worker_handle import WorkerHandle
@@ -43,6 +43,7 @@ else:
 # Seconds that the first call waits for the fork server to be started; a guess. It is not needed yet, and a finalizer may have
 # made that call, in a thread which the start waits for.
 _SERVER_LIMIT = 1.0
+_PRELOADING = "ImportError: cannot preload "  # what a worker says of that, as `child/housekeeping.py` words it
 _MOST_FAILURES = 3  # failures in a row; the first may have been bad luck, such as the OOM killer's
 
 
@@ -92,6 +93,7 @@ class Launcher:
         self._seed = 0
         self._workers = 1
         self._kind = PLAIN
+        self._uses_kind = False  # whether this pool is counted among those that do; guarded by the lock of `spawn`
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
         # Of one that cannot be imported everything travels by value: no worker may import it, though its name is seen.
         self._main = {} if start_method.forks(context) or why_not_importable() else start_method.main_module()
@@ -107,6 +109,7 @@ class Launcher:
         if self._care.preload or any(map(is_read_at_start, self._care.environment)):
             environment = self._environment()[0]
             self._kind = Kind(self._care.preload, tuple(sorted(environment.items())))
+            self.wants_server = False  # with the first worker: who has started none need not leave it
 
     def resize(self, workers: int) -> None:
         """Launch those of a pool that has so many workers from now on. Any thread."""
@@ -171,8 +174,12 @@ class Launcher:
         with spawn.lock:  # for what that imports
             settings = self._settings(handle)
             config = handle.config(initializer, main, self._memory_limit, log_relay.levels())
+            if self._kind != PLAIN and self._context is None and not self._uses_kind:
+                self._uses_kind = True
+                servers.join(self._kind)
         config = config._replace(settings=settings)
-        handle.started(*spawn.start(self._context, config, handle.name, self._kind))
+        is_wanted = handle.process.is_wanted
+        handle.started(*spawn.start(self._context, config, handle.name, self._kind, is_wanted))
 
     def _settings(self, handle: WorkerHandle) -> WorkerSettings:
         """Return what a worker is told of the pool's settings."""
@@ -192,7 +199,8 @@ class Launcher:
     def close(self) -> None:
         """Let go of what goes to workers with their start: there will be no more."""
         self._initializer = None
-        if self._kind != PLAIN:
+        if self._uses_kind:
+            self._uses_kind = False
             spawn.leave_server(self._kind)
 
     def succeeded(self) -> None:
@@ -241,8 +249,9 @@ class Launcher:
     def _what(self, traceback: str, cause: BaseException | None, late: bool) -> str:
         """Say what was wrong with a worker, if it is known."""
         if late:
+            what = "what it preloads, or its initializer," if self._care.preload else "its initializer"
             return (
-                f"one was not ready after startup_timeout={self.startup_timeout:g} s: does its initializer hang? "
+                f"one was not ready after startup_timeout={self.startup_timeout:g} s: does {what} hang? "
                 "Raise ProcessBackend(startup_timeout=...) if it only needs longer"
             )
         if cause is not None:
@@ -250,6 +259,8 @@ class Launcher:
         if not traceback:
             return ""
         last = traceback.strip().splitlines()[-1]
+        if last.startswith(_PRELOADING):
+            return last.partition(": ")[2]
         what = "one failed" if self._initializer is None else "the initializer failed"
         return f"{what}: {last}" + (self._ask_for_limit() if last.startswith("MemoryError") else "")
 

@@ -468,6 +468,9 @@ class ProcessPool(Runner):
             self._supervisor.give_up(failure)
         closed = isinstance(error, OSError) and error.errno == errno.EBADF  # the numbers may be others' files by now
         guarded(self.port.fail_all, failure, said=_BREAKING)
+        for handle in self.assignments.handles:
+            if handle.state == WorkerState.STARTING:  # else its start may go on waiting for the fork server
+                handle.process.kill()
         while self._supervisor.launching:  # whoever starts one says so in any case
             self._supervisor.await_started()
         for handle in list(self.assignments.handles):

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 
+from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import hold_during_forks
 from parallel_exec.backends._descriptors import Descriptor, fill_standard
 from parallel_exec.backends.process import fork_server, start_method
@@ -19,7 +20,7 @@ from parallel_exec.backends.process.inherited import Inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from parallel_exec.backends.process.child.start import Started, WorkerConfig
 
@@ -28,25 +29,43 @@ if TYPE_CHECKING:
 lock = hold_during_forks(threading.RLock())
 # The thread that starts a worker, and the worker's end of its pipe for tasks; guarded by the lock.
 _launching: list[tuple[int, Descriptor]] = []
+_LOOK = 0.002  # seconds between two looks whether the fork server is ready, if it has much to import; a guess
 _SPARE = 8 + 12  # descriptors: what is opened for a start at most, and another worker's pipes meanwhile
 
 
-def start(context: Any, config: WorkerConfig, name: str, kind: fork_server.Kind) -> tuple[Any, Any]:
+def start(
+    context: Any, config: WorkerConfig, name: str, kind: fork_server.Kind, is_wanted: Callable[[], bool]
+) -> tuple[Any, Any]:
     """Start a worker; returns its process, and the semaphore of its permits if that was made with it.
 
-    Blocks for some milliseconds.
+    Blocks for some milliseconds; and, without the lock, while the fork server imports modules of the user's.
 
     Args:
         context: a `multiprocessing` context; None: by the fork server.
         config: what the worker is told, less what only a start knows.
         name: the worker's.
         kind: of the fork server.
+        is_wanted: says whether to go on waiting for the fork server; one that is not ready then is killed.
 
     Raises:
-        OSError: there are not enough descriptors left, or no process can be made.
+        OSError: there are not enough descriptors left, or no process can be made; or it is not wanted any more.
     """
     inherited = Inherited.now()
     config = config._replace(inherited=inherited)
+    while (made := _make(context, config, inherited, name, kind)) is None:
+        if not is_wanted():
+            with lock:
+                if not fork_server.is_ready(kind):
+                    fork_server.leave(kind)
+            raise TimeoutError("the fork server is not ready, as it still imports what is to be preloaded")
+        time.sleep(_LOOK)
+    return made
+
+
+def _make(
+    context: Any, config: WorkerConfig, inherited: Inherited, name: str, kind: fork_server.Kind
+) -> tuple[Any, Any] | None:
+    """Make a worker, as `start`; returns None if the fork server still imports modules of the user's."""
     with lock:
         fill_standard()  # for what is opened, here and in the child
         _check_descriptors()
@@ -54,7 +73,9 @@ def start(context: Any, config: WorkerConfig, name: str, kind: fork_server.Kind)
         try:
             if context is None:
                 fork_server.renew(inherited, kind)
-                fork_server.start(inherited, kind)  # before the next line imports anything
+                fork_server.start(inherited, kind)  # before the next lines import anything
+                if not fork_server.is_ready(kind):
+                    return None
                 told = config._replace(output=(Descriptor(1), Descriptor(2)), started=_started(name))
                 return fork_server.fork(told, inherited, kind)
             from parallel_exec.backends.process import mp_process
@@ -81,9 +102,10 @@ def start_server(kind: fork_server.Kind) -> None:
 
 
 def leave_server(kind: fork_server.Kind) -> None:
-    """Leave the fork server of a pool's own kind, as that has ended."""
+    """Leave the fork server of a special kind, as a pool that has used it has ended, unless another one uses it."""
     with lock:
-        fork_server.leave_and_wait(kind)
+        if fork_server.servers.part(kind):
+            fork_server.leave_and_wait(kind)
 
 
 def _started(name: str) -> Started:

@@ -40,6 +40,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         self.pid = 0
         self.was_killed = False
+        self._is_wanted = True  # False: it was to be killed before it was there
         self._process: Any = None  # the `multiprocessing.Process`, or what is like one
         self._is_closed = False
         self._kill_at: float | None = None  # when it is killed that was asked where it is
@@ -50,14 +51,22 @@ class WorkerProcess:
         self._process = process
         self.pid = process.pid
 
+    def is_wanted(self) -> bool:
+        """Return whether to go on making it: nobody has tried to kill it yet. Any thread."""
+        return self._is_wanted
+
     def kill(self) -> None:
         """Kill it and what its task started."""
-        if self.pid and not self._is_closed:
+        if not self.pid:
+            self._is_wanted = False
+        elif not self._is_closed:
             kill_group(self.pid)
             self.was_killed = True  # not before: where Ctrl-C comes in between, it may live on, and must be given work
 
     def kill_with_dump(self, timer: Timer) -> None:
         """Have it say where it is, and die; `timer`, whose callback asks `is_dying`, kills it if it has not died in time."""
+        if not self.pid:
+            self._is_wanted = False
         if self._kill_at is not None or not self.pid or self._is_closed:
             return
         self._kill_at = time.monotonic() + DUMP_GRACE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import subprocess
 import sys
 import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import care_tasks
 import processes
@@ -270,6 +272,151 @@ def test_a_module_that_cannot_be_preloaded() -> None:
         future = executor.submit(care_tasks.who)
         with pytest.raises(WorkerStartError, match="ModuleNotFoundError: No module named 'no_such_module'"):
             future.result()
+
+
+@pytest.fixture
+def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Make a module of the user's; returns its name."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    names = (f"care_{tmp_path.name}_{number}" for number in itertools.count())
+
+    def make(code: str) -> str:
+        name = next(names)
+        (folder / f"{name}.py").write_text(code)
+        return name
+
+    return make
+
+
+@pytest.mark.parametrize("initializer", [None, print])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("code", "why"), [("1 / 0", "ZeroDivisionError: division by zero"), ("import sys; sys.exit(3)", "SystemExit: 3")]
+)
+def test_a_module_that_raises(
+    make_module: Callable[[str], str], method: str, initializer: Any, code: str, why: str
+) -> None:
+    """Whatever it is, the error names the module, and not the initializer."""
+    name = make_module(code)
+    backend = ProcessBackend(mp_context=method, preload=[name], initializer=initializer)
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor, pytest.raises(WorkerStartError) as caught:
+        executor.submit(care_tasks.who).result()
+    assert str(caught.value).startswith(f"worker processes cannot start: cannot preload {name!r}: {why}\n")
+
+
+def test_a_module_that_ends_the_server(make_module: Callable[[str], str]) -> None:
+    """The error says what it was doing."""
+    name = make_module("import os; os._exit(3)")
+    with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(preload=[name])) as executor:
+        future = executor.submit(care_tasks.who)
+        with pytest.raises(WorkerStartError, match=f"the fork server died as it imported .*: {name}"):
+            future.result()
+
+
+HANGS = "import os, pathlib, time\npathlib.Path({!r}).write_text(str(os.getpid()))\ntime.sleep(1000)"
+
+
+def test_a_module_that_hangs(make_module: Callable[[str], str], tmp_path: Path) -> None:
+    """Its pool gives up after `startup_timeout`; others start workers meanwhile, and can fork; the server is killed."""
+    name = make_module(HANGS.format(str(tmp_path / "pid")))
+    hanging = ProcessBackend(preload=[name], startup_timeout=3.0)
+    with ParallelExecutor(max_concurrency=1, backend=hanging) as executor:
+        future = executor.submit(care_tasks.who)
+        work.until((tmp_path / "pid").exists)
+        with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(mp_context="fork")) as other:
+            assert other.submit(work.double, 1).result(work.SOON) == 2
+        assert not future.done()
+        with pytest.raises(WorkerStartError, match=r"startup_timeout=3 s: does what it preloads, or .*, hang\?"):
+            future.result(work.SOON)
+    work.until(lambda: not processes.is_alive(int((tmp_path / "pid").read_text())))
+
+
+def test_a_pool_ends_while_a_module_hangs(make_module: Callable[[str], str], tmp_path: Path) -> None:
+    """At once, and the server with it."""
+    name = make_module(HANGS.format(str(tmp_path / "pid")))
+    hanging = ProcessBackend(preload=[name], startup_timeout=None)
+    with ParallelExecutor(max_concurrency=1, backend=hanging) as executor:
+        future = executor.submit(care_tasks.who)
+        work.until((tmp_path / "pid").exists)
+        executor.shutdown(cancel_futures=True)
+    assert future.cancelled()
+    work.until(lambda: not processes.is_alive(int((tmp_path / "pid").read_text())))
+
+
+def test_a_program_is_killed_while_a_module_hangs(make_module: Callable[[str], str], tmp_path: Path) -> None:
+    """The server goes with it."""
+    name = make_module(HANGS.format(str(tmp_path / "pid")))
+    code = (
+        "from parallel_exec import ParallelExecutor, ProcessBackend\n"
+        f"ParallelExecutor(backend=ProcessBackend(preload=[{name!r}])).submit(int).result()"
+    )
+    environment = processes.environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "modules"), environment.get("PYTHONPATH", "")])
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as program:
+        work.until((tmp_path / "pid").exists)
+        program.kill()
+    work.until(lambda: not processes.is_alive(int((tmp_path / "pid").read_text())))
+
+
+def test_pools_of_a_kind_share_a_server() -> None:
+    """It stays until the last of them has ended, and nobody waits for it before."""
+    one, other = (
+        ParallelExecutor(max_concurrency=1, backend=ProcessBackend(preload=["colorsys"]), retry_count=0) for _ in "12"
+    )
+    server = one.submit(os.getppid).result()
+    assert other.submit(os.getppid).result() == server
+    begun = time.monotonic()
+    one.shutdown()
+    assert time.monotonic() - begun < 0.9
+    other.submit(os._exit, 1).exception()
+    assert other.submit(os.getppid).result() == server
+    other.shutdown()
+    assert not processes.is_alive(server)
+
+
+PRELOADING = """
+import os, sys, time
+from parallel_exec import ParallelExecutor, ProcessBackend
+
+if __name__ == "__main__":
+    executor = ParallelExecutor(max_concurrency=2, backend=ProcessBackend(preload=[sys.argv[1]]))
+    server = executor.submit(os.getppid).result()
+    print("done", flush=True)
+    begun = time.monotonic()
+    executor.shutdown()
+    assert time.monotonic() - begun < 0.9
+    assert not os.path.exists(f"/proc/{server}")
+"""
+
+
+def test_a_program_that_only_preloads(make_module: Callable[[str], str], tmp_path: Path) -> None:
+    """What the module prints is printed once, and its server ends with the pool, also if there was none before."""
+    name = make_module("print('imported')")
+    (tmp_path / "program.py").write_text(PRELOADING)
+    environment = processes.environment()
+    environment.pop("PYTHONUNBUFFERED", None)
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "modules"), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("imported\ndone\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_variables_that_a_module_sets(make_module: Callable[[str], str], method: str, monkeypatch: Any) -> None:
+    """Workers have them, whichever process has imported it."""
+    monkeypatch.delenv("CARE_A", raising=False)
+    monkeypatch.setenv("CARE_B", "here")
+    name = make_module("import os; os.environ['CARE_A'] = 'module'; os.environ.setdefault('CARE_B', 'module')")
+    with ParallelExecutor(max_concurrency=1, backend=ProcessBackend(mp_context=method, preload=[name])) as executor:
+        assert executor.submit(care_tasks.variables, "CARE_A", "CARE_B").result() == ("module", "here")
 
 
 @pytest.mark.parametrize("method", METHODS)

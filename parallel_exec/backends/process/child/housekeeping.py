@@ -22,10 +22,13 @@ def preload(modules: Iterable[str]) -> None:
     """Import modules.
 
     Raises:
-        ImportError: there is no such module.
+        ImportError: one cannot be imported, for whatever reason; the parent knows the words.
     """
     for name in modules:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # `sys.exit` among them
+            raise ImportError(f"cannot preload {name!r}: {type(error).__name__}: {error}", name=name) from error
 
 
 def settle_loaded(threads: int) -> None:

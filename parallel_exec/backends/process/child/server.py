@@ -37,10 +37,11 @@ import threading  # noqa: E402
 
 from parallel_exec import _forks  # noqa: E402
 from parallel_exec.backends._descriptors import fill_standard, lift, pipe  # noqa: E402
+from parallel_exec.backends._platform import dying_with  # noqa: E402
 from parallel_exec.backends.process.child import lazy_multiprocessing  # noqa: E402
 from parallel_exec.backends.process.child.main import main  # noqa: E402
 from parallel_exec.backends.process.child.start import Start, loads  # noqa: E402
-from parallel_exec.backends.process.fork_server import MOST_DESCRIPTORS, NAME_SIZE, NUMBER, SEMAPHORE  # noqa: E402
+from parallel_exec.backends.process.fork_server import MOST_DESCRIPTORS, NAME_SIZE, NUMBER, READY, SEMAPHORE  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ class Server:
     Args:
         requests: a socket for requests.
         tracked: the pipe that the resource tracker is to read; -1: another process sees to that.
+        environment: the variables that the user's modules have set.
     """
 
-    def __init__(self, requests: int, tracked: int) -> None:
+    def __init__(self, requests: int, tracked: int, environment: dict[str, str]) -> None:
+        self._environment = environment
         self._requests = socket.socket(fileno=requests)
         self._tracked = tracked
         self._is_left = False
@@ -187,7 +190,7 @@ class Server:
                 self._become_child()
                 if _ATEXIT_RUNS:
                     atexit._clear()
-                main(_read_start(fds, permits))
+                main(_read_start(fds, permits, self._environment))
             finally:
                 if _ATEXIT_RUNS:
                     threading._shutdown()  # type: ignore[attr-defined]
@@ -200,8 +203,8 @@ class Server:
 _ATEXIT_RUNS = sys.version_info >= (3, 13)  # in processes of `multiprocessing`: since this version
 
 
-def _read_start(fds: list[int], permits: Any) -> Start:
-    """Return what this worker is told; waits until all of it has come."""
+def _read_start(fds: list[int], permits: Any, environment: dict[str, str]) -> Start:
+    """Return what this worker is told, and has by the modules that were imported before; waits until all of it has come."""
     source, tracked, *others = map(lift, fds)
     with open(source, "rb") as file:
         data = file.read()
@@ -211,6 +214,9 @@ def _read_start(fds: list[int], permits: Any) -> Start:
         os._exit(1)
     if config.started is not None:
         lazy_multiprocessing.prepare(config.started, tracked, config.lifeline.fd)
+    if environment:
+        settings = config.settings
+        config = config._replace(settings=settings._replace(environment={**settings.environment, **environment}))
     return Start(config._replace(permits=permits), is_copy=False)
 
 
@@ -230,16 +236,32 @@ def serve(requests: int, tracked: int, modules: Sequence[str] = (), path: Sequen
     with _no_garbage():
         if path is not None:
             sys.path[:] = path
-        for name in modules:
-            with contextlib.suppress(Exception):  # whoever needs it finds out
-                __import__(name)
-        if modules and sys.version_info >= (3, 12):
-            _allow_threads()
-    server = Server(requests, tracked)  # which nothing closes before the end: some Pythons would warn of that
+        before = dict(os.environ)
+        if modules:
+            with dying_with(requests):
+                _import_all(modules)
+            if sys.version_info >= (3, 12):
+                _allow_threads()
+        environment = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    if modules:
+        os.write(requests, READY)
+    server = Server(
+        requests, tracked, environment
+    )  # which nothing closes before the end: some Pythons would warn of that
     try:
         server.serve()
     finally:
         os._exit(0)
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    """Import what the user wants; what fails is left out, and whoever needs it finds out: a worker tries again."""
+    for name in modules:
+        with contextlib.suppress(BaseException):  # `sys.exit` among them
+            __import__(name)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # else each worker would say once more what a module has printed
+            stream.flush()
 
 
 def _allow_threads() -> None:
