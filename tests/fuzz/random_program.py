@@ -199,6 +199,8 @@ class _Author:
         threads = tuple(
             tuple(self.step(0) for _ in range(chance.randint(1, max(1, length // count)))) for _ in range(count)
         )
+        if self.shares:
+            threads = ((Step("share", target="s1"), Step("share", target="s2"), *threads[0]), *threads[1:])
         listens = self.odds(0.35)
         hooks = tuple(self.hook() for _ in range(chance.choice([0, 1, 2]))) if listens else ()
         return Program(
