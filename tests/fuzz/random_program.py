@@ -180,8 +180,7 @@ class _Author:
         self.unit = 0.02 if self.is_slow else 0.003  # seconds of what takes a moment
         self.crashes = kind == "process" and self.odds(0.6)
         self.alone = self.odds(0.04) and kind != "pool"
-        # A soft timeout may come at any point of a task, which then does no steps: the stdlib's futures do not bear that.
-        self.softens = self.odds(0.12)
+        self.softens = self.odds(0.15)
         self.journal = self.odds(0.12)
         self.stages = self.journal and self.odds(0.6)  # whether nothing starts but by a run or a stream
         self.shares = self.odds(0.2) and not self.journal
@@ -325,7 +324,7 @@ class _Author:
         how = chance.choice(hows)
         seconds = chance.choice([0.0, 0.0, 0.0, self.unit, 3 * self.unit])
         steps: tuple[Step, ...] = ()
-        if not self.is_slow and not self.softens and depth < 2 and self.odds(0.15):
+        if not self.is_slow and depth < 2 and self.odds(0.15):
             steps = tuple(self.step(depth + 1) for _ in range(chance.choice([1, 1, 2])))
         return Act(how, seconds, steps)
 
