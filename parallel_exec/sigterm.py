@@ -10,7 +10,8 @@ Guarantees:
     What waits stays in the queue until the main thread is told to end. Were it cancelled before, a `result()` there would raise
     `CancelledError`, and the program would fail instead of end.
     Before the grace is over the main thread is told only where it waits, for a task that will never run or for something else:
-    its own code, which may be writing results, has the grace, too. If it comes to its end in that time, the exit status is
+    its own code, which may be writing results or reading the input, has the grace, too. A task that waits for one that will
+    never run has none. If it comes to its end in that time, the exit status is
     SIGTERM's all the same.
     A second SIGTERM ends the program at once; one more does what it did before `drain_on_sigterm`. So it does in a forked
     child, and once all the executors have been shut down.
@@ -136,7 +137,7 @@ class _Terminator:
         """Have the program end as one that SIGTERM has ended, though it has come to its end by itself meanwhile."""
         drain = self._drain
         if drain is not None and not drain.has_raised and os.getpid() == self._process:
-            vars(sys)["__parallel_exec_status__"] = _Status()
+            sys.__dict__["__parallel_exec_status__"] = _Status()
 
 
 class _Status:
@@ -177,7 +178,8 @@ class _Drain:
     def _run(self) -> None:
         for scheduler in self._served():
             scheduler.completion.stop_starting()
-        logger.info("SIGTERM: no task begins any more, and those that run have %g s to end", self._grace)
+        time_left = "as long as they take" if self._grace == float("inf") else f"{self._grace:g} s"
+        logger.info("SIGTERM: no task begins any more, and those that run have %s to end", time_left)
         while not self._is_due() and any(scheduler.completion.is_busy() for scheduler in self._served()):
             time.sleep(_POLL)
         still, before = 0, None
@@ -212,16 +214,16 @@ class _Drain:
 
 
 def _waits_at(is_left: Callable[[], bool]) -> tuple[int, int] | None:
-    """Return where the main thread waits: in a call of this library while anything `is_left`, or in the standard library."""
+    """Return where the main thread waits: in this library, for what `is_left`; or in the standard library, for its own code."""
     innermost = frame = sys._current_frames().get(main.ident or 0)
     if innermost is None:
         return None
-    place = id(innermost), innermost.f_lasti
-    while frame is not None:
-        if _package(frame) == "parallel_exec":
-            return place if is_left() else None
+    while frame is not None and _package(frame) in _WAITING:
         frame = frame.f_back
-    return place if _package(innermost) in _WAITING else None
+    waits_for_us = frame is not None and _package(frame) == "parallel_exec"
+    if not (is_left() if waits_for_us else _package(innermost) in _WAITING):
+        return None
+    return id(innermost.f_code), innermost.f_lasti
 
 
 def _package(frame: FrameType) -> str:

@@ -148,6 +148,66 @@ def test_who_waits_for_a_future_is_told_to_end(tmp_path: Path, backend: str) -> 
     assert _run_to_the_end(tmp_path, body, backend) == "held"
 
 
+def test_a_task_that_waits_for_one_that_never_begins(tmp_path: Path) -> None:
+    """It has no grace, as it comes no further; nor has one that waits for that, and nothing is said of either."""
+    body = """
+    def outer(depth):
+        if depth == 1:
+            started.set()
+            gate.wait()
+        return executor.submit(outer, depth - 1).result()
+
+    with executor:
+        drain_on_sigterm(executor, 100)
+        executor.resize(3)
+        executor.submit(outer, 2).result()
+    """
+    began = time.monotonic()
+    assert _run_to_the_end(tmp_path, body, "thread") == ""
+    assert time.monotonic() - began < SLACK
+
+
+@pytest.mark.parametrize("call", ["execute_all(progress=True)", "execute_all(deadline=300)"])
+def test_a_main_thread_that_looks_now_and_then(tmp_path: Path, call: str) -> None:
+    """It waits all the same, if in many small steps."""
+    body = f"""
+    sys.stderr = open(os.devnull, "w")
+    for _ in range(3):
+        executor.add_task(work.hold, started, gate)
+    with executor:
+        drain_on_sigterm(executor, 100)
+        executor.{call}
+    """
+    began = time.monotonic()
+    _run_to_the_end(tmp_path, body, "thread")
+    assert time.monotonic() - began < SLACK
+
+
+def test_what_reads_the_input_is_not_cut_off(tmp_path: Path) -> None:
+    """A generator that `stream` reads has the grace, too, wherever it is; one that waits is told to end."""
+    body = """
+    import queue
+    def tasks():
+        try:
+            yield Task(partial(work.hold, started, gate))
+            yield Task(partial(work.double, 1))
+            gate.wait()
+            time.sleep(0.5)
+            say("read")
+            queue.Queue().get()
+        finally:
+            say("closed")
+
+    with executor:
+        drain_on_sigterm(executor, 100)
+        for result in executor.stream(tasks(), window=3):
+            pass
+    """
+    began = time.monotonic()
+    assert _run_to_the_end(tmp_path, body, "thread") == "read\nclosed"
+    assert time.monotonic() - began < SLACK
+
+
 @concurrent
 def test_what_main_does_with_a_result_is_not_cut_off(tmp_path: Path, backend: str) -> None:
     """The body of a loop over a stream comes to its end; the next round ends the program."""

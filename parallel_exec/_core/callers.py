@@ -122,6 +122,20 @@ class Callers:
             if mine is not None and mine.attempt_number == current.number:  # else it is another attempt that waits
                 self.waiting.pop(mine, None)
 
+    def waiting_in_vain(self) -> set[AnyJob]:
+        """Return the live attempts that wait for what never begins, if nothing begins any more. Called with the lock held."""
+        vain = self.waiting.copy()  # in one step: an attempt that ends is taken out of it without the lock
+        while True:
+            going = [
+                job
+                for job, awaited in vain.items()
+                if not all(one.phase in (Phase.QUEUED, Phase.BACKING_OFF) or one in vain for one in awaited)
+            ]
+            if not going:
+                return set(vain)
+            for job in going:
+                del vain[job]
+
     def would_deadlock(self, job: AnyJob) -> bool:
         """Return whether nothing could run any more if this live attempt waited, too. Called with the lock held."""
         live = self._registry.live

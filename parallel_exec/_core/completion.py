@@ -318,10 +318,15 @@ class Completion:
             self.runner.recall_all()
 
     def is_busy(self) -> bool:
-        """Return whether anything runs, or has just ended, and who is called back for it has not returned."""
+        """Return whether anything runs, or has just ended, and who is called back for it has not returned.
+
+        After `stop_starting`: what waits for a task that will never begin comes no further.
+        """
         with self._lock:
+            vain = self._monitor.callers.waiting_in_vain()
             ending = (Phase.SETTLING, Phase.DONE)
-            return bool(self.in_hand()) or any(job.phase in ending for job in list(self._registry.unsettled))
+            going_on = any(job not in vain for job in self.in_hand())
+            return going_on or any(job.phase in ending for job in list(self._registry.unsettled))
 
     def shutdown(self, *, cancel: bool, at_exit: bool = False) -> None:
         """Take no more tasks; with `cancel`, or if nothing was ever started, cancel those that wait. Does not wait.

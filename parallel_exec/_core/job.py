@@ -382,7 +382,7 @@ class Job(TaskFuture["T"]):
         if self.override is not None or not self.attempt_number or self.ended_at == 0.0:
             self.ended_at = time.monotonic()
         self.let_go(outcome)
-        if type(outcome) is Failure and not cancelled and not self._quiet:
+        if type(outcome) is Failure and not (cancelled or self._quiet or isinstance(outcome.error, CancelledError)):
             self._unretrieved = Unretrieved(self.id, outcome.error)
         if threading.get_ident() == main.ident:
             with settling_lock:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from parallel_exec._sync.timers import Timers
 
 _AGAIN = 0.01  # seconds until an alarm is repeated that came before its call had begun; a guess
+_END = object()  # stands for the end of a call
 _ROUNDS = 10  # of a loop; CPython looks for what was sent in each
 # Whether a thread that is traced stands still while what was sent to another has not arrived: it may be in C code, for long.
 _FREEZES_TRACED = sys.version_info[:2] == (3, 11)
@@ -80,7 +81,7 @@ class SoftCall:
 
     def _end(self) -> None:
         """See that nothing is raised any more. May be repeated."""
-        if self._claim.setdefault("by", self) is self:
+        if self._claim.setdefault("by", _END) is _END:
             return
         try:
             while not self._is_sent:
