@@ -24,7 +24,7 @@ from typing import Any, Callable
 import leaks
 from fuzz_calls import Begin, End, Service
 from program_run import Run
-from random_program import ENGINES, Program, Step
+from random_program import Program, Step
 from records import Record
 from resuming import resume
 from set_up import engine_of
@@ -242,9 +242,7 @@ def _await_calls(run: Run, until: float) -> None:
         if run.program.drops:
             return not open_calls and called
         stats = run.executor.stats()
-        holds = stats.abandoned or (
-            run.program.kind not in ENGINES and any(limit.in_use for limit in stats.limits.values())
-        )
+        holds = stats.abandoned or any(limit.in_use for limit in stats.limits.values())
         return not open_calls and called and not holds
 
     while not is_quiet() and time.monotonic() < until:

@@ -278,10 +278,7 @@ def _most(spec: Any) -> float:
 
 
 def counts_add_up(record: Record) -> Iterator[str]:
-    """`stats()` counts each task once, and nothing is left of them, nor in use of the limits.
-
-    What an engine's abandoned call has is not given back any more once the executor has ended before it: nobody could have it.
-    """
+    """`stats()` counts each task once, and nothing is left of them, nor in use of the limits."""
     stats = record.stats
     if stats is None:  # the executor was dropped
         return
@@ -318,10 +315,8 @@ def _nothing_is_left(record: Record) -> Iterator[str]:
     stats = record.stats
     if stats.queued or stats.running or stats.waiting or stats.abandoned:
         yield f"something is left: {stats}"
-    unwanted = any(isinstance(each, End) and each.unwanted for each in record.calls)
-    is_late = abandons(record) or (record.program.kind == "engine" and unwanted)
     for name, limit in stats.limits.items():
-        if (limit.in_use and not is_late) or limit.waiting:
+        if limit.in_use or limit.waiting:
             yield f"limit {name!r} is not given back: {limit}"
 
 
