@@ -48,6 +48,8 @@ class RunningCall(Protocol):
 class _Current(threading.local):
     """What the calling thread does for a pool. Others read the attributes; the methods write them.
 
+    The last four are stored from outside, next to a `try`: in a method a signal handler could raise before it has.
+
     Attributes:
         running: the call that it runs.
         number: the attempt's number.
@@ -108,22 +110,6 @@ class _Current(threading.local):
         if state is None:
             state = self._state = {}
         return index, name, state
-
-    def end_for(self, pools: tuple[object, ...]) -> None:
-        """Note of which schedulers the thread is ending a task."""
-        self.ending = pools
-
-    def add_for(self, pools: tuple[object, ...]) -> None:
-        """Note for which schedulers the thread is in the middle of adding a task."""
-        self.adding = pools
-
-    def tell_of(self, jobs: tuple[object, ...]) -> None:
-        """Note of which tasks the thread tells the hook, which go on after that."""
-        self.telling = jobs
-
-    def drive_for(self, pools: tuple[object, ...]) -> None:
-        """Note for which schedulers the thread, which is the user's, runs what there is."""
-        self.driving = pools
 
 
 current = _Current()

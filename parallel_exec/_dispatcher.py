@@ -57,11 +57,11 @@ class Dispatcher:
     def emit_amid(self, job: Any, kind: TaskKind | LimitKind, *facts: Any) -> None:
         """Do as `emit`, of a task that goes on only after that: the hook must not wait for it, and is told so."""
         before = current.telling
-        current.tell_of((*before, job))
+        current.telling = (*before, job)
         try:
             self.emit(kind, job.id, job.attempt_number, *facts)
         finally:
-            current.tell_of(before)
+            current.telling = before
 
     def emit(self, kind: Kind, *facts: Any) -> None:
         """Call the hook, if there is one, with a new event of this kind, which happened now."""

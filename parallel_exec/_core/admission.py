@@ -140,11 +140,11 @@ class Admission:
     def _tell_queued(self, job: AnyJob) -> None:
         """Tell the hook, which must not wait for the executor: that would be for this very task, or for its room."""
         before = current.adding
-        current.add_for((*before, self._monitor.callers))
+        current.adding = (*before, self._monitor.callers)
         try:
             self._events.emit("TaskQueued", job.id, 0)
         finally:
-            current.add_for(before)
+            current.adding = before
 
     def enqueue(self, job: AnyJob, unfit: ParallelExecError | None = None) -> tuple[Failure | None, Consumer | None]:
         """Put a job in the queue, at its place, ahead of what comes after it. Called with the lock held.

@@ -77,7 +77,7 @@ class Completion:
         before = current.ending
         try:
             # Before anything of the user's runs: a callback that shuts down must not wait for this one task.
-            current.end_for((*before, self._monitor.callers))
+            current.ending = (*before, self._monitor.callers)
             try:
                 job.settle(outcome, outcome is CANCELLED)
                 if self._events.active:
@@ -95,7 +95,7 @@ class Completion:
                 if held:
                     self._idle.wake_one()
         finally:
-            current.end_for(before)
+            current.ending = before
 
     def tell_end(self, job: AnyJob, outcome: Outcome) -> None:
         """Tell the hook how a job ended."""
@@ -347,11 +347,11 @@ class Completion:
     def drive(self) -> None:
         """Lend the calling thread to the runner; its callbacks must not wait for what only this thread can run."""
         before = current.driving
-        current.drive_for((*before, self._monitor.callers))
+        current.driving = (*before, self._monitor.callers)
         try:
             self.runner.drive()
         finally:
-            current.drive_for(before)
+            current.driving = before
 
     def join(self) -> None:
         """Wait until the workers have ended, after `shutdown`; returns at once where waiting could last for ever."""

@@ -155,7 +155,7 @@ class InlineRunner(Runner):
                     self._wait()
             except BaseException as error:  # a signal handler's, or a callback's
                 current.restore(outer)
-                current.end_for(ending)
+                current.ending = ending
                 self._recover(hand, error, was_held)
                 raise
             self._raise_interrupt(hand)

@@ -27,6 +27,7 @@ from interruptions import interrupt, raise_interrupt
 
 from parallel_exec import ParallelExecError, ParallelExecutor, PerKey, Rate, Task, _lifecycle
 from parallel_exec._core.limits.lines import Lines
+from parallel_exec._current import current
 from parallel_exec._journal.recorder import Recorder
 from parallel_exec._journal.records import Codec
 from parallel_exec._journal.run import JournaledRun
@@ -612,3 +613,20 @@ def test_the_lock_of_a_result_that_is_sealed() -> None:
             assert not is_mine(recorder._encoding)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("backend", ["inline", "thread"])
+def test_what_the_thread_was_doing_is_over(backend: str) -> None:
+    """Wherever a call was torn apart, the thread is not taken for one that still drives, adds, ends or tells of a task."""
+    with ParallelExecutor(backend=backend, on_event=id) as executor:
+
+        def run() -> None:
+            executor.submit(int)
+            executor.add_task(int).cancel()
+
+        for step in itertools.count(1, 2):
+            more = interrupt(run, step)
+            assert (current.adding, current.telling, current.driving, current.ending) == ((), (), (), ()), step
+            if not more:
+                break
+        assert step > 200
