@@ -45,6 +45,9 @@ def _may_stop(record: Record) -> bool:
         or any(act.how in ("os._exit", "kill") for plan in program.plans() for act in plan.acts)
         or any(step.do in stopping or (step.do == "execute_all" and step.flag) for step in program.steps())
         or any(step.seconds for step in program.steps() if step.do in ("execute_all", "map"))
+        or any(
+            step.number for step in program.steps() if step.do in ("map", "stream")
+        )  # what is left halfway is stopped
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ def resume(run: Run) -> dict[str, tuple[Any, int]]:
         settings.pop(name, None)
     with ParallelExecutor(**{**settings, "retry_count": 0}) as executor:
         for each in tasks:
-            executor.add_task(run.task(each))
+            with contextlib.suppress(ValueError):  # of its own settings, as before
+                executor.add_task(run.task(each))
         results = executor.execute_all(journal=run.journal, deadline=LIMIT)
     if program.kind == "engine":
         engine.shutdown()

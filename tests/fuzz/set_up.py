@@ -12,11 +12,13 @@ import fuzz_calls
 import tenacity
 
 from parallel_exec import Adaptive, PerKey, ProcessBackend, Rate, ThreadBackend
+from parallel_exec.backends.engine import runner
 
 if TYPE_CHECKING:
     from fuzz_calls import Place
     from random_program import Program
 
+runner.RECOVERY = 0.3  # seconds until what waits for an engine that abandoned calls have taken fails; it is 5
 # Process pools of the standard library, by their size; module state, as one is started once for all programs that use it.
 _pools: dict[int, ProcessPoolExecutor] = {}
 
