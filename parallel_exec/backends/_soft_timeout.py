@@ -11,6 +11,8 @@ Guarantees:
     was sent and has arrived. What the call returned before that counts.
     It is never taken back: CPython before 3.13 would look for it for ever, in all threads, and 3.11 freeze those in which a
     debugger or a coverage tool traces calls.
+    It is not raised in the middle of an import, but right after it: torn apart there, importlib may keep its lock for all imports
+    for good. (`fire` looks just before it sends the exception, so a moment is left in which an import may begin.)
 
 Imported only where there is a soft timeout, as it needs `ctypes`.
 """
@@ -91,9 +93,22 @@ class SoftCall:
         except SoftTimeoutError:  # it was on its way
             pass
 
+    def _is_importing(self) -> bool:
+        """Return whether the call is in the middle of an import."""
+        frame = sys._current_frames().get(self._thread.value)
+        while frame is not None and frame.f_code is not _BODY:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                return True
+            frame = frame.f_back
+        return False
+
     def fire(self) -> bool:
-        """Raise the exception in the call, unless that is over; False: it has not begun, so try again. In another thread."""
-        if not self._has_begun:
+        """Raise the exception in the call, unless that is over. In another thread.
+
+        Returns:
+            False: it has not begun, or imports something, so try again.
+        """
+        if not self._has_begun or self._is_importing():
             return False
         me = object()
         if self._claim.setdefault("by", me) is not me:
@@ -110,6 +125,9 @@ class SoftCall:
         except _NoticedError:
             pass
         return True
+
+
+_BODY = SoftCall.__call__.__code__  # of the frame that is below those of a call
 
 
 def _maker(error: SoftTimeoutError) -> type[SoftTimeoutError]:

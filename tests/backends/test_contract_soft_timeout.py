@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import pickle
 import sys
@@ -203,3 +204,25 @@ def test_nothing_is_kept(lab: Any) -> None:
     del given
     work.until(lambda: gc.collect() >= 0 and known() is None)
     assert future.task_result().success
+
+
+@over(IN_THIS_PROCESS)
+def test_an_import_is_not_torn_apart(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes once the import is over that the task was in: torn apart, that might stop all imports of the process."""
+    name = f"slow_module_{lab.kind.name}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import time\nuntil = time.monotonic() + {4 * SOFT}\nwhile time.monotonic() < until:\n    pass\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load() -> Any:
+        module = importlib.import_module(name)
+        try:
+            soft_tasks.spin(60.0)
+        except SoftTimeoutError:
+            return module.whole
+
+    try:
+        assert lab.executor(soft_timeout=SOFT).submit(load).result(work.PATIENCE) is True
+    finally:
+        sys.modules.pop(name, None)
