@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 bind: Callable[..., Any] | None = None
 # Returns the content that a value stands for, or is; None if it is neither.
 find: Callable[[Any], Any] | None = None
+# Takes a call that `bind` has returned, and returns it with handles in their places, or None.
+show: Callable[..., Any] | None = None
 
 
-def use(binder: Callable[..., Any], finder: Callable[[Any], Any]) -> None:
+def use(binder: Callable[..., Any], finder: Callable[[Any], Any], shower: Callable[..., Any]) -> None:
     """Have calls looked at from now on."""
-    global bind, find  # the one place that does, once a process
-    bind, find = binder, finder
+    global bind, find, show  # the one place that does, once a process
+    bind, find, show = binder, finder, shower
+
+
+def shown(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+    """Return a call as it was given, with the handles themselves."""
+    return (fn, args, kwargs) if show is None else show(fn, args, kwargs) or (fn, args, kwargs)
 
 
 def call_here(

@@ -22,6 +22,7 @@ from parallel_exec import _forks
 from parallel_exec._core.phase import Phase
 from parallel_exec._names import call_name, id_of, is_of_module, name_source
 from parallel_exec._outcome import Failure, Success
+from parallel_exec._sharing import shown
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.lazy_condition import FINAL, settling_lock
 from parallel_exec._sync.locks import acquire_yielding
@@ -166,8 +167,10 @@ class Job(TaskFuture["T"]):
         fn, kwargs, args = self.fn, self.kwargs, self.args  # `args` last, as they are the first to be let go
         if args is None:
             fn = LetGo(self.id)
-        elif args or kwargs:
-            fn = partial(fn, *args, **(kwargs or {}))
+        else:
+            fn, args, kwargs = shown(fn, args, kwargs)
+            if args or kwargs:
+                fn = partial(fn, *args, **(kwargs or {}))
         made: Task[T] = checked_task(fn, self.id, self.priority, self.settings.own)
         with settling_lock:
             known = self._known_task()  # another thread may have been first

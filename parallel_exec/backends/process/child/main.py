@@ -277,6 +277,12 @@ def _take_over(config: WorkerConfig) -> None:
     os.environ.update(config.settings.environment)
 
 
+def _leave_shared() -> None:
+    contents: Any = sys.modules.get("parallel_exec.backends._contents")
+    if contents is not None:
+        contents.leave_to_parent()
+
+
 def _capture(config: WorkerConfig) -> Capture:
     from parallel_exec.backends.process.child.capture import Capture  # which needs `ctypes`
 
@@ -314,6 +320,8 @@ def main(start: Start) -> None:
         os._exit(1)
     become_main_thread()
     _take_over(config)
+    if start.is_copy:
+        _leave_shared()
     fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(config.lifeline.fd)
     # This is a background group now. A task that uses the terminal gets an error where there must be one, and is not
