@@ -5,6 +5,8 @@ executor.share ──► shared.py, imported now ──► `bind` is set ──�
 
 from __future__ import annotations
 
+from functools import partial
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
@@ -25,11 +27,10 @@ def use(binder: Callable[..., Any], finder: Callable[[Any], Any], shower: Callab
     bind, find, show = binder, finder, shower
 
 
-def shown(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
-    """Return a call as it was given, with the handles themselves."""
-    return (fn, args, kwargs) if show is None else show(fn, args, kwargs) or (fn, args, kwargs)
+def shown(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Callable[[], Any]:
+    """Return a call as one callable, with the handles themselves, as they were given."""
+    fn, args, kwargs = (show and show(fn, args, kwargs)) or (fn, args, kwargs)
+    return partial(fn, *args, **(kwargs or {})) if args or kwargs else fn
 
 
 def call_here(

@@ -99,6 +99,8 @@ class Worker:
     """The child's state; its main thread's."""
 
     def __init__(self, config: WorkerConfig, *, is_copy: bool) -> None:
+        if is_copy:
+            _leave_shared()
         self._is_copy = is_copy
         self._tasks = BatchReader(config.tasks.fd)
         self._acquire: Callable[[bool], bool] = config.permits.acquire
@@ -320,8 +322,6 @@ def main(start: Start) -> None:
         os._exit(1)
     become_main_thread()
     _take_over(config)
-    if start.is_copy:
-        _leave_shared()
     fill_standard()  # the fork server may be somebody else's, with one of these closed
     die_with_parent(config.lifeline.fd)
     # This is a background group now. A task that uses the terminal gets an error where there must be one, and is not
