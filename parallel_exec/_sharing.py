@@ -5,6 +5,8 @@ executor.share ──► shared.py, imported now ──► `bind` is set ──�
 
 from __future__ import annotations
 
+from functools import partial
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
@@ -15,12 +17,20 @@ if TYPE_CHECKING:
 bind: Callable[..., Any] | None = None
 # Returns the content that a value stands for, or is; None if it is neither.
 find: Callable[[Any], Any] | None = None
+# Takes a call that `bind` has returned, and returns it with handles in their places, or None.
+show: Callable[..., Any] | None = None
 
 
-def use(binder: Callable[..., Any], finder: Callable[[Any], Any]) -> None:
+def use(binder: Callable[..., Any], finder: Callable[[Any], Any], shower: Callable[..., Any]) -> None:
     """Have calls looked at from now on."""
-    global bind, find  # the one place that does, once a process
-    bind, find = binder, finder
+    global bind, find, show  # the one place that does, once a process
+    bind, find, show = binder, finder, shower
+
+
+def shown(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Callable[[], Any]:
+    """Return a call as one callable, with the handles themselves, as they were given."""
+    fn, args, kwargs = (show and show(fn, args, kwargs)) or (fn, args, kwargs)
+    return partial(fn, *args, **(kwargs or {})) if args or kwargs else fn
 
 
 def call_here(

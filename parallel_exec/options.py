@@ -72,20 +72,29 @@ class Submitter:
         self._admission.add(job, None, start=True)
         return job
 
-    def share(self, value: T) -> Shared[T]:
+    if TYPE_CHECKING:
+
+        @overload
+        def share(self, value: Shared[T]) -> Shared[T]: ...
+
+        @overload
+        def share(self, value: T) -> Shared[T]: ...
+
+    def share(self, value: Any) -> Shared[Any]:
         """Return a handle to an object that many calls are to get: given among a call's arguments it arrives as the object.
 
         It is pickled once, as it is now, and lies in memory once for all worker processes, large buffers such as a NumPy
         array's mapped and not to be written; each worker makes the object once. Threads get the very object. It is gone when
-        the handle is, or was closed, and the tasks that use it have ended.
+        the handle is, or was closed, and the tasks that use it have ended. Of a handle it returns another one.
 
         Raises:
             TaskSerializationError: it cannot be pickled, and the workers are processes.
+            OSError: there is no memory for it, or no descriptor left.
             RuntimeError: after `shutdown`.
         """
         from parallel_exec.shared import share  # few programs do
 
-        self._scheduler.monitor.gate.check_open("share")
+        self._scheduler.monitor.gate.check_open("share with")
         return share(value, self._admission.store)
 
     def map(

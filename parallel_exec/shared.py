@@ -9,11 +9,13 @@
 Guarantees:
     The callee gets the object itself where the handle is an argument: by position, by name, of a `partial`, or an item of
     `map`. Inside of a list, say, the handle stays a handle, in every back end, and its `value` is the object.
-    A task that was added before `close` has what it needs until it has ended.
+    A task that was added before `close` has what it needs until it has ended. (Of a handle inside of a list nobody knows, but
+    for who pickles the list as the task is added.)
 """
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 
 from parallel_exec import _sharing
@@ -79,6 +81,12 @@ class Shared(Generic["T_co"]):
     def __reduce__(self) -> Any:
         return _arrived, self.content().key()
 
+    def __copy__(self) -> Self:
+        return type(self)(self.content())
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()
+
     def __repr__(self) -> str:
         content = self._content
         if content is None:
@@ -91,8 +99,10 @@ def _arrived(number: int, address: str, main: str) -> Shared[Any]:
     return Shared(arrive(number, address, main))
 
 
-def share(value: T, store: Callable[[Content], object]) -> Shared[T]:
-    """Return a handle to an object, which `store` puts where an executor's workers find it."""
+def share(value: Any, store: Callable[[Content], object]) -> Shared[Any]:
+    """Return a handle to an object, which `store` puts where an executor's workers find it; of a handle, another one."""
+    if type(value) is Shared:
+        return copy(value)
     content = Content(new_number(), value)
     store(content)
     return Shared(content)
@@ -111,43 +121,54 @@ def _bind(
     Raises:
         ValueError: a handle was closed.
     """
-    bound = _bind_partial(fn, here) if isinstance(fn, partial) else fn
-    bound_args = bind_all(args, here)
-    bound_kwargs = kwargs if kwargs is None else _bind_names(kwargs, here)
-    if bound is fn and bound_args is args and bound_kwargs is kwargs:
+    return _replace(fn, args, kwargs, Content.value if here else Argument)
+
+
+def _show(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None] | None:
+    """Return a call as the user has given it, with handles in place of what stands for them; None if there are none."""
+    return _replace(fn, args, kwargs, Shared)
+
+
+def _replace(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, make: Callable[[Content], Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None] | None:
+    replaced = _replace_in_partial(fn, make) if isinstance(fn, partial) else fn
+    new_args = _replace_all(args, make)
+    new_kwargs = kwargs if kwargs is None else _replace_named(kwargs, make)
+    if replaced is fn and new_args is args and new_kwargs is kwargs:
         return None
-    return bound, tuple(bound_args), bound_kwargs
+    return replaced, tuple(new_args), new_kwargs
 
 
-def bind_all(values: Any, here: bool) -> Any:
+def _replace_all(values: Any, make: Callable[[Content], Any]) -> Any:
     """Return a list or tuple of arguments likewise; itself if there is no handle in it."""
     if _HANDLES.isdisjoint(map(type, values)):
         return values
-    return [_bind_one(value, here) if type(value) in _HANDLES else value for value in values]
+    return [make(_content_of(value)) if type(value) in _HANDLES else value for value in values]
 
 
-def _bind_names(kwargs: dict[str, Any], here: bool) -> dict[str, Any]:
-    values = bind_all(list(kwargs.values()), here)
-    return kwargs if _HANDLES.isdisjoint(map(type, kwargs.values())) else dict(zip(kwargs, values))
+def _replace_named(kwargs: dict[str, Any], make: Callable[[Content], Any]) -> dict[str, Any]:
+    values = list(kwargs.values())
+    replaced = _replace_all(values, make)
+    return kwargs if replaced is values else dict(zip(kwargs, replaced))
 
 
-def _bind_partial(fn: partial[Any], here: bool) -> partial[Any]:
+def _replace_in_partial(fn: partial[Any], make: Callable[[Content], Any]) -> partial[Any]:
     if type(fn) is not partial:  # one of a class of the user's
         return fn
-    args, keywords = bind_all(fn.args, here), _bind_names(fn.keywords, here)
+    args, keywords = _replace_all(fn.args, make), _replace_named(fn.keywords, make)
     if args is fn.args and keywords is fn.keywords:
         return fn
-    bound = partial(fn.func, *args, **keywords)
-    bound.__dict__.update(fn.__dict__)
-    return bound
-
-
-def _bind_one(handle: Any, here: bool) -> Any:
-    content = _content_of(handle)
-    return content.value() if here else Argument(content)
+    made = partial(fn.func, *args, **keywords)
+    made.__dict__.update(fn.__dict__)
+    return made
 
 
 def _find(value: Any) -> Content | None:
+    if type(value) is Content:
+        return value
     return _content_of(value) if type(value) in _HANDLES else holding(value)
 
 
@@ -157,4 +178,4 @@ def _content_of(handle: Any) -> Content:
 
 
 _HANDLES = frozenset((Shared, Argument))
-_sharing.use(_bind, _find)
+_sharing.use(_bind, _find, _show)

@@ -10,9 +10,9 @@ Guarantees:
     What waits stays in the queue until the main thread is told to end. Were it cancelled before, a `result()` there would raise
     `CancelledError`, and the program would fail instead of end.
     Before the grace is over the main thread is told only where it waits, for a task that will never run or for something else:
-    its own code, which may be writing results or reading the input, has the grace, too. A task that waits for one that will
-    never run has none. If it comes to its end in that time, the exit status is
-    SIGTERM's all the same.
+    its own code, which may be writing results or reading the input, has the grace, too. If it comes to its end in that time,
+    the exit status is SIGTERM's all the same.
+    A task that waits for one that will never run has no grace, as it comes no further.
     A second SIGTERM ends the program at once; one more does what it did before `drain_on_sigterm`. So it does in a forked
     child, and once all the executors have been shut down.
 """
@@ -77,7 +77,8 @@ class _Terminator:
 
     def __init__(self) -> None:
         self._graces: list[tuple[weakref.ref[Scheduler], float | None]] = []  # replaced as a whole
-        self._before: Any = signal.SIG_DFL  # what handled SIGTERM
+        self._before: list[Any] = []  # what handled SIGTERM, each time that this took its place
+        self._asking: list[FrameType | None] = []  # where signals came that one of those is answering
         self._process = 0  # whose handler this is
         self._drain: _Drain | None = None
 
@@ -86,7 +87,7 @@ class _Terminator:
         current = signal.getsignal(signal.SIGTERM)
         if current != self.handle:
             signal.signal(signal.SIGTERM, self.handle)
-            self._before = current
+            self._before.append(current)
         if self._process != os.getpid():
             self._process, self._drain = os.getpid(), None
             atexit.register(self._exit)
@@ -94,6 +95,8 @@ class _Terminator:
         self._graces = [*others, (weakref.ref(scheduler), grace)]
         if self._drain is not None:
             scheduler.completion.stop_starting()
+            if self._drain.has_told:  # nobody else would end what waits
+                scheduler.monitor.gate.give_up(CANCELLED)
 
     def served(self) -> list[Scheduler]:
         """Return those that are to be drained and have not ended. From any thread."""
@@ -127,9 +130,15 @@ class _Terminator:
 
     def _as_before(self, number: int, frame: FrameType | None) -> None:
         """Do what would have been done without us."""
-        if callable(self._before):
-            self._before(number, frame)
-        elif self._before != signal.SIG_IGN:
+        depth = self._asking.count(frame)  # the one before may call this in turn, for the same signal
+        before = self._before[-1 - depth] if depth < len(self._before) else signal.SIG_DFL
+        if callable(before):
+            self._asking.append(frame)
+            try:
+                before(number, frame)
+            finally:
+                self._asking.pop()
+        elif before != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

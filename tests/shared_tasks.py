@@ -156,3 +156,21 @@ def address_of(handles: list[Any]) -> str:
 def hand_on_value(handles: list[Any]) -> float:
     """Return the sum of the value of a handle."""
     return sum_of(handles[0].value)
+
+
+def fail_as(value: Any, first: Any = None) -> None:
+    """Fail, and say what was given."""
+    raise ValueError(type(value).__name__)
+
+
+_kept: list[Any] = []
+
+
+def keep(handle: Any) -> None:
+    """Keep a handle in this process."""
+    _kept.append(handle)
+
+
+def sum_of_kept() -> int:
+    """Return the sum of what a handle stands for that was kept."""
+    return sum(_kept[0].value)

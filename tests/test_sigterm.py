@@ -313,6 +313,39 @@ def test_once_it_is_shut_down_sigterm_does_what_it_did(tmp_path: Path) -> None:
     assert set(out.split("\n")) == {"mine"}
 
 
+def test_a_handler_that_calls_the_one_before(tmp_path: Path) -> None:
+    """One that was set between two calls may: in the end what was there at first is done, the signal's own way."""
+    body = """
+    drain_on_sigterm(executor)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: (say("mine"), before(number, frame)))
+    with ParallelExecutor() as other:
+        drain_on_sigterm(other)
+    executor.shutdown()
+    os.kill(os.getpid(), signal.SIGTERM)
+    """
+    out, err = script.finish(script.start(tmp_path, PROGRAM + body, "thread", str(tmp_path)))
+    assert (out, err) == ("mine\n", "")
+
+
+def test_an_executor_that_is_made_afterwards(tmp_path: Path) -> None:
+    """What ends the program may use one: to drain that, too, cancels what is given to it, and nothing waits for ever."""
+    body = """
+    with executor:
+        drain_on_sigterm(executor, 100)
+        executor.submit(work.hold, started, gate)
+        try:
+            executor.submit(work.double, 1).result()
+        finally:
+            time.sleep(1.0)  # the drain is over by then
+            with ParallelExecutor() as other:
+                say(other.submit(work.double, 1).result())
+                drain_on_sigterm(other)
+                say(other.submit(work.double, 1).cancelled())
+    """
+    assert _run_to_the_end(tmp_path, body, "thread") == "2\nTrue"
+
+
 def test_what_can_be_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor, in the main thread, with a grace that is positive."""
     monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("nothing is set"))

@@ -14,11 +14,10 @@ import threading
 from _contextvars import Context, copy_context  # `contextvars` is these, and one module more
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from functools import partial
 from types import FunctionType
 from weakref import ref
 
-from parallel_exec import _forks
+from parallel_exec import _forks, _sharing
 from parallel_exec._core.phase import Phase
 from parallel_exec._names import call_name, id_of, is_of_module, name_source
 from parallel_exec._outcome import Failure, Success
@@ -164,10 +163,7 @@ class Job(TaskFuture["T"]):
 
     def _make_task(self) -> Task[T]:
         fn, kwargs, args = self.fn, self.kwargs, self.args  # `args` last, as they are the first to be let go
-        if args is None:
-            fn = LetGo(self.id)
-        elif args or kwargs:
-            fn = partial(fn, *args, **(kwargs or {}))
+        fn = LetGo(self.id) if args is None else _sharing.shown(fn, args, kwargs)
         made: Task[T] = checked_task(fn, self.id, self.priority, self.settings.own)
         with settling_lock:
             known = self._known_task()  # another thread may have been first

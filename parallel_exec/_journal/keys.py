@@ -14,7 +14,7 @@ and the same, and a set's on the seed of this process's hashes. Nothing depends 
     a callable object        as an argument
     plain values             by value and type; containers item by item: a dict in its order, a set in none
     a path                   its text
-    what is shared           what it is: taken apart once, not for each call
+    what is shared           what it is: taken apart once, not for each call; but a short plain value as such
     any other object         what its `__reduce_ex__` says: its class by name, and its state
     what cannot be pickled   its type by name alone: a lock, a connection, and each object that has one in its state
 
@@ -41,6 +41,7 @@ from parallel_exec._names import name_of, type_name
 _SIZE = 16  # bytes of a key: of a million million calls no two have the same by chance
 _FORMAT = 2  # of `marshal`, the last that writes equal values alike; the same on all Pythons
 _ATOMS = frozenset((type(None), type(...), bool, int, float, complex, str, bytes))
+_LONG = 1 << 12  # characters or bytes of a plain value from which on it is not looked at for each call; a guess
 
 
 def key_of(version: str, id: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
@@ -57,6 +58,8 @@ def key_of(version: str, id: str, fn: Any, args: tuple[Any, ...], kwargs: Mappin
         id = str.__str__(id)  # noqa: A001  # it is the argument's name
     while type(fn) is partial:
         fn, args, kwargs = fn.func, fn.args + args, {**fn.keywords, **kwargs} if fn.keywords else kwargs
+    if _sharing.find is not None:
+        args, kwargs = tuple(map(_known, args)), {name: _known(value) for name, value in kwargs.items()}
     if type(fn) is FunctionType and not kwargs and _ATOMS.issuperset(map(type, args)):  # most are
         name = fn.__qualname__
         if "<" not in name:
@@ -76,6 +79,18 @@ def key_of(version: str, id: str, fn: Any, args: tuple[Any, ...], kwargs: Mappin
         parts.add_text(key)
         parts.add_argument(kwargs[key])
     return parts.digest()
+
+
+def _known(value: Any) -> Any:
+    """Return what an argument counts as, be it an object that is shared, or what stands for that in a call that travels."""
+    try:
+        content = None if _sharing.find is None else _sharing.find(value)
+        if content is None:
+            return value
+        whole = content.value()
+    except Exception:  # a handle that was closed
+        return value
+    return whole if type(whole) in _ATOMS and not (isinstance(whole, (str, bytes)) and len(whole) >= _LONG) else content
 
 
 def _digest_of(value: Any) -> bytes:
@@ -154,11 +169,11 @@ class _Parts:
         kind = type(value)
         if kind in _ATOMS:
             self._out.append(dumps(value, _FORMAT))
-        elif kind is tuple:
-            self._add_items("t", value)
         elif _sharing.find is not None and value is not self._whole and (content := _sharing.find(value)) is not None:
             self.add_count("S", 1)
             self._out.append(content.digest(_digest_of))
+        elif kind is tuple:
+            self._add_items("t", value)
         elif not self._is_met(value):
             add = _WAYS.get(kind)
             if add is not None:

@@ -17,17 +17,21 @@ Guarantees:
     The memory is there as long as a `Content` is in the process that has stored it, so whoever has handed it on keeps that.
     Nobody can write to it, once it is stored: neither by a mapping nor, where the kernel seals memory, in any other way.
     An address under which there is something else by now is found out by the number, and refused.
-    A process unpickles each content once, and lets go of it when it is told that it is gone (`forget`), or when it gets
-    another one and finds that it is. What of it the program still uses is left alone.
+    A process unpickles each content once, and lets go of it when it is told that it is gone (`forget`), or when it gets others
+    and finds that it is. What of it the program still uses is left alone.
+    A worker that was forked keeps nothing for having been forked (`leave_to_parent`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import itertools
 import mmap
 import os
 import pickle
+import stat
 import struct
 import tempfile
 import weakref
@@ -38,10 +42,11 @@ from parallel_exec.backends.process import payload, segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable
+    from typing import Any, Callable, ClassVar, Iterable
 
 _WORD = struct.Struct("<Q")
 _PROC = "/proc"
+_LOOKS = 16  # contents of others that are looked for as one arrives; a guess: they take some 10 µs each
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
 _NONE: Any = object()  # in the place of a value that is not here
 
@@ -79,6 +84,7 @@ class Content:
     )
 
     def __init__(self, number: int, value: Any = _NONE, address: str = "", main: str = "") -> None:
+        self._users: list[Callable[[int], object]] = []  # first: the finalizer needs it, whatever is raised here
         self.number = number
         self.type_name = "object" if value is _NONE else type(value).__name__
         self._value = value
@@ -88,7 +94,6 @@ class Content:
         )
         self._memories: list[Memory] = []  # the first counts: another thread may have been at it, too
         self._parts: list[Content] = []  # those that it refers to: handles in what is shared
-        self._users: list[Callable[[int], object]] = []
         self._digest = b""
         _known[number] = self
         if value is not _NONE:
@@ -96,9 +101,12 @@ class Content:
 
     def value(self) -> Any:
         """Return the object, which is made now if it is not here."""
-        if self._value is _NONE:
-            self._value = _read(self.number, self.address())
-        return self._value
+        value = self._value
+        if value is _NONE:
+            self._value = value = _read(self.number, self.address())
+            self.type_name = type(value).__name__
+            _holding[id(value)] = self
+        return value
 
     def has(self, value: Any) -> bool:
         """Return whether it has this very object."""
@@ -179,11 +187,17 @@ def arrive(number: int, address: str, main: str) -> Content:
     """Return what came from another process, or from this one."""
     content = _known.get(number)
     if content is None:
-        for other in list(_kept):
-            if not _is_there(other, _kept[other]):
-                forget(other)
+        _forget_some()
         content = _kept[number] = Content(number, address=_local.pop(number, address), main=main)
     return content
+
+
+def _forget_some() -> None:
+    """Let go of what is gone, among the next few in turn: each arrival costs as much, however many there are."""
+    for number in list(itertools.islice(_kept, _LOOKS)):
+        content = _kept.pop(number, None)  # another thread may be about it
+        if content is not None and _is_there(number, content):
+            _kept[number] = content
 
 
 def holding(value: Any) -> Content | None:
@@ -215,10 +229,9 @@ def forget(number: int) -> None:
 def _is_there(number: int, content: Content) -> bool:
     """Return whether the process from which it came still has it."""
     try:
-        fd = _open(number, content.address())
+        os.close(_open(number, content.address()))
     except (OSError, LookupError):
         return False
-    os.close(fd)
     return True
 
 
@@ -229,6 +242,12 @@ def _start_afresh() -> None:
 
 
 os.register_at_fork(after_in_child=_start_afresh)
+
+
+def leave_to_parent() -> None:
+    """Be a worker that was forked: what is the parent's is found there, as long as that has it."""
+    for memory in list(Memory.alive):
+        memory.leave_to_parent()
 
 
 class Argument:
@@ -259,12 +278,15 @@ class Memory:
         OSError: there is no memory for it.
     """
 
+    alive: ClassVar[weakref.WeakSet[Memory]] = weakref.WeakSet()
+
     def __init__(self, pieces: list[memoryview]) -> None:
-        self._maker = os.getpid()
-        self._path = ""
-        self.size = sum(segments.aligned(piece.nbytes) for piece in pieces)
         self._fd = -1
-        self._fd = self._open()
+        self._maker = os.getpid()
+        self._path = ""  # of a file; or, in a worker that was forked, the address in its parent
+        self.size = sum(segments.aligned(piece.nbytes) for piece in pieces)
+        self._open()
+        self.alive.add(self)
         position = 0
         for piece in pieces:
             segments.write(self._fd, piece.cast("B"), position)
@@ -272,17 +294,29 @@ class Memory:
         with contextlib.suppress(AttributeError, OSError):  # no such kernel; or it is a file
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, sum(getattr(fcntl, seal) for seal in _SEALS))
 
-    def _open(self) -> int:
-        """Return a descriptor of a file of this size that others can open."""
-        fd = segments.create(self.size)
+    def _open(self) -> None:
+        """Open a file of this size that others can open."""
         try:
-            os.close(os.open(f"{_PROC}/{self._maker}/fd/{fd}", os.O_RDONLY))
+            self._fd = segments.create(self.size)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            what = "each object that is shared holds one: share many small ones as one list, or raise the limit (ulimit -n)"
+            raise OSError(error.errno, f"{os.strerror(error.errno)}: {what}") from None
+        try:
+            os.close(os.open(f"{_PROC}/{self._maker}/fd/{self._fd}", os.O_RDONLY))
         except OSError:
+            fd, self._fd = self._fd, -1
             os.close(fd)
             fd, self._path = tempfile.mkstemp(prefix="parallel_exec-")
-            fd = lift(fd)
-            os.ftruncate(fd, self.size)
-        return fd
+            self._fd = lift(fd)
+            os.ftruncate(self._fd, self.size)
+
+    def leave_to_parent(self) -> None:
+        """Close the copy that came with a fork: it would keep the memory when the parent lets go of it."""
+        fd, self._fd = self._fd, -1
+        self._path = self._path or f"{_PROC}/{os.getppid()}/fd/{fd}"
+        os.close(fd)
 
     def whole(self) -> mmap.mmap:
         """Return all of it, mapped read-only."""
@@ -317,10 +351,16 @@ def _open(number: int, address: str) -> int:
         OSError: there is nothing, or it must not be opened.
         LookupError: there is something else.
     """
-    fd = lift(os.open(address, os.O_RDONLY | os.O_CLOEXEC))
-    if os.pread(fd, _WORD.size, 0) != _WORD.pack(number):
+    # Not to be opened: a pipe that has the number now, say, where this would wait for the other end.
+    if not stat.S_ISREG(os.stat(address).st_mode):
+        raise LookupError("something else is there")
+    fd = lift(os.open(address, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    try:
+        if os.pread(fd, _WORD.size, 0) != _WORD.pack(number):
+            raise LookupError("something else is there")
+    except BaseException:
         os.close(fd)
-        raise LookupError(address)
+        raise
     return fd
 
 

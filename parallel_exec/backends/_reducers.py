@@ -25,6 +25,7 @@ import os
 import pickle
 import sys
 import threading
+import weakref
 
 from parallel_exec.backends._descriptors import duplicate
 from parallel_exec.backends.process import segments
@@ -38,18 +39,25 @@ _CONTAINERS = frozenset((tuple, list, dict))
 _SMALL = 16  # elements; a guess: for more of them, the other pickler costs little more than to look at each
 
 
+class _Noted(list):  # type: ignore[type-arg]
+    """What `noting` has noted."""
+
+    __slots__ = ("__weakref__",)
+
+
 class _Travel(threading.local):
     """What the calling thread is pickling or unpickling.
 
     Attributes:
         carried: the descriptors that the bytes take along; None: they can take none.
         arrived: those that came with the bytes.
-        kept: what must stay as long as the bytes do; None: nobody asks.
+        kept: what must stay as long as the bytes do, for who asks. Not held here: where an exception tears `noting` apart, it
+            is gone with who has asked.
     """
 
     carried: list[segments.Segment] | None = None
     arrived: Sequence[int] = ()
-    kept: list[Any] | None = None
+    kept: Callable[[], _Noted | None] = type(None)  # returns None
 
 
 _travel = _Travel()
@@ -89,17 +97,19 @@ def carried() -> int:
 @contextlib.contextmanager
 def noting() -> Iterator[list[Any]]:
     """Note what the bytes refer to that this thread makes meanwhile: it must stay as long as they do."""
-    before, _travel.kept = _travel.kept, []
+    noted = _Noted()
+    before, _travel.kept = _travel.kept, weakref.ref(noted)
     try:
-        yield _travel.kept
+        yield noted
     finally:
         _travel.kept = before
 
 
 def keep(referred_to: Any) -> None:
     """Say that what this thread pickles refers to something, without taking it along."""
-    if _travel.kept is not None and referred_to not in _travel.kept:
-        _travel.kept.append(referred_to)
+    noted = _travel.kept()
+    if noted is not None and referred_to not in noted:
+        noted.append(referred_to)
 
 
 @contextlib.contextmanager

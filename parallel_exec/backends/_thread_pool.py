@@ -9,8 +9,8 @@ Guarantees:
     its call returns, what it returns is dropped, and it ends. What it was granted of the executor's limits it keeps as long.
     The slots of `max_abandoned` of them are refilled: each one beyond costs a slot, and once none is left what waits fails
     with `CapacityExhaustedError` instead of hanging.
-    A worker that ends calls the `finalizer`, one that was abandoned when its call has returned at last. Who joins waits for
-    it, but no longer than `FINALIZER_LIMIT`.
+    A worker that ends calls the `finalizer`, one that was abandoned when its call has returned at last. Nobody waits for that
+    longer than `FINALIZER_LIMIT`: then the worker is abandoned, and its slot free.
     All threads are daemons: an abandoned one never keeps the interpreter alive. (That pending work is finished at exit
     is the executor's business.)
     User code never runs in the clock thread, except when a slot cannot be refilled.
@@ -95,19 +95,19 @@ class _Worker:
         """Return where its thread is; None if there is none yet."""
         from parallel_exec import _stacks  # only a timeout needs it
 
-        return (
-            None
-            if self.thread is None or self.thread.ident is None
-            else _stacks.of_thread(self.thread.ident, self.name)
-        )
+        ident = None if self.thread is None else self.thread.ident
+        return None if ident is None else _stacks.of_thread(ident, self.name)
 
     def take_index(self, taken: Iterable[int]) -> None:
         """Have an index from now on. Called with the scheduler's lock held."""
         self.index = lowest_free(taken)
 
-    def begin_finalizer(self) -> None:
-        """Note that it calls the finalizer from now on. In its own thread."""
+    def begin_finalizer(self, late: Callable[[], object]) -> None:
+        """Note that it calls the finalizer from now on; `late` is called if that takes too long. In its own thread."""
         self.finalizing_since = time.monotonic()
+        self.timer.cancel()
+        self.timer = self.port.timers.timer(late)
+        self.timer.arm(self.finalizing_since + FINALIZER_LIMIT)
 
     def is_overdue(self) -> bool:
         """Return whether it has called the finalizer for so long that nobody waits for it."""
@@ -357,7 +357,7 @@ class ThreadRunner(Runner):
         """Call the finalizer, at the end of a worker."""
         if self._settings.finalizer is None:
             return
-        worker.begin_finalizer()
+        worker.begin_finalizer(partial(weakly(self._is_late), worker))
         born = _forks.generation
         try:
             self._settings.finalizer()
@@ -365,6 +365,25 @@ class ThreadRunner(Runner):
         except BaseException as error:
             _forks.end_child(born, error)
             logger.exception("the finalizer of thread %s raised", worker.name)
+        finally:
+            worker.timer.cancel()
+
+    def _is_late(self, worker: _Worker) -> None:
+        """Abandon a worker whose finalizer takes too long. Called by the clock, which is not to run log handlers."""
+        if self._give_up_on(worker):
+            guarded(launch, threading.Thread(target=_tell_overdue, args=(worker.name,), daemon=True))
+
+    def _give_up_on(self, worker: _Worker) -> bool:
+        """Abandon a worker that calls the finalizer; returns whether it was none."""
+        with self.port.lock:
+            if worker not in self._workers:
+                return False
+            worker.abandoned = True
+            self._dismiss(worker)
+            self._stuck.add(worker)
+        if not self.port.drained:
+            self._offer()
+        return True
 
     def _ends_idle(self, worker: _Worker) -> bool:
         """Wait until there is something to do; returns whether the worker should end instead."""
@@ -379,9 +398,8 @@ class ThreadRunner(Runner):
             most = self._settings.min_workers if idle else self._room()
             if worker.abandoned or len(self._workers) - len(self._ending) <= most:
                 return False
-            self._ending.add(
-                worker
-            )  # and has its slot until it has called the finalizer, as nobody else may have its index
+            # And has its slot until it has called the finalizer, as nobody else may have its index.
+            self._ending.add(worker)
         self.port.decline(worker)
         return True
 
@@ -459,11 +477,8 @@ class ThreadRunner(Runner):
 
         self._joining.wait(lambda: all(worker.is_overdue() for worker in awaited()))
         for worker in awaited():
-            logger.warning(
-                "the finalizer of thread %s has not ended within %g s: it is left to itself",
-                worker.name,
-                FINALIZER_LIMIT,
-            )
+            if self._give_up_on(worker):
+                _tell_overdue(worker.name)
         for thread in self._leaving:
             thread.join()
 
@@ -478,3 +493,8 @@ class ThreadRunner(Runner):
     def abandoned(self) -> int:
         """Return how many threads are stuck."""
         return len(self._stuck)
+
+
+def _tell_overdue(name: str) -> None:
+    arrive()
+    logger.warning("the finalizer of thread %s has not ended within %g s: it is left to itself", name, FINALIZER_LIMIT)

@@ -171,6 +171,24 @@ def test_a_thread_whose_finalizer_hangs_is_left(
     gate.set()
 
 
+def test_a_thread_whose_finalizer_hangs_holds_no_slot(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits for its slot is run by another; it counts as abandoned until it ends, and is told of once."""
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.FINALIZER_LIMIT", 0.1)
+    gate = threading.Event()
+    backend = ThreadBackend(finalizer=gate.wait, idle_timeout=0.05)
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        first = executor.submit(care_tasks.who).result()
+        work.until(lambda: executor.stats().abandoned == 1)
+        second = executor.submit(care_tasks.who).result(work.SOON)
+        assert (second[0], second[1] == first[1]) == (0, False)
+        work.until(lambda: executor.stats().abandoned == 2)
+        gate.set()
+        work.until(lambda: executor.stats().abandoned == 0)
+    assert caplog.text.count("has not ended within 0.1 s") == 2
+
+
 def test_an_abandoned_thread_calls_the_finalizer_once_it_ends(tmp_path: Path) -> None:
     """What it had opened is its own."""
     log, gate = work.Log(tmp_path / "log"), threading.Event()

@@ -50,7 +50,7 @@ from parallel_exec.backends.engine.kept_grants import KeptGrants
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.engine.serial_thread import SerialThread
 from parallel_exec.backends.engine.submission import EngineSlot, State, Submission, submission_of
-from parallel_exec.errors import CapacityExhaustedError, WorkerStartError, located
+from parallel_exec.errors import CapacityExhaustedError, TaskTimeoutError, WorkerStartError, located
 
 if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
@@ -399,8 +399,8 @@ class EngineRunner(Runner):
         """Have the settler cancel the attempt in the engine, or else abandon it."""
         stop: Callable[[], object] | None = None
         won: list[None] = []  # not empty: we have claimed it, and the settler does not settle it yet
-        seen = submission_of(job)
-        error = located(error, None if seen is None else seen.stacks(), job.fn)  # now: its call may end any moment
+        if type(error) is TaskTimeoutError and (seen := submission_of(job)) is not None:
+            error = located(error, seen.stacks(), job.fn)  # now: its call may end any moment
         try:
             with self.port.lock:
                 submission = submission_of(job)

@@ -49,7 +49,8 @@ class ProcessBackend(Backend):
         capture_output: whether what a task writes to standard output and error, by C code and subprocesses as well, goes to the
             `output` of its `Attempt`. What belongs to no attempt that anybody can look at (the initializer's, that of the items
             of a `map`) goes to this process's standard error.
-        max_memory_per_child: bytes of resident memory; a worker that has more after a task is replaced. None: never.
+        max_memory_per_child: bytes of resident memory, what is shared not counted; a worker that has more after a task is
+            replaced. None: never.
         threads_per_worker: how many threads NumPy, and other libraries for linear algebra or with OpenMP, may have in each
             worker; "auto": the CPUs that may be used, divided by the workers; None: as many as they like. It is set by
             environment variables; one that is set already is left as it is.

@@ -15,6 +15,7 @@ from parallel_exec.errors import TaskTimeoutError, how_ended, located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from parallel_exec._stacks import Stacks
     from parallel_exec.backends.process.worker_handle import WorkerHandle
 
 _NO_MEMORY = (
@@ -22,6 +23,8 @@ _NO_MEMORY = (
     "ProcessBackend(memory_limit=...): a task that takes more gets a MemoryError"
 )
 _MAYBE_MEMORY = "a process sent it that signal or, if the machine was short of memory, the kernel"
+# The interpreter's own fatal errors: it writes where it is to standard error, and turns faulthandler off, before it aborts.
+_ON_STDERR = "what it said of that is on its standard error, or with capture_output in Attempt.output"
 _ASKED_TO_END = (-signal.SIGTERM, -signal.SIGINT)  # how one ends that had nothing to do when it was told to
 _NOT_MEMORY = "a process sent it that signal; the kernel has killed none because memory ran out"
 
@@ -54,8 +57,8 @@ class Deaths:
                 WorkerCrashedError,
             )  # loads the stdlib's process pool; only a crash needs it
 
+            hint = self._hint(handle, exitcode, stacks)
             stacks = None if stacks is None else stacks._replace(call=call_name(fn))
-            hint = self._hint(handle, exitcode)
             error = WorkerCrashedError(handle.process.pid, exitcode, task_id, stacks, hint)
             say(WARNING, "%s", error)
         elif type(error) is TaskTimeoutError:
@@ -70,15 +73,18 @@ class Deaths:
         """Log the death of a worker that was ready, and ran nothing, if a signal has ended it: nobody else tells of that."""
         if exitcode is None or exitcode >= 0 or exitcode in _ASKED_TO_END or handle.process.was_killed:
             return
-        stacks, hint = handle.process.stacks(), self._hint(handle, exitcode)
+        stacks = handle.process.stacks()
+        hint = self._hint(handle, exitcode, stacks)
         where = "" if stacks is None else stacks.where()
         more = (f": {hint}" if hint else "") + (f", at {where}" if where else "")
         say(
             WARNING, "worker process %d died (%s) while it ran no task%s", handle.process.pid, how_ended(exitcode), more
         )
 
-    def _hint(self, handle: WorkerHandle, exitcode: int | None) -> str:
-        """Say who has killed a worker, if it was killed and we have not done so."""
+    def _hint(self, handle: WorkerHandle, exitcode: int | None, stacks: Stacks | None) -> str:
+        """Say who has killed a worker, if it was killed and we have not done so; or where one that has aborted says why."""
+        if exitcode == -signal.SIGABRT and stacks is None:
+            return _ON_STDERR
         if exitcode != -signal.SIGKILL or handle.process.was_killed or self._oom_kills is None:
             return ""
         for_memory = self._oom_kills.explain()

@@ -10,7 +10,9 @@ Guarantees:
     its next turn, which so sees all that was written before `wakeup` was called.
     What is raised in a turn or a callback is logged, and the loop goes on; what is raised twice in a row while nothing moves
     ends it, so that nothing is logged for ever.
-    The scheduler's lock guards the pipe and the poller: no thread writes to a number that another one has just closed.
+    `wakeup` waits for no lock, as finalizers call it, in whatever thread, with whatever held there. The pipe is closed when the
+    last who writes to it is done: no thread writes to a number that another one has just closed. The scheduler's lock guards
+    the poller.
 """
 
 from __future__ import annotations
@@ -51,6 +53,19 @@ WRITABLE: int = select.EPOLLOUT if _HAS_EPOLL else selectors.EVENT_WRITE
 ENDED = -1.0  # what a turn returns instead of a time: there will be nothing more to do
 
 
+class _Bell:
+    """The end of the pipe that is written to; closed when nobody holds the object any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, _close: Any = os.close) -> None:
+        if self.fd >= 0:
+            _close(self.fd)
+
+
 class IoLoop:
     """One thread, started by `start`, and its files.
 
@@ -69,7 +84,8 @@ class IoLoop:
         self._lock = lock
         self._on_broken = on_broken
         self._poller: Any = None  # written with the lock held, as the next two
-        self._wakeup_r = self._wakeup_w = -1
+        self._wakeup_r = -1
+        self._bell: _Bell | None = None
         self._wakeup_pending = False  # set by whoever wakes the thread, reset by the thread
         self._watched: dict[int, Callable[[], bool | None]] = {}  # by descriptor; the thread's own
 
@@ -96,8 +112,10 @@ class IoLoop:
 
     def _open(self) -> None:
         fill_standard()  # first: a poller cannot be moved
-        self._wakeup_r, self._wakeup_w = pipe()
-        os.set_blocking(self._wakeup_w, False)
+        self._wakeup_r, wakeup_w = pipe()
+        os.set_blocking(wakeup_w, False)
+        self._wakeup_pending = False
+        self._bell = _Bell(wakeup_w)
         try:
             self._poller = _Poller()
             self._poller.register(self._wakeup_r, READABLE)
@@ -154,23 +172,28 @@ class IoLoop:
                     self._poller.unregister(fd)
 
     def wakeup(self) -> None:
-        """Have the thread take another turn; from any thread, and before there is one."""
-        if not self._wakeup_pending:
-            with self._lock:
-                if self._wakeup_w >= 0:
-                    try:
-                        self._wakeup_pending = True
-                        os.write(self._wakeup_w, b"!")
-                    except OSError as error:  # closed behind our back: the thread sleeps, and cannot be woken any more
-                        self._replace_thread(error)
-                    except BaseException:  # a signal handler's, maybe before the byte: the next call writes one
-                        self._wakeup_pending = False
-                        raise
+        """Have the thread take another turn; from any thread, and before there is one. Never waits."""
+        bell = self._bell
+        if bell is not None and not self._wakeup_pending:
+            try:
+                self._wakeup_pending = True
+                os.write(bell.fd, b"!")
+            except OSError as error:
+                if error.errno is None:  # a signal handler's `TimeoutError`, say
+                    self._wakeup_pending = False
+                    raise
+                self._replace_thread(bell, error)  # closed behind our back: it sleeps, and cannot be woken any more
+            except BaseException:  # a signal handler's, maybe before the byte: the next call writes one
+                self._wakeup_pending = False
+                raise
 
-    def _replace_thread(self, error: OSError) -> None:
-        self._wakeup_w = -1
-        self.thread = threading.Thread(target=self._on_broken, args=(error,), name="parallel_exec-io", daemon=True)
-        self.thread.start()
+    def _replace_thread(self, bell: _Bell, error: OSError) -> None:
+        with self._lock:
+            if self._bell is not bell:  # it was closed by us, or another thread is about it
+                return
+            bell.fd, self._bell = -1, None
+            self.thread = threading.Thread(target=self._on_broken, args=(error,), name="parallel_exec-io", daemon=True)
+            self.thread.start()
 
     def join(self) -> None:
         """Wait until the thread has ended; returns at once where there is none, and in the thread itself."""
@@ -181,16 +204,16 @@ class IoLoop:
     def close(self) -> None:
         """Close the files; nothing is watched any more."""
         with self._lock:
-            wakeup_r, wakeup_w, poller = self._wakeup_r, self._wakeup_w, self._poller
-            self._wakeup_r = self._wakeup_w = -1
-            self._poller = None
+            wakeup_r, bell, poller = self._wakeup_r, self._bell, self._poller
+            self._wakeup_r, self._bell, self._poller = -1, None, None  # first: whoever cannot write then sees why
             self._watched = {}
             if poller is not None:
                 poller.close()
-            if wakeup_w >= 0:
+            if bell is not None:
                 os.close(wakeup_r)
-                os.close(wakeup_w)
 
     def forget(self) -> None:
         """Use the files no more, without closing them: their numbers may be others' by now."""
-        self._wakeup_w = -1
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.fd = -1

@@ -109,11 +109,13 @@ class Initializer(NamedTuple):
         pickled: the function (None: there is none), its arguments if `initargs` is None, and the finalizer or None.
         initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
         others: descriptors that go with it.
+        kept: what is shared and among it.
     """
 
     pickled: bytes
     initargs: tuple[Any, ...] | None
     others: Sequence[Segment] = ()
+    kept: Sequence[Any] = ()
 
 
 def pack_initializer(
@@ -157,14 +159,14 @@ def pack_initializer(
         with _reducers.carry([]):
             what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs, "finalizer": finalizer})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
-    return Initializer(pickled.data, inherited, pickled.others)
+    return Initializer(pickled.data, inherited, pickled.others, pickled.kept)
 
 
 def _dumps_inside(whole: Any, by_value: bool = False) -> Pickled:
     """Pickle what goes to a worker with its start, without a segment."""
     others: list[Segment] = []
-    with _reducers.carry(others):
-        return _pickling.dumps(whole, by_value, inside=True)._replace(others=others)
+    with _reducers.carry(others), _reducers.noting() as kept:
+        return _pickling.dumps(whole, by_value, inside=True)._replace(others=others, kept=kept)
 
 
 class _Finder(pickle.Unpickler):

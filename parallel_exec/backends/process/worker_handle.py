@@ -163,7 +163,7 @@ class WorkerHandle:
         """Return what the child needs."""
         from parallel_exec.backends.process.child.start import WorkerConfig  # when the fork server is on its way
 
-        first, initargs, others = initializer or (b"", None, ())
+        first, initargs, others = (b"", None, ()) if initializer is None else initializer[:3]
         # The child gets copies; these are closed here, with their segments.
         along = tuple(Descriptor(segment.fd) for segment in others)
         tasks, results, lifeline, journal, channel, *output = self.files.theirs

@@ -24,6 +24,7 @@ from parallel_exec import (
     TaskTimeoutError,
 )
 from parallel_exec.backends.engine import runner
+from parallel_exec.backends.engine.submission import Submission
 
 LONG = 600.0
 
@@ -163,6 +164,17 @@ def test_aborting_what_waits_in_the_engine(lab: Any) -> None:
 
 
 # ── an engine that fails ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_abort_asks_nobody_where_the_call_is(threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come from a finalizer, in the middle of anything; and nobody wants to know."""
+    monkeypatch.setattr(Submission, "stacks", lambda _: pytest.fail("it was asked"))
+    gate = threading.Event()
+    with ParallelExecutor(backend=threads) as executor:
+        future = executor.submit(gate.wait, LONG)
+        work.until(future.running)
+        assert future.abort()
+        gate.set()
 
 
 def test_aborting_as_the_attempt_begins(threads: ThreadPoolExecutor, lab: Any) -> None:

@@ -101,6 +101,11 @@ def abort() -> None:
     os.abort()
 
 
+def fail_fatally() -> None:
+    """Have the interpreter find that something is wrong with itself."""
+    ctypes.pythonapi.Py_FatalError(b"so it is")
+
+
 def read_nowhere_in_a_thread() -> None:
     """Have another thread read memory that is not there."""
     thread = threading.Thread(target=read_nowhere, name="reader")

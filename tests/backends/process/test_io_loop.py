@@ -133,3 +133,47 @@ def test_a_wake_up_that_ctrl_c_comes_before(turns: Turns, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             turns.loop.wakeup()
     assert turns.do(lambda: 2) == 2  # the next wakes it
+
+
+def test_a_wakeup_waits_for_no_lock(turns: Turns) -> None:
+    """A finalizer calls it, in any thread."""
+    turns.start()
+    lock = turns.loop._lock
+    done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    turns.todo.put(lambda: done.put(lambda: None))
+    with lock:
+        waker = threading.Thread(target=turns.loop.wakeup)
+        waker.start()
+        waker.join(work.SOON)
+        assert not waker.is_alive()
+        done.get(timeout=work.SOON)
+
+
+def test_an_error_of_a_signal_handler_is_not_the_pipes(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `TimeoutError` is an `OSError`, too."""
+
+    def interrupted(*_: object) -> int:
+        raise TimeoutError("the alarm's")
+
+    turns.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(TimeoutError):
+            turns.loop.wakeup()
+    assert turns.do(lambda: 1) == 1
+    assert turns.broken == []
+
+
+def test_wakeups_while_it_closes() -> None:
+    """They come to nothing, and are written to nobody else's file."""
+    for _ in range(200):
+        made = Turns()
+        made.start()
+        wakers = [threading.Thread(target=made.loop.wakeup) for _ in range(3)]
+        made.ends = True
+        for waker in wakers:
+            waker.start()
+        made.end()
+        for waker in wakers:
+            waker.join()
+        assert made.broken == []

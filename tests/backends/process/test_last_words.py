@@ -200,6 +200,20 @@ def test_what_a_child_of_the_task_dies_of_is_not_said_of_the_worker(pool: Any) -
     assert (error.exitcode, error.stack) == (-signal.SIGKILL, "")
 
 
+def test_a_fatal_error_of_the_interpreters_own(pool: Any) -> None:
+    """It is on standard error, as the interpreter turns faulthandler off for it: the message says where to look."""
+    executor = pool(backend={"capture_output": True})
+    future = executor.submit(hanging_tasks.fail_fatally)
+    error = future.exception(work.SOON)
+    assert str(error).endswith(
+        ": what it said of that is on its standard error, or with capture_output in Attempt.output"
+    )
+    assert error.stack == ""
+    output = future.task_result().attempts[0].output
+    assert "Fatal Python error: so it is" in output
+    assert " in fail_fatally" in output
+
+
 def test_without_last_words_there_is_no_stack(pool: Any) -> None:
     """Who ends by itself has none."""
     error = pool().submit(os._exit, 3).exception(work.SOON)

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import threading
+import weakref
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -291,3 +292,18 @@ def test_no_descriptor_is_left_in_a_worker(pool: Any, pipe: Any) -> None:
     assert len(executor.submit(count).result(work.SOON)) == before
     assert Path("/proc/self/fd").exists()
     assert reading.poll()
+
+
+def test_what_is_left_of_a_torn_note_keeps_nothing() -> None:
+    """An exception has torn it apart in this thread, and another one has collected it."""
+    noting = _reducers.noting()
+    noting.__enter__()
+    ending = threading.Thread(target=noting.__exit__, args=(None, None, None))
+    ending.start()
+    ending.join()
+    del noting, ending
+    referred_to = threading.Event()
+    _reducers.keep(referred_to)
+    gone = weakref.ref(referred_to)
+    del referred_to
+    assert gone() is None

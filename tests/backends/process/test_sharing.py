@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pickle
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 import script
 import shared_tasks
 import tracked
+import work
 
 from parallel_exec import TaskSerializationError, WorkerStartError
 from parallel_exec.backends import _contents, _pickling
@@ -257,3 +261,97 @@ def test_it_is_as_fast_as_no_argument_at_all(bench: Any) -> None:
     start = time.monotonic()
     assert len(set(pool.map(shared_tasks.pid, [shared] * 1000))) == 1
     assert time.monotonic() - start < 2.0  # copying it would take 20 s
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_the_memory_is_freed_while_workers_live(bench: Any, method: str) -> None:
+    """A worker that was forked has no copy of a descriptor that would keep it, and finds it in its parent."""
+    pool = bench.pool(backend={"mp_context": method})
+    shared = pool.share(numpy.ones(SIZE))
+    address = shared.content().address()
+    inode = os.stat(address).st_ino
+    assert pool.submit(array_tasks.total, shared).result() == SIZE
+    (worker,) = processes.workers(pool)
+    assert _inodes(worker).count(inode) == 1  # of its own mapping
+    del shared
+    assert tracked.wait_until(lambda: inode not in _inodes(worker))
+
+
+def _inodes(pid: int) -> list[int]:
+    """Return the inodes of a process's descriptors."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.stat(f"/proc/{pid}/fd/{name}").st_ino)
+    return found
+
+
+def test_a_finalizer_waits_for_nobody(bench: Any) -> None:
+    """What is shared may go in any thread, whatever that holds: it must not wait there for what another thread holds."""
+    pool = bench.pool()
+    shared = pool.share([1])
+    assert pool.submit(sum, shared).result() == 1
+    held, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool._scheduler.lock:
+            held.set()
+            gate.wait(work.SOON)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(work.SOON)
+    del shared
+    assert holder.is_alive()
+    gate.set()
+    holder.join()
+
+
+def test_what_is_shared_is_not_memory_of_the_worker(bench: Any) -> None:
+    """A worker is not replaced for it, as its replacement would have it, too."""
+    most = 150 << 20
+    pool = bench.pool(backend={"max_memory_per_child": most})
+    shared = pool.share(numpy.ones(most // 8))
+    for _ in range(3):
+        assert pool.submit(array_tasks.total, shared).result() == most // 8
+        time.sleep(0.01)  # so often it looks
+    assert len({pool.submit(shared_tasks.pid, shared).result() for _ in range(3)}) == 1
+
+
+def test_a_pipe_at_its_address(bench: Any) -> None:
+    """It is not opened: that would wait for somebody to write."""
+    readable, writable = os.pipe()
+    os.close(writable)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LookupError, match="not to be had"):
+        _contents.load(1, f"/proc/{os.getpid()}/fd/{readable}", "")
+    _contents.forget(1)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(readable)
+
+
+def test_too_many_are_shared(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descriptor `share` says what to do."""
+
+    def refuse(size: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(segments, "create", refuse)
+    with pytest.raises(OSError, match=r"Too many open files: each object that is shared holds one: share many small"):
+        bench.pool().share([1])
+
+
+def test_what_arrives_costs_the_same_however_much_there_is(bench: Any) -> None:
+    """Of what has arrived before, only a few are looked for; in turn, so that all that is gone is found."""
+    contents = [_contents.Content(_contents.new_number(), [n]) for n in range(50)]
+    for content in contents:
+        content.store(has_main=True)
+    pool = bench.pool()
+    keys = [content.key() for content in contents]
+    assert [pool.submit(shared_tasks.load_and_count, key).result() for key in keys] == [([n], n + 1) for n in range(50)]
+    del contents[1:], content
+    more = [_contents.Content(_contents.new_number(), [n]) for n in range(5)]
+    for each in more:
+        each.store(has_main=True)
+    counts = [pool.submit(shared_tasks.load_and_count, each.key()).result()[1] for each in more]
+    assert counts[0] > counts[-1] == 6

@@ -99,6 +99,8 @@ class Worker:
     """The child's state; its main thread's."""
 
     def __init__(self, config: WorkerConfig, *, is_copy: bool) -> None:
+        if is_copy:
+            _leave_shared()
         self._is_copy = is_copy
         self._tasks = BatchReader(config.tasks.fd)
         self._acquire: Callable[[bool], bool] = config.permits.acquire
@@ -275,6 +277,12 @@ def _take_over(config: WorkerConfig) -> None:
     if config.inherited is not None:
         config.inherited.apply()
     os.environ.update(config.settings.environment)
+
+
+def _leave_shared() -> None:
+    contents: Any = sys.modules.get("parallel_exec.backends._contents")
+    if contents is not None:
+        contents.leave_to_parent()
 
 
 def _capture(config: WorkerConfig) -> Capture:
