@@ -48,15 +48,16 @@ _scheduler_of: weakref.WeakValueDictionary[int, Scheduler] = weakref.WeakValueDi
 _over: list[list[Scheduler]] = []
 
 
-def watch(executor: Any, scheduler: Scheduler) -> None:
-    """See to the end of an executor that nobody shuts down."""
+def watch(executor: Any, scheduler: Scheduler) -> Callable[[], object]:
+    """See to the end of an executor that nobody shuts down; returns what to call once it was, so that nothing keeps it."""
     if _over:  # made by an `atexit` handler: nobody would wait for its work
         scheduler.completion.shutdown(cancel=False, at_exit=True)
     _schedulers.add(scheduler)
     _scheduler_of[id(executor)] = scheduler
-    # The scheduler must not lead to the executor, or the executor would never be collected.
+    # The scheduler must not lead to the executor, or the executor would never be collected; as it does by a hook that does.
     finalizer = weakref.finalize(executor, _end_unattended, scheduler)
     finalizer.atexit = False  # type: ignore[misc]  # a property, of which typeshed's slots do not know
+    return finalizer.detach
 
 
 def scheduler_of(executor: Any) -> Scheduler:

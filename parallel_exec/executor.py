@@ -93,7 +93,7 @@ class ParallelExecutor(Submitter, Executor):
         super().__init__(scheduler, self._settings_for.plain)
         self._completion = scheduler.completion
         self._batches: Batches[AnyJob] = Batches(scheduler.lock)
-        _lifecycle.watch(self, self._scheduler)
+        self._let_be = _lifecycle.watch(self, self._scheduler)
 
     # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -408,6 +408,7 @@ class ParallelExecutor(Submitter, Executor):
 
     def _end(self, cancels: bool, waits: bool) -> None:
         self._completion.shutdown(cancel=cancels)
+        self._let_be()
         if waits:
             self._completion.join()
 

@@ -205,6 +205,7 @@ PRIVATE = {
         "_shutdown": "threading waits for the threads of the child",
     },
     "_lifecycle": {"_register_atexit": "what is to end before threads are waited for must be told where threads are"},
+    "backends._soft_timeout": {"_current_frames": "what a call is doing just now: documented, in spite of its name"},
     "_stacks": {"_current_frames": "where a thread is that cannot be asked: documented, in spite of its name"},
     "_sync.locks": {
         "_is_owned": "whether the calling thread holds a re-entrant lock: Condition asks so",

@@ -368,3 +368,22 @@ def test_a_result_without_its_call_pickles() -> None:
     assert (result.task.id, result.success, result.result) == ("a", True, False)
     with pytest.raises(RuntimeError, match="keep the Task"):
         result.task.execute()
+
+
+def test_a_hook_that_leads_to_the_executor() -> None:
+    """Once it was shut down, nothing keeps an executor whose hook is a method of what has it."""
+
+    class Application:
+        def __init__(self) -> None:
+            self.executor = ParallelExecutor(on_event=self.hear)
+
+        def hear(self, event: Any) -> None:
+            pass
+
+    application = Application()
+    application.executor.submit(int).result()
+    application.executor.shutdown()
+    gone = weakref.ref(application)
+    del application
+    gc.collect()
+    assert gone() is None

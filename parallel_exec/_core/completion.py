@@ -22,6 +22,7 @@ from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import is_mine, release_leaked
+from parallel_exec.errors import copy_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -306,10 +307,10 @@ class Completion:
     # ── the executor ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def fail_all(self, error: ParallelExecError) -> None:
-        """Nothing can ever run again: end all that waits with `error`, and refuse what is added."""
+        """Nothing can ever run again: end all that waits with such an error, and refuse what is added."""
         with self._lock:
             self._gate.fail(error)
-        self.cancel_all_waiting(Failure(error))
+        self.cancel_all_waiting(Failure(copy_of(error)))  # which is raised, and then leads to who asks for a result
 
     def stop_starting(self) -> None:
         """Let no attempt begin any more, for good; running ones go on, and what waits goes on waiting."""

@@ -8,6 +8,7 @@ Every wait has a limit: what outlasts it is a hang, and the record has all stack
 from __future__ import annotations
 
 import _thread
+import contextlib
 import faulthandler
 import logging
 import os
@@ -215,7 +216,8 @@ def _interrupted(run: Run) -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     for pid in run.children:
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # Ctrl-C came just as it was waited for
+            os.waitpid(pid, 0)
 
 
 def _background(function: Callable[..., object], *args: Any) -> threading.Thread:

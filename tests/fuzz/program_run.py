@@ -85,12 +85,13 @@ class Run:
         return executor
 
     def drop(self) -> None:
-        """Drop the executor, which is not to wait for the garbage collector."""
+        """Drop the executor."""
         for series in self.series:
             if series.error is not None:  # its traceback leads to the executor
                 series.error = series.error.with_traceback(None)
                 series.error.__context__ = None
         self._executor = None
+        gc.collect()  # a step's error may lead to it, and to itself
 
     def let_go(self) -> None:
         """Let what hangs come to its end, and go on with what is paused."""

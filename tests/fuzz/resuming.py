@@ -28,7 +28,8 @@ def resume(run: Run) -> dict[str, tuple[Any, int]]:
     settings = settings_of(program, run.place, engine, lambda event: None)
     for name in ("limits", "priority_ageing", "queue_size", "on_event", "timeout", "soft_timeout"):
         settings.pop(name, None)
-    with ParallelExecutor(**{**settings, "retry_count": 0}) as executor:
+    settings["retry_count"] = 0
+    with ParallelExecutor(**settings) as executor:
         for each in tasks:
             with contextlib.suppress(ValueError):  # of its own settings, as before
                 executor.add_task(run.task(each))
