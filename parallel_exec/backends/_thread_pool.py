@@ -350,6 +350,7 @@ class ThreadRunner(Runner):
             failed = start_error("thread", why)
             failed.__cause__ = error
             self.port.fail_all(failed)
+            del failed  # the traceback of `error` leads to this frame
             return False
         return True
 
