@@ -12,6 +12,7 @@ else:
 
 
 TERMINATED = 143  # the exit status of a program that SIGTERM has ended, as a shell tells it
+TWIN = 0.5  # seconds; a SIGTERM that comes so soon after another is no second one: `timeout` sends two; a guess
 
 
 class Terminated(SystemExit):  # it is no error

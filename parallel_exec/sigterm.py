@@ -13,8 +13,8 @@ Guarantees:
     its own code, which may be writing results or reading the input, has the grace, too. If it comes to its end in that time,
     the exit status is SIGTERM's all the same.
     A task that waits for one that will never run has no grace, as it comes no further.
-    A second SIGTERM ends the program at once; one more does what it did before `drain_on_sigterm`. So it does in a forked
-    child, and once all the executors have been shut down.
+    A second SIGTERM ends the program at once, unless it comes together with the first; one more does what it did before
+    `drain_on_sigterm`. So it does in a forked child, and once all the executors have been shut down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from parallel_exec import _lifecycle
 from parallel_exec._checks import check_seconds
 from parallel_exec._core.completion import CANCELLED
 from parallel_exec._dispatcher import logger
-from parallel_exec._outcome import TERMINATED, Terminated
+from parallel_exec._outcome import TERMINATED, TWIN, Terminated
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.threads import main
 from parallel_exec.executor import ParallelExecutor
@@ -55,7 +55,7 @@ def drain_on_sigterm(executor: ParallelExecutor, grace: float | None = 8.0) -> N
     At SIGTERM no attempt begins any more, and those that run have `grace` seconds to end. Then, or as soon as nothing runs,
     `SystemExit(143)` is raised in the main thread, where it waits for the executor or, at the latest when the grace is over,
     wherever it is; and what still runs is stopped, as far as the back end can. `results()` and a journal have all that had
-    ended. A second SIGTERM does that at once.
+    ended. A second SIGTERM, half a second later or more, does that at once.
 
     It takes the place of the program's own handler for SIGTERM. In a forked child, and after `shutdown`, that one is called.
 
@@ -114,6 +114,8 @@ class _Terminator:
         elif drain is None:
             self._drain = drain = _Drain(self.served, [grace for _, grace in served])
             drain.start()
+        elif not drain.is_calling and drain.is_new():
+            pass
         elif not drain.has_told:
             self._end(drain)
         elif not drain.is_calling:
@@ -175,7 +177,8 @@ class _Drain:
         self._served = served
         limits = [float("inf") if grace is None else grace for grace in graces]
         self._grace = max(limits)
-        self._until = time.monotonic() + self._grace
+        self._began = time.monotonic()
+        self._until = self._began + self._grace
 
     def start(self) -> None:
         """Begin, in a thread of its own; or, at the interpreter's end, where there is no thread to be had, in this one."""
@@ -183,6 +186,10 @@ class _Drain:
             _thread.start_new_thread(self._run, ())  # `Thread.start` takes locks, which the handler's caller may have
         except RuntimeError:
             self._run()
+
+    def is_new(self) -> bool:
+        """Return whether it has only just begun: what comes now is the same request, once more."""
+        return time.monotonic() < self._began + TWIN
 
     def _run(self) -> None:
         for scheduler in self._served():

@@ -49,6 +49,21 @@ def say_then_fail(words: str) -> NoReturn:
     raise OSError(words)
 
 
+def say_twice(words: str) -> None:
+    """Print, and once more a moment later."""
+    print(words)
+    time.sleep(0.01)
+    print(words)
+
+
+def fill_without_waiting() -> None:
+    """Fill the pipe of standard output, as one that does not wait."""
+    os.set_blocking(1, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(1, b"x" * 65536)
+
+
 def say_then_hang(words: str) -> None:
     """Print, and get stuck."""
     print(words)

@@ -82,6 +82,7 @@ ORDER = [
     "backends.process",
     "backends.process.child",
     "backends.engine",
+    "backends._interruptible",
     "backends._soft_timeout",
     "backends._call",
     "backends._thread_pool",
@@ -205,7 +206,11 @@ PRIVATE = {
         "_shutdown": "threading waits for the threads of the child",
     },
     "_lifecycle": {"_register_atexit": "what is to end before threads are waited for must be told where threads are"},
-    "backends._soft_timeout": {"_current_frames": "what a call is doing just now: documented, in spite of its name"},
+    "backends._soft_timeout": {
+        "_getframe": "where the call of a task begins: documented, in spite of its name",
+        "_current_frames": "the same, of where it is",
+    },
+    "backends.process.child.soft_timeout": {"_getframe": "the same"},
     "_stacks": {"_current_frames": "where a thread is that cannot be asked: documented, in spite of its name"},
     "_sync.locks": {
         "_is_owned": "whether the calling thread holds a re-entrant lock: Condition asks so",

@@ -13,6 +13,7 @@ import script
 import work
 
 from parallel_exec import Journal, ParallelExecutor, drain_on_sigterm
+from parallel_exec._outcome import TWIN
 
 if TYPE_CHECKING:
     import subprocess
@@ -129,10 +130,34 @@ def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, backend: str) -> None:
     """
     process = _start(tmp_path, body, backend)
     children = _terminate(process)
+    time.sleep(1.5 * TWIN)  # else it would be the same request
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert _end(process, children) == "[('quick', 42)] SystemExit"
     assert time.monotonic() - began < SLACK
+
+
+def test_one_that_comes_twice_is_no_second_one(tmp_path: Path) -> None:
+    """As `timeout` sends it, to the program and to its process group: the grace stands."""
+    body = f"""{RUN}
+    def terminate():
+        started.wait()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        gate.set()
+
+    threading.Thread(target=terminate, daemon=True).start()
+    with executor:
+        drain_on_sigterm(executor, 100)
+        try:
+            executor.execute_all()
+        finally:
+            {TELL}
+    """
+    process = script.start(tmp_path, PROGRAM + body, "thread", str(tmp_path))
+    said = [line for line in _end(process, []).split("\n") if line != "READY"]
+    assert said == ["DRAINING", "[('quick', 42), ('held', 'held')] SystemExit"]
 
 
 @concurrent

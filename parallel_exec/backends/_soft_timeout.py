@@ -3,22 +3,22 @@
     the executor's clock ───────────────────────────┐
     a thread of its own, where there is no executor ─┴─► SoftCall.fire ──► CPython: "raise this in that thread" ──► the task
 
-CPython does so between two bytecodes of that thread: a call of C's, `time.sleep` for one, returns first.
+CPython does so between two bytecodes of that thread: a call of C's, `time.sleep` for one, returns first. As long as the thread
+is in our code, which the task has called, it is not raised (`_interruptible.py`): `fire` is called again a moment later.
 
 Guarantees:
-    The exception is raised once, and in the call itself, never in our code: whoever claims it first, `fire` in the clock's thread
-    or the end of the call, has it. If that is the end, nothing will be raised. If it is `fire`, the end waits until the exception
-    was sent and has arrived. What the call returned before that counts.
+    The exception is raised once, and in the call itself: whoever claims it first, `fire` in the clock's thread or the end of the
+    call, has it. If that is the end, nothing will be raised. If it is `fire`, the end waits until the exception was sent and has
+    arrived. What the call returned before that counts.
     It is never taken back: CPython before 3.13 would look for it for ever, in all threads, and 3.11 freeze those in which a
     debugger or a coverage tool traces calls.
-    It is not raised in the middle of an import, but right after it: torn apart there, importlib may keep its lock for all imports
-    for good. (`fire` looks just before it sends the exception, so a moment is left in which an import may begin.)
 
 Imported only where there is a soft timeout, as it needs `ctypes`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
@@ -28,6 +28,7 @@ from functools import partial
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import weakly
+from parallel_exec.backends._interruptible import is_interruptible
 from parallel_exec.errors import SoftTimeoutError
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.settings import Settings
     from parallel_exec._sync.timers import Timers
 
-_AGAIN = 0.01  # seconds until an alarm is repeated that came before its call had begun; a guess
+_AGAIN = 0.002  # seconds until an alarm is repeated that came while nothing could be raised; a guess
 _END = object()  # stands for the end of a call
 _ROUNDS = 10  # of a loop; CPython looks for what was sent in each
 # Whether a thread that is traced stands still while what was sent to another has not arrived: it may be in C code, for long.
@@ -56,22 +57,36 @@ class SoftCall:
         fn: the function, which is let go with the call.
         seconds: the soft timeout.
         task_id, attempt: what it is a call of.
+        arm: is given this as the call begins, and sees that `fire` is called; let go with the call, too.
     """
 
-    def __init__(self, fn: Callable[..., Any], seconds: float, task_id: str, attempt: int) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        seconds: float,
+        task_id: str,
+        attempt: int,
+        arm: Callable[[SoftCall], object] | None = None,
+    ) -> None:
         self._fn: Callable[..., Any] | None = fn
+        self._arm = arm
         self._facts = task_id, seconds, attempt
-        self._thread = ctypes.c_ulong(threading.get_ident())
+        self._thread = threading.get_ident()
         self._claim: dict[str, object] = {}  # who has claimed the exception: one, in one step
-        self._has_begun = self._is_sent = False
+        self._frame = 0  # the `id` of the call's own frame, once that is there
+        self._is_sent = False
+        self._kind: type[SoftTimeoutError] | None = None  # what is raised; `fire` makes it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         fn, self._fn = self._fn, None
+        arm, self._arm = self._arm, None
         assert fn is not None, "it is called once"
         has_returned, value = False, None
-        self._has_begun = True
         try:
+            self._frame = id(sys._getframe())
+            if arm is not None:
+                arm(self)
             value = fn(*args, **kwargs)
             has_returned = True
             self._end()
@@ -93,30 +108,21 @@ class SoftCall:
         except SoftTimeoutError:  # it was on its way
             pass
 
-    def _is_importing(self) -> bool:
-        """Return whether the call is in the middle of an import."""
-        frame = sys._current_frames().get(self._thread.value)
-        while frame is not None and frame.f_code is not _BODY:
-            if frame.f_code.co_filename.startswith("<frozen importlib"):
-                return True
-            frame = frame.f_back
-        return False
-
     def fire(self) -> bool:
-        """Raise the exception in the call, unless that is over. In another thread.
-
-        Returns:
-            False: it has not begun, or imports something, so try again.
-        """
-        if not self._has_begun or self._is_importing():
+        """Raise the exception in the call, unless that is over; False: it cannot be just now, so try again. In another thread."""
+        if self._kind is None:
+            self._kind = _maker(SoftTimeoutError(*self._facts))
+        exception, thread = ctypes.py_object(self._kind), ctypes.c_ulong(self._thread)
+        noticed, here = ctypes.py_object(_NoticedError), ctypes.c_ulong(threading.get_ident())
+        # From here on this thread keeps the interpreter, which it has just got: what the other is at stays so.
+        if not (self._claim or is_interruptible(sys._current_frames().get(self._thread), self._frame)):
             return False
         me = object()
         if self._claim.setdefault("by", me) is not me:
             return True
-        exception = ctypes.py_object(_maker(SoftTimeoutError(*self._facts)))
-        noticed, here = ctypes.py_object(_NoticedError), ctypes.c_ulong(threading.get_ident())
+        self._kind = None  # it leads to the error, which leads here
         try:
-            _send(self._thread, exception)
+            _send(thread, exception)
             self._is_sent = True
             if _FREEZES_TRACED:
                 _send(here, noticed)
@@ -125,9 +131,6 @@ class SoftCall:
         except _NoticedError:
             pass
         return True
-
-
-_BODY = SoftCall.__call__.__code__  # of the frame that is below those of a call
 
 
 def _maker(error: SoftTimeoutError) -> type[SoftTimeoutError]:
@@ -147,39 +150,39 @@ class _Alarm:
     """
 
     def __init__(self, timers: Timers) -> None:
-        self._timers = weakref.ref(timers)
         self._timer = timers.timer(weakly(self._time_is_up))
         self._due: tuple[SoftCall, float] | None = None  # written by the thread, read by the clock's, each in one step
 
-    def is_of(self, timers: Timers) -> bool:
-        """Return whether this is its clock."""
-        return self._timers() is timers
-
-    def set(self, call: SoftCall, when: float) -> None:
+    def set(self, when: float, call: SoftCall) -> None:
         """Fire a call at `when` (monotonic), and none that was set before: it is over."""
         self._due = call, when
-        self._timer.arm(when)
+        with contextlib.suppress(RuntimeError):  # at interpreter exit no clock can be started
+            self._timer.arm(when)
 
     def _time_is_up(self) -> None:
-        if self._due is None:
-            return
-        call, when = self._due
-        if time.monotonic() < when:  # it was another call's time
-            self._timer.arm(when)
-        elif not call.fire():
-            self._timer.arm(time.monotonic() + _AGAIN)
+        due = None
+        while due is not self._due and self._due is not None:  # again, if the thread has set another meanwhile
+            due = self._due
+            call, when = due
+            if time.monotonic() < when:  # it was another call's time
+                self._timer.arm(when)
+            elif not call.fire():
+                self._timer.arm(time.monotonic() + _AGAIN)
 
 
 class _Mine(threading.local):
-    """The calling thread's alarm."""
+    """The calling thread's alarms."""
 
-    alarm: _Alarm | None = None
+    def __init__(self) -> None:
+        # One for each clock: a call may run another executor's in its own thread.
+        self._alarms: weakref.WeakKeyDictionary[Timers, _Alarm] = weakref.WeakKeyDictionary()
 
     def of(self, timers: Timers) -> _Alarm:
-        """Return it; another one for another executor's clock."""
-        if self.alarm is None or not self.alarm.is_of(timers):
-            self.alarm = _Alarm(timers)
-        return self.alarm
+        """Return that of an executor's clock."""
+        alarm = self._alarms.get(timers)
+        if alarm is None:
+            alarm = self._alarms[timers] = _Alarm(timers)
+        return alarm
 
 
 _mine = _Mine()
@@ -192,22 +195,30 @@ def softened(settings: Settings, fn: Callable[..., Any]) -> Callable[..., Any]:
     assert running is not None, "it has begun"
     assert seconds is not None, "there is one"
     assert timers is not None, "they come together"
-    soft = SoftCall(fn, seconds, running.id, attempt)
-    _mine.of(timers).set(soft, running.started_at + seconds)
-    return soft
+    arm = partial(_mine.of(timers).set, running.started_at + seconds)
+    return SoftCall(fn, seconds, running.id, attempt, arm)
 
 
 # ── where there is none ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def alarmed(fn: Callable[..., Any], seconds: float, task_id: str, attempt: int) -> Callable[..., Any]:
-    """Return a function that calls another, once, with a soft timeout, and a thread of its own to watch it."""
-    return partial(_call_alarmed, SoftCall(fn, seconds, task_id, attempt), seconds)
+def alarmed(
+    fn: Callable[..., Any], seconds: float, task_id: str, attempt: int, then: Callable[[], object] | None = None
+) -> Callable[..., Any]:
+    """Return a function that calls another, once, with a soft timeout, and a thread of its own to watch it.
+
+    `then`: called by that thread once the exception is on its way.
+    """
+    return partial(_call_alarmed, SoftCall(fn, seconds, task_id, attempt), seconds, then)
 
 
-def _call_alarmed(call: SoftCall, seconds: float, /, *args: Any, **kwargs: Any) -> Any:
+def _call_alarmed(
+    call: SoftCall, seconds: float, then: Callable[[], object] | None, /, *args: Any, **kwargs: Any
+) -> Any:
     over = threading.Event()
-    watch = partial(threading.Thread, target=_watch, args=(call, seconds, over), name="parallel_exec-soft-timeout")
+    watch = partial(
+        threading.Thread, target=_watch, args=(call, seconds, over, then), name="parallel_exec-soft-timeout"
+    )
     try:
         watching = watch(daemon=True)
     except RuntimeError:  # an interpreter beside the main one may have none
@@ -219,6 +230,10 @@ def _call_alarmed(call: SoftCall, seconds: float, /, *args: Any, **kwargs: Any) 
         over.set()
 
 
-def _watch(call: SoftCall, seconds: float, over: threading.Event) -> None:
-    while not over.wait(seconds) and not call.fire():
+def _watch(call: SoftCall, seconds: float, over: threading.Event, then: Callable[[], object] | None) -> None:
+    while not over.wait(seconds):
+        if call.fire():
+            if then is not None:
+                then()
+            return
         seconds = _AGAIN

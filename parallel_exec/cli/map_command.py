@@ -28,6 +28,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 from parallel_exec._checks import check_seconds
+from parallel_exec._outcome import TWIN
 from parallel_exec._stdio import STDERR, STDOUT, print_by_lines, take_output, write_all
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.threads import main
@@ -89,12 +90,17 @@ def run_map(options: argparse.Namespace, missing: frozenset[int]) -> int:
             keep_order=options.keep_order,
             tracebacks=options.traceback,
         )
-        with noting_incomplete() as incomplete, _summing_up(writer, incomplete, open_files), writer:
+        with (
+            noting_incomplete() as incomplete,
+            _summing_up(writer, incomplete, open_files),
+            _noting_signals(writer),
+            writer,
+        ):
             if staged:
-                with MapExecutor(config) as executor, _noting_signals(writer):
+                with MapExecutor(config) as executor:
                     _run_staged(executor, items, writer, options, journal)
             else:
-                with recording(journal) as run, MapExecutor(config) as executor, _noting_signals(writer):
+                with recording(journal) as run, MapExecutor(config) as executor:
                     _run_streamed(executor, items, writer, run)
     return _status(writer, incomplete)
 
@@ -208,13 +214,18 @@ def _run_staged(
 @contextlib.contextmanager
 def _noting_signals(writer: Writer) -> Iterator[None]:
     """Let the writer know of Ctrl-C before anything is cancelled for it; SIGTERM is answered likewise, once."""
-    program = os.getpid()
+    program, terminated_at = os.getpid(), 0.0
 
     def note(number: int, frame: Any) -> None:
+        nonlocal terminated_at
         if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
-            if os.getpid() != program:  # a process that the callable forked, and now terminates
+            now, is_ours = time.monotonic(), os.getpid() == program  # else the callable has forked, and terminates that
+            if is_ours and now < terminated_at + TWIN:
+                return
+            if terminated_at or not is_ours:
+                signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
+            terminated_at = now
         writer.interrupt(number)
         signal.default_int_handler(number, frame)
 

@@ -78,13 +78,21 @@ def test_a_tasks_own(lab: Any) -> None:
     assert own.result()[1][1] == 2 * SOFT
 
 
-# From 3.13 on, a process that was forked beside the main thread sees signals too late for that.
-@over(EVERY_START_METHOD if sys.version_info < (3, 13) else ("process", "spawn"))
+@over(EVERY_START_METHOD)
 def test_a_sleep_is_interrupted(lab: Any) -> None:
-    """In a worker process, what waits in the kernel is interrupted, too."""
-    future = lab.executor(soft_timeout=SOFT, retry_count=0).submit(time.sleep, 60.0)
-    assert isinstance(future.exception(), SoftTimeoutError)
-    assert future.task_result().attempts[0].duration < 10.0
+    """In a worker process, what waits in the kernel is interrupted, too, again and again."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=0, max_concurrency=1)
+    for _ in range(3):
+        future = executor.submit(time.sleep, 60.0)
+        assert isinstance(future.exception(), SoftTimeoutError)
+        assert future.task_result().attempts[0].duration < 10.0
+
+
+@over(EVERY_START_METHOD)
+def test_a_wait_for_another_task_is_interrupted(lab: Any) -> None:
+    """So is what waits for a task of an executor of its own."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=0)
+    assert executor.submit(soft_tasks.wait_for_another, 1.5).result() == "interrupted"
 
 
 @over(("process",))
@@ -142,6 +150,46 @@ def test_ctrl_c_at_any_point_of_a_call_that_might_be_interrupted() -> None:
             break
         assert "all" not in ended or step > 10
     assert (step > 10, ended) == (True, ["call", "all"])
+
+
+@over((*OWN, *SPAWN_AND_FORK, "thread-pool"))
+def test_it_is_not_raised_in_a_callback(lab: Any) -> None:
+    """Nor in anything else that the library calls, where it would be logged, and gone: it comes when that is over."""
+    executor = lab.executor(soft_timeout=SOFT, retry_count=0)
+    ended, whose = executor.options(id="slow").submit(soft_tasks.spin_in_a_callback, 3 * SOFT).result()
+    assert (ended, whose) == (["whole"], "slow")
+
+
+@over((*OWN, *SPAWN_AND_FORK, "thread-pool"))
+def test_calls_in_the_same_thread(lab: Any) -> None:
+    """A task that has others run in its own thread gets its own exception, and they theirs."""
+    executor = lab.executor(soft_timeout=4 * SOFT, retry_count=0)
+    own = executor.options(id="own")
+    assert own.submit(soft_tasks.run_others_here, 20.0, 0.01).result() == (["NoneType", "NoneType"], "own")
+    ended = ["SoftTimeoutError", "NoneType"]
+    assert own.submit(soft_tasks.run_others_here, SOFT, 6 * SOFT).result() == (ended, "own")
+
+
+@over(("thread", "process"))
+def test_who_calls_us_all_the_time(lab: Any) -> None:
+    """Whatever it interrupts, nothing of ours is left torn apart."""
+    other = lab.executor(max_concurrency=2)
+    if lab.kind.name == "process":
+        other = None  # each has one of its own
+    executor = lab.executor(soft_timeout=0.003, retry_count=0, max_concurrency=2)
+    futures = [executor.submit(soft_tasks.submit_for, other, number, 0.02) for number in range(120)]
+    assert {type(future.exception()) for future in futures} <= {type(None), SoftTimeoutError}
+    assert other is None or other.submit(work.double, 1).result() == 2
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_who_logs(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A record is not torn apart on its way to the parent, nor is the exception lost there: `logging` catches what is raised."""
+    with ParallelExecutor(backend="process", soft_timeout=0.02, retry_count=0, max_concurrency=2) as executor:
+        futures = [executor.submit(soft_tasks.log_much, size) for _ in range(10)]
+        assert [future.result() for future in futures] == ["in time"] * 10
+        assert executor.submit(work.double, 1).result() == 2
+    assert set(caplog.messages) == {"x" * size}
 
 
 @over(("thread", "process"))

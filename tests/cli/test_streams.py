@@ -8,12 +8,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from program import BACKENDS, ENVIRONMENT, command, read, results, run, started, wait_until
 
 import parallel_exec
+from parallel_exec._outcome import TWIN
 
 CHATTER = r'''
 import atexit, os, subprocess, sys, time
@@ -295,12 +297,25 @@ def test_sigterm_keeps_what_had_finished(workdir: Path, backend: str, mode: tupl
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
+def test_sigterm_that_comes_twice_is_no_second_one(workdir: Path) -> None:
+    """As `timeout` sends it, to the program and to its process group: what had finished is told of."""
+    with started(workdir, "work:wait_for", "quick", "wait-1") as process:
+        assert read(process.stdout.readline())[0]["id"] == "quick"
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        told = process.communicate(timeout=20)[1]
+    assert process.returncode == 143
+    assert told.startswith(b"interrupted; this had ended before:\n1 task in ")
+
+
 def test_a_second_sigterm_ends_it_at_once(workdir: Path) -> None:
     """A reader that has stopped reading cannot keep the program alive."""
     with started(workdir, "work:big", *map(str, range(20))) as process:
         process.stdout.read(1)  # the pipe is full soon after, as 200 kB do not fit
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)
+        time.sleep(1.5 * TWIN)  # else it would be the same request
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {143, -signal.SIGTERM}
 

@@ -3,13 +3,14 @@
     worker: print, printf, subprocesses ──► one pipe ──► read ──► the last 64 KB up to each marker ──► `take`
             marker, once an attempt has ended ──┘
 
-A marker is the worker's token, 16 random bytes, and the serial number of the call that has ended: what came before it, and
-after the last one, was written meanwhile. 0 stands for no call. The worker writes it before it says that the call has ended,
-so it is in the pipe when that is heard.
+A marker is the worker's token, 16 bytes, and the serial number of the call that has ended: what came before it, and
+after the last one, was written meanwhile. The worker writes it before it says that the call has ended, so it is in the pipe
+when that is heard. Two numbers stand for no call: UNHEARD, with which begins what belongs to no attempt that anybody can look at,
+the items of a `map` for one, and HEARD, with which that ends. A worker begins with it, too, as it is initialized.
 
 Guarantees:
-    A worker that writes faster than it is read waits. Nothing here waits: neither for the worker, nor for this process's own
-    standard error, which gets what belongs to no attempt that anybody can look at.
+    A worker that writes faster than it is read waits. Nothing here waits: neither for the worker, nor for what else writes to its
+    pipe, nor for this process's own standard error, which gets what belongs to no attempt, at once.
     It is the I/O thread's own.
 """
 
@@ -20,15 +21,20 @@ import os
 import select
 import struct
 
+from parallel_exec.backends.process.wire import HEARD, UNHEARD
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 MOST: Final = 1 << 16  # bytes that are kept of an attempt's output
 TOKEN = 16  # bytes; nobody guesses so many
+_NO_TEXT = b"\xff"  # the first of them, which is none of UTF-8: text is never taken for the beginning of a marker
 SERIAL = struct.Struct("<Q")  # what follows it
 _MARKER = TOKEN + SERIAL.size
 _READ = 1 << 16  # bytes for one read: what a pipe holds
+# Reads after which all has come that was in a pipe, also in one that was made as large as Linux allows; who floods it goes on.
+_MOST_READS = 17
 
 
 class WorkerOutput:
@@ -39,11 +45,12 @@ class WorkerOutput:
     """
 
     def __init__(self, fd: int) -> None:
-        self.token = os.urandom(TOKEN)
+        self.token = _NO_TEXT + os.urandom(TOKEN - 1)
         self._fd = fd
         self._unmarked = bytearray()  # what came after the last marker, as far as it is kept
         self._searched = 0  # up to where there is no marker in it
         self._ended: dict[int, bytes] = {}  # by serial number: the outputs that nobody has asked for yet
+        self._is_unheard = True  # whether what comes is nobody's
 
     def read(self) -> bool:
         """Read a piece of what is there; returns whether there will be no more."""
@@ -67,17 +74,30 @@ class WorkerOutput:
             output = bytes(unmarked[max(0, at - MOST) : at])
             del unmarked[: at + _MARKER]
             self._searched = 0
-            if serial:
-                self._ended[serial] = output
-            else:
+            if self._is_unheard or serial in (HEARD, UNHEARD):
                 pass_on(output)
-        del unmarked[: max(0, len(unmarked) - MOST - _MARKER)]
+                self._is_unheard = serial == UNHEARD
+            else:
+                self._ended[serial] = output
+        if self._is_unheard:
+            kept = self._begun()
+            pass_on(bytes(unmarked[: len(unmarked) - kept]))
+        else:
+            kept = MOST + _MARKER
+        del unmarked[: max(0, len(unmarked) - kept)]
         self._searched = max(0, len(unmarked) - _MARKER)  # a marker may have come in part
+
+    def _begun(self) -> int:
+        """Return how many bytes at the end may be the beginning of a marker."""
+        unmarked, token = self._unmarked, self.token
+        at = unmarked.find(token, self._searched)
+        if at >= 0:
+            return len(unmarked) - at
+        return next((size for size in range(TOKEN - 1, 0, -1) if unmarked.endswith(token[:size])), 0)
 
     def take(self, serial: int) -> bytes:
         """Return what was written by a call that was heard to have ended."""
-        while serial not in self._ended and self._read():
-            pass
+        self._read_all(until=serial)
         if serial not in self._ended:  # the task has closed the worker's end, or the worker has died meanwhile
             return self.rest()
         return self._ended.pop(serial)
@@ -85,8 +105,13 @@ class WorkerOutput:
     def drain(self) -> None:
         """Read all that is left of a dead worker: before the file is closed."""
         with contextlib.suppress(OSError):
-            while self._read():
-                pass
+            self._read_all()
+
+    def _read_all(self, until: int = HEARD) -> None:
+        """Read what is there by now, or up to the marker of a call."""
+        for _ in range(_MOST_READS):
+            if until in self._ended or not self._read():
+                return
 
     def rest(self) -> bytes:
         """Return what was written since the last marker."""

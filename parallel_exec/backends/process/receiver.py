@@ -291,15 +291,21 @@ class Receiver:
 
 def _hear_output(output: WorkerOutput, job: AnyJob, serial: int) -> None:
     """Hear what the attempt has written that a worker had under a serial number, and that has ended."""
-    _note_output(job, output.take(serial))
+    if not _is_item(job):
+        _note_output(job, output.take(serial))
 
 
 def _note_output(job: AnyJob, output: bytes) -> None:
-    """Note what an attempt has written, if anybody can look at it: of an item of a `map` nobody can."""
-    if job.payload is not None and job.payload.item is not None:
+    """Note what an attempt has written, if anybody can look at it."""
+    if _is_item(job):
         pass_on(output)
     elif output:
         job.has_used(output=text_of(output))
+
+
+def _is_item(job: AnyJob) -> bool:
+    """Return whether it is an item of a `map`: nobody can look at its attempts, so what it writes was passed on."""
+    return job.payload is not None and job.payload.item is not None
 
 
 class _Item(NamedTuple):

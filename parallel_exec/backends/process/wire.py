@@ -72,6 +72,7 @@ READY, START_FAILED, DROPPED, LOG, USED, OUTGROWN = range(len(KINDS), len(KINDS)
 MANY, EACH, INTS, FLOATS = ROWS = range(OUTGROWN + 1, OUTGROWN + 5)
 
 FORGET = 0xFFFFFFFF
+HEARD, UNHEARD = 0, (1 << 64) - 1  # what a marker says in place of a serial number: `output.py`
 BATCH = struct.Struct("<QII")
 TASK = struct.Struct("<QIddH?IIQIIQ")
 FRAME = struct.Struct("<QBQddI")

@@ -13,6 +13,7 @@ import work
 
 from parallel_exec import ParallelExecutor, ProcessBackend, WorkerCrashedError
 from parallel_exec.backends.process.output import MOST, SERIAL, WorkerOutput, text_of
+from parallel_exec.backends.process.wire import HEARD, UNHEARD
 
 from . import logging_tasks
 
@@ -152,6 +153,29 @@ def test_the_items_of_a_map_are_passed_on(one: ParallelExecutor, capfd: pytest.C
     assert capfd.readouterr().err == "a\nb\nc\n"
 
 
+def test_nothing_of_a_long_map_is_lost(one: ParallelExecutor, capfd: pytest.CaptureFixture[str]) -> None:
+    """What its items print comes out as they go, however much that is."""
+    words = [f"{number} {'x' * 999}" for number in range(300)]
+    assert sum(1 for _ in one.map(printing_tasks.say, words, chunksize=300)) == 300
+    one.shutdown()
+    assert capfd.readouterr().err.splitlines() == words
+
+
+def test_an_item_that_fails_again(one: ParallelExecutor) -> None:
+    """An item of a `map` that is tried again, by itself, takes nothing of what comes behind it."""
+    results = one.options(retry_count=1, backoff=0.001).map(printing_tasks.say_then_fail, ["oh"])
+    futures = [one.submit(printing_tasks.say_twice, f"task {number}") for number in range(20)]
+    with pytest.raises(OSError, match="oh"):
+        list(results)
+    assert [outputs(future) for future in futures] == [[f"task {number}\n" * 2] for number in range(20)]
+
+
+def test_a_pipe_that_a_task_leaves_full(one: ParallelExecutor) -> None:
+    """One that a subprocess has told not to wait is made to wait again: else nobody knew where the next task's begins."""
+    futures = [one.submit(printing_tasks.fill_without_waiting), one.submit(printing_tasks.say, "next")]
+    assert [set(outputs(future)[0]) for future in futures] == [{"x"}, set("next\n")]
+
+
 def test_log_records_travel_as_ever(one: ParallelExecutor, caplog: pytest.LogCaptureFixture) -> None:
     """A worker's loggers are this process's, captured or not."""
     future = one.submit(logging_tasks.say, "chatter", logging.WARNING, "told")
@@ -167,7 +191,9 @@ def both() -> Iterator[tuple[int, WorkerOutput]]:
     """A pipe's writing end, and what reads the other."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    yield writing, WorkerOutput(reading)
+    output = WorkerOutput(reading)
+    os.write(writing, output.token + SERIAL.pack(HEARD))
+    yield writing, output
     os.close(reading)
     os.close(writing)
 
@@ -183,6 +209,33 @@ def test_a_marker_in_pieces(both: tuple[int, WorkerOutput]) -> None:
         output.read()
         assert output.take(7) == b"before"
         assert output.take(8) == b"after"
+
+
+def test_nobodys_comes_out_at_once(both: tuple[int, WorkerOutput], capfd: pytest.CaptureFixture[str]) -> None:
+    """Wherever a read has cut a marker, and with nothing of that."""
+    writing, output = both
+    begin, end = (output.token + SERIAL.pack(which) for which in (UNHEARD, HEARD))
+    for cut in range(1, len(end)):
+        os.write(writing, begin + b"now")
+        output.read()
+        assert capfd.readouterr().err == "now"
+        os.write(writing, b", then" + end[:cut])
+        output.read()
+        assert capfd.readouterr().err == ", then"
+        os.write(writing, end[cut:] + b"mine" + output.token + SERIAL.pack(7))
+        output.read()
+        assert output.take(7) == b"mine"
+        assert capfd.readouterr().err == ""
+
+
+def test_who_floods_the_pipe_holds_up_nobody(both: tuple[int, WorkerOutput], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task has left behind may write faster than it is read: no end of a call, or of a worker, waits."""
+    _, output = both
+    output.read()
+    monkeypatch.setattr(os, "read", lambda fd, count: b"y" * count)
+    assert output.take(7) == b"y" * MOST
+    output.drain()
+    assert output.rest() == b"y" * MOST
 
 
 def test_cut_in_the_middle_of_a_character() -> None:

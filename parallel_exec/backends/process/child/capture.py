@@ -37,13 +37,18 @@ class Capture:
         self._flush_c = _flush_of_c()
 
     def mark(self, serial: int) -> None:
-        """Have what was written so far be that of a call which has ended; 0: of none."""
+        """Have what was written so far be that of a call which has ended; of none, if it is HEARD or UNHEARD."""
         for stream in (sys.stdout, sys.stderr, *self._streams):
             with contextlib.suppress(Exception):  # what a task has put there, or has closed
                 stream.flush()
         self._flush_c()
+        marker = self._token + SERIAL.pack(serial)
         with contextlib.suppress(OSError):  # a task has closed all that it found; or the parent is gone
-            os.write(self._fd, self._token + SERIAL.pack(serial))
+            try:
+                os.write(self._fd, marker)
+            except BlockingIOError:  # a subprocess has left it like that, and it is full
+                os.set_blocking(self._fd, True)
+                os.write(self._fd, marker)
 
 
 def _stream(current: Any, fd: int) -> Any:

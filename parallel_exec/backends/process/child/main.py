@@ -168,9 +168,10 @@ class Worker:
         if task.soft_timeout:
             fn = self._softened(fn, task.soft_timeout)
         current.begin(_RunningTask(task, self._journal, None, self._settings.seed), task.attempt)
+        self.mark(wire.UNHEARD)
         is_done = self._map_runner.run(task, fn, columns)
         current.end()
-        self.mark(0)
+        self.mark(wire.HEARD)
         return is_done
 
     def _run(self, task: WorkerTask, received: segments.Received | None) -> bool:
@@ -207,7 +208,7 @@ class Worker:
         return softened(fn, seconds, is_copy=self._is_copy)
 
     def mark(self, serial: int) -> None:
-        """Have what was printed so far be that of a call which has ended; 0: of none. Before that is reported."""
+        """Have what was printed so far be that of a call which has ended, before that is reported: `output.py`."""
         if self._capture is not None:
             self._capture.mark(serial)
 
@@ -343,13 +344,14 @@ def main(start: Start) -> None:
         _forks.end_child(born, error)
         import traceback
 
-        worker.mark(0)
+        worker.mark(wire.HEARD)
         worker.outbox.send(wire.encode(wire.START_FAILED, payload=traceback.format_exc().encode()))
         worker.leave()
         sys.exit(1)
     _forks.end_child(born)
-    worker.mark(0)
+    worker.mark(wire.HEARD)
     worker.outbox.send(wire.encode(wire.READY))
     if worker.serve():
+        worker.mark(wire.UNHEARD)
         worker.finalize()
     worker.leave()
