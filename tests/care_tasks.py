@@ -104,6 +104,11 @@ def grow(size: int) -> int:
     return os.getpid()
 
 
+def hour_of(seconds: float) -> int:
+    """Return the local hour so many seconds after the epoch."""
+    return time.localtime(seconds).tm_hour
+
+
 def loaded(name: str) -> tuple[bool, int]:
     """Return whether a module is loaded that this one does not import, and who forked the worker."""
     return name in sys.modules, os.getppid()

@@ -78,7 +78,7 @@ def fd() -> int:
 
     tracker: Any = getattr(resource_tracker, "_resource_tracker", None)
     unused = -1 if tracker is None else _unused.take()
-    if unused >= 0:
+    if tracker is not None and unused >= 0:
         with tracker._lock:
             if tracker._fd is None:
                 tracker._fd, unused = unused, -1

@@ -46,6 +46,15 @@ def test_workers_have_variables_of_their_own(method: str, monkeypatch: pytest.Mo
     assert "CARE_C" not in os.environ
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_time_zone_of_their_own(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds, though it is read once only, and was read before."""
+    monkeypatch.delenv("TZ", raising=False)
+    backend = ProcessBackend(mp_context=method, env={"TZ": "XXX-5"})
+    with ParallelExecutor(max_concurrency=1, backend=backend) as executor:
+        assert executor.submit(care_tasks.hour_of, 0.0).result() == 5
+
+
 def test_workers_of_one_server_have_their_own_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fork server is shared, and what one executor's workers have is not what another's have."""
     monkeypatch.delenv("CARE_A", raising=False)

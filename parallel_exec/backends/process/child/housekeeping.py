@@ -39,9 +39,14 @@ def settle_loaded(threads: int) -> None:
     """
     random: Any = sys.modules.get("numpy.random")
     if random is not None:
-        random.seed()
+        with contextlib.suppress(
+            AttributeError, TypeError
+        ):  # it is being imported; the user has put in another generator
+            random.seed()
     if threads:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(
+            Exception
+        ):  # it is not installed, or cannot cope with a library: then that is as it was
             threadpoolctl: Any = importlib.import_module("threadpoolctl")
             threadpoolctl.threadpool_limits(threads)
 

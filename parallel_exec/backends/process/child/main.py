@@ -275,9 +275,12 @@ def _take_over(config: WorkerConfig) -> None:
     for number, descriptor in enumerate(config.output, 1):
         os.dup2(descriptor.fd, number)
         descriptor.close()
+    zone = os.environ.get("TZ")
     if config.inherited is not None:
         config.inherited.apply()
     os.environ.update(config.settings.environment)
+    if os.environ.get("TZ") != zone:
+        time.tzset()  # which reads it once otherwise
 
 
 def _leave_shared() -> None:
