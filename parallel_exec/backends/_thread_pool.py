@@ -346,8 +346,9 @@ class ThreadRunner(Runner):
             _forks.end_child(born)
         except BaseException as error:
             _forks.end_child(born, error)
-            why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
-            failed = start_error("thread", why)
+            failed = start_error(
+                "thread", f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
+            )
             failed.__cause__ = error
             self.port.fail_all(failed)
             del failed  # the traceback of `error` leads to this frame
