@@ -165,7 +165,7 @@ class ThreadRunner(Runner):
         """Start a worker, which calls `first` before anything else; without room for one `_call_here` does."""
         port = self.port
         worker = _Worker(f"{self._settings.prefix}_{next(self._names)}", port)
-        firsts = [first]  # taken out by the thread, whose arguments would keep an abandoned task as long as it lives
+        firsts = [] if first is None else [first]  # emptied by the thread, which would keep an abandoned task for good
         thread = threading.Thread(target=self._serve, args=(worker, firsts), name=worker.name, daemon=True)
         try:
             with port.lock:
@@ -267,16 +267,14 @@ class ThreadRunner(Runner):
         self.port.decline(self._refuser)
         self._offer()  # last: it may list the refuser anew
 
-    def _serve(self, worker: _Worker, firsts: list[Callable[[], object] | None]) -> None:
+    def _serve(self, worker: _Worker, firsts: list[Callable[[], object]]) -> None:
         """Be a worker: the body of each thread."""
         current.work_for(self.port, (worker.index, worker.name, {}))
         arrive()
         worker.thread = threading.current_thread()
         try:
-            first = firsts.pop()
-            if first is not None:
-                guarded(first)
-            del first
+            if firsts:
+                guarded(firsts.pop())
             if self._initialize():
                 self.port.events.emit("WorkerStarted", worker.name)
                 self._work(worker, self.port)
@@ -346,9 +344,8 @@ class ThreadRunner(Runner):
             _forks.end_child(born)
         except BaseException as error:
             _forks.end_child(born, error)
-            failed = start_error(
-                "thread", f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
-            )
+            why = f"the initializer of the worker threads failed: {type(error).__name__}: {error}"
+            failed = start_error("thread", why)
             failed.__cause__ = error
             self.port.fail_all(failed)
             del failed  # the traceback of `error` leads to this frame
