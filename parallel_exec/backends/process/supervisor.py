@@ -209,7 +209,7 @@ class Supervisor:
         handle.close()
         if state != WorkerState.CLOSING:
             self._port.events.emit("WorkerDied", handle.name, f"exit code {exitcode}")
-        elif handle.process.was_killed and handle.pending_kill is None:
+        elif handle.has_overstayed:
             logger.info(
                 "worker %s was told to end, and was killed as it had not ended within %g s: its finalizer, or what a task has "
                 "left behind, still ran",
