@@ -78,6 +78,19 @@ class _BadHandler(logging.Handler):
         raise OSError(28, "no space left")
 
 
+def test_a_worker_that_is_replaced_for_its_memory(said: Any) -> None:
+    """A handler that fails keeps it neither from being told to end, nor another from taking its place."""
+    logger, handler = logging.getLogger("parallel_exec"), _BadHandler()
+    logger.addHandler(handler)
+    try:
+        with executor(ProcessBackend(max_memory_per_child=1)) as pool:
+            first = pool.submit(work.pid).result(work.SOON)
+            work.until(lambda: pool.submit(work.pid).result(work.SOON) != first)
+    finally:
+        logger.removeHandler(handler)
+    assert handler.asked
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_timeout_in_a_process(said: Any, retries: int) -> None:
     """One warning that the worker was killed, and where; the line of the retry does not repeat it."""
