@@ -15,6 +15,7 @@ import pytest
 import work
 
 from parallel_exec import ParallelExecutor, ProcessBackend
+from parallel_exec.backends.process import worker_process
 
 INFO, WARNING = logging.INFO, logging.WARNING
 
@@ -75,6 +76,19 @@ class _BadHandler(logging.Handler):
         """Fail."""
         self.asked += 1
         raise OSError(28, "no space left")
+
+
+def test_a_worker_that_is_replaced_for_its_memory(said: Any) -> None:
+    """A handler that fails keeps it neither from being told to end, nor another from taking its place."""
+    logger, handler = logging.getLogger("parallel_exec"), _BadHandler()
+    logger.addHandler(handler)
+    try:
+        with executor(ProcessBackend(max_memory_per_child=1)) as pool:
+            first = pool.submit(work.pid).result(work.SOON)
+            work.until(lambda: pool.submit(work.pid).result(work.SOON) != first)
+    finally:
+        logger.removeHandler(handler)
+    assert handler.asked
 
 
 @pytest.mark.parametrize("retries", [0, 1])
@@ -168,6 +182,22 @@ def test_a_worker_that_is_told_to_end_from_outside(said: Any) -> None:
     with executor(on_event=gone.append) as pool:
         os.kill(pool.submit(work.pid).result(work.SOON), signal.SIGTERM)
         work.until(lambda: "WorkerDied" in [type(event).__name__ for event in gone])
+    assert said() == []
+
+
+def return_deaf(seconds: float) -> int:
+    """Return then, having blocked all signals for good."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    time.sleep(seconds)
+    return 1
+
+
+def test_a_worker_that_ends_in_time(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says that it took too long to end, though it was asked before where it is, and did not hear it."""
+    monkeypatch.setattr(worker_process, "DUMP_GRACE", 1.0)
+    with executor() as pool:
+        pool.submit(work.pid).result(work.SOON)
+        assert pool.options(timeout=0.2).submit(return_deaf, 0.4).result(work.SOON) == 1
     assert said() == []
 
 

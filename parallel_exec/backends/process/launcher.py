@@ -187,6 +187,8 @@ class Launcher:
 
         care = self._care
         environment, told = self._environment()
+        if self._context is None and environment.items() <= dict(self._kind.environment).items():
+            told = 0  # the server has loaded with these variables what it has
         return WorkerSettings(self._seed, handle.index, handle.name, environment, told, care.preload, care.max_memory)
 
     def _environment(self) -> tuple[dict[str, str], int]:

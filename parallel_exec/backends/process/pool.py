@@ -429,8 +429,10 @@ class ProcessPool(Runner):
         if self._stop_deadline is None:
             self._stop_deadline = now + STOP_GRACE
         for handle in self.assignments.handles:
-            if now >= self._stop_deadline or handle.state == WorkerState.STARTING:
+            if handle.state == WorkerState.STARTING:
                 handle.process.kill()
+            elif now >= self._stop_deadline:
+                handle.overstayed()
             elif handle.state != WorkerState.CLOSING:
                 self._retire(handle)
         return not self.assignments.handles

@@ -14,11 +14,12 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from logging import INFO
 
 from parallel_exec._core.job import Job
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._core.phase import Phase
-from parallel_exec._dispatcher import logger
+from parallel_exec._dispatcher import logger, say
 from parallel_exec._outcome import Failure, Success
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.timers import NEVER
@@ -112,7 +113,7 @@ class Receiver:
         elif frame.kind == wire.READY:
             self._on_ready(handle)
         elif frame.kind == wire.OUTGROWN:
-            logger.info("worker %s is replaced: it has %s bytes of memory", handle.name, frame.payload.decode())
+            say(INFO, "worker %s is replaced: it has %s bytes of memory", handle.name, frame.payload.decode())
             self._on_outgrown(handle)
         elif frame.kind == wire.DROPPED:
             with self._port.lock:

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import queue
 from functools import partial
+from logging import INFO, WARNING
 
-from parallel_exec._dispatcher import logger
+from parallel_exec._dispatcher import say
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends.base import lowest_free
@@ -184,7 +185,7 @@ class Supervisor:
         if self._assignments.handles:
             self.start_again = time.monotonic() + _START_AGAIN
             self._pauses = False
-            logger.warning("%s; a pool goes on with fewer workers than it may have", error)
+            say(WARNING, "%s; a pool goes on with fewer workers than it may have", error)
         elif self._broken is None:
             self._broken = error
             self._port.fail_all(error)
@@ -209,8 +210,9 @@ class Supervisor:
         handle.close()
         if state != WorkerState.CLOSING:
             self._port.events.emit("WorkerDied", handle.name, f"exit code {exitcode}")
-        elif handle.process.was_killed and handle.pending_kill is None:
-            logger.info(
+        elif handle.has_overstayed:
+            say(
+                INFO,
                 "worker %s was told to end, and was killed as it had not ended within %g s: its finalizer, or what a task has "
                 "left behind, still ran",
                 handle.name,

@@ -105,6 +105,7 @@ class WorkerHandle:
             the thread that starts it, as is the next.
         process: its process.
         is_late: whether it took too long to start; written by its timer.
+        has_overstayed: whether it was killed as it took too long to end.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class WorkerHandle:
         self.start_error: BaseException | None = None
         self.process = WorkerProcess()
         self.is_late = False
+        self.has_overstayed = False
         self._stop_deadline: float | None = None  # when it is killed unless it has ended
         self._handing_out = False
         self._epoch = 0  # of batches: each that was dropped ends one
@@ -450,8 +452,13 @@ class WorkerHandle:
         if self._stop_deadline is None:
             self.poll_at = self._stop_deadline = now + STOP_GRACE
         elif self._stop_deadline <= now:
-            self.process.kill()
+            self.overstayed()
             self.poll_at, self._stop_deadline = None, NEVER
+
+    def overstayed(self) -> None:
+        """Kill it, as it was told to end, and has not done so in time."""
+        self.has_overstayed = True
+        self.process.kill()
 
     def close(self) -> None:
         """Let go of everything, after the process has ended."""

@@ -158,6 +158,24 @@ def test_what_is_loaded_is_told_by_threadpoolctl(
         assert executor.submit(care_tasks.variables, "TOLD").result() == (expected,)
 
 
+@pytest.mark.usefixtures("no_variables")
+def test_what_a_server_has_loaded_knows_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started with the variables, so no worker has to load threadpoolctl; unless they are others by now."""
+    pytest.importorskip("numpy")
+    (tmp_path / "threadpoolctl.py").write_text(
+        "import os\ndef threadpool_limits(limits): os.environ['TOLD'] = str(limits)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "6")
+    monkeypatch.delenv("TOLD", raising=False)
+    backend = ProcessBackend(preload=["numpy"])
+    with ParallelExecutor(max_concurrency=1, backend=backend, retry_count=0) as executor:
+        assert executor.submit(care_tasks.variables, "TOLD", THREADS[0]).result() == (None, "6")
+        executor.resize(2)
+        executor.submit(os._exit, 1).exception()
+        assert executor.submit(care_tasks.variables, "TOLD", THREADS[0]).result() == ("3", "3")
+
+
 @pytest.mark.parametrize("threads", [0, -1, "many", 1.5, True])
 def test_what_is_no_number_of_threads_is_refused(threads: Any) -> None:
     """At once, and by its name."""
