@@ -104,7 +104,7 @@ def execute(program: Program, limit: float = LIMIT) -> Record:
                     run.close()
             del run
             if not record.surprises:
-                record.surprises += _left(before, threads, limit, program)
+                record.surprises += _left(before, threads, limit, record)
             record.surprises += watch.found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -259,7 +259,7 @@ def _state(run: Run) -> str:
     return f"not ended: {_unended(run)}; {'' if run.program.drops else run.executor.stats()}"
 
 
-def _left(before: Any, threads: set[threading.Thread], limit: float, program: Program) -> list[str]:
+def _left(before: Any, threads: set[threading.Thread], limit: float, record: Record) -> list[str]:
     """Return what a run has left behind, once what is ending may have ended."""
     until = time.monotonic() + limit
     while True:
@@ -269,7 +269,7 @@ def _left(before: Any, threads: set[threading.Thread], limit: float, program: Pr
             left = [f"thread {each.name}" for each in new if not isinstance(each, threading._DummyThread)]
         else:
             left = leaks.take(ours_only=False).newer_than(before)
-            if not program.forgets and any(step.do == "share" for step in program.steps()):
+            if record.given and any(step.do == "share" for step in record.program.steps()):
                 left = [
                     each for each in left if "/memfd:parallel_exec" not in each
                 ]  # a failed task's result keeps its call
