@@ -418,7 +418,7 @@ class ThreadRunner(Runner):
         """Do as `stop`. May be repeated, wherever an exception has torn it apart."""
         port = self.port
         with port.lock:
-            worker = job.slot
+            worker, end = job.slot, time.monotonic()  # now: from here on another has its place
             was_abandoned = worker is None or worker.abandoned
             if worker is not None:
                 worker.abandoned = True  # first: once its attempt is claimed, it must begin no other
@@ -435,7 +435,7 @@ class ThreadRunner(Runner):
                 self._stuck.add(worker)
                 self._workers.discard(worker)
         stacks = worker.stacks() if type(error) is TaskTimeoutError else None
-        self._spawn(partial(self._settle_abandoned, worker, job, number, error, stacks, time.monotonic(), won))
+        self._spawn(partial(self._settle_abandoned, worker, job, number, error, stacks, end, won))
 
     def _settle_abandoned(
         self,

@@ -16,6 +16,7 @@ import work
 
 from parallel_exec import (
     CapacityExhaustedError,
+    ParallelExecutor,
     Task,
     TaskStarted,
     TaskTimeoutError,
@@ -24,6 +25,7 @@ from parallel_exec import (
     current_task,
 )
 from parallel_exec._sync.timers import NEVER
+from parallel_exec.backends import _thread_pool
 
 # ── abandoned threads ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -548,3 +550,21 @@ def test_shutdown_while_a_thread_is_being_started(lab: Any, monkeypatch: pytest.
     assert failed == []
     assert futures[0].result() == 2
     assert executor.stats().workers == 0
+
+
+def test_an_abandoned_attempt_has_ended_when_its_slot_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is not the later moment in which it is known where its thread was: by then another may have its index."""
+    stacks = _thread_pool._Worker.stacks
+
+    def slow(worker: Any) -> Any:
+        time.sleep(0.4)
+        return stacks(worker)
+
+    monkeypatch.setattr(_thread_pool._Worker, "stacks", slow)
+    gate = threading.Event()
+    with ParallelExecutor(timeout=0.05, retry_count=0) as executor:
+        future = executor.submit(gate.wait)
+        assert isinstance(future.exception(), TaskTimeoutError)
+        (attempt,) = future.task_result().attempts
+        gate.set()
+    assert attempt.duration < 0.3
