@@ -84,6 +84,7 @@ ORDER = [
     "backends.engine",
     "backends._interruptible",
     "backends._soft_timeout",
+    "backends._cpu_time",
     "backends._call",
     "backends._thread_pool",
     "backends.thread",
