@@ -66,6 +66,7 @@ ORDER = [
     "backends",
     "backends.base",
     "_core.gate",
+    "_core.running",
     "_core.registry",
     "_core.ready_queue",
     "_core.idle",

@@ -11,20 +11,17 @@ import threading
 
 from parallel_exec._sync.clock import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NamedTuple
-else:
-    from parallel_exec._typing import NamedTuple
-
 LONG = 0.001  # seconds from which on an attempt is measured
 
 
-class Asked(NamedTuple):
-    """What the clock said, and when that was, by `time.monotonic()`."""
+class Asked:
+    """What the clock said, and when that was, by `time.monotonic()`; written once."""
 
-    cpu: float
-    at: float
+    __slots__ = ("at", "cpu")
+
+    def __init__(self, cpu: float, at: float) -> None:
+        self.cpu = cpu
+        self.at = at
 
 
 NEVER_ASKED = Asked(0.0, -math.inf)
