@@ -8,7 +8,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from parallel_exec._core.registry import ExecutorStats, RunningTask
+    from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._core.running import RunningTask
     from parallel_exec.backends.base import Backend
     from parallel_exec.backends.engine.dask import DaskBackend
     from parallel_exec.backends.engine.executor import ExecutorBackend
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # the one place: the build reads it here
 
 _HOMES = {
-    "_core.registry": ("ExecutorStats", "RunningTask"),
+    "_core.registry": ("ExecutorStats",),
+    "_core.running": ("RunningTask",),
     "backends.base": ("Backend",),
     "backends.engine.dask": ("DaskBackend",),
     "backends.engine.executor": ("ExecutorBackend",),

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from parallel_exec._checks import RetryOn
     from parallel_exec._core.batch import HasCollector
     from parallel_exec._core.job import AnyJob
-    from parallel_exec._core.registry import ExecutorStats, RunningTask
+    from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._core.running import RunningTask
     from parallel_exec._journal.run import JournaledRun
     from parallel_exec.config import Overrides
     from parallel_exec.future import TaskFuture

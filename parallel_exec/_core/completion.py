@@ -17,7 +17,6 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 
 from parallel_exec._core.phase import Phase
-from parallel_exec._core.registry import RunningTask
 from parallel_exec._current import current
 from parallel_exec._outcome import Failure
 from parallel_exec._sync.clock import time
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.journaling import Restored
     from parallel_exec._core.monitor import Monitor
     from parallel_exec._core.registry import ExecutorStats
+    from parallel_exec._core.running import RunningTask
     from parallel_exec._dispatcher import Dispatcher
     from parallel_exec._outcome import Outcome
     from parallel_exec.backends.base import Runner
@@ -384,6 +384,8 @@ class Completion:
         """Return what runs, the longest first."""
         with self._lock:
             found = [(self.runner.at_work(job), number, job.worker) for job, number in self._registry.live.copy()]
+        from parallel_exec._core.running import RunningTask  # few ask for it
+
         now = time.monotonic()
         known = [(work, number, worker) for work, number, worker in found if work is not None]
         running = [RunningTask(work[0], number, worker, now - work[1]) for work, number, worker in known]

@@ -10,29 +10,12 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass, field
-    from typing import Mapping, NamedTuple, Sequence
+    from typing import Mapping, Sequence
 
     from parallel_exec._core.job import AnyJob
     from parallel_exec.limits import LimitStats
 else:
     from parallel_exec._dataclasses import dataclass, field
-    from parallel_exec._typing import NamedTuple
-
-
-class RunningTask(NamedTuple):
-    """A task of which an attempt runs; a snapshot.
-
-    Attributes:
-        id: the task's id; of a `map` the item's.
-        attempt: the number of the attempt, from 1.
-        worker: the name of the thread or process that runs it.
-        seconds: for how long it has run.
-    """
-
-    id: str
-    attempt: int
-    worker: str
-    seconds: float
 
 
 @dataclass(frozen=True)

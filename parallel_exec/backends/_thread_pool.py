@@ -38,6 +38,7 @@ from parallel_exec._sync.threads import arrive, launch, main
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward, weakly
 from parallel_exec.backends._call import call
+from parallel_exec.backends._cpu_time import LONG, NEVER_ASKED, ask, used_since
 from parallel_exec.backends.base import Consumer, Runner, SchedulerPort, log_abandoned, lowest_free
 from parallel_exec.errors import CapacityExhaustedError, TaskTimeoutError, copy_of, located, start_error
 
@@ -54,7 +55,6 @@ else:
 
 PAUSE = 0.05  # seconds until the next try once the system has refused a thread; a guess
 PATIENCE = 1.0  # seconds for which a pool without a thread tries to start one; a guess
-LONG = 0.001  # seconds from which on the CPU that an attempt has used is said
 FINALIZER_LIMIT = 2.0  # seconds for which a finalizer is waited for, as long as a worker process has to end; a guess
 
 
@@ -286,9 +286,7 @@ class ThreadRunner(Runner):
     def _work(self, worker: _Worker, port: SchedulerPort) -> None:
         """Run one attempt after the other, parked until there is one, until it is time to end."""
         job: Any
-        # The CPU is asked for an attempt's beginning unless the one before was tiny, and ended just now: it costs as much as
-        # a tenth of a tiny one.
-        measured_from = 0.0
+        asked = NEVER_ASKED  # the clock of the CPU: see `_cpu_time.py`
         # The job that has ended and is still to be counted; in a list, from which the scheduler takes it.
         ended: list[AnyJob | None] = []
         while not worker.abandoned and not (len(self._workers) > self._limit and self._is_surplus(worker)):
@@ -306,15 +304,14 @@ class ThreadRunner(Runner):
                 with port.lock:  # it was abandoned meanwhile, and its call begins all the same
                     grant = worker.kept
             current.begin(job, number, None if grant is None else grant.facts)
-            before = time.thread_time() if job.started_at >= measured_from else None
+            start = job.started_at
+            if start - asked.at >= LONG:
+                asked = ask(start)
             outcome = call(job.settings, job.context, job.fn, job.args, job.kwargs)
             current.end()
             worker.job = None
             end = time.monotonic()
-            if end - job.started_at < LONG:
-                measured_from, used = end + LONG, None
-            else:
-                measured_from, used = 0.0, None if before is None else time.thread_time() - before
+            used = None if end - start < LONG else used_since(asked, start, end)
             ended.append(port.report_ended(job, number, outcome, end, used))
             del begun, job, outcome  # an error's traceback leads to this frame
             if grant is not None:

@@ -26,6 +26,7 @@ from parallel_exec._sync.locks import call_whole, is_mine
 from parallel_exec._sync.parking import TICK, Parker
 from parallel_exec._sync.weak import apart
 from parallel_exec.backends._call import call
+from parallel_exec.backends._cpu_time import Meter
 from parallel_exec.backends.base import Backend, Runner, SchedulerPort
 from parallel_exec.errors import TaskTimeoutError
 
@@ -114,6 +115,7 @@ class InlineRunner(Runner):
         self._news = Parker()  # of the one that drives
         self._turn = threading.Lock()  # one driver at a time, whatever thread it is
         self._state: dict[str, Any] = {}  # of the one worker, as tasks see it
+        self._meter = Meter()
         port.park(self)
 
     def wake(self) -> None:
@@ -186,13 +188,14 @@ class InlineRunner(Runner):
         outer = current.saved()
         current.serve((0, job.worker, self._state))
         granted = None if job.grant is None else job.grant.facts
-        before = time.thread_time()
+        asked = self._meter.begin(job.started_at)
         try:
             current.begin(job, number, granted)
             hand.outcome = apart(call, job.settings, context, job.fn, job.args, job.kwargs)
         finally:
             current.restore(outer)
-        end, used = time.monotonic(), time.thread_time() - before
+        end = time.monotonic()
+        used = self._meter.end(asked, job.started_at, end)
         exits = _exit_of(hand.outcome)
         timeout = job.settings.timeout
         if timeout is not None and end - job.started_at > timeout:

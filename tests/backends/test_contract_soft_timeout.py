@@ -6,6 +6,7 @@ import gc
 import importlib
 import itertools
 import pickle
+import signal
 import sys
 import time
 import weakref
@@ -86,6 +87,17 @@ def test_a_sleep_is_interrupted(lab: Any) -> None:
         future = executor.submit(time.sleep, 60.0)
         assert isinstance(future.exception(), SoftTimeoutError)
         assert future.task_result().attempts[0].duration < 10.0
+
+
+@over(EVERY_START_METHOD)
+def test_a_program_that_blocks_the_signal(lab: Any) -> None:
+    """What this process does with SIGALRM is not what its workers do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        executor = lab.executor(soft_timeout=SOFT, retry_count=0)
+        assert isinstance(executor.submit(soft_tasks.spin, 5.0).exception(), SoftTimeoutError)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @over(EVERY_START_METHOD)

@@ -59,7 +59,7 @@ def test_each_attempt_has_its_own(lab: Any) -> None:
     assert second == pytest.approx(0.05, abs=0.04)
 
 
-@over(("thread", "process"))
+@over(("thread", "inline", "process"))
 def test_what_is_tiny_is_not_measured(lab: Any) -> None:
     """Of what takes less than a millisecond, nothing is said: to ask would cost more than it is worth."""
     executor = lab.executor(max_concurrency=1)
@@ -68,7 +68,7 @@ def test_what_is_tiny_is_not_measured(lab: Any) -> None:
     assert known.count([None]) > QUICK * 0.9  # a machine may stop in the middle of one
 
 
-@over(EVERY_START_METHOD)
+@over(("thread", *EVERY_START_METHOD))
 def test_a_long_task_behind_tiny_ones(lab: Any) -> None:
     """What tiny tasks of the same worker have used before is not counted with a longer one."""
     executor = lab.executor(max_concurrency=1)

@@ -22,7 +22,6 @@ from parallel_exec.backends.process.launcher import Launcher, WorkerCare
 from parallel_exec.backends.process.payload import by_value, pack_initializer, unpicklable, why_not_importable
 from parallel_exec.backends.process.pool import ProcessPool
 from parallel_exec.backends.process.releases import Releases
-from parallel_exec.backends.process.repeats import Repeats
 from parallel_exec.errors import ParallelExecError, start_error
 
 TYPE_CHECKING = False
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.base import SchedulerPort
+    from parallel_exec.backends.process.repeats import Repeats
 
 
 class ProcessBackend(Backend):
@@ -108,7 +108,7 @@ class ProcessBackend(Backend):
         # Here and not in the pool, as an unused pool is followed by another one in a forked child. Once its pool has ended it
         # lets go of what goes to workers with their start.
         self._releases = Releases()
-        self._repeats = Repeats()
+        self._repeats: Repeats | None = None  # what large calls there were, once there are any
         self._launcher = Launcher(
             context,
             packed,
@@ -159,8 +159,16 @@ class ProcessBackend(Backend):
         except Exception as error:
             raise unpicklable(job) from _exceptions.detached(error)
         if pickled.segment is not None:
-            self._repeats.look(pickled, job.id)
+            self._look_at_large(pickled, job.id)
         return by_value(job, pickled) if pickled.may_name_main() and not self._forks else pickled
+
+    def _look_at_large(self, pickled: Pickled, task_id: str) -> None:
+        repeats = self._repeats
+        if repeats is None:
+            from parallel_exec.backends.process.repeats import Repeats  # few calls are large
+
+            repeats = self._repeats = Repeats()
+        repeats.look(pickled, task_id)
 
     def store(self, content: Any) -> None:
         """Put something that is shared in memory, and keep nothing else of it."""

@@ -92,6 +92,7 @@ class Launcher:
         self.watches_memory = self._care.max_memory is not None
         self._seed = 0
         self._workers = 1
+        self._threads: int | None = None  # what `threads_of` has said for so many; None: it was not asked
         self._kind = PLAIN
         self._uses_kind = False  # whether this pool is counted among those that do; guarded by the lock of `spawn`
         # Now, as the main module has no `__file__` any more once its end is reached, when what is pending is still to be done.
@@ -105,7 +106,7 @@ class Launcher:
     def open(self, seed: int, workers: int) -> None:
         """Launch those of a pool whose executor has this seed, and so many workers."""
         self._seed = seed
-        self._workers = workers
+        self.resize(workers)
         if self._care.preload or any(map(is_read_at_start, self._care.environment)):
             environment = self._environment()[0]
             self._kind = Kind(self._care.preload, tuple(sorted(environment.items())))
@@ -114,6 +115,7 @@ class Launcher:
     def resize(self, workers: int) -> None:
         """Launch those of a pool that has so many workers from now on. Any thread."""
         self._workers = workers
+        self._threads = None
 
     def start_server(self) -> None:
         """Start the fork server; called with the first call, as nothing takes longer than what the server has to import.
@@ -194,7 +196,9 @@ class Launcher:
     def _environment(self) -> tuple[dict[str, str], int]:
         """Return what workers have beside this process's environment, and how many threads loaded libraries are to have."""
         own = self._care.environment
-        threads = threads_of(self._care.threads, self._workers)
+        threads = self._threads
+        if threads is None:
+            threads = self._threads = threads_of(self._care.threads, self._workers)
         variables = thread_variables(threads, own) if threads else {}
         return {**variables, **own}, threads if len(variables) == len(THREADS) else 0
 

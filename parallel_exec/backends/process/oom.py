@@ -75,7 +75,7 @@ def _files_of_group() -> Iterator[str]:
 def _read(file: str) -> int | None:
     """Return the count in a file; None if there is none."""
     try:
-        with open(file, encoding="ascii") as lines:
+        with open(file, encoding="utf-8") as lines:
             for line in lines:
                 name, _, count = line.partition(" ")
                 if name == "oom_kill":

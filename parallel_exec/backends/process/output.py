@@ -27,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from parallel_exec._core.job import AnyJob
+
 MOST: Final = 1 << 16  # bytes that are kept of an attempt's output
 TOKEN = 16  # bytes; nobody guesses so many
 _NO_TEXT = b"\xff"  # the first of them, which is none of UTF-8: text is never taken for the beginning of a marker
@@ -119,6 +121,32 @@ class WorkerOutput:
         self._unmarked.clear()
         self._searched = 0
         return rest
+
+    def note(self, job: AnyJob, serial: int) -> None:
+        """Have an attempt know what it has written that was heard to have ended, and had a serial number."""
+        if not _is_item(job):
+            _note(job, self.take(serial))
+
+    def note_rest(self, job: AnyJob) -> None:
+        """Have the attempt that a worker ran when it died know what it has written."""
+        _note(job, self.rest())
+
+    def pass_on_rest(self) -> None:
+        """Write what is left to this process's standard error."""
+        pass_on(self.rest())
+
+
+def _note(job: AnyJob, output: bytes) -> None:
+    """Note what an attempt has written, if anybody can look at it."""
+    if _is_item(job):
+        pass_on(output)
+    elif output:
+        job.has_used(output=text_of(output))
+
+
+def _is_item(job: AnyJob) -> bool:
+    """Return whether it is an item of a `map`: nobody can look at its attempts, so what it writes was passed on."""
+    return job.payload is not None and job.payload.item is not None
 
 
 def text_of(output: bytes) -> str:

@@ -36,7 +36,6 @@ from parallel_exec.backends.base import Runner
 from parallel_exec.backends.process.assignments import Assignments
 from parallel_exec.backends.process.deaths import Deaths
 from parallel_exec.backends.process.io_loop import ENDED, WRITABLE, IoLoop
-from parallel_exec.backends.process.output import pass_on
 from parallel_exec.backends.process.prefetch import Prefetch, fitting
 from parallel_exec.backends.process.receiver import Receiver
 from parallel_exec.backends.process.supervisor import Supervisor
@@ -453,7 +452,7 @@ class ProcessPool(Runner):
             self._deaths.tell_of_idle(handle, exitcode)
         self._receiver.interrupted(handle, interrupted, exitcode)
         if handle.output is not None:
-            pass_on(handle.output.rest())
+            handle.output.pass_on_rest()
 
     # ── when it breaks ──────────────────────────────────────────────────────────────────────────────────────────────
 

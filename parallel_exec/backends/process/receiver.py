@@ -26,7 +26,6 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import Upward
 from parallel_exec.backends._outcomes import RETURNED, UNREADABLE, Named, decode
 from parallel_exec.backends.process import log_relay, wire
-from parallel_exec.backends.process.output import pass_on, text_of
 from parallel_exec.backends.process.payload import values_of
 from parallel_exec.backends.process.prefetch import ITEM_OVERHEAD, Prefetch
 from parallel_exec.backends.process.worker_handle import POLL_AFTER, WorkerHandle
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from parallel_exec.backends.process.assignments import Assignments, Interrupted
     from parallel_exec.backends.process.deaths import Deaths
     from parallel_exec.backends.process.launcher import Launcher
-    from parallel_exec.backends.process.output import WorkerOutput
 else:
     from parallel_exec._typing import NamedTuple
 
@@ -130,13 +128,13 @@ class Receiver:
             jobs = handle.plain_ended(list(map(wire.serial_of, frames)))
         try:
             ran = []
-            seconds = 0.0
+            seconds, output = 0.0, handle.output
             for job, frame in zip(jobs, frames):
                 if job is not None:  # else it was heard of before
                     start, end = frame.start, frame.end
                     seconds += end - start
-                    if handle.output is not None:
-                        _hear_output(handle.output, job, frame.serial)
+                    if output is not None:
+                        output.note(job, frame.serial)
                     outcome = decode(frame.kind, frame.payload, job, frame.ancillary, handle.receive)
                     ran.append((job, start, outcome, end))
             if ran:
@@ -163,7 +161,7 @@ class Receiver:
             self._end_item(handle, job, frame.serial, None, frame.start, frame.end)
             return
         if handle.output is not None and type(job) is not MapChunk:
-            _hear_output(handle.output, job, frame.serial)
+            handle.output.note(job, frame.serial)
         what = _named(job, frame.serial)
         outcome = decode(frame.kind, frame.payload, what, frame.ancillary, handle.receive)
         if type(job) is MapChunk:
@@ -270,7 +268,7 @@ class Receiver:
             return
         number = self._begin(handle, job, running.since, over=True)
         if handle.output is not None and type(job) is not MapChunk:
-            _note_output(job, handle.output.rest())
+            handle.output.note_rest(job)
         error = self._deaths.error_of(handle, exitcode, job.fn, _named(job, running.serial).id, error)
         if type(job) is not MapChunk:
             if number:
@@ -288,25 +286,6 @@ class Receiver:
         if job.phase == Phase.HANDED_OUT:
             return self._port.begin(job, handle, handle.name, start, over=over, begun=type(job) is not MapChunk)
         return job.attempt_number if job.phase == Phase.LIVE else 0
-
-
-def _hear_output(output: WorkerOutput, job: AnyJob, serial: int) -> None:
-    """Hear what the attempt has written that a worker had under a serial number, and that has ended."""
-    if not _is_item(job):
-        _note_output(job, output.take(serial))
-
-
-def _note_output(job: AnyJob, output: bytes) -> None:
-    """Note what an attempt has written, if anybody can look at it."""
-    if _is_item(job):
-        pass_on(output)
-    elif output:
-        job.has_used(output=text_of(output))
-
-
-def _is_item(job: AnyJob) -> bool:
-    """Return whether it is an item of a `map`: nobody can look at its attempts, so what it writes was passed on."""
-    return job.payload is not None and job.payload.item is not None
 
 
 class _Item(NamedTuple):

@@ -45,7 +45,6 @@ from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends.process import segments, semaphore, wire
 from parallel_exec.backends.process.assigned import AssignedCalls
-from parallel_exec.backends.process.output import WorkerOutput
 from parallel_exec.backends.process.worker_files import WorkerFiles
 from parallel_exec.backends.process.worker_process import WorkerProcess
 from parallel_exec.errors import TaskTimeoutError
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from parallel_exec._core.job import AnyJob
     from parallel_exec.backends._pickling import Pickled
     from parallel_exec.backends.process.child.start import WorkerConfig
+    from parallel_exec.backends.process.output import WorkerOutput
     from parallel_exec.backends.process.payload import Initializer
 
 
@@ -147,7 +147,7 @@ class WorkerHandle:
         except BaseException:
             self._permits = None  # now, and not whenever the traceback goes that leads here
             raise
-        self.output = WorkerOutput(self.files.output) if captures else None
+        self.output = _open_output(self.files.output) if captures else None
         self.timer = make_timer(self)
 
     @property
@@ -266,7 +266,7 @@ class WorkerHandle:
         pieces = [b""]
         large: list[Pickled] = []
         size = 0
-        names: dict[str, bytes] = {}  # encoded; most are the same
+        encoded: dict[str, bytes] = {}  # names; most are the same
         for job in jobs:
             payload: Pickled = job.payload
             ancillary = 0
@@ -280,9 +280,9 @@ class WorkerHandle:
                 low, high, first, name = payload.item
             else:
                 name, first = job.id_parts()
-            known, data = names.get(name), payload.data
+            known, data = encoded.get(name), payload.data
             if known is None:
-                known = names[name] = name.encode(errors="surrogatepass")
+                known = encoded[name] = name.encode(errors="surrogatepass")
             settings, attempt, main = job.settings, job.attempt_number + 1, payload.may_name_main()
             timeout, soft = settings.timeout or 0.0, settings.soft_timeout or 0.0
             granted = b""
@@ -292,10 +292,12 @@ class WorkerHandle:
                 ):  # an item has changed, and cannot be pickled any more: it is not told
                     granted = pickle.dumps(job.grant.facts(), 5)
                 main = main or b"main__" in granted
-            sizes = len(known), len(granted), len(data)
-            header = wire.TASK.pack(serial, attempt, timeout, soft, ancillary, main, low, high, first, *sizes)
+            names, grants, length = len(known), len(granted), len(data)
+            header = wire.TASK.pack(
+                serial, attempt, timeout, soft, ancillary, main, low, high, first, names, grants, length
+            )
             pieces += header, known, granted, data
-            size += len(header) + sum(sizes)
+            size += wire.TASK.size + names + grants + length
             serial += job.weight
         pieces[0] = wire.BATCH.pack(size, self._epoch, len(jobs))
         return [b"".join(pieces)] if size < _JOINED else pieces, large
@@ -467,3 +469,9 @@ class WorkerHandle:
         self.files.close()
         with semaphore.lock:
             self._permits = None  # a semaphore has a name in the system until it is collected
+
+
+def _open_output(fd: int) -> WorkerOutput:
+    from parallel_exec.backends.process.output import WorkerOutput  # few pools capture it
+
+    return WorkerOutput(fd)

@@ -342,7 +342,13 @@ def test_a_module_that_ends_the_server(make_module: Callable[[str], str]) -> Non
             future.result()
 
 
-HANGS = "import os, pathlib, time\npathlib.Path({!r}).write_text(str(os.getpid()))\ntime.sleep(1000)"
+HANGS = """
+import os, pathlib, time
+file = pathlib.Path({!r})
+file.with_suffix(".new").write_text(str(os.getpid()))
+file.with_suffix(".new").rename(file)  # whoever sees it can read it
+time.sleep(1000)
+"""
 
 
 def test_a_module_that_hangs(make_module: Callable[[str], str], tmp_path: Path) -> None:

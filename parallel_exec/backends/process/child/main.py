@@ -198,7 +198,8 @@ class Worker:
         end = time.monotonic()
         if end - start >= LONG:
             used = wire.encode(wire.USED, task.serial, *self._meter.read(start, end))
-        self.mark(task.serial)
+        if self._capture is not None:
+            self._capture.mark(task.serial)
         self.outbox.report(kind, task.serial, start, end, pickled, used)
         return True
 

@@ -73,6 +73,7 @@ class _SoftCall:
         self._frame = 0  # the `id` of the call's own frame; 0: it is over, or not to be interrupted any more
         self._running: Any = None
         self._attempt = 0
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # as it may be in a program that waits for it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""

@@ -13,6 +13,7 @@ attempt that has raised it, where the kernel allows that (Linux); else an attemp
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 
 from parallel_exec._sync.clock import time
@@ -36,7 +37,8 @@ class UsageMeter:
 
     def __init__(self) -> None:
         self._cpu = 0.0  # seconds of CPU that the process had used
-        self._since = 0.0  # from when on what takes time is taken to use CPU, by `time.monotonic()`
+        self._since = -math.inf  # when that was (monotonic): from then on what takes time is taken to use CPU
+        self._resting_since = 0.0
         self._low = 0  # bytes: what the kernel's note has not been less than since it was set back
         self._can_reset: bool | None = None  # whether the note can be set back; None: that was not tried
         # Whether the note is about this program, and not the one that the process ran before; None: nobody has looked.
@@ -44,12 +46,15 @@ class UsageMeter:
         self.rest()
 
     def rest(self) -> None:
-        """Note where the CPU stands, as there is nothing to do."""
-        self._cpu, self._low = _usage()
+        """Note that there is nothing to do; and where the CPU stands, unless that was noted just now."""
+        self._resting_since = now = time.monotonic()
+        if now - self._since >= LONG:
+            self._cpu, self._low = _usage()
+            self._since = now
 
     def begin(self) -> None:
-        """Note that there is something to do."""
-        self._since = time.monotonic()
+        """Note that there is something to do: the rest took time, and no CPU."""
+        self._since += time.monotonic() - self._resting_since
 
     def restart(self, now: float) -> None:
         """Forget what was used until now: it was for loading a call."""
