@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each seed."""
     if "seed" in metafunc.fixturenames:
         option = metafunc.config.getoption
-        first = option("--first", 0)
+        first = int(option("--first", 0) or 0)
         seeds = option("--seeds", None)
         cases = [
             (kind, seed)

@@ -352,7 +352,8 @@ class Run:
 
     def _queue(self, step: Step) -> None:
         queue = self.executor.queue
-        queue.size(), queue.peek(), queue.is_empty()
+        for ask in (queue.size, queue.peek, queue.is_empty):
+            ask()
 
     def _clear(self, step: Step) -> None:
         self.executor.queue.clear()
