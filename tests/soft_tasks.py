@@ -70,10 +70,11 @@ def spin_in_a_callback(seconds: float) -> Any:
 
 def run_others_here(soft_timeout: float, seconds: float) -> Any:
     """Have calls made in this very thread, with a soft timeout of their own; returns how they ended, and whose time is up."""
-    with ParallelExecutor(backend="inline", soft_timeout=soft_timeout, timeout=None, retry_count=0) as executor:
-        futures = [executor.submit(spin, seconds), executor.options(soft_timeout=None).submit(spin, seconds)]
-        ended = [type(future.exception()).__name__ for future in futures]
+    ended = []
     try:
+        with ParallelExecutor(backend="inline", soft_timeout=soft_timeout, timeout=None, retry_count=0) as executor:
+            ended.append(type(executor.submit(spin, seconds).exception()).__name__)
+            ended.append(type(executor.options(soft_timeout=None).submit(spin, seconds).exception()).__name__)
         spin(60.0)
     except SoftTimeoutError as error:
         return ended, error.task_id

@@ -84,7 +84,6 @@ class Content:
     )
 
     def __init__(self, number: int, value: Any = _NONE, address: str = "", main: str = "") -> None:
-        self._users: list[Callable[[int], object]] = []  # first: the finalizer needs it, whatever is raised here
         self.number = number
         self.type_name = "object" if value is _NONE else type(value).__name__
         self._value = value
@@ -94,6 +93,7 @@ class Content:
         )
         self._memories: list[Memory] = []  # the first counts: another thread may have been at it, too
         self._parts: list[Content] = []  # those that it refers to: handles in what is shared
+        self._users: list[Callable[[int], object]] = []
         self._digest = b""
         _known[number] = self
         if value is not _NONE:
@@ -174,7 +174,7 @@ class Content:
                 part.used_by(forget)
 
     def __del__(self) -> None:
-        for forget in self._users:
+        for forget in getattr(self, "_users", ()):  # a signal handler may have raised before it had them
             forget(self.number)
 
 
@@ -279,11 +279,11 @@ class Memory:
     """
 
     alive: ClassVar[weakref.WeakSet[Memory]] = weakref.WeakSet()
+    _fd = -1
+    _path = ""  # of a file; or, in a worker that was forked, the address in its parent
 
     def __init__(self, pieces: list[memoryview]) -> None:
-        self._fd = -1
         self._maker = os.getpid()
-        self._path = ""  # of a file; or, in a worker that was forked, the address in its parent
         self.size = sum(segments.aligned(piece.nbytes) for piece in pieces)
         self._open()
         self.alive.add(self)
@@ -303,9 +303,7 @@ class Memory:
                 raise
             what = "each object that is shared holds one: share many small ones as one list, or raise the limit (ulimit -n)"
             raise OSError(error.errno, f"{os.strerror(error.errno)}: {what}") from None
-        try:
-            os.close(os.open(f"{_PROC}/{self._maker}/fd/{self._fd}", os.O_RDONLY))
-        except OSError:
+        if not os.access(f"{_PROC}/{self._maker}/fd/{self._fd}", os.R_OK):
             fd, self._fd = self._fd, -1
             os.close(fd)
             fd, self._path = tempfile.mkstemp(prefix="parallel_exec-")

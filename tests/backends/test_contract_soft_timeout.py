@@ -178,8 +178,9 @@ def test_calls_in_the_same_thread(lab: Any) -> None:
     executor = lab.executor(soft_timeout=4 * SOFT, retry_count=0)
     own = executor.options(id="own")
     assert own.submit(soft_tasks.run_others_here, 20.0, 0.01).result() == (["NoneType", "NoneType"], "own")
-    ended = ["SoftTimeoutError", "NoneType"]
-    assert own.submit(soft_tasks.run_others_here, SOFT, 6 * SOFT).result() == (ended, "own")
+    ended, whose = own.submit(soft_tasks.run_others_here, SOFT, 6 * SOFT).result()
+    assert (ended[0], whose) == ("SoftTimeoutError", "own")
+    assert set(ended[1:]) <= {"NoneType"}  # it may come before that can be noted
 
 
 @over(("thread", "process"))

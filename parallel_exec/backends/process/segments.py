@@ -55,7 +55,7 @@ def create(size: int) -> int:
     fd = lift(_create())
     try:
         os.ftruncate(fd, size)
-    except OSError:
+    except BaseException:  # a signal handler's, too
         os.close(fd)
         raise
     return fd

@@ -355,3 +355,22 @@ def test_what_arrives_costs_the_same_however_much_there_is(bench: Any) -> None:
         each.store(has_main=True)
     counts = [pool.submit(shared_tasks.load_and_count, each.key()).result()[1] for each in more]
     assert counts[0] > counts[-1] == 6
+
+
+def test_nothing_is_said_where_ctrl_c_comes_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is half made goes without a word: its finalizer finds what it needs. (An error in there would fail the test.)"""
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _contents.Memory([memoryview(b"x")])
+    _contents.Content.__new__(_contents.Content)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", interrupted)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(KeyboardInterrupt):
+            _contents.Memory([memoryview(b"x")])
+        assert len(os.listdir("/proc/self/fd")) == before
