@@ -146,6 +146,7 @@ def _end(run: Run, until: float) -> None:
     if not run.program.drops:
         run.executor.shutdown()
         return
+    run.do(Step("resume"))  # as a call that was given up may still wait for it, and so keep it
     run.drop()
     while _unended(run) and time.monotonic() < until:
         time.sleep(0.001)
