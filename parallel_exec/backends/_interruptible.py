@@ -23,10 +23,8 @@ _WAITS = frozenset(
         (f"{_PACKAGE}._sync.parking", "wait"),
     )
 )
-_STDLIBS = (
-    "concurrent.futures._base",
-    ("_invoke_callbacks", "add_done_callback"),
-)  # what does the same for our futures
+_BETWEEN = f"{_PACKAGE}._sharing", "_call"  # between the call and the user's function, and at work nowhere else
+_STDLIBS = "concurrent.futures._base", ("_invoke_callbacks", "add_done_callback")  # what does the same for our futures
 _IMPORTS = frozenset(  # importlib's core, by its names before and after `importlib` was imported
     ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external")
 )
@@ -39,23 +37,23 @@ def is_interruptible(frame: FrameType | None, call: int) -> bool:
         frame: where the thread is.
         call: the `id` of the frame of ours that has called the user's function. If that is not found, it may not.
     """
-    waits = frame is not None and (_module(frame), frame.f_code.co_name) in _WAITS
+    waits = frame is not None and _place(frame) in _WAITS
     has_left_ours = False
     while frame is not None and id(frame) != call:
         if not _is_ours(frame):
             has_left_ours = True
-        elif has_left_ours or not waits:
+        elif (has_left_ours or not waits) and _place(frame) != _BETWEEN:
             return False
         frame = frame.f_back
     return frame is not None
 
 
 def _is_ours(frame: FrameType) -> bool:
-    module = _module(frame)
+    module, name = _place(frame)
     if module in _IMPORTS:
         return True
-    return module.partition(".")[0] == _PACKAGE or (module == _STDLIBS[0] and frame.f_code.co_name in _STDLIBS[1])
+    return module.partition(".")[0] == _PACKAGE or (module == _STDLIBS[0] and name in _STDLIBS[1])
 
 
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
+def _place(frame: FrameType) -> tuple[str, str]:
+    return str(frame.f_globals.get("__name__", "")), frame.f_code.co_name

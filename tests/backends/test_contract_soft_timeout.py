@@ -43,6 +43,15 @@ def test_a_task_can_save_what_it_has(lab: Any) -> None:
 
 
 @over(EVERY)
+def test_in_a_program_that_shares_something(lab: Any) -> None:
+    """Where calls are looked at for handles, it comes as well."""
+    executor = lab.executor(soft_timeout=SOFT)
+    steps, facts = executor.submit(soft_tasks.save_what_there_is, executor.share(60.0)).result()
+    assert steps > 0
+    assert facts[-1] == "SoftTimeoutError"
+
+
+@over(EVERY)
 def test_one_that_lets_it_pass_has_failed(lab: Any) -> None:
     """It is an ordinary failure, with a traceback from the task, and retried by policy."""
     executor = lab.executor(soft_timeout=SOFT, retry_count=1)

@@ -173,7 +173,9 @@ def test_nothing_can_run_any_more(bare: Bare) -> None:
     waits, runs = bare.queued(1), bare.live(2)
     error = WorkerStartError("no workers")
     bare.completion.fail_all(error)
-    assert waits.exception(0) is error
+    assert type(waits.exception(0)) is WorkerStartError  # a copy: raised, it leads to who asks
+    assert waits.exception(0) is not error
+    assert str(waits.exception(0)) == "no workers"
     assert (runs.phase, bare.monitor.gate.admits) == (Phase.LIVE, False)
 
 
