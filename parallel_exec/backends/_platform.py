@@ -161,14 +161,16 @@ def kill_group(pid: int, leader_is_gone: bool = False) -> None:
 def ask_for_dump(pid: int) -> bool:
     """Have a process write where it is, and die, also one that was stopped; returns whether it can be asked.
 
-    Its main thread is asked, if the kernel can do that (Linux 6.9): two signals to a process may go to two threads. It
-    dies of the first; the second comes in the middle of that, or both are there, and the handler of the higher runs first.
+    Its main thread is asked, if the kernel can do that (Linux 6.9): two signals to a process may go to two threads. It is
+    stopped until both are there: the handler of the higher runs first then, the main thread's, and it dies of the other.
+    (One after the other would not do: it would be dead, or a call of C's would come back, as `sleep` does then.)
     """
     if not DUMP_ALL:
         return False
     try:
         fd = lift(os.pidfd_open(pid))
         try:
+            os.kill(pid, signal.SIGSTOP)
             for number in DUMP_SIGNALS:
                 signal.pidfd_send_signal(fd, number, None, _TO_THREAD)
         finally:

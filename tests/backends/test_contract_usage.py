@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import time
 from typing import Any
@@ -22,10 +23,11 @@ def burn(seconds: float) -> None:
 
 
 def fill(mib: int, seconds: float = 0.01) -> int:
-    """Have so much memory for a moment."""
-    filled = b"x" * (mib * MIB)
-    time.sleep(seconds)
-    return len(filled)
+    """Have so much memory for a moment, which the process did not have before; `malloc` may have kept some."""
+    with mmap.mmap(-1, mib * MIB) as filled:
+        filled[:: mmap.PAGESIZE] = b"x" * (mib * MIB // mmap.PAGESIZE)
+        time.sleep(seconds)
+        return len(filled)
 
 
 def burn_and_fail(seconds: float) -> None:

@@ -42,10 +42,10 @@ def hasty(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "DUMP_GRACE", GRACE)
 
 
-def stopped(executor: Any, function: Any, *args: Any) -> Any:
+def stopped(executor: Any, function: Any, *args: Any, timeout: float = 0.3) -> Any:
     """Return the error of a call that outruns its timeout; the worker has loaded all that it needs."""
     executor.submit(work.pid).result(work.SOON)
-    error = executor.options(timeout=0.3, id="t").submit(function, *args).exception(work.SOON)
+    error = executor.options(timeout=timeout, id="t").submit(function, *args).exception(work.SOON)
     assert type(error) is TaskTimeoutError
     return error
 
@@ -93,7 +93,7 @@ def test_an_item_of_a_map(pool: Any) -> None:
 
 def test_the_task_is_shown_among_many_threads(pool: Any) -> None:
     """faulthandler writes no more than a hundred, the oldest not among them."""
-    error = stopped(pool(), hanging_tasks.nap_beside_threads, 110)
+    error = stopped(pool(), hanging_tasks.nap_beside_threads, 110, timeout=2.0)  # it takes a while to start them
     assert str(error).endswith(" in nap_beside_threads")
     assert error.stack.count("(most recent call last)") >= 100
     assert error.stack.splitlines()[-3] == "The task's thread (most recent call last):"
