@@ -630,4 +630,4 @@ def test_what_the_thread_was_doing_is_over(backend: str) -> None:
             assert (current.adding, current.telling, current.driving, current.ending) == ((), (), (), ()), step
             if not more:
                 break
-        assert step > 200
+        assert step > 100  # of points in a call; some are there only if a thread was quick
