@@ -11,7 +11,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import numpy
 import processes
@@ -179,19 +179,23 @@ def test_something_else_at_its_address(bench: Any) -> None:
     _contents.forget(number + 1)
 
 
-def test_an_engines_process_lets_go_when_it_gets_another(bench: Any) -> None:
-    """A process that nobody tells looks for itself, when it meets what it does not know."""
-    contents = [_contents.Content(_contents.new_number(), [n]) for n in range(2)]
+def stored(numbers: Iterable[int]) -> list[_contents.Content]:
+    """Return contents in memory that other processes can map: a list for each number, with that."""
+    contents = [_contents.Content(_contents.new_number(), [number]) for number in numbers]
     for content in contents:
         content.store(has_main=True)
+    return contents
+
+
+def test_an_engines_process_lets_go_when_it_gets_another(bench: Any) -> None:
+    """A process that nobody tells looks for itself, when it meets what it does not know."""
+    contents = stored(range(2))
     pool = bench.pool()
     keys = [content.key() for content in contents]
     assert pool.submit(shared_tasks.load_and_count, keys[0]).result() == ([0], 1)
     assert pool.submit(shared_tasks.load_and_count, keys[1]).result() == ([1], 2)
     contents.clear()
-    del content
-    third = _contents.Content(_contents.new_number(), [3])
-    third.store(has_main=True)
+    (third,) = stored([3])
     assert pool.submit(shared_tasks.load_and_count, third.key()).result() == ([3], 1)
 
 
@@ -343,16 +347,12 @@ def test_too_many_are_shared(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_arrives_costs_the_same_however_much_there_is(bench: Any) -> None:
     """Of what has arrived before, only a few are looked for; in turn, so that all that is gone is found."""
-    contents = [_contents.Content(_contents.new_number(), [n]) for n in range(50)]
-    for content in contents:
-        content.store(has_main=True)
+    contents = stored(range(50))
     pool = bench.pool()
     keys = [content.key() for content in contents]
     assert [pool.submit(shared_tasks.load_and_count, key).result() for key in keys] == [([n], n + 1) for n in range(50)]
-    del contents[1:], content
-    more = [_contents.Content(_contents.new_number(), [n]) for n in range(5)]
-    for each in more:
-        each.store(has_main=True)
+    del contents[1:]
+    more = stored(range(5))
     counts = [pool.submit(shared_tasks.load_and_count, each.key()).result()[1] for each in more]
     assert counts[0] > counts[-1] == 6
 
