@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -22,6 +23,12 @@ def pytest_configure() -> None:
     """Let the programs that tests start hear Ctrl-C, also where a shell started this one in the background, deaf to it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there by now for good: thousands of collections of garbage, of tests that ask for one, pass it over."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from typing import Iterator
 
 import pytest
 import source
@@ -323,6 +324,14 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_the_trees() -> Iterator[None]:
+    """Keep no syntax trees for the tests to come: each collection of garbage would go through them."""
+    yield
+    source.tree.cache_clear()
+    source.modules.cache_clear()
+
+
 def _of_ours(imports: list[source.Import]) -> set[str]:
     """Return the modules that are imported; packages say nothing of themselves."""
     return {each.module for each in imports if each.module in FILES} - PACKAGES
@@ -333,13 +342,11 @@ def test_the_list_is_complete() -> None:
     assert sorted(ORDER) == sorted(FILES)
 
 
-@pytest.mark.parametrize("module", [module for module in ORDER if module in FILES])
-def test_imports_point_down(module: str) -> None:
+def test_imports_point_down() -> None:
     """A module imports only what stands above it in the list, be it for types or when needed: so there are no circles."""
-    below = {module, *ORDER[: ORDER.index(module)]}
-    at_import, for_types, when_needed = map(_of_ours, source.imports_of(module))
-    assert at_import <= below
-    assert for_types | when_needed <= below
+    for place, module in enumerate(ORDER):
+        if module in FILES:
+            assert _all_of_ours(module) <= set(ORDER[: place + 1]), module
 
 
 def _all_of_ours(module: str) -> set[str]:
@@ -387,19 +394,18 @@ def test_a_worker_process_needs_few_modules() -> None:
     }
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_every_module_says_what_it_is(module: str) -> None:
+def test_every_module_says_what_it_is() -> None:
     """Each module opens with a docstring that begins with a sentence."""
-    docstring = ast.get_docstring(source.tree(module))
-    assert docstring
-    assert len(docstring.splitlines()[0]) > 20
+    for module in FILES:
+        docstring = ast.get_docstring(source.tree(module))
+        assert docstring, module
+        assert len(docstring.splitlines()[0]) > 20, module
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_modules_are_short(module: str) -> None:
+def test_modules_are_short() -> None:
     """No module has more than 500 lines."""
-    length = FILES[module].read_text(encoding="utf-8").count("\n")
-    assert length <= 500
+    lengths = {module: path.read_text(encoding="utf-8").count("\n") for module, path in FILES.items()}
+    assert {module: length for module, length in lengths.items() if length > 500} == {}
 
 
 def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -408,13 +414,15 @@ def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return 0 if not body else (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_functions_are_short(module: str) -> None:
+def test_functions_are_short() -> None:
     """No function's body has more than 40 lines."""
-    functions = [
-        node for node in ast.walk(source.tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    ]
-    assert {function.name for function in functions if _body_length(function) > 40} == set()
+    functions = {
+        (module, node)
+        for module in FILES
+        for node in ast.walk(source.tree(module))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert {(module, function.name) for module, function in functions if _body_length(function) > 40} == set()
 
 
 def test_nobody_reaches_into_others() -> None:
