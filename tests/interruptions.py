@@ -60,5 +60,6 @@ def interrupt(call: Callable[[], Any], step: int, act: Callable[[], Any] = raise
         pass
     finally:
         sys.settrace(before)
+        latest.clear()  # else what was raised, kept in a log record for one, keeps all that these frames had
         gc.enable()
     return left <= 0
