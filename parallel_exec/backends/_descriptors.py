@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from itertools import chain, starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,19 @@ def pipe() -> tuple[int, int]:
         OSError: too many are open.
     """
     return _lift_both(*os.pipe())
+
+
+def put_pipe(ends: list[int]) -> None:
+    """Put the reading and the writing end of a new pipe into a list: whatever a signal handler raises, both are there, or none.
+
+    Raises:
+        OSError: too many are open.
+    """
+    ends.extend(chain.from_iterable(starmap(os.pipe, [()])))  # in C, out of reach of signal handlers
+    for place, fd in enumerate(ends):
+        if fd in STANDARD:
+            ends[place] = duplicate(fd)
+            os.close(fd)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:

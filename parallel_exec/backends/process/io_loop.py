@@ -13,6 +13,7 @@ Guarantees:
     `wakeup` waits for no lock, as finalizers call it, in whatever thread, with whatever held there. The pipe is closed when the
     last who writes to it is done: no thread writes to a number that another one has just closed. The scheduler's lock guards
     the poller.
+    Wherever a signal handler raises, in `start` or `wakeup`, nothing stays open for that, also if what it raised is kept.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ import threading
 
 from parallel_exec._dispatcher import logger
 from parallel_exec._sync.threads import arrive, launch
-from parallel_exec.backends._descriptors import fill_standard, pipe
+from parallel_exec.backends._descriptors import fill_standard, put_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Sequence
 
 
 class _Selector:
@@ -54,16 +55,28 @@ ENDED = -1.0  # what a turn returns instead of a time: there will be nothing mor
 
 
 class _Bell:
-    """The end of the pipe that is written to; closed when nobody holds the object any more."""
+    """The pipe that wakes the thread; closed when nobody holds the object any more.
 
-    __slots__ = ("fd",)
+    Attributes:
+        ends: what is read, and what is written to; -1 for both once they are forgotten.
+    """
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    ends: Sequence[int] = ()  # also where a signal handler raises as it is made
+
+    def __init__(self) -> None:
+        ends: list[int] = []
+        self.ends = ends
+        del self  # else whoever keeps what is raised here, and so this frame, would keep the pipe
+        put_pipe(ends)
+        os.set_blocking(ends[1], False)
+
+    def forget(self) -> None:
+        """Do not close them: their numbers may be others' by now."""
+        self.ends = (-1, -1)
 
     def __del__(self, _close: Any = os.close) -> None:
-        if self.fd >= 0:
-            _close(self.fd)
+        if -1 not in self.ends:
+            list(map(_close, self.ends))  # in one step, as a signal handler may raise
 
 
 class IoLoop:
@@ -98,9 +111,9 @@ class IoLoop:
             OSError: no file can be opened.
             RuntimeError: no thread can be started; MemoryError likewise.
         """
-        self._open()
         thread = threading.Thread(target=serve, name="parallel_exec-io", daemon=True)
         try:
+            self._open()
             launch(thread)
             self.thread = thread
         except BaseException as error:  # a signal handler's: it runs nevertheless, or was never touched
@@ -112,16 +125,11 @@ class IoLoop:
 
     def _open(self) -> None:
         fill_standard()  # first: a poller cannot be moved
-        self._wakeup_r, wakeup_w = pipe()
-        os.set_blocking(wakeup_w, False)
         self._wakeup_pending = False
-        self._bell = _Bell(wakeup_w)
-        try:
-            self._poller = _Poller()
-            self._poller.register(self._wakeup_r, READABLE)
-        except OSError:
-            self.close()
-            raise
+        self._bell = _Bell()
+        self._wakeup_r = self._bell.ends[0]
+        self._poller = _Poller()
+        self._poller.register(self._wakeup_r, READABLE)
 
     def run(self, turn: Callable[[], float | None], progress: Callable[[], object]) -> BaseException | None:
         """Take turns until there is nothing more to do, in the thread.
@@ -174,24 +182,27 @@ class IoLoop:
     def wakeup(self) -> None:
         """Have the thread take another turn; from any thread, and before there is one. Never waits."""
         bell = self._bell
-        if bell is not None and not self._wakeup_pending:
-            try:
+        try:
+            if bell is not None and not self._wakeup_pending:
                 self._wakeup_pending = True
-                os.write(bell.fd, b"!")
-            except OSError as error:
-                if error.errno is None:  # a signal handler's `TimeoutError`, say
-                    self._wakeup_pending = False
-                    raise
-                self._replace_thread(bell, error)  # closed behind our back: it sleeps, and cannot be woken any more
-            except BaseException:  # a signal handler's, maybe before the byte: the next call writes one
+                os.write(bell.ends[1], b"!")
+        except OSError as error:
+            if bell is None or error.errno is None:  # a signal handler's `TimeoutError`, say
                 self._wakeup_pending = False
                 raise
+            self._replace_thread(bell, error)  # closed behind our back: it sleeps, and cannot be woken any more
+        except BaseException:  # a signal handler's, maybe before the byte: the next call writes one
+            self._wakeup_pending = False
+            raise
+        finally:
+            del bell  # else whoever keeps what is raised, and so this frame, would keep the pipe
 
     def _replace_thread(self, bell: _Bell, error: OSError) -> None:
         with self._lock:
             if self._bell is not bell:  # it was closed by us, or another thread is about it
                 return
-            bell.fd, self._bell = -1, None
+            bell.forget()
+            self._bell = None
             self.thread = threading.Thread(target=self._on_broken, args=(error,), name="parallel_exec-io", daemon=True)
             self.thread.start()
 
@@ -204,16 +215,14 @@ class IoLoop:
     def close(self) -> None:
         """Close the files; nothing is watched any more."""
         with self._lock:
-            wakeup_r, bell, poller = self._wakeup_r, self._bell, self._poller
-            self._wakeup_r, self._bell, self._poller = -1, None, None  # first: whoever cannot write then sees why
+            poller = self._poller
+            self._wakeup_r, self._bell, self._poller = -1, None, None
             self._watched = {}
             if poller is not None:
                 poller.close()
-            if bell is not None:
-                os.close(wakeup_r)
 
     def forget(self) -> None:
         """Use the files no more, without closing them: their numbers may be others' by now."""
         bell, self._bell = self._bell, None
         if bell is not None:
-            bell.fd = -1
+            bell.forget()

@@ -104,8 +104,10 @@ def test_what_is_made_lies_above_the_standard_streams(tmp_path: Path) -> None:
         import os, socket
         from parallel_exec.backends import _descriptors
         from parallel_exec.backends.process import segments
+        numbers = []
+        _descriptors.put_pipe(numbers)
         pair = _descriptors.socket_pair()
-        numbers = [*_descriptors.pipe(), *[each.fileno() for each in pair], segments.create(10)]
+        numbers.extend([*_descriptors.pipe(), *[each.fileno() for each in pair], segments.create(10)])
         numbers.append(_descriptors.datagram_socket(socket.AF_INET).fileno())
         segments.send(pair[0], segments.Segment(numbers[0]), ())
         numbers.append(segments.receive(pair[1], 1).segment)
@@ -152,8 +154,8 @@ def test_one_that_cannot_be_lifted_is_closed(monkeypatch: pytest.MonkeyPatch) ->
 def test_nobody_makes_descriptors_elsewhere() -> None:
     """All of the package's pipes, sockets and files without a name are made in one place."""
     root = Path(_descriptors.__file__).parent.parent
-    maker = re.compile(r"\bos\.pipe\(|socketpair\(|memfd_create\(|pidfd_open\(|socket\.socket\((?!fileno)|\.detach\(\)")
-    allowed = {"_descriptors.py": 7, "segments.py": 1, "_platform.py": 2, "worker_files.py": 1}
+    maker = re.compile(r"\bos\.pipe\b|socketpair\(|memfd_create\(|pidfd_open\(|socket\.socket\((?!fileno)|\.detach\(\)")
+    allowed = {"_descriptors.py": 8, "segments.py": 1, "_platform.py": 2, "worker_files.py": 1}
     found = {path.name: len(maker.findall(path.read_text(encoding="utf-8"))) for path in root.rglob("*.py")}
     assert {name: count for name, count in found.items() if count} == allowed
 
@@ -232,10 +234,10 @@ def test_nothing_is_opened_before_the_first_task(pool: Any) -> None:
 def test_no_file_to_be_had_at_the_first_use(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is a clear error of the tasks, and the pool can be shut down."""
 
-    def refuse() -> tuple[int, int]:
+    def refuse(_: list[int]) -> None:
         raise OSError(errno.EMFILE, "too many open files, for this test")
 
-    monkeypatch.setattr(io_loop, "pipe", refuse)
+    monkeypatch.setattr(io_loop, "put_pipe", refuse)
     executor = pool(2)
     assert "for this test" in str(executor.submit(work.pid).exception(work.SOON))
     executor.shutdown()

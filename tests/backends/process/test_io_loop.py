@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NoReturn
 
 import pytest
 import work
+from interruptions import interrupt
 
 from parallel_exec.backends.process import io_loop
 from parallel_exec.backends.process.io_loop import ENDED, IoLoop
@@ -133,6 +135,45 @@ def test_a_wake_up_that_ctrl_c_comes_before(turns: Turns, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             turns.loop.wakeup()
     assert turns.do(lambda: 2) == 2  # the next wakes it
+
+
+def test_a_pipe_that_ctrl_c_has_come_in_the_way_of(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps what was raised in a wake-up, with its frames, does not keep the pipe open."""
+    before = set(os.listdir("/proc/self/fd"))
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    turns.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            turns.loop.wakeup()
+    turns.end()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert kept.tb is not None
+
+
+def test_ctrl_c_at_the_start() -> None:
+    """Wherever it comes the next start works, and nothing stays open, although what was raised is kept."""
+    kept: list[KeyboardInterrupt] = []
+
+    def act() -> NoReturn:
+        kept.append(KeyboardInterrupt())
+        raise kept[-1]
+
+    for step in itertools.count(1):
+        before = set(os.listdir("/proc/self/fd"))
+        made = Turns()
+        has_more = interrupt(made.start, step, act=act)
+        if made.loop.thread is None:
+            made.start()
+        assert made.do(lambda step=step: step) == step  # type: ignore[misc]
+        made.end()
+        assert set(os.listdir("/proc/self/fd")) == before, step
+        if not has_more:
+            break
+    assert step > 50
 
 
 def test_a_wakeup_waits_for_no_lock(turns: Turns) -> None:
