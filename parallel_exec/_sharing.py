@@ -31,16 +31,3 @@ def shown(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] 
     """Return a call as one callable, with the handles themselves, as they were given."""
     fn, args, kwargs = (show and show(fn, args, kwargs)) or (fn, args, kwargs)
     return partial(fn, *args, **(kwargs or {})) if args or kwargs else fn
-
-
-def call_here(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
-    """Return a call that was to leave this process, and does not, so that it gets the very objects that were shared."""
-    return (fn, args, kwargs) if bind is None else (_call, (fn, args, kwargs), None)
-
-
-def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-    bound = None if bind is None else bind(fn, args, kwargs, True)
-    fn, args, kwargs = bound or (fn, args, kwargs)
-    return fn(*args, **(kwargs or {}))

@@ -199,6 +199,18 @@ def test_a_pickle_outlives_nothing() -> None:
             pickle.loads(data).value  # noqa: B018  # it raises
 
 
+@pytest.mark.parametrize("soft_timeout", [None, work.SOON])
+def test_one_that_cannot_be_read_fails_the_attempt(soft_timeout: Any) -> None:
+    """In an executor of threads it is put in its place as the call begins: an error of that is the attempt's own."""
+    with ParallelExecutor(backend="process", max_concurrency=1) as processes, ThreadPoolExecutor(1) as pool:
+        settings: Any = {"retry_count": 1, "backoff": 0.0, "soft_timeout": soft_timeout}
+        with ParallelExecutor(backend=pool, **settings) as executor:
+            future = executor.submit(shared_tasks.kinds, processes.share(shared_tasks.Unreadable()))
+            assert type(future.exception(work.PATIENCE)) is ValueError
+            assert [type(attempt.error) for attempt in future.task_result().attempts] == [ValueError] * 2
+            assert executor.submit(shared_tasks.kinds, processes.share(NUMBERS)).result() == ["list"]
+
+
 @pytest.mark.parametrize("backend", OWN)
 def test_a_task_that_failed_has_it_when_it_is_added_again(backend: Any) -> None:
     """Such a task keeps its call, with what was shared."""

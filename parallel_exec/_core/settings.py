@@ -43,3 +43,9 @@ class Settings:
         self.allows_lazy = allows_lazy
         self.own = own or {}
         self.needs = needs
+
+    def unsoftened(self) -> Settings:
+        """Return the same without a soft timeout: itself, if there is none."""
+        if self.soft_timeout is None:
+            return self
+        return Settings(self.timeout, self.policy, self.allows_lazy, self.own, self.needs)

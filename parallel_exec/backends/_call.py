@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _contextvars import copy_context  # `contextvars` is this, and one module more
 
-from parallel_exec import _forks
+from parallel_exec import _forks, _sharing
 from parallel_exec._lazy import LAZY, lazy_result
 from parallel_exec._outcome import Failure, succeeded
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, Callable
 
+    from parallel_exec._core.job import AnyJob
     from parallel_exec._core.settings import Settings
     from parallel_exec._outcome import Outcome
 
@@ -32,9 +33,7 @@ def call(
     born = _forks.generation
     try:
         if settings.soft_timeout is not None:
-            from parallel_exec.backends._soft_timeout import softened  # few need it, and `ctypes`
-
-            fn = softened(settings, fn)
+            fn = _softened(settings, fn)
         context = copy_context() if context is None else context.copy()  # None: it has just ended, and this is dropped
         value = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
         if _forks.generation != born:
@@ -46,3 +45,34 @@ def call(
         _forks.end_child(born, error)
         del context, fn, args, kwargs
         return Failure(error)
+
+
+def bound(job: AnyJob) -> tuple[Settings, Context | None, Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+    """Return the arguments of `call` for a job that was to leave this process, and does not: it gets what was shared itself."""
+    bind, settings = _sharing.bind, job.settings
+    if bind is None:
+        return settings, job.context, job.fn, job.args, job.kwargs
+    return settings.unsoftened(), job.context, _call_bound, (bind, settings, job.fn, job.args, job.kwargs), None
+
+
+def _call_bound(
+    bind: Callable[..., Any],
+    settings: Settings,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+) -> Any:
+    """Put the objects in their places, which may fail, as all in an attempt may; then have the function called.
+
+    In this order, as a soft timeout takes ours for the library at work if it is between the wrapper and the function.
+    """
+    fn, args, kwargs = bind(fn, args, kwargs, True) or (fn, args, kwargs)
+    if settings.soft_timeout is not None:
+        fn = _softened(settings, fn)
+    return fn(*args, **(kwargs or {}))
+
+
+def _softened(settings: Settings, fn: Callable[..., Any]) -> Callable[..., Any]:
+    from parallel_exec.backends._soft_timeout import softened  # few need it, and `ctypes`
+
+    return softened(settings, fn)

@@ -23,7 +23,6 @@ _WAITS = frozenset(
         (f"{_PACKAGE}._sync.parking", "wait"),
     )
 )
-_BETWEEN = f"{_PACKAGE}._sharing", "_call"  # between the call and the user's function, and at work nowhere else
 _STDLIBS = "concurrent.futures._base", ("_invoke_callbacks", "add_done_callback")  # what does the same for our futures
 _IMPORTS = frozenset(  # importlib's core, by its names before and after `importlib` was imported
     ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external")
@@ -42,7 +41,7 @@ def is_interruptible(frame: FrameType | None, call: int) -> bool:
     while frame is not None and id(frame) != call:
         if not _is_ours(frame):
             has_left_ours = True
-        elif (has_left_ours or not waits) and _place(frame) != _BETWEEN:
+        elif has_left_ours or not waits:
             return False
         frame = frame.f_back
     return frame is not None

@@ -35,7 +35,6 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
-from parallel_exec import _sharing
 from parallel_exec._current import current
 from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import Failure
@@ -43,7 +42,7 @@ from parallel_exec._sync.clock import time
 from parallel_exec._sync.parking import Parker
 from parallel_exec._sync.timers import NEVER
 from parallel_exec._sync.weak import apart, weakly
-from parallel_exec.backends._call import call
+from parallel_exec.backends._call import bound, call
 from parallel_exec.backends.base import Runner, SchedulerPort, log_abandoned
 from parallel_exec.backends.engine.adapter import Engine, EngineHealth, explain
 from parallel_exec.backends.engine.kept_grants import KeptGrants
@@ -204,7 +203,7 @@ class EngineRunner(Runner):
         try:
             if self._begin(submission) and submission.state == State.RUNNING:  # else it was stopped just now
                 current.begin(job, submission.number, submission.granted)
-                outcome = apart(call, job.settings, job.context, *_sharing.call_here(job.fn, job.args, job.kwargs))
+                outcome = apart(call, *bound(job))
                 current.end()
                 self._report(submission, outcome, time.monotonic())
         except BaseException:  # from a callback or a hook: the engine must not see it
