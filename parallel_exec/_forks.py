@@ -25,7 +25,7 @@ from parallel_exec._current import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, Callable, NoReturn
 
 generation = 0  # by how many forks this process is away from the one that imported this; changes in a new child only
 
@@ -49,6 +49,19 @@ def end_copy(born: int, error: BaseException | None = None) -> None:
     """Do as `end_child`, after a callback or a hook in a thread of ours. In anybody else's thread the child goes on."""
     if generation != born and current.pool is not None:
         end(error)
+
+
+def finalize(finalizer: Callable[[], object], worker: str) -> None:
+    """Call a worker's finalizer, and log what it raises; `worker` says whose it is."""
+    born = generation
+    try:
+        finalizer()
+        end_child(born)
+    except BaseException as error:
+        end_child(born, error)
+        import logging  # a worker process may do without
+
+        logging.getLogger("parallel_exec").exception("the finalizer of %s raised", worker)
 
 
 def end(error: BaseException | None = None) -> NoReturn:

@@ -354,13 +354,8 @@ class ThreadRunner(Runner):
         if self._settings.finalizer is None:
             return
         worker.begin_finalizer(partial(weakly(self._is_late), worker))
-        born = _forks.generation
         try:
-            self._settings.finalizer()
-            _forks.end_child(born)
-        except BaseException as error:
-            _forks.end_child(born, error)
-            logger.exception("the finalizer of thread %s raised", worker.name)
+            _forks.finalize(self._settings.finalizer, f"thread {worker.name}")
         finally:
             worker.timer.cancel()
 

@@ -13,6 +13,8 @@ import tenacity
 import work
 from backend_kinds import over
 
+from parallel_exec import ParallelExecutor, ProcessBackend, ThreadBackend
+
 OURS = ("thread", "inline", "process", "fork")
 EVERY = over((*OURS, "thread-pool", "process-pool"))
 
@@ -135,3 +137,14 @@ def test_a_hook_of_tenacity_that_forks(lab: Any, children: str, hook: str) -> No
     assert executor.submit(work.double, 2).result(20) == 4
     assert statuses == [0]
     assert len(Path(children).read_text().split()) == 1
+
+
+@pytest.mark.parametrize("make", [ThreadBackend, ProcessBackend])
+def test_a_finalizer_that_forks(make: Any, children: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child ends with the finalizer, and does not do what a worker does at its end."""
+    monkeypatch.setattr("parallel_exec.backends._thread_pool.FINALIZER_LIMIT", work.PATIENCE)
+    monkeypatch.setattr("parallel_exec.backends.process.worker_handle.STOP_GRACE", work.PATIENCE)
+    finalizer = partial(forking_tasks.come_back_last, children, partial(forking_tasks.exit_with, 7))
+    with ParallelExecutor(max_concurrency=1, backend=make(finalizer=finalizer)) as executor:
+        executor.submit(int).result(work.PATIENCE)
+    assert Path(children).read_text().split()[1:] == ["7"]

@@ -226,17 +226,8 @@ class Worker:
 
     def finalize(self) -> None:
         """Call the finalizer, if there is one. The parent waits for its end only for a moment."""
-        if self._finalizer is None:
-            return
-        born = _forks.generation
-        try:
-            self._finalizer()
-            _forks.end_child(born)
-        except BaseException as error:
-            _forks.end_child(born, error)
-            import logging
-
-            logging.getLogger("parallel_exec").exception("the finalizer of worker %s raised", self._settings.name)
+        if self._finalizer is not None:
+            _forks.finalize(self._finalizer, f"worker {self._settings.name}")
 
     def leave(self) -> None:
         """Be about to end: from now on only log records are sent, which do not need the channel."""
