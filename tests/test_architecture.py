@@ -155,6 +155,7 @@ ORDER = [
     "backends.engine.call_group",
     "backends.engine.kept_grants",
     "backends.engine.runner",
+    "backends.engine.exit_hook",
     "backends.engine.executor",
     "backends.engine.dask_shared",
     "backends.engine.dask_worker",
@@ -235,7 +236,10 @@ PRIVATE = {
         "_max_workers": "how many workers other people's executors have",
         "_processes": "whether one of the stdlib's was used before a fork",
         "_threads": "the same, of threads",
+    },
+    "backends.engine.exit_hook": {
         "_register_atexit": "as in _lifecycle",
+        "_threads_wakeups": "what the exit hook of the stdlib's process pools wakes them up by, without their lock",
     },
     "backends.process.child.main": {"_inheriting": "multiprocessing refuses starts while a main module is imported"},
     "backends.process.child.lazy_multiprocessing": {

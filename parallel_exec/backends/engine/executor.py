@@ -29,12 +29,9 @@ Guarantees:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import pickle
 import sys
-import threading
-import weakref
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
@@ -47,6 +44,7 @@ from parallel_exec._sync.weak import weakly
 from parallel_exec.backends.base import Backend, lowest_free
 from parallel_exec.backends.engine.adapter import Engine
 from parallel_exec.backends.engine.call_group import OVERHEAD, CallGroup, GroupedFuture, make_pace
+from parallel_exec.backends.engine.exit_hook import finish_at_exit
 from parallel_exec.backends.engine.group_journal import Journals
 from parallel_exec.backends.engine.grouping import Precedence
 from parallel_exec.backends.engine.remote_call import AttemptInfo, CallResult, run_call, run_nothing, run_shared
@@ -68,11 +66,6 @@ if TYPE_CHECKING:
 # groups that let no other thread of their worker run, and so tell nothing.
 EXACT = 0.1
 SILENCE = 30.0  # seconds; a guess: a call that runs and can tell us so has told us by then, however busy its pool is
-
-# Alive in this process, the newest last; and the types whose modules' exit hooks come after ours. Module state, as the
-# interpreter's exit is the process's.
-_runners: list[weakref.ref[EngineRunner]] = []
-_hooked: set[type] = set()
 
 
 class ExecutorBackend(Backend):
@@ -105,7 +98,7 @@ class ExecutorBackend(Backend):
         """Return a new runner."""
         self._engine = ExecutorEngine(self._executor)
         runner = EngineRunner(self._engine, port, limit)
-        _finish_at_exit(runner, type(self._executor))
+        finish_at_exit(runner, type(self._executor))
         return runner
 
     def auto_concurrency(self) -> int:
@@ -436,26 +429,3 @@ class ExecutorEngine(Engine):
             slot.timer.arm(now + max(timeout, 1.0))
         else:
             self.runner.began(submission, self.name)
-
-
-# ── at exit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _finish_at_exit(runner: EngineRunner, kind: type[Executor]) -> None:
-    """See that our pending work is finished at interpreter exit while the executor still takes it.
-
-    Hooks are called last in, first out, and an executor's module has its own since it was imported: so ours is put in
-    again for each new type of executor that is seen.
-    """
-    _runners[:] = [*(other for other in _runners if other() is not None), weakref.ref(runner)]
-    if kind not in _hooked:
-        _hooked.add(kind)
-        getattr(threading, "_register_atexit", atexit.register)(_at_exit)
-
-
-def _at_exit() -> None:
-    # One that was made later may use an earlier one as its engine, not the other way round.
-    for reference in reversed(_runners):
-        runner = reference()
-        if runner is not None:
-            runner.finish()
