@@ -43,9 +43,7 @@ _POLL = 0.01  # seconds
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 # By the executor's `id`, which the next one that has it overwrites. (A subclass of the user's may have no hash.)
 _scheduler_of: weakref.WeakValueDictionary[int, Scheduler] = weakref.WeakValueDictionary()
-# Once the interpreter has come to its end: those of then. They stay until it is gone, and with them the pools that the user
-# gave us: one that is collected just as the standard library's exit hook wakes it up makes that fail with `EBADF`.
-_over: list[list[Scheduler]] = []
+_over: list[bool] = []  # whether the interpreter has come to its end
 
 
 def watch(executor: Any, scheduler: Scheduler) -> Callable[[], object]:
@@ -81,9 +79,8 @@ def _end_unattended(scheduler: Scheduler, *, at_exit: bool = False) -> None:
 
 
 def _at_exit() -> None:
-    schedulers: list[Scheduler] = []
-    _over.append(schedulers)  # first: what is made from now on is refused
-    schedulers.extend(_schedulers)
+    _over.append(True)  # first: what is made from now on is refused
+    schedulers = list(_schedulers)
     for scheduler in schedulers:
         _end_unattended(scheduler, at_exit=True)
     if _was_interrupted():
