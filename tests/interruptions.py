@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dis
 import gc
+import itertools
+import os
 import sys
+import traceback
 from functools import cache
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
+    from typing import MutableSequence
 
 _HEARS = ("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS", "FOR_ITER")  # the instructions after which signals are heard
 
@@ -63,3 +67,39 @@ def interrupt(call: Callable[[], Any], step: int, act: Callable[[], Any] = raise
         latest.clear()  # else what was raised, kept in a log record for one, keeps all that these frames had
         gc.enable()
     return left <= 0
+
+
+def leaves_nothing_open(call: Callable[[], Any], kept: MutableSequence[KeyboardInterrupt]) -> int:
+    """Check that a call leaves no descriptor open wherever Ctrl-C comes, once what it returns is let go of.
+
+    Args:
+        call: what is called.
+        kept: has what was raised, with its frames.
+
+    Returns:
+        How many points it has.
+    """
+
+    def act() -> NoReturn:
+        error = KeyboardInterrupt()
+        kept.append(error)
+        try:
+            raise error
+        finally:
+            del error  # its frames have it
+
+    for step in itertools.count(1):
+        returned: list[Any] = []
+        before = set(os.listdir("/proc/self/fd"))
+        has_more = interrupt(lambda returned=returned: returned.append(call()), step, act=act)
+        returned.clear()
+        for error in kept:
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                # 3.9 and 3.10 keep there what was bound when it was traced, until they are asked again.
+                assert frame.f_locals is not None
+        if not before.issuperset(os.listdir("/proc/self/fd")):
+            gc.collect()
+        assert before.issuperset(os.listdir("/proc/self/fd")), step
+        if not has_more:
+            break
+    return step

@@ -497,7 +497,7 @@ def refuse_memory() -> None:
 
     from parallel_exec.backends.process import segments
 
-    def refuse(size: int) -> NoReturn:
+    def refuse(size: int, fds: list[int]) -> NoReturn:
         raise OSError(errno.ENOSPC, "no space left, for this test")
 
     segments.create = refuse

@@ -33,11 +33,10 @@ import os
 import pickle
 import stat
 import struct
-import tempfile
 import weakref
 
 from parallel_exec.backends import _reducers
-from parallel_exec.backends._descriptors import fill_standard, lift
+from parallel_exec.backends._descriptors import Owner, close_all, fill_standard, put
 from parallel_exec.backends.process import payload, segments
 
 TYPE_CHECKING = False
@@ -229,7 +228,7 @@ def forget(number: int) -> None:
 def _is_there(number: int, content: Content) -> bool:
     """Return whether the process from which it came still has it."""
     try:
-        os.close(_open(number, content.address()))
+        _open(number, content.address())
     except (OSError, LookupError):
         return False
     return True
@@ -279,56 +278,64 @@ class Memory:
     """
 
     alive: ClassVar[weakref.WeakSet[Memory]] = weakref.WeakSet()
-    _fd = -1
     _path = ""  # of a file; or, in a worker that was forked, the address in its parent
 
     def __init__(self, pieces: list[memoryview]) -> None:
         self._maker = os.getpid()
         self.size = sum(segments.aligned(piece.nbytes) for piece in pieces)
-        self._open()
-        self.alive.add(self)
-        position = 0
+        self._fds: list[int] = []
+        try:
+            self._open()
+            self.alive.add(self)
+            self._fill(pieces)
+        except BaseException:  # a signal handler's, too: whoever keeps it, and so this frame, would keep the memory
+            close_all(self._fds)
+            raise
+
+    def _fill(self, pieces: list[memoryview]) -> None:
+        fd, position = self._fds[0], 0
         for piece in pieces:
-            segments.write(self._fd, piece.cast("B"), position)
+            segments.write(fd, piece.cast("B"), position)
             position += segments.aligned(piece.nbytes)
         with contextlib.suppress(AttributeError, OSError):  # no such kernel; or it is a file
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, sum(getattr(fcntl, seal) for seal in _SEALS))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, sum(getattr(fcntl, seal) for seal in _SEALS))
 
     def _open(self) -> None:
         """Open a file of this size that others can open."""
         try:
-            self._fd = segments.create(self.size)
+            fd = segments.create(self.size, self._fds)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             what = "each object that is shared holds one: share many small ones as one list, or raise the limit (ulimit -n)"
             raise OSError(error.errno, f"{os.strerror(error.errno)}: {what}") from None
-        if not os.access(f"{_PROC}/{self._maker}/fd/{self._fd}", os.R_OK):
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-            fd, self._path = tempfile.mkstemp(prefix="parallel_exec-")
-            self._fd = lift(fd)
-            os.ftruncate(self._fd, self.size)
+        if not os.access(f"{_PROC}/{self._maker}/fd/{fd}", os.R_OK):
+            close_all(self._fds)
+            self._path = segments.new_path()
+            segments.put_named(self._path, self._fds)
+            os.ftruncate(self._fds[0], self.size)
 
     def leave_to_parent(self) -> None:
         """Close the copy that came with a fork: it would keep the memory when the parent lets go of it."""
-        fd, self._fd = self._fd, -1
-        self._path = self._path or f"{_PROC}/{os.getppid()}/fd/{fd}"
-        os.close(fd)
+        if self._fds:
+            self._path = self._path or f"{_PROC}/{os.getppid()}/fd/{self._fds[0]}"
+            close_all(self._fds)
 
     def whole(self) -> mmap.mmap:
         """Return all of it, mapped read-only."""
-        return _map(self._fd)
+        return _map(self._fds[0])
 
     def address(self) -> str:
         """Return where others find it."""
-        return self._path or f"{_PROC}/{os.getpid()}/fd/{self._fd}"
+        return self._path or f"{_PROC}/{os.getpid()}/fd/{self._fds[0]}"
 
     def __del__(self, _close: Any = os.close, _unlink: Any = os.unlink, _getpid: Any = os.getpid) -> None:
-        if self._fd >= 0:
-            _close(self._fd)
+        list(map(_close, getattr(self, "_fds", ())))  # a signal handler may have raised before it had them
         if self._path and _getpid() == self._maker:
-            _unlink(self._path)
+            try:  # noqa: SIM105  # at exit `contextlib` may be gone
+                _unlink(self._path)
+            except FileNotFoundError:  # it was not made
+                pass
 
 
 def _image(number: int, pieces: list[memoryview]) -> list[memoryview]:
@@ -342,8 +349,8 @@ def _map(fd: int) -> mmap.mmap:
     return mmap.mmap(fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
 
 
-def _open(number: int, address: str) -> int:
-    """Return a descriptor of the memory at an address.
+def _open(number: int, address: str) -> Owner:
+    """Return what has a descriptor of the memory at an address.
 
     Raises:
         OSError: there is nothing, or it must not be opened.
@@ -352,29 +359,32 @@ def _open(number: int, address: str) -> int:
     # Not to be opened: a pipe that has the number now, say, where this would wait for the other end.
     if not stat.S_ISREG(os.stat(address).st_mode):
         raise LookupError("something else is there")
-    fd = lift(os.open(address, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    opened = None
     try:
-        if os.pread(fd, _WORD.size, 0) != _WORD.pack(number):
+        opened = Owner(_put_opened, address)
+        if os.pread(opened.fds[0], _WORD.size, 0) != _WORD.pack(number):
             raise LookupError("something else is there")
+        return opened
     except BaseException:
-        os.close(fd)
+        opened = None  # else whoever keeps what is raised, and so this frame, would keep it open
         raise
-    return fd
+
+
+def _put_opened(address: str, fds: list[int]) -> None:
+    put(fds, os.open, address, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _read(number: int, address: str) -> Any:
     """Map the memory at an address, and return the object."""
     try:
-        fd = _open(number, address)
+        opened = _open(number, address)
     except (OSError, LookupError) as error:
         raise LookupError(
             f"a shared object is not to be had in process {os.getpid()}: the process that has shared it must run on the same "
             f"machine, as the same user, and must not have closed it ({type(error).__name__}: {error})"
         ) from None
-    try:
-        area = memoryview(_map(fd))
-    finally:
-        os.close(fd)
+    area = memoryview(_map(opened.fds[0]))
+    del opened  # closes it
     count = _WORD.unpack_from(area, _WORD.size)[0]
     sizes = [size for (size,) in _WORD.iter_unpack(area[2 * _WORD.size : (2 + count) * _WORD.size])]
     pieces, position = [], segments.aligned((2 + count) * _WORD.size)

@@ -19,7 +19,9 @@ from itertools import chain, starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable, TypeVar
+
+    T = TypeVar("T")
 
 with contextlib.suppress(ImportError):  # no POSIX
     import fcntl
@@ -91,10 +93,60 @@ def put_pipe(ends: list[int]) -> None:
         OSError: too many are open.
     """
     ends.extend(chain.from_iterable(starmap(os.pipe, [()])))  # in C, out of reach of signal handlers
-    for place, fd in enumerate(ends):
+    _lift_all(ends)
+
+
+def put(fds: list[int], make: Callable[..., int], *args: object) -> None:
+    """Put a new descriptor, made by a function of C's, into a list: whatever a signal handler raises, it is there, or none is.
+
+    Raises:
+        OSError: `make` does, or too many are open.
+    """
+    fds.extend(starmap(make, [args]))  # in C, out of reach of signal handlers
+    _lift_all(fds)
+
+
+def put_duplicate(fd: int, fds: list[int]) -> None:
+    """Put a copy of a descriptor into a list, as `put` does."""
+    fds.extend(starmap(fcntl.fcntl, [(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)]))
+
+
+def _lift_all(fds: list[int]) -> None:
+    for place, fd in enumerate(fds):
         if fd in STANDARD:
-            ends[place] = duplicate(fd)
+            fds[place : place + 1] = starmap(fcntl.fcntl, [(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)])
             os.close(fd)
+
+
+def close_all(fds: list[int]) -> None:
+    """Close the descriptors in a list, and empty it: whatever a signal handler raises, each is closed once, or is there."""
+    list(map(os.close, map(fds.pop, [-1] * len(fds))))
+
+
+class Owner:
+    """A descriptor that is closed when nobody holds the object any more.
+
+    Args:
+        put: puts a new one into a list, made of what it is told.
+        source: that.
+
+    Attributes:
+        fds: it alone, or nothing once it is another's.
+
+    Guarantees:
+        Wherever a signal handler raises, the descriptor has this owner, or there is none; also if what it raised is kept.
+    """
+
+    __slots__ = ("fds",)
+
+    def __init__(self, put: Callable[[T, list[int]], object], source: T) -> None:
+        fds: list[int] = []
+        self.fds = fds
+        del self  # else whoever keeps what is raised here, and so this frame, would keep the descriptor
+        put(source, fds)
+
+    def __del__(self, _close: Any = os.close) -> None:
+        list(map(_close, getattr(self, "fds", ())))  # a signal handler may have raised before it had them
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -118,7 +170,8 @@ def datagram_socket(family: int) -> socket.socket:
     Raises:
         OSError: too many are open.
     """
-    return socket.socket(fileno=lift(socket.socket(family, socket.SOCK_DGRAM).detach()))
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    return made if made.fileno() not in STANDARD else socket.socket(fileno=lift(made.detach()))
 
 
 def _lift_both(first: int, second: int) -> tuple[int, int]:

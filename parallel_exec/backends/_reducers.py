@@ -21,13 +21,12 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import io
-import os
 import pickle
 import sys
 import threading
 import weakref
 
-from parallel_exec.backends._descriptors import duplicate
+from parallel_exec.backends._descriptors import Owner, put_duplicate
 from parallel_exec.backends.process import segments
 
 TYPE_CHECKING = False
@@ -189,7 +188,7 @@ class _Carrier:
         """Take a copy of a descriptor along, and return its place."""
         if _travel.carried is None:
             raise TypeError(f"file descriptor {fd} means something in this process only")
-        _travel.carried.append(segments.Segment(duplicate(fd)))
+        _travel.carried.append(segments.Segment(put_duplicate, fd))
         return len(_travel.carried) - 1
 
     @staticmethod
@@ -210,16 +209,11 @@ class _Arrived:
     """A copy of a descriptor that came along, until somebody takes it."""
 
     def __init__(self, place: int) -> None:
-        self._fd = -1
-        self._fd = duplicate(_travel.arrived[place])
+        self._copy = Owner(put_duplicate, _travel.arrived[place])
 
     def detach(self) -> int:
         """Return the descriptor, which is the caller's then."""
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            raise ValueError("this descriptor has been taken already")
-        return fd
-
-    def __del__(self, _close: Any = os.close) -> None:
-        if self._fd >= 0:
-            _close(self._fd)
+        try:
+            return self._copy.fds.pop()
+        except IndexError:
+            raise ValueError("this descriptor has been taken already") from None

@@ -25,10 +25,9 @@ import contextlib
 import os
 import pickle
 import stat
-import weakref
 from typing import Any, NamedTuple
 
-from parallel_exec.backends._descriptors import lift
+from parallel_exec.backends._descriptors import Owner, close_all, lift
 from parallel_exec.backends.engine.remote_call import CallResult
 from parallel_exec.backends.process import segments
 
@@ -78,12 +77,16 @@ class GroupJournal:
     """
 
     def __init__(self) -> None:
-        self._fd = segments.create(0)
-        self._finalizer = weakref.finalize(self, os.close, self._fd)
-        self.is_closed = False
-        token, status = os.urandom(_TOKEN), os.fstat(self._fd)
-        self.address = JournalAddress(os.getpid(), self._fd, status.st_dev, status.st_ino, token, 0)
-        os.pwrite(self._fd, token + b"\0", 0)
+        self._file = Owner(segments.create, 0)
+        try:
+            self._fd = self._file.fds[0]
+            self.is_closed = False
+            token, status = os.urandom(_TOKEN), os.fstat(self._fd)
+            self.address = JournalAddress(os.getpid(), self._fd, status.st_dev, status.st_ino, token, 0)
+            os.pwrite(self._fd, token + b"\0", 0)
+        except BaseException:  # a signal handler's, too: whoever keeps it, and so this frame, would keep the file
+            self.free()
+            raise
 
     def renew(self) -> None:
         """Take it for another group; no worker may have the last one."""
@@ -111,7 +114,7 @@ class GroupJournal:
 
     def free(self) -> None:
         """Close the descriptor. Idempotent."""
-        self._finalizer()
+        close_all(self._file.fds)
 
 
 def _records(data: bytes) -> list[Any]:

@@ -22,6 +22,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
+from parallel_exec._sync.threads import arrive, launch
+
 if TYPE_CHECKING:
     import socket
 
@@ -119,17 +121,24 @@ class StartListener:
         except OSError:  # too many files are open
             self._closed = True
             return
+        name = "parallel_exec-start-listener"
+        thread = threading.Thread(target=self._listen, args=(listening,), name=name, daemon=True)
         try:
             listening.bind((_HOST, 0))
-            name = "parallel_exec-start-listener"
-            threading.Thread(target=self._listen, args=(listening,), name=name, daemon=True).start()
+            launch(thread)
+            self._socket = listening
         except (OSError, RuntimeError):  # no loopback, no thread
             listening.close()
             self._closed = True
-            return
-        self._socket = listening
+        except BaseException:  # a signal handler's: it runs nevertheless, or was never touched
+            if thread.ident is None:
+                listening.close()
+            else:
+                self._socket = listening
+            raise
 
     def _listen(self, listening: socket.socket) -> None:
+        arrive()
         with listening:
             while True:
                 try:

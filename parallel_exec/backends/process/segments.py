@@ -10,6 +10,7 @@ Guarantees:
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import mmap
 import os
@@ -17,11 +18,11 @@ import socket
 import struct
 import weakref
 
-from parallel_exec.backends._descriptors import fill_standard, lift
+from parallel_exec.backends._descriptors import fill_standard, lift, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Sequence, Union
+    from typing import Any, Callable, ClassVar, Sequence, Union
 
     Data = Union[bytes, bytearray, memoryview]
 
@@ -46,50 +47,71 @@ def is_full() -> bool:
     return len(Segment.alive) >= _limit()
 
 
-def create(size: int) -> int:
-    """Return the descriptor of new shared memory of `size` bytes, all 0.
+def create(size: int, fds: list[int]) -> int:
+    """Put the descriptor of new shared memory of `size` bytes, all 0, into a list, whose owner closes it; and return it.
 
     Raises:
-        OSError: there is none to be had.
+        OSError: there is none to be had; the list may have it nevertheless.
     """
-    fd = lift(_create())
-    try:
-        os.ftruncate(fd, size)
-    except BaseException:  # a signal handler's, too
-        os.close(fd)
-        raise
-    return fd
+    _put_file(fds)
+    os.ftruncate(fds[-1], size)
+    return fds[-1]
 
 
-def _create() -> int:
-    """Return a descriptor of an empty file without a name: of memory, where the system has that and does not refuse it."""
+def _put_file(fds: list[int]) -> None:
+    """Put an empty file without a name into a list: of memory, where the system has that and does not refuse it."""
     if hasattr(os, "memfd_create"):
         try:
-            return os.memfd_create("parallel_exec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            put(fds, os.memfd_create, "parallel_exec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            return
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
+    path = new_path()  # it may be a sandbox that does not let it be called
+    try:
+        put_named(path, fds)
+        os.unlink(path)
+    except BaseException:  # a signal handler's, too
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def new_path() -> str:
+    """Return where there can be a file of ours, under a name that nobody can guess."""
     import tempfile  # as much as all the rest of this takes
 
-    fd, path = tempfile.mkstemp(prefix="parallel_exec-")  # else it may be a sandbox that does not let it be called
-    os.unlink(path)
-    return fd
+    return os.path.join(tempfile.gettempdir(), f"parallel_exec-{os.urandom(16).hex()}")
+
+
+def put_named(path: str, fds: list[int]) -> None:
+    """Make a file, and put its descriptor into a list."""
+    put(fds, os.open, path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 class Segment:
     """A descriptor that is closed when nobody holds the object any more: of a segment, or one that travels by itself."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_fds",)
 
     alive: ClassVar[set[int]] = set()  # the descriptors of all there are in this process
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.alive.add(fd)
+    def __init__(self, put: Callable[[int, list[int]], object], source: int) -> None:
+        fds: list[int] = []
+        self._fds = fds
+        del self  # as `_descriptors.Owner` does, for the same reason
+        put(source, fds)
+        Segment.alive.update(fds)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+        return self._fds[0]
 
     def __del__(self, _close: Any = os.close) -> None:
-        self.alive.discard(self.fd)
-        _close(self.fd)
+        fds = getattr(self, "_fds", ())  # a signal handler may have raised before it had them
+        self.alive.difference_update(fds)
+        list(map(_close, fds))
 
 
 def store(buffers: Sequence[memoryview]) -> tuple[Segment, bytes]:
@@ -99,12 +121,16 @@ def store(buffers: Sequence[memoryview]) -> tuple[Segment, bytes]:
         OSError: no shared memory, or not so much, is to be had.
     """
     sizes = [buffer.nbytes for buffer in buffers]
-    segment = Segment(create(sum(map(aligned, sizes))))
-    position = 0
-    for buffer in buffers:
-        write(segment.fd, buffer.cast("B"), position)
-        position += aligned(buffer.nbytes)
-    return segment, _COUNT.pack(len(sizes)) + array.array("Q", sizes).tobytes()
+    segment, position = None, 0
+    try:
+        segment = Segment(create, sum(map(aligned, sizes)))
+        for buffer in buffers:
+            write(segment._fds[0], buffer.cast("B"), position)
+            position += aligned(buffer.nbytes)
+        return segment, _COUNT.pack(len(sizes)) + array.array("Q", sizes).tobytes()
+    except BaseException:  # a signal handler's, too: whoever keeps it, and so this frame, would keep the memory
+        segment = None
+        raise
 
 
 def write(fd: int, data: memoryview, position: int) -> None:

@@ -55,7 +55,7 @@ class WorkerFiles:
             tasks, self.tasks = keep(*pipe())
             self.results, results = keep(*pipe())
             lifeline, self._lifeline = keep(*pipe())
-            journal = keep(segments.create(wire.FILE_SIZE))[0]
+            journal = segments.create(wire.FILE_SIZE, opened)
             self.journal = wire.Journal(journal)
             self.output, *output = keep(*pipe()) if captures else (-1,)
             self.channel, channel = socket_pair()

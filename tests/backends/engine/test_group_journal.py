@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import pytest
+from interruptions import leaves_nothing_open
 
 from parallel_exec import ParallelExecutor
 from parallel_exec.backends.engine.call_group import CallGroup
@@ -286,3 +287,8 @@ def test_a_crash_touches_its_own_task_only(tmp_path: Path, monkeypatch: pytest.M
     assert all(isinstance(result.error, BrokenProcessPool) for result in results[10:])
     assert {len(result.attempts) for result in results} == {1}
     assert _noted(log) == list(range(10))
+
+
+def test_ctrl_c_as_a_journal_is_made() -> None:
+    """Wherever it comes nothing stays open, although what was raised is kept."""
+    assert leaves_nothing_open(GroupJournal, []) > 20

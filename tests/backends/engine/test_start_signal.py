@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import socket
+import threading
 from typing import Any, Iterator
 
 import pytest
 import work
+from interruptions import interrupt
 
 from parallel_exec.backends import _descriptors
 from parallel_exec.backends.engine.start_signal import StartListener, StartNotifier
@@ -110,3 +114,21 @@ def test_without_sockets(listener: StartListener, monkeypatch: pytest.MonkeyPatc
     assert StartListener(lambda *_: None).port() == 0
     with contextlib.closing(StartNotifier(port, key, "process 1")) as deaf:
         assert not deaf.is_unwanted()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_ctrl_c_as_the_socket_is_made() -> None:
+    """Wherever it comes the port is there when it is asked for again, and after the end nothing stays open, and no thread."""
+    for step in itertools.count(1):
+        before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
+        listener = StartListener(lambda *_: None)
+        has_more = interrupt(listener.port, step)
+        assert listener.port() > 0, step
+        listener.close()
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(work.SOON)
+            assert not thread.is_alive(), step
+        assert set(os.listdir("/proc/self/fd")) == before, step
+        if not has_more:
+            break
+    assert step > 50

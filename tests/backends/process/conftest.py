@@ -99,10 +99,10 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system that has no shared memory to give, for large buffers."""
     create = segments.create
 
-    def refuse(size: int) -> int:
+    def refuse(size: int, fds: list[int]) -> int:
         if size >= segments.THRESHOLD:
             raise OSError(errno.ENOSPC, "no space left, for this test")
-        return create(size)
+        return create(size, fds)
 
     monkeypatch.setattr(segments, "create", refuse)
     _pickling._warned.clear()

@@ -107,9 +107,9 @@ def test_what_is_made_lies_above_the_standard_streams(tmp_path: Path) -> None:
         numbers = []
         _descriptors.put_pipe(numbers)
         pair = _descriptors.socket_pair()
-        numbers.extend([*_descriptors.pipe(), *[each.fileno() for each in pair], segments.create(10)])
+        numbers.extend([*_descriptors.pipe(), *[each.fileno() for each in pair], segments.create(10, [])])
         numbers.append(_descriptors.datagram_socket(socket.AF_INET).fileno())
-        segments.send(pair[0], segments.Segment(numbers[0]), ())
+        segments.send(pair[0], segments.Segment(_descriptors.put_duplicate, numbers[0]), ())
         numbers.append(segments.receive(pair[1], 1).segment)
         say(min(numbers) > 2, [_descriptors.is_open(n) for n in range(3)])
     """,
@@ -154,7 +154,9 @@ def test_one_that_cannot_be_lifted_is_closed(monkeypatch: pytest.MonkeyPatch) ->
 def test_nobody_makes_descriptors_elsewhere() -> None:
     """All of the package's pipes, sockets and files without a name are made in one place."""
     root = Path(_descriptors.__file__).parent.parent
-    maker = re.compile(r"\bos\.pipe\b|socketpair\(|memfd_create\(|pidfd_open\(|socket\.socket\((?!fileno)|\.detach\(\)")
+    maker = re.compile(
+        r"\bos\.pipe\b|socketpair\(|os\.memfd_create\b|pidfd_open\(|socket\.socket\((?!fileno)|\.detach\(\)"
+    )
     allowed = {"_descriptors.py": 8, "segments.py": 1, "_platform.py": 2, "worker_files.py": 1}
     found = {path.name: len(maker.findall(path.read_text(encoding="utf-8"))) for path in root.rglob("*.py")}
     assert {name: count for name, count in found.items() if count} == allowed

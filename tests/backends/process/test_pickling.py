@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
-from typing import Any, Callable
+import tempfile
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 import work
+from interruptions import leaves_nothing_open
 
 from parallel_exec.backends import _reducers
 from parallel_exec.backends._pickling import dumps_call
 from parallel_exec.backends.process import segments
 
 from . import unpicklable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHARED = ["shared"]
 
@@ -156,3 +163,21 @@ def test_an_argument_is_pickled_once(sizes: tuple[int, ...]) -> None:
     given = [Counted(size) for size in sizes]
     dumps_call(work.same, tuple(given), {})
     assert [each.pickled for each in given] == [1] * len(sizes)
+
+
+@pytest.mark.parametrize("has_memfd", [True, False])
+def test_ctrl_c_as_buffers_are_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_memfd: bool) -> None:
+    """Wherever it comes no descriptor stays open, although what was raised is kept; nor does a file stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not has_memfd:
+        monkeypatch.delattr(os, "memfd_create")
+    before = set(segments.Segment.alive)
+    assert leaves_nothing_open(lambda: segments.store([memoryview(b"x")] * 2), []) > 40
+    assert set(segments.Segment.alive) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_as_a_large_argument_is_pickled() -> None:
+    """Wherever it comes nothing stays open."""
+    buffer = pickle.PickleBuffer(bytearray(segments.THRESHOLD))
+    assert leaves_nothing_open(lambda: dumps_call(work.same, (buffer,), {}), deque(maxlen=0)) > 80

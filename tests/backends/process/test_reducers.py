@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import weakref
+from collections import deque
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -18,6 +19,7 @@ from typing import Any, Iterator
 import pytest
 import script
 import work
+from interruptions import leaves_nothing_open
 
 from parallel_exec import TaskSerializationError
 from parallel_exec.backends import _reducers
@@ -307,3 +309,21 @@ def test_what_is_left_of_a_torn_note_keeps_nothing() -> None:
     gone = weakref.ref(referred_to)
     del referred_to
     assert gone() is None
+
+
+def test_ctrl_c_as_a_descriptor_is_copied() -> None:
+    """Wherever it comes, on either side, nothing stays open."""
+    with open(os.devnull, "rb") as file:
+
+        def send() -> Any:
+            along: list[Any] = []
+            with _reducers.carry(along):
+                _reducers._Carrier.duplicate_for_child(file.fileno())
+            return along
+
+        def receive() -> Any:
+            with _reducers.deliver([file.fileno()]):
+                return _reducers._Arrived(0)
+
+        assert leaves_nothing_open(send, deque(maxlen=0)) > 20
+        assert leaves_nothing_open(receive, deque(maxlen=0)) > 20

@@ -29,7 +29,7 @@ from . import stdlib_only_tasks
 
 def test_a_record_amid_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer that logs while a frame is being written does not wait for itself, and does not tear the frame."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     out, into = os.pipe()
     channel: Any = None
     journal = wire.Journal(fd)
@@ -242,7 +242,7 @@ def test_no_callback_runs_under_the_lock(pool: Any, monkeypatch: pytest.MonkeyPa
 
 def test_a_journal_that_is_read_amid_being_emptied() -> None:
     """A row is never taken for frames: with the old end its place is still known, or the generation has changed."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     writer, reader = wire.Journal(fd), wire.Journal(fd)
     os.close(fd)
     for stores in range(4):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import pickle
 import tempfile
 import threading
 import time
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterable
@@ -20,6 +22,7 @@ import script
 import shared_tasks
 import tracked
 import work
+from interruptions import leaves_nothing_open
 
 from parallel_exec import TaskSerializationError, WorkerStartError
 from parallel_exec.backends import _contents, _pickling
@@ -337,7 +340,7 @@ def test_a_pipe_at_its_address(bench: Any) -> None:
 def test_too_many_are_shared(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a descriptor `share` says what to do."""
 
-    def refuse(size: int) -> int:
+    def refuse(size: int, fds: list[int]) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(segments, "create", refuse)
@@ -374,3 +377,24 @@ def test_nothing_is_said_where_ctrl_c_comes_early(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(KeyboardInterrupt):
             _contents.Memory([memoryview(b"x")])
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_ctrl_c_as_memory_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_proc: bool) -> None:
+    """Wherever it comes no descriptor stays open, although what was raised is kept; nor does a file stay, with it gone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not has_proc:
+        monkeypatch.setattr(_contents, "_PROC", str(tmp_path / "nowhere"))
+    kept: list[KeyboardInterrupt] = []
+    assert leaves_nothing_open(lambda: _contents.Memory([memoryview(b"x")] * 2), kept) > 50
+    kept.clear()
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_as_memory_is_opened() -> None:
+    """Wherever it comes, as an object arrives or is looked for, nothing stays open."""
+    content = _contents.Content(1, value=2)
+    address = content.address()
+    assert leaves_nothing_open(lambda: _contents._read(1, address), deque(maxlen=0)) > 50
+    assert leaves_nothing_open(lambda: _contents._is_there(1, content), deque(maxlen=0)) > 20

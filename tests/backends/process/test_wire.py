@@ -22,7 +22,7 @@ from parallel_exec.backends.process.payload import values_of
 @pytest.fixture
 def both() -> Iterator[tuple[wire.Journal, wire.Journal]]:
     """A journal as its worker has it, and as the parent has it."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     writer, reader = wire.Journal(fd), wire.Journal(fd)
     os.close(fd)
     writer.sent()
@@ -72,7 +72,7 @@ def test_what_lies_behind_the_end_is_not_read() -> None:
 
 def test_an_untouched_journal_is_empty() -> None:
     """Before the worker has written anything, nothing runs and nothing has ended."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     reader = wire.Journal(fd)
     os.close(fd)
     assert (reader.frames(), reader.running()) == ([], wire.IDLE)
@@ -81,7 +81,7 @@ def test_an_untouched_journal_is_empty() -> None:
 
 def test_what_a_worker_wrote_as_it_died_lies_behind_the_journal() -> None:
     """There is nothing until then; and what is more than there is room for is cut off."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     reader = wire.Journal(fd)
     assert reader.dump() == b""
     os.pwrite(fd, b"words", wire.JOURNAL_SIZE)
@@ -183,7 +183,7 @@ def _fork() -> int:
 @contextlib.contextmanager
 def writing(write: Callable[[wire.Journal], None]) -> Iterator[wire.Journal]:
     """Return the parent's view of a journal that a process of its own writes to as fast as it can."""
-    fd = segments.create(wire.FILE_SIZE)
+    fd = segments.create(wire.FILE_SIZE, [])
     child = _fork()
     if not child:
         try:
@@ -243,7 +243,7 @@ def test_frames_that_change_while_they_are_read_are_not_read() -> None:
 def test_no_frame_is_lost_whenever_its_writer_is_killed() -> None:
     """After SIGKILL at any instant the parent finds every frame that was noted and not sent."""
     for round in range(150):
-        fd = segments.create(wire.FILE_SIZE)
+        fd = segments.create(wire.FILE_SIZE, [])
         noted = mmap.mmap(-1, 16)  # what the writer knows to have noted, and to have sent
         child = _fork()
         if not child:
