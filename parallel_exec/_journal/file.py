@@ -19,6 +19,7 @@ import os
 import sqlite3
 import stat
 import weakref
+from itertools import starmap
 from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
 
@@ -80,7 +81,8 @@ class JournalFile:
         """
         if self._is_new():
             with contextlib.suppress(FileExistsError):
-                os.close(os.open(self.real_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                how = self.real_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                list(map(os.close, starmap(os.open, [how])))  # in C: a signal handler that raises cannot come between
         connection = self._connect("mode=rw")
         _set_up(connection, schema)
         self._inode = _inode_of(self.real_path)

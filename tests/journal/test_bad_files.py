@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import textwrap
+from collections import deque
 from pathlib import Path
 from typing import Any, Callable
 
 import journaled
 import processes
 import pytest
+from interruptions import leaves_nothing_open
 from journaled import record
 
 from parallel_exec import Journal, JournalError, ParallelExecError, ParallelExecutor, Task
@@ -325,3 +328,14 @@ def test_opened_for_reading_only(path: Path) -> None:
         database.begin_run("", is_encoded=False)
     with pytest.raises(JournalError):
         Database.open(str(path.parent / "other"), write=False)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_ctrl_c_as_a_file_is_made(tmp_path: Path) -> None:
+    """Wherever it comes nothing stays open."""
+    numbers = itertools.count()
+
+    def make() -> None:
+        Database.open(str(tmp_path / f"{next(numbers)}"), write=True).close()
+
+    assert leaves_nothing_open(make, deque(maxlen=0)) > 100
