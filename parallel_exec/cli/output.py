@@ -129,12 +129,15 @@ class NewFile(Output):
     def _made_beside(self) -> Iterator[IO[bytes]]:
         """Make a temporary file beside the path, and remove it if it has not been renamed by the end."""
         name = os.path.join(os.path.dirname(self._path), f".parallel-exec-{os.urandom(8).hex()}.part")
-        with open(name, "xb", buffering=0) as file:
-            try:
+        try:
+            with open(name, "xb", buffering=0) as file:
                 yield file
-            finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
+        except BaseException:  # Ctrl-C, too: also as it was made, or is removed
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
 
 
 def _refused_beside(path: str, folder: str, error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -11,10 +12,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from interruptions import interrupt
 from program import ENVIRONMENT, command, read, run, started, wait_until
 
 from parallel_exec.cli.options import UsageError
-from parallel_exec.cli.output import open_output
+from parallel_exec.cli.output import NewFile, open_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,3 +194,14 @@ def test_a_file_that_may_not_be_written_to_is_not_replaced(output: Path) -> None
     with contextlib.ExitStack() as open_files, pytest.raises(UsageError, match="may not be written to"):
         open_output(str(output), False, open_files)
     assert is_untouched(output)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_ctrl_c_as_it_is_tried_whether_a_file_can_be_made(tmp_path: Path) -> None:
+    """Wherever it comes no file is left beside the path."""
+    for step in itertools.count(1):
+        has_more = interrupt(lambda: NewFile(str(tmp_path / "results")), step)
+        assert not list(tmp_path.iterdir()), step
+        if not has_more:
+            break
+    assert step > 50
