@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from itertools import groupby
+
+from parallel_exec._sync.threads import frame_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
     from typing import NamedTuple, Sequence
 else:
     from parallel_exec._typing import NamedTuple
@@ -159,7 +159,7 @@ def _source_of(frame: Frame) -> str:
 
 def of_thread(ident: int, name: str) -> Stacks:
     """Return where a thread of this process is; nothing if it has ended, or is not in a call that we run."""
-    frame: FrameType | None = sys._current_frames().get(ident)
+    frame = frame_of(ident)
     frames: list[Frame] = []
     while frame is not None:
         frames.append(Frame(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))

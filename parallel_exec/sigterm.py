@@ -32,7 +32,7 @@ from parallel_exec._core.completion import CANCELLED
 from parallel_exec._dispatcher import logger
 from parallel_exec._outcome import TERMINATED, TWIN, Terminated
 from parallel_exec._sync.clock import time
-from parallel_exec._sync.threads import main
+from parallel_exec._sync.threads import frame_of, main
 from parallel_exec.executor import ParallelExecutor
 
 TYPE_CHECKING = False
@@ -231,7 +231,7 @@ class _Drain:
 
 def _waits_at(is_left: Callable[[], bool]) -> tuple[int, int] | None:
     """Return where the main thread waits: in this library, for what `is_left`; or in the standard library, for its own code."""
-    innermost = frame = sys._current_frames().get(main.ident or 0)
+    innermost = frame = frame_of(main.ident or 0)
     if innermost is None:
         return None
     while frame is not None and _package(frame) in _WAITING:

@@ -212,15 +212,14 @@ PRIVATE = {
     "_lifecycle": {"_register_atexit": "what is to end before threads are waited for must be told where threads are"},
     "backends._soft_timeout": {
         "_getframe": "where the call of a task begins: documented, in spite of its name",
-        "_current_frames": "the same, of where it is",
     },
     "backends.process.child.soft_timeout": {"_getframe": "the same"},
-    "_stacks": {"_current_frames": "where a thread is that cannot be asked: documented, in spite of its name"},
     "_sync.locks": {
         "_is_owned": "whether the calling thread holds a re-entrant lock: Condition asks so",
         "_at_fork_reinit": "a lock that another thread held when the process forked",
     },
     "_sync.threads": {
+        "_current_frames": "where a thread is that cannot be asked: documented, in spite of its name",
         "_active_limbo_lock": "what Ctrl-C leaves taken in the start of a thread",
         "_started": "the same",
         "_cond": "the same",
@@ -285,7 +284,6 @@ PRIVATE = {
         "_inheriting": "whether a main module is being imported",
         "_current_process": "to be asked while another thread imports it",
     },
-    "sigterm": {"_current_frames": "where the main thread is: documented, in spite of its name"},
 }
 
 # Attributes of others' objects that are there to be set.

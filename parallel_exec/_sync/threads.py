@@ -6,6 +6,8 @@ true there, and nothing may wait for whoever launches that thread, who waits for
 
 from __future__ import annotations
 
+import gc
+import operator
 import os
 import sys
 import threading
@@ -13,9 +15,18 @@ import threading
 from parallel_exec._sync.clock import time
 from parallel_exec._sync.locks import release_leaked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
 _START_LIMIT = 1.0  # seconds that a thread may take to say that it runs; a guess
 # What the standard library holds while it lists a thread; on 3.9 no lock that knows who has taken it.
 _STDLIBS = [lock for lock in [getattr(threading, "_active_limbo_lock", None)] if hasattr(lock, "_is_owned")]
+# Whether CPython collects garbage while it holds a lock that what is collected may need, a `threading.local` for one: then
+# it stands still for good, with the interpreter (python/cpython#106883, mended in 3.11.9).
+_COLLECTS_AS_IT_LOOKS = sys.version_info[:2] == (3, 11)
+_call: Any = getattr(operator, "call", None)  # since 3.11
 _coming_up: set[threading.Thread] = set()
 
 
@@ -82,3 +93,12 @@ def is_coming_up() -> bool:
     """Return whether the calling thread was launched, and has not arrived: whoever launches it may be waiting for it."""
     me = threading.get_ident()
     return any(thread.ident == me for thread in list(_coming_up))
+
+
+def frame_of(ident: int) -> FrameType | None:
+    """Return what a thread of this process is at; None if it has ended."""
+    if not (_COLLECTS_AS_IT_LOOKS and gc.isenabled()):
+        return sys._current_frames().get(ident)
+    # By one instruction, so that no other thread, and no Ctrl-C, finds the collector off.
+    _, frames, _ = map(_call, (gc.disable, sys._current_frames, gc.enable))
+    return frames.get(ident)  # type: ignore[no-any-return]

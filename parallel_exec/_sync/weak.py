@@ -52,11 +52,13 @@ class Upward(Generic["T"]):
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a callable that calls a bound method without keeping its object; once that is gone it does nothing."""
-    reference = weakref.WeakMethod(method)
+    # Not a WeakMethod, which has a callback: torn apart by Ctrl-C as it is made, that raises when the object goes.
+    bound: Any = method
+    reference, function = weakref.ref(bound.__self__), bound.__func__
 
     def call(*args: Any) -> Any:
-        method = reference()
-        return None if method is None else method(*args)
+        instance = reference()
+        return None if instance is None else function(instance, *args)
 
     return call
 

@@ -27,6 +27,7 @@ from functools import partial
 
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.threads import frame_of
 from parallel_exec._sync.weak import weakly
 from parallel_exec.backends._interruptible import is_interruptible
 from parallel_exec.errors import SoftTimeoutError
@@ -115,7 +116,7 @@ class SoftCall:
         exception, thread = ctypes.py_object(self._kind), ctypes.c_ulong(self._thread)
         noticed, here = ctypes.py_object(_NoticedError), ctypes.c_ulong(threading.get_ident())
         # From here on this thread keeps the interpreter, which it has just got: what the other is at stays so.
-        if not (self._claim or is_interruptible(sys._current_frames().get(self._thread), self._frame)):
+        if not (self._claim or is_interruptible(frame_of(self._thread), self._frame)):
             return False
         me = object()
         if self._claim.setdefault("by", me) is not me:

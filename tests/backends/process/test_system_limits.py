@@ -228,12 +228,14 @@ def test_an_error_that_lasts(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPa
     workers = processes.workers(executor)
     done = executor.submit(work.same, 7)
     assert done.result(work.SOON) == 7
+    executor.pause()  # the thread may turn before they are all in
+    futures = [running, executor.submit(work.hold, entered, gate), executor.submit(work.pid)]  # one more than workers
 
     def fail(self: Any, *_: Any) -> None:
         raise ValueError("it lasts")
 
     monkeypatch.setattr(ProcessPool, where, fail)
-    futures = [running, executor.submit(work.hold, entered, gate), executor.submit(work.pid)]  # one more than workers
+    executor.resume()
     for future in futures:
         error = future.exception(work.SOON)
         assert isinstance(error, BrokenProcessPool)
