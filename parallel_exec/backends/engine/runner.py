@@ -6,8 +6,8 @@
                          ▲                            ▼
                          └──── done: a result, the task's error, or the engine's own
 
-Two threads of ours, because each may be held up: the feeder by an engine whose `submit` blocks (or runs the call on the
-spot), the settler by the callbacks of the user's futures. Neither makes the other wait.
+Two threads of ours, because each may be held up: the feeder by an engine whose `submit` blocks (or runs the call on the spot),
+the settler by the callbacks of the user's futures. Neither makes the other wait.
 
 Guarantees:
     Never more live attempts than the limit, nor, as far as the engine says how many workers it has, more in it than it
@@ -15,8 +15,9 @@ Guarantees:
     What the engine calls us with takes none of the scheduler's locks: it may call from inside its own `cancel`.
     An attempt that the engine fails or refuses fails with the engine's own error, and the retry policy has its say.
     After `REFUSALS` in a row what waits is refused at once: a broken engine ends tasks, and nothing spins.
-    An attempt that the engine does not let go of is abandoned: settled at once, its slot given to the next, what it
-    returns dropped. It is counted until the engine says that it has ended.
+    What has begun by what was heard until its task was aborted counts as an attempt, and as its result if it has returned.
+    An attempt that the engine does not let go of is abandoned: settled at once, its slot given to the next, what it returns
+    dropped. It is counted until the engine says that it has ended.
     When all workers of the engine are held by abandoned attempts, what waits fails with `CapacityExhaustedError` after
     `RECOVERY`, if not one has come back by then, instead of hanging. (An engine that does not say how many workers it
     has gets what the limit allows, and tasks wait in it: a deadline for the run ends that.)
@@ -116,8 +117,7 @@ class EngineRunner(Runner):
         port = self.port
         port.unpark(self)
         while self._has_room() and not self._engine.must_wait(port):
-            job = port.take(self)
-            if job is None:
+            if (job := port.take(self)) is None:
                 break
             self._hand_over(job)
             del job  # an error of the engine's leads to this frame
@@ -144,8 +144,7 @@ class EngineRunner(Runner):
     def _reject_waiting(self) -> None:
         """End what waits, for as long as the engine has not got back a single worker."""
         while not self._holding and (slots := self._engine.capacity()) is not None and len(self._abandoned) >= slots:
-            job = self.port.take(self)
-            if job is None:
+            if (job := self.port.take(self)) is None:
                 return
             self.port.reject(job, CapacityExhaustedError(len(self._abandoned)))
         self._feed()
@@ -234,7 +233,7 @@ class EngineRunner(Runner):
 
     def _began(self, submission: Submission, worker: str, start: float) -> None:
         if submission.begin(worker, start):
-            self._begin_elsewhere(submission)
+            self._begin_elsewhere(submission, begun=True)
         elif submission.state == State.ABANDONED:
             self._cancel(submission)  # only now it is known where it runs
         elif submission.state == State.RUNNING and worker != submission.worker:
@@ -266,20 +265,20 @@ class EngineRunner(Runner):
 
     # ── beginning and ending ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, submission: Submission) -> bool:
-        """Tell the scheduler that an attempt begins; False if its task ends instead, aborted or by a hook of the policy's."""
-        slot = submission.slot
+    def _begin(self, submission: Submission, *, begun: bool = False, over: bool = False) -> bool:
+        """Do as `SchedulerPort.begin`; False if the attempt's task ends instead, aborted or by a hook of the policy's."""
+        job, slot = submission.job, submission.slot
         assert slot is not None, "it is held until the attempt is settled"
-        return self.port.begin(submission.job, slot, submission.worker, submission.started_at) > 0
+        return self.port.begin(job, slot, submission.worker, submission.started_at, begun=begun, over=over) > 0
 
-    def _begin_elsewhere(self, submission: Submission) -> None:
+    def _begin_elsewhere(self, submission: Submission, *, begun: bool) -> None:
         """Do as `_begin` for an attempt elsewhere, and have the engine let go of it if its task ends instead."""
         begins, override = False, submission.job.override
         if submission.grant is not None and override is not None:  # its call runs all the same, with what it holds
             self._abandon(submission)
             self._kept.keep(submission, submission.job, override.error, self._engine.killing(submission))
         try:
-            begins = self._begin(submission)
+            begins = self._begin(submission, begun=begun)
         finally:  # also when a callback raises what is no Exception
             if not begins:
                 self._abandon(submission)
@@ -333,10 +332,9 @@ class EngineRunner(Runner):
     def _end_well(self, submission: Submission, result: CallResult) -> None:
         """Settle what the engine has run elsewhere."""
         self._health.works()
-        if submission.begin(result.worker, time.monotonic() - result.duration) and not self._begin(submission):
-            return
-        job = submission.known_job
-        if submission.state == State.RUNNING and job is not None:
+        is_news = submission.begin(result.worker, time.monotonic() - result.duration)
+        begins, job = not is_news or self._begin(submission, begun=True, over=True), submission.known_job
+        if begins and submission.state == State.RUNNING and job is not None:
             self._report(submission, result.outcome(job), submission.started_at + result.duration)
 
     def _requeue(self, submission: Submission) -> None:
@@ -416,8 +414,10 @@ class EngineRunner(Runner):
     def _stop(self, submission: Submission, job: AnyJob, error: BaseException, end: float, won: list[None]) -> None:
         """Settle what `stop` has claimed, once; or end what was aborted and is not known to have begun. Called by the settler."""
         if not won:
-            if job.override is not None and submission.begin(self._engine.name, time.monotonic()):
-                self._begin_elsewhere(submission)
+            if submission.is_pending and self._engine.await_start(submission):
+                self._settler.call_soon(partial(self._stop, submission, job, error, end, won))  # after `_began`
+            elif job.override is not None and submission.begin(self._engine.name, time.monotonic()):
+                self._begin_elsewhere(submission, begun=False)
             return
         won.pop()
         job.claimed()

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Iterator, NoReturn
@@ -112,6 +112,46 @@ def test_an_abandoned_process_hears_that_it_is_unwanted(processes: ProcessPoolEx
     assert future.abort()
     told.wait()
     work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_a_call_that_is_aborted_before_anybody_has_heard_that_it_runs(processes: ProcessPoolExecutor, lab: Any) -> None:
+    """It has begun, so it counts as an attempt, as one does that is aborted later."""
+    executor = lab.executor(backend=processes)
+    for _ in range(8):
+        begun, told = lab.latch(), lab.latch()
+        future = executor.submit(wait_until_unwanted, begun, told)
+        begun.wait()
+        assert future.abort()
+        work.until(future.done)
+        (attempt,) = future.task_result().attempts
+        assert type(attempt.error) is CancelledError
+        told.wait()
+    work.until(lambda: executor.stats().abandoned == 0)
+
+
+def test_what_is_aborted_while_our_thread_is_busy(lab: Any) -> None:
+    """What says that a call has begun came before the abort was acted on, so it counts."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        executor = lab.executor(backend=pool, max_concurrency=2)
+        begun, told, waiting = lab.latch(), lab.latch(), lab.latch()
+        held, gate = threading.Event(), threading.Event()
+
+        def hold(_: Any) -> None:
+            held.set()
+            gate.wait(work.PATIENCE)
+
+        other = executor.submit(waiting.wait)
+        other.add_done_callback(hold)
+        waiting.set()
+        assert held.wait(work.PATIENCE)
+        future = executor.submit(wait_until_unwanted, begun, told)
+        begun.wait()
+        assert future.abort()
+        gate.set()
+        work.until(future.done)
+        (attempt,) = future.task_result().attempts
+        assert type(attempt.error) is CancelledError
+        told.wait()
 
 
 def test_an_exception_that_cannot_be_rebuilt(processes: ProcessPoolExecutor, lab: Any) -> None:
