@@ -4,17 +4,20 @@ What is logged in the middle of something that must be done goes by `say`: whate
 
 Guarantees:
     An event is made only when somebody listens. The hook is called while none of our locks is held, in the thread in
-    which the thing happened. A hook that raises is logged and dropped: it never harms a task.
+    which the thing happened. A hook that raises is logged and dropped: it never harms a task. Ctrl-C, which ends a hook in the
+    main thread, is for whoever had called us there, and goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 
 from parallel_exec import _forks
 from parallel_exec._current import current
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.threads import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,4 +76,6 @@ class Dispatcher:
             _forks.end_copy(born)
         except BaseException as error:  # a hook that calls sys.exit() must not take a worker with it
             _forks.end_copy(born, error)
+            if isinstance(error, KeyboardInterrupt) and threading.get_ident() == main.ident:
+                raise
             logger.exception("the on_event hook raised on %s; the event is dropped", kind)

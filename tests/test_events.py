@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import work
 
 from parallel_exec import ParallelExecError, QueueFullError, current_task
 from parallel_exec._dispatcher import Dispatcher
-from parallel_exec.events import TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
+from parallel_exec.events import Event, TaskCancelled, TaskFinished, TaskQueued, TaskRetrying, TaskStarted, WorkerDied
 
 if TYPE_CHECKING:
     from parallel_exec import ParallelExecutor
@@ -85,6 +86,32 @@ def test_a_hook_that_exits_harms_no_task(lab: Any, error: type[BaseException]) -
     assert [future.result(work.PATIENCE) for future in futures] == [0, 2, 4, 6, 8]
     executor.shutdown()
     assert raised
+
+
+@pytest.mark.parametrize("told", [TaskQueued, TaskCancelled])
+def test_ctrl_c_in_a_hook_is_the_callers(lab: Any, told: type[Event]) -> None:
+    """It comes while a hook runs in the main thread, and ends what was called there; the executor stays whole."""
+    pressed: list[Event] = []
+
+    def hook(event: Event) -> None:
+        if type(event) is told and not pressed:
+            pressed.append(event)
+            signal.raise_signal(signal.SIGINT)
+
+    gate = lab.latch()
+    executor = lab.executor(on_event=hook, max_concurrency=1)
+
+    def give_and_cancel() -> None:
+        executor.submit(gate.wait)
+        executor.submit(int).cancel()
+
+    with pytest.raises(KeyboardInterrupt):
+        give_and_cancel()
+    gate.set()
+    assert executor.submit(work.double, 1).result(work.PATIENCE) == 2
+    executor.shutdown()
+    stats = executor.stats()
+    assert stats.queued == stats.running == 0
 
 
 def test_a_hook_may_use_the_executor(lab: Any) -> None:
