@@ -10,7 +10,7 @@ from alone import check
 from execution import execute
 from fuzz_calls import Begin, End
 from guarantees import broken
-from random_program import Act, Plan, Program, Step, generate
+from random_program import Act, Hook, Plan, Program, Step, generate
 from shortening import shorten
 
 if TYPE_CHECKING:
@@ -126,8 +126,33 @@ def test_what_is_broken_is_found(name: str) -> None:
         raise AssertionError("\n".join(broken(record)))
 
 
-def test_a_planted_fault_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that calls what raises twice is found out by some seed, and by a program of a single task."""
+NOISE = tuple(
+    Step("submit", (Plan(f"quick{number}", (Act(seconds=0.001),), priority=number, timeout=20.0),))
+    for number in range(4)
+)
+LONG = Program(
+    "thread",
+    (
+        (
+            *NOISE,
+            Step("submit", (Plan("guilty", (Act("raise"), Act()), priority=1, on_done=((Step("stats"),),)),)),
+            *NOISE,
+        ),
+        (
+            Step("map", (Plan("one"), Plan("two")), spec={"chunksize": 2}),
+            Step("add", (Plan("three"),)),
+            Step("execute_all"),
+        ),
+    ),
+    hooks=(Hook("TaskFinished", 1, (Step("results"),)),),
+    settings={"max_concurrency": 2, "retry_count": 2},
+    listens=True,
+)
+
+
+@pytest.fixture
+def calls_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a fault: what raises is called twice."""
     from parallel_exec.backends import _thread_pool
 
     plain = _thread_pool.call
@@ -137,15 +162,25 @@ def test_a_planted_fault_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch)
         return plain(settings, context, fn, args, kwargs) if hasattr(outcome, "error") else outcome
 
     monkeypatch.setattr(_thread_pool, "call", twice)
-    seed = next(seed for seed in range(100) if check(_in_process(seed)))
-    shortest = shorten(_in_process(seed), lambda each: bool(check(each, 2.0)), 20.0)
-    assert len(shortest.steps()) == 1
-    assert sum(len(step.plans) for step in shortest.steps()) == 1
 
 
-def _in_process(seed: int) -> Program:
-    """Return the program of a seed, to be run where the fault is."""
-    return dataclasses.replace(generate("thread", seed), alone=False, interrupt=0.0)
+def _calls_twice(program: Program) -> bool:
+    return any("began twice" in what for what in check(program))
+
+
+@pytest.mark.usefixtures("calls_twice")
+def test_a_planted_fault_is_found() -> None:
+    """A library that calls what raises twice is found out by some seed."""
+    programs = (dataclasses.replace(generate("thread", seed), alone=False, interrupt=0.0) for seed in range(100))
+    assert any(map(_calls_twice, programs))
+
+
+@pytest.mark.timeout(150)  # some forty programs are run, which a busy machine takes its time for
+@pytest.mark.usefixtures("calls_twice")
+def test_a_planted_fault_is_shown_by_a_short_program() -> None:
+    """Of a long program that finds out such a library a single step is left, with a single task, and what that does."""
+    shortest = shorten(LONG, _calls_twice, 140.0)
+    assert shortest == Program("thread", ((Step("submit", (Plan("guilty", (Act("raise"),)),)),),))
 
 
 def test_a_hang_is_found() -> None:
