@@ -28,7 +28,7 @@ _HERE = Path(__file__).parent
 def check(program: Program, limit: float = LIMIT) -> list[str]:
     """Run a program, and return what is broken; `limit` is how long it may hang, in seconds."""
     if not program.alone:
-        return broken(execute(program, limit))
+        return _check_here(program, limit)
     paths = [_HERE, Path(leaks.__file__).parent, Path(parallel_exec.__file__).parent.parent]
     command = [sys.executable, "-X", "faulthandler", str(_HERE / "alone.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
@@ -48,5 +48,10 @@ def check(program: Program, limit: float = LIMIT) -> list[str]:
     return [f"{each}\n{said}" for each in found]
 
 
+def _check_here(program: Program, limit: float) -> list[str]:
+    record = execute(program, limit, broken)
+    return [*record.broken, *record.surprises]
+
+
 if __name__ == "__main__":
-    print(pickle.dumps(broken(execute(*pickle.load(sys.stdin.buffer)))).hex())
+    print(pickle.dumps(_check_here(*pickle.load(sys.stdin.buffer))).hex())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import shutil
@@ -34,6 +35,7 @@ PATIENCE = {"process": 1.2, "pool": 0.7}  # seconds until what hangs is let go
 SHORT_PATIENCE = 0.25
 WORKERS_END = 3.0  # seconds within which workers are gone that nobody waits for
 LIMIT = 20.0  # seconds after which something hangs that should not
+QUICK = 0.1  # seconds within which what is ending has ended mostly, without the collector's help
 LOGGED = ("nobody looked at its result",)
 
 
@@ -49,8 +51,6 @@ class _Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note a record, unless it is to be expected."""
         text = record.getMessage()
-        if self._is_interrupted and record.exc_info and record.exc_info[0] is KeyboardInterrupt:
-            return  # Ctrl-C in a hook of the main thread: what that raises is logged and dropped
         if not any(each in text for each in LOGGED):
             self.found.append(f"logged: {logging.Formatter().format(record)}")
 
@@ -82,8 +82,8 @@ def stacks() -> str:
         return file.read()
 
 
-def execute(program: Program, limit: float = LIMIT) -> Record:
-    """Run a program, in this process."""
+def execute(program: Program, limit: float = LIMIT, judge: Callable[[Record], list[str]] | None = None) -> Record:
+    """Run a program, in this process; `judge` says what is broken, before all is dropped that might keep something."""
     if program.kind == "pool":
         engine_of(program)  # has started all that it starts
     whole = program.kind == "process"
@@ -104,7 +104,10 @@ def execute(program: Program, limit: float = LIMIT) -> Record:
                     run.close()
             del run
             if not record.surprises:
-                record.surprises += _left(before, threads, limit, record)
+                if judge is not None:
+                    record.broken = judge(record)
+                    record.drop()
+                record.surprises += _left(before, threads, limit)
             record.surprises += watch.found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -260,22 +263,23 @@ def _state(run: Run) -> str:
     return f"not ended: {_unended(run)}; {'' if run.program.drops else run.executor.stats()}"
 
 
-def _left(before: Any, threads: set[threading.Thread], limit: float, record: Record) -> list[str]:
+def _left(before: Any, threads: set[threading.Thread], limit: float) -> list[str]:
     """Return what a run has left behind, once what is ending may have ended."""
-    until = time.monotonic() + limit
-    while True:
-        if before is None:
-            new = set(threading.enumerate()) - threads
-            # What a finalizer logs in the last moment of a thread's life makes `threading` list that once more.
-            left = [f"thread {each.name}" for each in new if not isinstance(each, threading._DummyThread)]
-        else:
-            left = leaks.take(ours_only=False).newer_than(before)
-            if record.given and any(step.do == "share" for step in record.program.steps()):
-                left = [
-                    each for each in left if "/memfd:parallel_exec" not in each
-                ]  # a failed task's result keeps its call
-        if not left:
-            return []
-        if time.monotonic() > until:
-            return [f"left behind: {', '.join(left)}"]
-        time.sleep(0.001)
+    left: list[str] = []
+    for patience in (QUICK, limit):
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            left = _newer(before, threads)
+            if not left:
+                return []
+            time.sleep(0.001)
+        gc.collect()  # an error and a frame may keep each other
+    return [f"left behind: {', '.join(left)}"]
+
+
+def _newer(before: Any, threads: set[threading.Thread]) -> list[str]:
+    if before is not None:
+        return leaks.take(ours_only=False).newer_than(before)  # type: ignore[no-any-return]
+    new = set(threading.enumerate()) - threads
+    # What a finalizer logs in the last moment of a thread's life makes `threading` list that once more.
+    return [f"thread {each.name}" for each in new if not isinstance(each, threading._DummyThread)]

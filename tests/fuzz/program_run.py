@@ -86,10 +86,6 @@ class Run:
 
     def drop(self) -> None:
         """Drop the executor."""
-        for series in self.series:
-            if series.error is not None:  # its traceback leads to the executor
-                series.error = series.error.with_traceback(None)
-                series.error.__context__ = None
         self._executor = None
         gc.collect()  # a step's error may lead to it, and to itself
 
@@ -246,7 +242,7 @@ class Run:
             series.out = [result.task.id for result in results]
             series.whole = True
         except BaseException as error:
-            series.error = error
+            series.error = type(error)
             raise
 
     def _read(self, series: Series, results: Iterator[Any], note: Callable[[Any], None]) -> None:
@@ -259,7 +255,7 @@ class Run:
             else:
                 series.whole = True
         except BaseException as error:
-            series.error = error
+            series.error = type(error)
             raise
         finally:
             results.close()  # type: ignore[attr-defined]
@@ -283,7 +279,7 @@ class Run:
                 buffersize=spec.get("buffersize"),
             )
         except BaseException as error:
-            series.error = error
+            series.error = type(error)
             raise
         self.given.update({each.name: each for each in tasks})
         self._read(series, results, series.out.append)

@@ -44,7 +44,7 @@ class Series:
         thread: who did it.
         names: the tasks that it gave; of an `execute_all`, those that its thread had added before.
         out: what came, in order: names of tasks, or of a `map` what the calls returned.
-        error: what ended it.
+        error: of which kind what ended it was; not the error, whose traceback leads to the executor.
         whole: whether it came to its end.
     """
 
@@ -52,7 +52,7 @@ class Series:
     thread: int
     names: list[str]
     out: list[Any] = field(default_factory=list)
-    error: BaseException | None = None
+    error: type[BaseException] | None = None
     whole: bool = False
 
 
@@ -73,6 +73,7 @@ class Record:
         resumed: what a second run with the same journal had, by name: the result, and how many calls began for it.
         began_at: when the executor was made, and what each limit let in from then on.
         surprises: what no part of the program should have done, in words.
+        broken: what was found broken in all this before it was dropped.
     """
 
     program: Program
@@ -87,3 +88,10 @@ class Record:
     resumed: dict[str, tuple[Any, int]] = field(default_factory=dict)
     began_at: float = 0.0
     surprises: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def drop(self) -> None:
+        """Drop what leads to the executor and to what was shared: tasks, results, and the tracebacks of errors."""
+        self.given.clear()
+        self.series.clear()
+        self.resumed.clear()
