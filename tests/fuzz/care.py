@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Callable, Iterator
 
 from fuzz_calls import Begin, End, PlannedError, written
 from random_program import ENGINES, SHORT
-from spans import calls_of, peak_of, time_limit
+from spans import STOPPED, calls_of, peak_of, time_limit
 
 from parallel_exec import Rate, RetryAfter, TaskTimeoutError
 
 if TYPE_CHECKING:
+    from random_program import Program
     from records import Given, Record
+
+UNHEARD = CancelledError()  # stands for how a call has ended that no attempt tells of
 
 
 def indexes_are_of_one(record: Record) -> Iterator[str]:
@@ -21,25 +25,31 @@ def indexes_are_of_one(record: Record) -> Iterator[str]:
     for begin, end, settled in calls_of(record):
         spans[begin.worker[0]].append((begin.at, min(end, settled), 1.0))
     yield from (f"two calls ran at once in workers {index}" for index, each in spans.items() if peak_of(each) > 1)
-    # (In somebody else's executor an abandoned call has its place until it ends.)
-    if spans and max(spans) >= max(record.bounds) and record.program.kind not in ENGINES:
-        yield f"there was a worker {max(spans)}, of {record.bounds}"
-    if any(each.what == "finalized" for each in record.services) and not _may_stop(record):
-        lives: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
-        ends = {each.worker: each.at for each in record.services if each.what == "finalized"}
-        for each in record.services:
-            if each.what == "initialized":
-                lives[each.worker[0]].append((each.at, ends.get(each.worker, each.at), 1.0))
-        yield from (f"there were two workers {index} at once" for index, each in lives.items() if peak_of(each) > 1)
+    if spans and max(spans) >= _most_workers(record):
+        yield f"there was a worker {max(spans)}, of {_most_workers(record)}"
+    lives: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+    ends = {each.worker: each.at for each in record.services if each.what == "finalized"}
+    stopped = _stopped(record)  # an abandoned thread has given its index away
+    for each in record.services:
+        if each.what == "initialized" and each.worker not in stopped:
+            lives[each.worker[0]].append((each.at, ends.get(each.worker, each.at), 1.0))
+    yield from (f"there were two workers {index} at once" for index, each in lives.items() if peak_of(each) > 1)
 
 
-def _may_stop(record: Record) -> bool:
-    """Return whether a worker may have been killed or abandoned."""
-    program = record.program
+def _most_workers(record: Record) -> int:
+    """Return how many workers there may have been at once, as far as their indexes say."""
+    most, program = max(record.bounds), record.program
+    if program.kind not in ENGINES:
+        return most
+    size: int = program.backend.get("size", 2)  # there an abandoned call has its place until it ends
+    return size if _may_stop(program) else min(most, size)
+
+
+def _may_stop(program: Program) -> bool:
+    """Return whether a call may have been killed or abandoned."""
     stopping = ("abort", "abort_all")
     return (
-        bool(program.interrupt)
-        or program.alone
+        program.alone
         or (program.settings.get("timeout") or SHORT) < SHORT
         or any(plan.timeout and plan.timeout < SHORT for plan in program.plans())
         or any(act.how in ("os._exit", "kill") for plan in program.plans() for act in plan.acts)
@@ -51,6 +61,30 @@ def _may_stop(record: Record) -> bool:
     )
 
 
+def _stopped(record: Record) -> set[tuple[int, str, int]]:
+    """Return the workers that may have been killed or abandoned: by what is known of the calls in them."""
+    ends = {note[:2]: note for note in record.calls if isinstance(note, End)}
+    errors = {
+        (each.name, attempt.number): attempt.error
+        for each in record.given.values()
+        for attempt in (() if each.result is None else each.result.attempts)
+    }
+    found = set()
+    for note in record.calls:
+        if isinstance(note, Begin):
+            end, given = ends.get(note[:2]), record.given.get(note.name)
+            is_unknown = given is None or given.result is None
+            if end is None or end.unwanted or is_unknown or isinstance(errors.get(note[:2], UNHEARD), STOPPED):
+                found.add(note.worker)
+    early = {  # stopped before the call's first line
+        attempt.worker
+        for each in record.given.values()
+        for attempt in (() if each.result is None else each.result.attempts)
+        if isinstance(attempt.error, STOPPED)
+    }
+    return found | {each.worker for each in record.services if each.worker[1] in early}
+
+
 def finalizers_are_called_once(record: Record) -> Iterator[str]:
     """Each worker that ends in good order calls the finalizer once, and runs nothing after that."""
     begun = Counter(each.worker for each in record.services if each.what == "initialized")
@@ -58,8 +92,9 @@ def finalizers_are_called_once(record: Record) -> Iterator[str]:
     yield from (f"worker {worker} called its initializer {count} times" for worker, count in begun.items() if count > 1)
     yield from (f"worker {worker} called its finalizer {count} times" for worker, count in ended.items() if count > 1)
     yield from (f"worker {worker} called its finalizer, and has never begun" for worker in set(ended) - set(begun))
-    if not _may_stop(record):
-        yield from (f"worker {worker} has not called its finalizer" for worker in set(begun) - set(ended))
+    if not record.program.interrupt:
+        left = set(begun) - set(ended) - _stopped(record)
+        yield from (f"worker {worker} has not called its finalizer" for worker in left)
     last = {each.worker: each.at for each in record.services if each.what == "finalized"}
     for note in record.calls:
         if isinstance(note, Begin) and note.at > last.get(note.worker, note.at):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Iterator
 
 from fuzz_calls import Begin, End
 from random_program import SHORT
 
+from parallel_exec import DeadlineExceededError, SoftTimeoutError, TaskTimeoutError, WorkerCrashedError
+
 if TYPE_CHECKING:
     from records import Given, Record
+
+
+# By others, while it ran; Ctrl-C does so with what runs in the main thread.
+STOPPED = (TaskTimeoutError, DeadlineExceededError, CancelledError, SoftTimeoutError, WorkerCrashedError)
 
 
 def calls_of(record: Record) -> Iterator[tuple[Begin, float, float]]:

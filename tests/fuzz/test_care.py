@@ -82,10 +82,21 @@ def _resume(count: int, **fields: Any) -> Callable[[Record], None]:
     return resume
 
 
+def _leave_unfinished(record: Record) -> None:
+    record.services.remove(Service("finalized", FIRST, 3.0))
+
+
+def _share_index(record: Record) -> None:
+    other = (0, "w9", 9)
+    record.services += [Service("initialized", other, 2.0), Service("finalized", other, 4.0)]
+
+
 TAMPERED: dict[str, tuple[Callable[[Record], None], str]] = {
     "an index of two": (_replace_call(2, worker=FIRST, at=0.02), "two calls ran at once in workers 0"),
     "an index that is too large": (_replace_call(2, worker=(2, "w2", 9)), "there was a worker 2"),
     "a finalizer that is called twice": (_serve("finalized", FIRST), "finalizer 2 times"),
+    "a finalizer that is not called": (_leave_unfinished, "worker .*'w0'.* has not called its finalizer"),
+    "an index of two that live": (_share_index, "there were two workers 0 at once"),
     "a finalizer of nobody": (_serve("finalized", (1, "w9", 9)), "has never begun"),
     "an initializer that is called twice": (_serve("initialized", FIRST), "initializer 2 times"),
     "a call after the finalizer": (_call_again(name="c", at=5.0), "c began in worker .* after its finalizer"),
