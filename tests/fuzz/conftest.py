@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from typing import Iterator
 
 SEEDS = {
-    "thread": 60,
-    "engine": 60,
-    "inline": 40,
-    "process": 30,
-    "pool": 20,
-}  # unless told otherwise; some twenty seconds in all
+    "thread": 40,
+    "engine": 40,
+    "inline": 30,
+    "process": 20,
+    "pool": 15,
+}  # unless told otherwise; some ten seconds of a processor in all, and under two minutes on a machine with much else to do
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
