@@ -29,9 +29,10 @@ def indexes_are_of_one(record: Record) -> Iterator[str]:
         yield f"there was a worker {max(spans)}, of {_most_workers(record)}"
     lives: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
     ends = {each.worker: each.at for each in record.services if each.what == "finalized"}
-    stopped = _stopped(record)  # an abandoned thread has given its index away
+    stopped = _stopped(record)  # an abandoned thread has given its index away, and may call its finalizer long after
+    is_sure = record.program.kind == "process" or not _most_unseen(record)
     for each in record.services:
-        if each.what == "initialized" and each.worker not in stopped:
+        if each.what == "initialized" and each.worker not in stopped and is_sure:
             lives[each.worker[0]].append((each.at, ends.get(each.worker, each.at), 1.0))
     yield from (f"there were two workers {index} at once" for index, each in lives.items() if peak_of(each) > 1)
 
@@ -63,26 +64,24 @@ def _may_stop(program: Program) -> bool:
 
 def _stopped(record: Record) -> set[tuple[int, str, int]]:
     """Return the workers that may have been killed or abandoned: by what is known of the calls in them."""
+    results = [(each.name, each.result) for each in record.given.values() if each.result is not None]
+    attempts = [(name, attempt) for name, result in results for attempt in result.attempts]
+    errors = {(name, attempt.number): attempt.error for name, attempt in attempts}
     ends = {note[:2]: note for note in record.calls if isinstance(note, End)}
-    errors = {
-        (each.name, attempt.number): attempt.error
-        for each in record.given.values()
-        for attempt in (() if each.result is None else each.result.attempts)
-    }
     found = set()
     for note in record.calls:
-        if isinstance(note, Begin):
-            end, given = ends.get(note[:2]), record.given.get(note.name)
-            is_unknown = given is None or given.result is None
-            if end is None or end.unwanted or is_unknown or isinstance(errors.get(note[:2], UNHEARD), STOPPED):
+        if isinstance(note, Begin):  # of an item of a map, or what a stream has left, there is no error
+            end, error = ends.get(note[:2]), errors.get(note[:2], UNHEARD)
+            if end is None or end.unwanted or isinstance(error, STOPPED):
                 found.add(note.worker)
-    early = {  # stopped before the call's first line
-        attempt.worker
-        for each in record.given.values()
-        for attempt in (() if each.result is None else each.result.attempts)
-        if isinstance(attempt.error, STOPPED)
-    }
+    # Stopped before the first line of the call, which it then has not noted.
+    early = {attempt.worker for _, attempt in attempts if isinstance(attempt.error, STOPPED)}
     return found | {each.worker for each in record.services if each.worker[1] in early}
+
+
+def _most_unseen(record: Record) -> int:
+    """Return how many calls may have been stopped before their first line, of tasks that no result tells of: workers unknown."""
+    return sum(each.result is None for each in record.given.values()) if _may_stop(record.program) else 0
 
 
 def finalizers_are_called_once(record: Record) -> Iterator[str]:
@@ -94,7 +93,8 @@ def finalizers_are_called_once(record: Record) -> Iterator[str]:
     yield from (f"worker {worker} called its finalizer, and has never begun" for worker in set(ended) - set(begun))
     if not record.program.interrupt:
         left = set(begun) - set(ended) - _stopped(record)
-        yield from (f"worker {worker} has not called its finalizer" for worker in left)
+        if len(left) > _most_unseen(record):
+            yield from (f"worker {worker} has not called its finalizer" for worker in left)
     last = {each.worker: each.at for each in record.services if each.what == "finalized"}
     for note in record.calls:
         if isinstance(note, Begin) and note.at > last.get(note.worker, note.at):
