@@ -122,9 +122,11 @@ class Place(NamedTuple):
     prints: bool = False
 
     def note(self, what: Note) -> None:
-        """Note something, whole and at once."""
+        """Note something, whole and at once; nothing once the run is over, as a thread may say that was given up."""
         if not self.path:
-            RUNS[self.run].calls.append(what)
+            run = RUNS.get(self.run)
+            if run is not None:
+                run.calls.append(what)
             return
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
