@@ -81,7 +81,11 @@ def _stopped(record: Record) -> set[tuple[int, str, int]]:
 
 def _most_unseen(record: Record) -> int:
     """Return how many calls may have been stopped before their first line, of tasks that no result tells of: workers unknown."""
-    return sum(each.result is None for each in record.given.values()) if _may_stop(record.program) else 0
+    if not _may_stop(record.program):
+        return 0
+    if record.program.forgets:
+        return len(record.program.plans())
+    return sum(each.result is None for each in record.given.values())
 
 
 def finalizers_are_called_once(record: Record) -> Iterator[str]:
