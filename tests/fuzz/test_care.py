@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace as Made
 from typing import Any, Callable
 
@@ -83,6 +84,7 @@ def _resume(count: int, **fields: Any) -> Callable[[Record], None]:
 
 
 def _leave_unfinished(record: Record) -> None:
+    record.program = replace(record.program, kind="thread")
     record.services.remove(Service("finalized", FIRST, 3.0))
 
 
