@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Protocol
 
     from parallel_exec._outcome import Outcome
-    from parallel_exec.backends.process.segments import Received, Segment
+    from parallel_exec.backends.process.segments import Received
 else:
     from parallel_exec._typing import Protocol
 
@@ -90,12 +90,12 @@ class Encoder:
     def _explain(self, value: Any, error: BaseException) -> Pickled:
         from parallel_exec.backends._culprit import unsendable  # only a failure needs it
 
-        with _reducers.carry([] if self._carries else None):
+        with _reducers.carry(_reducers.Carried() if self._carries else None):
             return Pickled(pickle.dumps(unsendable(value, explain_memory(error))), None)
 
     def encode_error(self, error: BaseException) -> tuple[int, Pickled]:
         """Encode the exception of a call."""
-        others: list[Segment] = []
+        others = _reducers.Carried()
         with _reducers.carry(others if self._carries else None):
             return RAISED, Pickled(_exceptions.describe(explain_memory(error)), None, others=others)
 

@@ -93,7 +93,7 @@ def dumps(value: Any, by_value: bool = False, inside: bool = False) -> Pickled:
 def _dumps(value: Any, cloudpickle: Any, inside: bool) -> Pickled:
     """Pickle by pickle, or by cloudpickle; once, so that a `__reduce__` is called once, unless there is no shared memory."""
     kind = pickle.Pickler if cloudpickle is None else cloudpickle.Pickler
-    others: list[segments.Segment] = []
+    others = _reducers.Carried()
     large: list[memoryview] = []
 
     def make(buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:

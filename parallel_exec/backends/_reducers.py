@@ -38,6 +38,12 @@ _CONTAINERS = frozenset((tuple, list, dict))
 _SMALL = 16  # elements; a guess: for more of them, the other pickler costs little more than to look at each
 
 
+class Carried(list):  # type: ignore[type-arg]
+    """The descriptors, of type `Segment`, that some bytes take along."""
+
+    __slots__ = ("__weakref__",)
+
+
 class _Noted(list):  # type: ignore[type-arg]
     """What `noting` has noted."""
 
@@ -48,13 +54,14 @@ class _Travel(threading.local):
     """What the calling thread is pickling or unpickling.
 
     Attributes:
-        carried: the descriptors that the bytes take along; None: they can take none.
+        carried: where to put the descriptors that the bytes take along; None: they can take none.
         arrived: those that came with the bytes.
-        kept: what must stay as long as the bytes do, for who asks. Not held here: where an exception tears `noting` apart, it
-            is gone with who has asked.
+        kept: what must stay as long as the bytes do, for who asks.
+
+    Neither of the two lists is held here: where an exception tears apart who has asked for it, it is gone with that.
     """
 
-    carried: list[segments.Segment] | None = None
+    carried: Callable[[], Carried | None] = type(None)  # returns None
     arrived: Sequence[int] = ()
     kept: Callable[[], _Noted | None] = type(None)  # returns None
 
@@ -79,9 +86,9 @@ def are_plain(values: Iterable[Any]) -> bool:
 
 
 @contextlib.contextmanager
-def carry(along: list[segments.Segment] | None) -> Iterator[None]:
+def carry(along: Carried | None) -> Iterator[None]:
     """Have what this thread pickles meanwhile take descriptors along, into the list."""
-    before, _travel.carried = _travel.carried, along
+    before, _travel.carried = _travel.carried, type(None) if along is None else weakref.ref(along)
     try:
         yield
     finally:
@@ -90,7 +97,7 @@ def carry(along: list[segments.Segment] | None) -> Iterator[None]:
 
 def carried() -> int:
     """Return how many descriptors what this thread pickles has taken along so far."""
-    return len(_travel.carried or ())
+    return len(_travel.carried() or ())
 
 
 @contextlib.contextmanager
@@ -129,10 +136,10 @@ def dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None, kind:
 
 
 def dumps_along(
-    value: Any, along: list[segments.Segment], buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
+    value: Any, along: Carried, buffer_callback: Callable[[Any], Any] | None, kind: Any = pickle.Pickler
 ) -> bytes:
     """Do as `dumps`, and `carry` descriptors along."""
-    before, _travel.carried = _travel.carried, along
+    before, _travel.carried = _travel.carried, weakref.ref(along)
     try:
         return dumps(value, buffer_callback, kind)
     finally:
@@ -186,10 +193,11 @@ class _Carrier:
     @staticmethod
     def duplicate_for_child(fd: int) -> int:
         """Take a copy of a descriptor along, and return its place."""
-        if _travel.carried is None:
+        carried = _travel.carried()
+        if carried is None:
             raise TypeError(f"file descriptor {fd} means something in this process only")
-        _travel.carried.append(segments.Segment(put_duplicate, fd))
-        return len(_travel.carried) - 1
+        carried.append(segments.Segment(put_duplicate, fd))
+        return len(carried) - 1
 
     @staticmethod
     def DupFd(place: int) -> _Carried:  # noqa: N802  # as `multiprocessing` calls it

@@ -61,7 +61,7 @@ def unpicklable(job: AnyJob) -> TaskSerializationError:
     """Return the error of a job whose call could not be pickled: it names the argument, or the function, that cannot be."""
     from parallel_exec.backends._culprit import find_culprit, parts_of  # only a failure needs it
 
-    with _reducers.carry([]):
+    with _reducers.carry(_reducers.Carried()):
         what, why, hint = find_culprit(parts_of(job.fn, job.args, job.kwargs or {}))
     return TaskSerializationError(f"{what} of task {job.id!r}", "to the worker", why, hint)
 
@@ -156,7 +156,7 @@ def pack_initializer(
     except Exception as error:
         from parallel_exec.backends._culprit import find_culprit  # only a failure needs it
 
-        with _reducers.carry([]):
+        with _reducers.carry(_reducers.Carried()):
             what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs, "finalizer": finalizer})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
     return Initializer(pickled.data, inherited, pickled.others, pickled.kept)
@@ -164,7 +164,7 @@ def pack_initializer(
 
 def _dumps_inside(whole: Any, by_value: bool = False) -> Pickled:
     """Pickle what goes to a worker with its start, without a segment."""
-    others: list[Segment] = []
+    others = _reducers.Carried()
     with _reducers.carry(others), _reducers.noting() as kept:
         return _pickling.dumps(whole, by_value, inside=True)._replace(others=others, kept=kept)
 
@@ -182,7 +182,7 @@ class _Finder(pickle.Unpickler):
     @classmethod
     def finds_main(cls, value: Any) -> bool:
         """Return whether the pickle of a value refers to the main module."""
-        along: list[Segment] = []
+        along = _reducers.Carried()
         finder = cls(io.BytesIO(_reducers.dumps_along(value, along, None)))
         with _reducers.deliver([segment.fd for segment in along]):
             finder.load()

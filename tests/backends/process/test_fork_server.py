@@ -195,9 +195,9 @@ def start():
 if __name__ == "__main__":
     with ParallelExecutor(max_concurrency=1, backend="process") as executor:
         import math
-        print(executor.submit(math.sqrt, 4).result())
+        print(executor.submit(math.sqrt, 4).result(), flush=True)
         name, where, now = executor.submit(identity).result()
-        print(name, where == (multiprocessing.current_process().authkey, os.getpid(), True, False, "forkserver"), now)
+        print(name, where == (multiprocessing.current_process().authkey, os.getpid(), True, False, "forkserver"), now, flush=True)
         print(executor.submit(start).result())
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing.sharedctypes
 import os
 import pickle
@@ -19,7 +20,7 @@ from typing import Any, Iterator
 import pytest
 import script
 import work
-from interruptions import leaves_nothing_open
+from interruptions import interrupt, leaves_nothing_open
 
 from parallel_exec import TaskSerializationError
 from parallel_exec.backends import _reducers
@@ -316,7 +317,7 @@ def test_ctrl_c_as_a_descriptor_is_copied() -> None:
     with open(os.devnull, "rb") as file:
 
         def send() -> Any:
-            along: list[Any] = []
+            along = _reducers.Carried()
             with _reducers.carry(along):
                 _reducers._Carrier.duplicate_for_child(file.fileno())
             return along
@@ -327,3 +328,20 @@ def test_ctrl_c_as_a_descriptor_is_copied() -> None:
 
         assert leaves_nothing_open(send, deque(maxlen=0)) > 20
         assert leaves_nothing_open(receive, deque(maxlen=0)) > 20
+
+
+def test_ctrl_c_leaves_no_list_to_put_descriptors_in(pipe: Any) -> None:
+    """Wherever it comes in what takes them along, what is pickled later has a connection refused."""
+
+    def send() -> None:
+        along = _reducers.Carried()
+        with _reducers.carry(along):
+            _reducers.dumps_along(pipe[0], along, None)
+
+    for step in itertools.count(1):
+        has_more = interrupt(send, step)
+        with pytest.raises(TypeError, match="means something in this process only"):
+            _reducers.dumps(pipe[0])
+        if not has_more:
+            break
+    assert step > 20
