@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 lock = hold_during_forks(threading.RLock())
 # The thread that starts a worker, and the worker's end of its pipe for tasks; guarded by the lock.
 _launching: list[tuple[int, Descriptor]] = []
+_LAST_START = 1.0  # seconds that the exit of the interpreter waits for a start under way; a guess
 _LOOK = 0.002  # seconds between two looks whether the fork server is ready, if it has much to import; a guess
 _SPARE = 8 + 12  # descriptors: what is opened for a start at most, and another worker's pipes meanwhile
 
@@ -145,8 +146,11 @@ def is_launching(theirs: list[Descriptor]) -> bool:
 
 
 def _at_exit() -> None:
-    """Leave the fork server; the pools have ended by now."""
-    if lock.acquire(False):  # else a thread that cannot be joined is starting something
+    """Leave the fork server; the pools have ended by now, but a start may be under way in a thread that cannot be joined.
+
+    That is waited for: a child that finds nobody to tell it what to do prints a traceback.
+    """
+    if lock.acquire(timeout=_LAST_START):
         try:
             fork_server.leave_all()
         finally:

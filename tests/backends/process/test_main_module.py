@@ -389,3 +389,28 @@ if __name__ == "__main__":
         assert "KeyboardInterrupt" in errors.splitlines()
         assert errors.count("Traceback") == 1
         work.until(lambda: not any(map(processes.is_alive, pids)))
+
+
+def test_ctrl_c_before_a_worker_is_told_anything(programs: Programs) -> None:
+    """The program's end waits until it is: a worker that finds nobody to tell it prints a traceback."""
+    text = """
+import multiprocessing.util, threading, time
+from parallel_exec import ParallelExecutor, ProcessBackend
+if __name__ == "__main__":
+    spawn, is_born = multiprocessing.util.spawnv_passfds, threading.Event()
+    def spawn_and_wait(path, words, *rest):
+        pid = spawn(path, words, *rest)
+        if any(b"spawn_main" in word if isinstance(word, bytes) else "spawn_main" in word for word in words):
+            is_born.set()
+            time.sleep(0.3)
+        return pid
+    multiprocessing.util.spawnv_passfds = spawn_and_wait
+    executor = ParallelExecutor(max_concurrency=1, backend=ProcessBackend("spawn"), timeout=None)
+    executor.submit(time.sleep, 600)
+    is_born.wait(20)
+    raise KeyboardInterrupt
+"""
+    with processes.python(programs.write(text)) as process:
+        _, errors = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors.splitlines()
+    assert errors.count("Traceback") == 1, errors
