@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -27,6 +28,10 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """Take what is there by now for good: thousands of collections of garbage, of tests that ask for one, pass it over."""
+    if "hypothesis" in sys.modules:  # first, as it looks once for what refers to its random numbers
+        from hypothesis import find, strategies
+
+        find(strategies.none(), lambda _: True)
     gc.collect()
     gc.freeze()
 
