@@ -19,7 +19,7 @@ from itertools import chain, starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
+    from typing import Any, Callable, Iterator, TypeVar
 
     T = TypeVar("T")
 
@@ -108,13 +108,18 @@ def put(fds: list[int], make: Callable[..., int], *args: object) -> None:
 
 def put_duplicate(fd: int, fds: list[int]) -> None:
     """Put a copy of a descriptor into a list, as `put` does."""
-    fds.extend(starmap(fcntl.fcntl, [(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)]))
+    fds.extend(_copying(fd))
+
+
+def _copying(fd: int) -> Iterator[int]:
+    """Return what makes the copy when it is asked for, in C."""
+    return starmap(fcntl.fcntl, [(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)])
 
 
 def _lift_all(fds: list[int]) -> None:
     for place, fd in enumerate(fds):
         if fd in STANDARD:
-            fds[place : place + 1] = starmap(fcntl.fcntl, [(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD.stop)])
+            fds[place : place + 1] = _copying(fd)
             os.close(fd)
 
 
