@@ -39,6 +39,12 @@ def who_waits(here: Any, gate: Any) -> tuple[int, str, int]:
     return who()
 
 
+def who_comes_after(begun: Any) -> tuple[int, str, int]:
+    """Return as `who`, once something has begun."""
+    begun.wait()
+    return who()
+
+
 def hang_as(log: Any, gate: Any, index: int) -> int:
     """Return the worker's index; the first time, in the worker of that index, not before the gate is open."""
     worker = current_worker()
@@ -59,6 +65,14 @@ def open_log(log: Any) -> None:
     """Be an initializer that opens something."""
     current_worker().state["log"] = log
     log.write(f"opened {current_worker().index}")
+
+
+def open_late(log: Any, begun: Any, gate: Any, index: int) -> None:
+    """Be an initializer that opens something, and in the worker of that index then waits until the gate is open."""
+    open_log(log)
+    if current_worker().index == index:
+        begun.set()
+        gate.wait()
 
 
 def use_log(what: object) -> int:

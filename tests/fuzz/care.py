@@ -95,8 +95,8 @@ def finalizers_are_called_once(record: Record) -> Iterator[str]:
     yield from (f"worker {worker} called its initializer {count} times" for worker, count in begun.items() if count > 1)
     yield from (f"worker {worker} called its finalizer {count} times" for worker, count in ended.items() if count > 1)
     yield from (f"worker {worker} called its finalizer, and has never begun" for worker in set(ended) - set(begun))
-    # (A process that is killed may have taken the next call by then, or be about to start: who was stopped is not known.)
-    if (record.program.kind == "thread" and not record.program.alone) or not _may_stop(record.program):
+    # (Of what was interrupted it is not known whom it has stopped.)
+    if (record.program.kind in ("thread", "process") and not record.program.alone) or not _may_stop(record.program):
         left = set(begun) - set(ended) - _stopped(record)
         if len(left) > _most_unseen(record):
             yield from (f"worker {worker} has not called its finalizer" for worker in left)

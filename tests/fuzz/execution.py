@@ -246,13 +246,21 @@ def _await_calls(run: Run, until: float) -> None:
         called = all(len(each.called) >= each.callbacks for each in list(run.given.values()))
         open_calls = () if unsure else begun - ended
         if run.program.drops:
-            return not open_calls and called
+            return not open_calls and called and _is_told(run)
         stats = run.executor.stats()
         holds = stats.abandoned or any(limit.in_use for limit in stats.limits.values())
         return not open_calls and called and not holds
 
     while not is_quiet() and time.monotonic() < until:
         time.sleep(0.01 if run.place.path else 0.001)
+
+
+def _is_told(run: Run) -> bool:
+    """Return whether the hook knows of each end, which it hears after the callbacks."""
+    if not run.program.listens or run.program.interrupt:
+        return True
+    told = {name for kind, name, _ in list(run.events) if kind in ("TaskFinished", "TaskCancelled")}
+    return all(each.future is None or name in told for name, each in list(run.given.items()))
 
 
 def _unended(run: Run) -> list[str]:

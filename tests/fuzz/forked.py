@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import logging
 import os
 import signal
 import threading
@@ -23,6 +24,7 @@ def fork(run: Run, step: Step, expected: tuple[Any, ...]) -> None:
     pid = os.fork()
     if not pid:
         _be_child(run, step, expected)
+    _unlock_logging()
     run.children.append(pid)
     until = time.monotonic() + 2 * CHILD_LIMIT
     while time.monotonic() < until:
@@ -34,6 +36,13 @@ def fork(run: Run, step: Step, expected: tuple[Any, ...]) -> None:
             return
         time.sleep(0.002)
     run.surprises.append(f"the child of {step} does not end")
+
+
+def _unlock_logging() -> None:
+    """Release the lock of `logging`, which its own hook leaves taken for good if Ctrl-C comes just there."""
+    lock: Any = logging._lock  # type: ignore[attr-defined]
+    while lock._is_owned():
+        lock.release()
 
 
 def _be_child(run: Run, step: Step, expected: tuple[Any, ...]) -> NoReturn:

@@ -69,6 +69,7 @@ class Launcher:
     Attributes:
         startup_timeout: seconds that a worker has to become ready, and its call to be loaded; None: no limit.
         watches_memory: whether a worker may say that it has too much.
+        finalizes: whether a worker closes what its initializer has opened.
         wants_server: whether `start_server` is still to be called; reset by any thread that prepares a call.
     """
 
@@ -90,6 +91,7 @@ class Launcher:
         self._captures = captures
         self._care = care or WorkerCare()
         self.watches_memory = self._care.max_memory is not None
+        self.finalizes = initializer is not None and initializer.finalizes
         self._seed = 0
         self._workers = 1
         self._threads: int | None = None  # what `threads_of` has said for so many; None: it was not asked

@@ -110,12 +110,14 @@ class Initializer(NamedTuple):
         initargs: arguments that only travel to a process while it is started, such as locks of `multiprocessing`.
         others: descriptors that go with it.
         kept: what is shared and among it.
+        finalizes: whether there is a finalizer.
     """
 
     pickled: bytes
     initargs: tuple[Any, ...] | None
     others: Sequence[Segment] = ()
     kept: Sequence[Any] = ()
+    finalizes: bool = False
 
 
 def pack_initializer(
@@ -159,7 +161,7 @@ def pack_initializer(
         with _reducers.carry(_reducers.Carried()):
             what, why, hint = find_culprit({"initializer": initializer, "initargs": initargs, "finalizer": finalizer})
         raise TaskSerializationError(what, "to the workers", why, hint) from error
-    return Initializer(pickled.data, inherited, pickled.others, pickled.kept)
+    return Initializer(pickled.data, inherited, pickled.others, pickled.kept, finalizer is not None)
 
 
 def _dumps_inside(whole: Any, by_value: bool = False) -> Pickled:

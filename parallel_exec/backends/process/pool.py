@@ -424,13 +424,18 @@ class ProcessPool(Runner):
             self._watch_writing(handle)
 
     def _dismiss(self, now: float) -> bool:
-        """Let all workers end, those that take too long by force; returns whether all have."""
+        """Let all workers end, those that take too long by force; returns whether all have.
+
+        One that is starting is killed, unless it may have opened what its finalizer closes: then it becomes ready first.
+        """
         if self._stop_deadline is None:
             self._stop_deadline = now + STOP_GRACE
+        is_late = now >= self._stop_deadline
         for handle in self.assignments.handles:
             if handle.state == WorkerState.STARTING:
-                handle.process.kill()
-            elif now >= self._stop_deadline:
+                if is_late or not self._launcher.finalizes:
+                    handle.process.kill()
+            elif is_late:
                 handle.overstayed()
             elif handle.state != WorkerState.CLOSING:
                 self._retire(handle)
