@@ -6,6 +6,7 @@ import gc
 import pickle
 import traceback
 import weakref
+from concurrent.futures import wait
 from functools import partial
 from typing import Any, Iterator
 
@@ -89,6 +90,23 @@ def test_an_idle_executor_keeps_no_task(kind: Any) -> None:
             executor.submit(tracked.echo, Tracked()).result()
             assert executor.submit(Fail()).exception() is not None
             assert tracked.wait_until(tracked.nothing_alive)
+
+
+@over(BESIDE_THE_CALLER)
+@pytest.mark.parametrize("needs", [{}, {"db": 1}], ids=["free", "limited"])
+def test_what_was_cancelled_goes_with_the_last_before_it(kind: Any, lab: Any, needs: dict[str, int]) -> None:
+    """Nobody looks into a queue that is empty, least of all in a pause."""
+    with _make(kind, max_concurrency=1, limits={"db": 1}) as executor:
+        begun, gate = lab.latch(), lab.latch()
+        first = executor.submit(work.hold, begun, gate)
+        begun.wait()
+        limited = executor.options(needs=needs)
+        others = [limited.submit(int), limited.submit(int)]
+        others[1].add_done_callback(lambda _: executor.pause())
+        assert limited.submit(tracked.echo, Tracked()).cancel()
+        gate.set()
+        wait([first, *others])
+        assert tracked.wait_until(tracked.nothing_alive)
 
 
 def test_a_worker_that_is_about_to_begin_keeps_nothing_of_the_last_task(lab: Any) -> None:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class ReadyQueue:
     """The queue of one executor, from which any job can be discarded.
 
-    Discarding is lazy: the entry stays until it comes up, or until more than half of all entries are discarded and are
-    thrown away together.
+    Discarding is lazy: the entry stays until it comes up, or until half of all entries are discarded and are thrown away
+    together. So nothing that was discarded is in a queue that has nothing else.
 
     Attributes:
         heap: the entries, some of them discarded; changed in place.
@@ -121,6 +121,8 @@ class ReadyQueue:
     def pop(self) -> AnyJob | None:
         """Take the first job out, with what it needs, or return None; O(log n)."""
         heap, discarded = self.heap, self._discarded
+        if discarded:
+            self._tidy_if_due()
         while heap:
             order, sequence, job = heappop(heap)
             if not discarded or sequence not in discarded:
@@ -203,7 +205,11 @@ class ReadyQueue:
             return
         self._uncount(job)
         self._discarded.add(job.sequence)
-        if len(self._discarded) * 2 > len(self.heap) and not self._tidying:
+        self._tidy_if_due()
+
+    def _tidy_if_due(self) -> None:
+        """Throw away what was discarded if it is half of all."""
+        if len(self._discarded) * 2 >= len(self.heap) and not self._tidying:
             more = True
             while more:
                 self._tidying = True

@@ -597,6 +597,24 @@ def test_the_end_of_a_run_with_a_journal(tmp_path: Path) -> None:
     assert step > 10
 
 
+def test_the_begin_of_a_run_with_a_journal(tmp_path: Path) -> None:
+    """Wherever Ctrl-C comes the run that has begun ends, and another can have the file."""
+
+    def begin() -> None:
+        with JournaledRun(tmp_path / "run.db", bounded=True) as run:
+            run.begin()
+
+    begin()  # what it needs is imported
+    for step in itertools.count(1):
+        has_more = interrupt(begin, step)
+        gc.collect()  # what `interrupt` leaves
+        work.until(lambda: not any(thread.name == "parallel_exec-journal" for thread in threading.enumerate()))
+        begin()
+        if not has_more:
+            break
+    assert step > 100
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts")
 def test_the_lock_of_a_result_that_is_sealed() -> None:
     """It is free again, also where what a signal handler raises comes between the lock and its `with`."""

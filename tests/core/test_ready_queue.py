@@ -92,6 +92,7 @@ def test_what_is_discarded_never_comes() -> None:
             assert ready.pop() is first
             model.remove(first)
         assert len(ready) == len(model)
+        assert len(ready._discarded) * 2 <= len(ready.heap)
     assert sorted(ready.jobs(), key=_place) == sorted(model, key=_place)
     assert [ready.pop() for _ in model] == sorted(model, key=_place)
 
@@ -109,6 +110,15 @@ def test_discarded_entries_do_not_pile_up() -> None:
     assert len(ready.heap) <= 2
     assert ready.pop() is items[0]
     assert ready.pop() is None
+
+
+def test_nothing_that_was_discarded_is_left_alone() -> None:
+    """Nobody takes anything out of a queue that is empty, so it goes with the last that was not discarded."""
+    items: list[Any] = [Item(sequence) for sequence in range(3)]
+    ready = _queue(*items)
+    ready.discard(items[2])
+    assert [ready.pop(), ready.pop()] == items[:2]
+    assert not ready.heap
 
 
 class GrowingItem(Item):

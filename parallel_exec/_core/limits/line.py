@@ -170,12 +170,13 @@ class Line:
         return False
 
     def lost(self) -> None:
-        """A job has ended that is not the first."""
+        """A job of it has ended."""
         self.gone += 1
+        self._tidy()
 
-    def tidy(self) -> None:
-        """Forget the jobs that have ended, if they are the most."""
-        if self.gone * 2 > len(self.jobs):
+    def _tidy(self) -> None:
+        """Forget the jobs that have ended, if they are half of all."""
+        if self.gone * 2 >= len(self.jobs):
             self.jobs = [entry for entry in self.jobs if entry[2].phase == Phase.QUEUED]
             heapify(self.jobs)
             self.gone = 0
@@ -224,7 +225,10 @@ class Line:
     def take(self) -> AnyJob:
         """Take out the first job, which is granted what it needs."""
         self.bounces = 0
-        return heappop(self.jobs)[2]
+        job = heappop(self.jobs)[2]
+        if self.gone:
+            self._tidy()
+        return job
 
     def release(self) -> dict[Limit, Any]:
         """Reserve nothing any more but places; returns what it held."""

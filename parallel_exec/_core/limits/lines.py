@@ -128,10 +128,11 @@ class Lines:
         if line is None or not line.jobs:
             self.refused.pop(job, None)
             return
+        was_first = line.jobs[0][2] is job
         line.lost()
-        if line.jobs[0][2] is not job:
-            line.tidy()
-        elif not line.has_first():
+        if not was_first:
+            return
+        if not line.has_first():
             self._close(line, now)
         elif line.at is not None:
             self._reorder(line, now)

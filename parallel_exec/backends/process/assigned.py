@@ -68,6 +68,13 @@ class AssignedCalls:
         """Return the same of the last call."""
         return next(reversed(self._jobs.items()), None)
 
+    def is_last(self, serial: int) -> bool:
+        """Return whether a call is the last one, and has not ended."""
+        _, job = self.last() or (0, None)
+        if type(job) is MapChunk:
+            return job.has_unended(serial) and job.index_of(serial) == job.high - 1
+        return job is not None and self._jobs.get(serial) is job
+
     def second(self) -> AnyJob | None:
         """Return the job of the second call."""
         jobs = iter(self._jobs.values())

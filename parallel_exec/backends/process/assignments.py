@@ -21,7 +21,7 @@ from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._core.phase import Phase
 from parallel_exec._sync.clock import time
 from parallel_exec.backends.process.wire import Running
-from parallel_exec.backends.process.worker_handle import AT_WORK, WorkerHandle
+from parallel_exec.backends.process.worker_handle import AT_WORK, POLL_AFTER, WorkerHandle
 from parallel_exec.errors import TaskTimeoutError
 
 TYPE_CHECKING = False
@@ -93,8 +93,9 @@ class Assignments:
         try:
             self.serial = handle.hand_out(self.serial, jobs)
         except OSError:  # dead, or no more descriptors in flight: then it is out of step with its segments
+            self.take_back(handle)
             self.returned.update(dict.fromkeys(jobs))
-            handle.break_off()
+            handle.tell_to_end()
             return
         self._note_worst(jobs[-1])
 
@@ -251,12 +252,18 @@ class Assignments:
             self._wakeup()
 
     def stop_item(self, handle: WorkerHandle, serial: int, error: BaseException) -> None:
-        """Kill the worker for the sake of one item, if that is still what it is at; nobody else's time is up."""
+        """Kill the worker for the sake of one item, if that is still what it is at; nobody else's time is up.
+
+        A worker that has the permit of the next item is at that, though its journal does not say so yet: look again soon.
+        """
         with self._lock:
             if handle.running().serial != serial:
                 return
             self.take_back(handle)
-            handle.kill_when_running(serial, error)
+            if handle.assigned.is_last(serial):
+                handle.kill_when_running(serial, error)
+            else:
+                handle.timer.arm(time.monotonic() + POLL_AFTER)
             self._wakeup()
 
     def remove(self, handle: WorkerHandle, failure: BaseException | None = None) -> Interrupted:

@@ -253,6 +253,7 @@ class Receiver:
             handle.timer.arm(running.since + job.settings.timeout)  # of this very item, if it is one of a chunk
         with self._port.lock:
             if is_unwanted and handle.pending_kill is None:  # it was ended before we knew that it runs
+                self._assignments.take_back(handle)  # first: nothing may begin behind it, and be killed in its place
                 handle.kill_when_running(serial, CancelledError())
             else:
                 handle.check_pending_kill()

@@ -3,7 +3,7 @@
     STARTING ── became_ready ──► READY ── take_back ──► DRAINING
         │                         │ ▲                     │ │
         │                         │ └────── dropped ──────┘ │
-        │                         ├── tell_to_end, break_off ◄┘
+        │                         ├── tell_to_end ◄─────────┘
         │                         ▼
         │                      CLOSING
         └──────────┬──────────────┴──── (from any state) close ──► DEAD
@@ -209,7 +209,7 @@ class WorkerHandle:
         What the pipe does not take at once waits in a buffer. Each item of a chunk is a call of its own.
 
         Raises:
-            OSError: a descriptor cannot be sent; nothing was handed out, and the worker must not be used any more.
+            OSError: a descriptor cannot be sent; nothing was handed out, and the worker must be sent nothing more.
         """
         batch, large = self._encode(serial, jobs)
         for payload in large:  # the last of what may raise
@@ -338,11 +338,6 @@ class WorkerHandle:
         self.state = WorkerState.CLOSING
         self.outgoing.append(memoryview(wire.BATCH.pack(0, 0, 0)))
         self.flush()
-
-    def break_off(self) -> None:
-        """Kill it, as nothing more can be sent to it."""
-        self.state = WorkerState.CLOSING
-        self.process.kill()
 
     # ── taken back ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,8 @@ PARALLEL_EXEC_KILLS multiplies the number of kills: 1 is for every day.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
 import random
@@ -21,7 +23,9 @@ import pytest
 import work
 
 from parallel_exec import TaskTimeoutError, WorkerCrashedError, WorkerStartError
+from parallel_exec.backends.process import prefetch, segments
 from parallel_exec.backends.process.worker_handle import WorkerHandle
+from parallel_exec.backends.process.worker_process import WorkerProcess
 
 from . import stdlib_only_tasks
 
@@ -333,6 +337,63 @@ def test_a_kill_that_is_wanted_while_the_journal_is_looked_into(
     handle.ended(1 << 30)
     gate.set()
     assert future.result(work.SOON) == "held"
+
+
+def test_a_kill_comes_a_moment_late(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody wants ends just then, and what waits behind it is not killed in its place: it begins in another worker."""
+    monkeypatch.setattr(prefetch, "STUCK", 60.0)
+    executor = pool(1)
+    wait([executor.submit(work.same, number) for number in range(300)])  # tiny ones, so that calls are sent ahead
+    first, second, gate, end = (bench.latch() for _ in range(4))
+    receiver, kill = inside.runner(executor)._receiver, WorkerProcess.kill
+    begin, late, killed = receiver._begin, [], []
+
+    def be_unwanted(handle: WorkerHandle, job: Any, *args: Any, **more: Any) -> int:
+        if not late and job is unwanted and handle.assigned.second() is not None:
+            return 0
+        return int(begin(handle, job, *args, **more))
+
+    def kill_late(process: WorkerProcess) -> None:
+        late.append(process)
+        gate.set()
+        with contextlib.suppress(AssertionError):
+            second.wait(0.5)
+        kill(process)
+        killed.append(process)
+
+    monkeypatch.setattr(receiver, "_begin", be_unwanted)
+    monkeypatch.setattr(WorkerProcess, "kill", kill_late)
+    with inside.scheduler(executor).lock:
+        unwanted = executor.submit(work.hold, first, gate)
+        future = executor.submit(work.hold, second, end)
+    work.until(lambda: killed)
+    end.set()
+    assert future.result(work.SOON) == "held"
+    assert len(future.task_result().attempts) == 1
+
+
+def test_a_batch_that_cannot_be_sent(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker is used no more, but what that was sent before comes to its end."""
+    monkeypatch.setattr(prefetch, "STUCK", 60.0)
+    executor = pool(1)
+    wait([executor.submit(work.same, number) for number in range(300)])  # tiny ones, so that calls are sent ahead
+    first, gate, refused, send = bench.latch(), bench.latch(), [], segments.send
+
+    def refuse(*args: Any) -> None:
+        if not refused:
+            refused.append(args)
+            raise OSError(errno.ETOOMANYREFS, "too many references")
+        send(*args)
+
+    monkeypatch.setattr(segments, "send", refuse)
+    with inside.scheduler(executor).lock:
+        running = executor.submit(work.hold, first, gate)
+        large = executor.submit(len, bytes(1 << 20))
+    first.wait()
+    work.until(lambda: refused)
+    gate.set()
+    assert running.result(work.SOON) == "held"
+    assert large.result(work.SOON) == 1 << 20
 
 
 def test_a_call_that_is_aborted_before_anybody_has_heard_that_it_runs(pool: Any, lab: Any) -> None:

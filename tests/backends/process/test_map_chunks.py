@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from typing import Any, Iterator
 
 import crashing_pickles
@@ -114,6 +115,28 @@ def test_the_tail_of_a_chunk_that_workers_die_of(pool: Any, bench: Any, monkeypa
         (tail,) = assignments.returned
         assert tail is not chunk
         assert assignments._bad_starts[tail] == 2
+    gate.set()
+    assert list(results) == ["held"] * 9
+
+
+def test_the_clock_of_an_item_strikes_as_the_next_begins(
+    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has the permit for that already, which its journal does not say: it is not killed, but looked at again."""
+    monkeypatch.setattr(prefetch, "STUCK", 60.0)
+    executor = pool(1)
+    executor.submit(work.pid).result(work.SOON)
+    started, gate = bench.latch(), bench.latch()
+    results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
+    started.wait()
+    (handle,) = processes.handles(executor)
+    with inside.scheduler(executor).lock:
+        assert handle._permits.acquire(False)  # as the worker does
+        inside.runner(executor).assignments.stop_item(handle, handle.running().serial, TimeoutError())
+        handle._permits.release()
+        assert handle.pending_kill is None
+        assert not handle.process.was_killed
+        assert handle.timer.deadline <= time.monotonic() + worker_handle.POLL_AFTER
     gate.set()
     assert list(results) == ["held"] * 9
 

@@ -123,6 +123,7 @@ class Bench:
         assert lines.count == len(lines.jobs())
         for line in lines.by_needs.values():
             assert len(line) > 0
+            assert line.gone * 2 <= len(line.jobs)
             assert (line.token is None) != (line.at is None)
             assert line.token is None or (line, line.token) in tokens
             for place in (line.at, line.origin):
