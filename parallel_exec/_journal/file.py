@@ -19,7 +19,9 @@ import os
 import sqlite3
 import stat
 import weakref
-from itertools import starmap
+from functools import partial
+from itertools import starmap, tee
+from operator import methodcaller
 from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
 
@@ -30,6 +32,7 @@ APPLICATION = 0x7065786A  # "pexj": the file's first page says whose it is
 FORMAT = 1
 
 _BUSY = 10.0  # seconds to wait for another program's lock; a guess: a commit of ours takes a hundredth of that
+_CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 _NAP = 0.01  # seconds between two tries where SQLite does not wait by itself
 
 _REASONS = {
@@ -67,7 +70,8 @@ class JournalFile:
         self.path = path
         self.real_path = os.path.realpath(path)
         self._mode = "mode=rw"  # of the connections that read
-        self._connections: list[tuple[sqlite3.Connection, list[object]]] = []  # each with what it keeps alive
+        self._connections: list[sqlite3.Connection] = []
+        self._kept: list[object] = []  # what they keep alive
         self._inode: tuple[int, int] | None = None  # of the file that is written to
         self.is_over = False
         _files.add(self)
@@ -176,10 +180,11 @@ class JournalFile:
         if self.is_over:
             raise self.over()
         uri = f"file:{quote(os.fsencode(self.real_path))}?{mode}"
-        connection = sqlite3.connect(uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
-        kept: list[object] = []
-        connection.create_function("keep", 0, kept.append)  # for `after_fork`
-        self._connections.append((connection, kept))
+        opening = partial(sqlite3.connect, uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
+        made, again = tee(map(_CALL, [opening]))
+        self._connections.extend(made)  # in C: a signal handler that raises cannot come before it is known here
+        connection: sqlite3.Connection = next(again)
+        connection.create_function("keep", 0, self._kept.append)  # for `after_fork`
         return connection
 
     def check_in_place(self) -> None:
@@ -223,10 +228,14 @@ class JournalFile:
     def close(self) -> None:
         """Close all connections. May be repeated."""
         self.is_over = True
-        for connection, _ in self._connections:
+        for connection in self._connections:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
         self._connections.clear()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was not even made
+            self.close()
 
     def after_fork(self) -> None:
         """Let go of it in a forked child, and leave it as it is.
@@ -235,9 +244,8 @@ class JournalFile:
         whatever log is at that path by then, that of a later run, too.
         """
         self.is_over = True
-        for connection, kept in self._connections:
-            kept.append(connection)
-        self._connections.clear()
+        self._kept += self._connections
+        self._kept, self._connections = [], []
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> Any:

@@ -93,10 +93,14 @@ class Recorder:
         """Start the thread.
 
         Raises:
-            RuntimeError: no thread can be started; then the database is still the caller's.
+            RuntimeError: no thread can be started.
         """
         _alive.add(self)
         launch(self._thread)
+
+    def has_started(self) -> bool:
+        """Return whether the thread was started; if not, the database is still the caller's."""
+        return self._thread.ident is not None
 
     # ── any thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,7 +274,8 @@ def _has_result(job: AnyJob) -> bool:
 
 def _at_exit() -> None:
     for recorder in list(_alive):
-        recorder.finish("interrupted")
+        if recorder.has_started():
+            recorder.finish("interrupted")
 
 
 atexit.register(_at_exit)  # that is after the executors' work has come to its end

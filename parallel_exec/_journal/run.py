@@ -104,8 +104,8 @@ class JournaledRun:
         database.begin_run(self._version, is_encoded=self._codec.is_own)
         self._done = database.keys(self._states)
         recorder = Recorder(database, self._codec, self._keys, self._ids, bounded=self._bounded)
+        self.note, self._recorder = recorder.note, recorder  # first: once it has started, it is to be told of the end
         recorder.start()
-        self.note, self._recorder = recorder.note, recorder
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,7 +196,7 @@ class JournaledRun:
             "", or in what the journal is incomplete.
         """
         recorder = self._recorder
-        if recorder is None:
+        if recorder is None or not recorder.has_started():
             self._database.close()
             self._is_closed = True
             return ""
@@ -239,7 +239,7 @@ class JournaledRun:
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True):
-            if self._recorder is None:
+            if self._recorder is None or not self._recorder.has_started():
                 self._database.close()
             else:
                 self._recorder.let_go()

@@ -59,14 +59,16 @@ def launch(thread: threading.Thread) -> None:
         RuntimeError: no thread can be started; MemoryError likewise.
     """
     handled = sys.exc_info()[1]  # what the caller is in the middle of handling
-    _coming_up.add(thread)
+    is_begun = False
     # `Thread.start` waits for the event that the thread sets, whose lock an interruption may leave taken: so that it can be
     # released, it must be one that knows who has taken it.
     lock = threading.RLock()
-    started = getattr(thread, "_started", None)
-    if started is not None:
-        started._cond = threading.Condition(lock)
     try:
+        _coming_up.add(thread)
+        started = getattr(thread, "_started", None)
+        if started is not None:
+            started._cond = threading.Condition(lock)
+        is_begun = True
         thread.start()
     except BaseException as error:
         # Interrupted before it was started, or while it was waited for; where the stdlib's own waiting was torn apart,
@@ -76,7 +78,7 @@ def launch(thread: threading.Thread) -> None:
             _coming_up.discard(thread)
             raise
         release_leaked(lock, *_STDLIBS)
-        until = time.monotonic() + _START_LIMIT
+        until = time.monotonic() + (_START_LIMIT if is_begun else 0.0)
         while thread.ident is None and time.monotonic() < until:
             time.sleep(0.001)
         if thread.ident is None:

@@ -597,6 +597,7 @@ def test_the_end_of_a_run_with_a_journal(tmp_path: Path) -> None:
     assert step > 10
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes it all the same
 def test_the_begin_of_a_run_with_a_journal(tmp_path: Path) -> None:
     """Wherever Ctrl-C comes the run that has begun ends, and another can have the file."""
 

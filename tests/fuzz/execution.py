@@ -7,6 +7,7 @@ Every wait has a limit: what outlasts it is a hang, and the record has all stack
 
 from __future__ import annotations
 
+import _imp
 import _thread
 import contextlib
 import faulthandler
@@ -219,9 +220,17 @@ def _interrupted(run: Run) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _unlock_imports()
     for pid in run.children:
         with contextlib.suppress(ChildProcessError):  # Ctrl-C came just as it was waited for
             os.waitpid(pid, 0)
+
+
+def _unlock_imports() -> None:
+    """Release the lock of all imports, which CPython leaves taken for good if Ctrl-C comes just where it has taken it."""
+    with contextlib.suppress(RuntimeError):  # another thread has it, for a moment
+        while _imp.lock_held():
+            _imp.release_lock()
 
 
 def _background(function: Callable[..., object], *args: Any) -> threading.Thread:

@@ -271,6 +271,8 @@ def _most(spec: Any) -> float:
         spec = spec.limit
     if isinstance(spec, Rate):
         return float("inf")
+    if spec is None:  # which is refused: a step that was shortened
+        return 0.0
     if isinstance(spec, list):
         return float(len(spec))
     return float(getattr(spec, "max", spec))

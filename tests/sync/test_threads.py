@@ -1,14 +1,17 @@
-"""What a thread is at."""
+"""How threads are started, and what one is at."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING
 
 import script
 import work
+from interruptions import interrupt
 
-from parallel_exec._sync.threads import frame_of
+from parallel_exec._sync import threads
+from parallel_exec._sync.threads import arrive, frame_of, launch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +72,17 @@ def test_garbage_that_is_collected_as_it_is_asked(tmp_path: Path) -> None:
     """
     out, err = script.finish(script.start(tmp_path, body))
     assert (out, err) == ("collects\n", "")
+
+
+def test_a_start_that_is_interrupted() -> None:
+    """Wherever Ctrl-C comes the thread runs, unless it came before anything was done; none is taken for coming up for ever."""
+    for step in itertools.count(1):
+        thread = threading.Thread(target=arrive)
+        has_more = interrupt(lambda: launch(thread), step)  # noqa: B023  # it is called at once
+        if thread.ident is not None:
+            thread.join()
+        assert thread not in threads._coming_up
+        assert thread.ident is not None or step < 10
+        if not has_more:
+            break
+    assert step > 20

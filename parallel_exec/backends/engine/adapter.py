@@ -106,8 +106,8 @@ class Engine(abc.ABC):
     def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
         """Hand over what was submitted, as no more will come soon. Called by the feeder."""
 
-    def leave_place(self, place: tuple[int, int]) -> None:  # noqa: B027  # only for one whose calls run in this process
-        """Note that the worker of this index has done with the attempt of this serial number. Any thread."""
+    def leave_place(self, serial: int) -> None:  # noqa: B027  # only one that gives its workers indexes needs it
+        """Note that no worker has the attempt of this serial number any more, or will have it. Any thread; may be repeated."""
 
     def occupied(self, inside: int) -> int:
         """Return how many of its workers are held by the attempts that it has not done with."""

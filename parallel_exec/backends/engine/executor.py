@@ -187,8 +187,7 @@ class ExecutorEngine(Engine):
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
         self._groups: set[CallGroup] = set()
-        # The indexes of the workers that have something, each with an attempt's serial number, or 0 for a group.
-        self._places: set[tuple[int, int]] = set()
+        self._places: dict[object, int] = {}  # the index of the worker that has it: by an attempt's serial number, or a group
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
@@ -207,7 +206,8 @@ class ExecutorEngine(Engine):
             depth = 1
         if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
             if self._filling is None:
-                self._filling = CallGroup(self._journals.lend(), self._take_place(0))
+                self._filling = group = CallGroup(self._journals.lend(), self._free_place())
+                self._places[group] = group.place
             grouped = self._filling.add(submission)
             self._precedence.added(submission.job.priority)
             if len(self._filling.submissions) >= depth:
@@ -218,24 +218,22 @@ class ExecutorEngine(Engine):
             returned: EngineFuture = Future()
             returned.set_result(None)
             return returned
-        place = self._take_place(submission.serial)
+        self._places[submission.serial] = place = self._free_place()
         try:
             engine_future = self._submit_alone(submission, place)
         except BaseException:
-            self.leave_place((place, submission.serial))
+            self.leave_place(submission.serial)
             raise
-        self._track(engine_future, partial(self._ended_alone, (place, submission.serial)))
+        self._track(engine_future, partial(self._ended_alone, submission.serial))
         return engine_future
 
-    def _take_place(self, serial: int) -> int:
+    def _free_place(self) -> int:
         """Return the index of the worker that is given something now. The feeder's own."""
-        place = lowest_free(place for place, _ in tuple(self._places))
-        self._places.add((place, serial))
-        return place
+        return lowest_free(tuple(self._places.values()))
 
-    def leave_place(self, place: tuple[int, int]) -> None:
-        """Have that index free for another, unless another has it already."""
-        self._places.discard(place)
+    def leave_place(self, serial: int) -> None:
+        """Have the index of the worker that had this attempt free for another."""
+        self._places.pop(serial, None)
 
     def flush(self) -> None:
         """Submit the group that is being filled."""
@@ -261,9 +259,9 @@ class ExecutorEngine(Engine):
         self._inside.add(engine_future)
         engine_future.add_done_callback(ended)
 
-    def _ended_alone(self, place: tuple[int, int], engine_future: EngineFuture) -> None:
+    def _ended_alone(self, serial: int, engine_future: EngineFuture) -> None:
         """Note how long an attempt took; the executor's callback."""
-        self._places.discard(place)
+        self.leave_place(serial)
         self._inside.discard(engine_future)
         if not engine_future.cancelled() and engine_future.exception() is None:
             result = engine_future.result()
@@ -272,7 +270,7 @@ class ExecutorEngine(Engine):
 
     def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
         """Finish a group; the executor's callback."""
-        self._places.discard((group.place, 0))
+        self._places.pop(group, None)
         self._inside.discard(engine_future)
         self._groups.discard(group)
         has_ended = not engine_future.cancelled() and engine_future.exception() is None
