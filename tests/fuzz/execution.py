@@ -7,7 +7,6 @@ Every wait has a limit: what outlasts it is a hang, and the record has all stack
 
 from __future__ import annotations
 
-import _imp
 import _thread
 import contextlib
 import faulthandler
@@ -22,7 +21,7 @@ import threading
 import time
 import traceback
 import warnings
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import leaks
 from fuzz_calls import Begin, End, Service
@@ -31,6 +30,9 @@ from random_program import Program, Step
 from records import Record
 from resuming import resume
 from set_up import engine_of
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 PATIENCE = {"process": 1.2, "pool": 0.7}  # seconds until what hangs is let go
 SHORT_PATIENCE = 0.25
@@ -201,7 +203,6 @@ def _let_go_again(run: Run, patience: float, over: list[bool]) -> None:
 
 def _interrupted(run: Run) -> None:
     """Do the steps in the main thread, where Ctrl-C comes once, some time, or not at all."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     steps_left = [True]  # no event, whose lock Ctrl-C might leave taken
 
     def interrupt() -> None:
@@ -209,6 +210,13 @@ def _interrupted(run: Run) -> None:
         if steps_left:
             os.kill(os.getpid(), signal.SIGINT)
 
+    def hear(_: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            _thread.start_new_thread(interrupt, ())  # once more, later
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
     try:
         try:
             if run.program.interrupt:
@@ -220,17 +228,18 @@ def _interrupted(run: Run) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _unlock_imports()
     for pid in run.children:
         with contextlib.suppress(ChildProcessError):  # Ctrl-C came just as it was waited for
             os.waitpid(pid, 0)
 
 
-def _unlock_imports() -> None:
-    """Release the lock of all imports, which CPython leaves taken for good if Ctrl-C comes just where it has taken it."""
-    with contextlib.suppress(RuntimeError):  # another thread has it, for a moment
-        while _imp.lock_held():
-            _imp.release_lock()
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether an import is under way, of which Ctrl-C may leave CPython's lock for all imports taken for good."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _background(function: Callable[..., object], *args: Any) -> threading.Thread:

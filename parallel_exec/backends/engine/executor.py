@@ -187,7 +187,8 @@ class ExecutorEngine(Engine):
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
         self._groups: set[CallGroup] = set()
-        self._places: dict[object, int] = {}  # the index of the worker that has it: by an attempt's serial number, or a group
+        # The indexes of the workers that have something: by an attempt's serial number, or a group.
+        self._places: dict[object, int] = {}
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
@@ -329,6 +330,8 @@ class ExecutorEngine(Engine):
         """Cancel the executor's future, or abort it; tell the call that it is unwanted."""
         if submission.address is not None:
             self._listener.tell_unwanted(submission.address)
+        if submission.state == State.WITHDRAWN:  # a worker may get it all the same, and then does nothing
+            self.leave_place(submission.serial)
         if isinstance(engine_future, TaskFuture):
             engine_future.abort()
             return submission.engine_future is not None

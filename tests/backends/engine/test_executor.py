@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from functools import partial
 from typing import Any, Callable, Iterator
 
+import care_tasks
 import inside
 import pytest
 import script
@@ -104,6 +105,44 @@ def test_no_more_inside_than_workers(threads: ThreadPoolExecutor, lab: Any) -> N
     assert all(future.cancel() for future in waiting)
     gate.set()
     assert all(future.result() for future in running)
+
+
+def test_an_index_is_free_with_the_slot(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given to the executor as soon as another has ended is not told that it is a worker too many."""
+    engine = ManualExecutor()
+    executor = lab.executor(backend=engine, max_concurrency=1)
+    first, others = executor.submit(care_tasks.who), []
+    release = runner.EngineRunner._release
+
+    def hold_up(self: Any, submission: Submission, **more: Any) -> None:
+        release(self, submission, **more)
+        if not others:
+            others.append(executor.submit(care_tasks.who))
+            executor.resize(1)  # after which it is looked whether there is room
+            work.until(lambda: len(engine.calls) == 2)
+
+    monkeypatch.setattr(runner.EngineRunner, "_release", hold_up)
+    work.until(lambda: engine.calls)
+    engine.run(0)
+    engine.run(1)
+    assert [future.result()[0] for future in (first, *others)] == [0, 0]
+
+
+def test_an_index_is_free_when_a_task_is_taken_back(lab: Any) -> None:
+    """Also where the executor gives it to a worker all the same, which then does nothing."""
+    engine = ManualExecutor()
+    executor = lab.executor(backend=engine, max_concurrency=1)
+    future = executor.submit(care_tasks.who)
+    work.until(lambda: engine.calls)
+    call, engine_future = engine.calls[0]
+    assert engine_future.set_running_or_notify_cancel()  # it is in a queue, on its way to a worker
+    executor.pause()
+    work.until(lambda: executor.stats().queued == 1)
+    executor.resume()
+    work.until(lambda: len(engine.calls) == 2)
+    engine.run(1)
+    engine_future.set_result(call())
+    assert future.result()[0] == 0
 
 
 def test_the_users_context_and_task(threads: ThreadPoolExecutor, lab: Any) -> None:
