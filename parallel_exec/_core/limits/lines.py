@@ -130,13 +130,11 @@ class Lines:
             return
         was_first = line.jobs[0][2] is job
         line.lost()
-        if not was_first:
-            return
-        if not line.has_first():
+        if was_first and not line.has_first():
             self._close(line, now)
-        elif line.at is not None:
+        elif was_first and line.at is not None:
             self._reorder(line, now)
-        else:
+        elif was_first:
             origin = line.origin
             line.hide()
             self._place(line, now, origin)
