@@ -71,6 +71,7 @@ def _processes() -> list[tuple[int, str]]:
     services = {_service(module, "_resource_tracker", "_pid") for module in _TRACKERS}
     services.add(_service("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"))
     services.add(None if fork_server.servers.current is None else fork_server.servers.current.pid)
+    fork_server.reap()  # as the next start would: one that took long to end is a zombie
     # Not from /proc/.../children, which misses some of them while others end.
     found = [child.pid for child in psutil.Process().children(recursive=True)]
     return [(pid, _command(pid)) for pid in found if pid not in services]

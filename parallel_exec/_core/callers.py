@@ -7,11 +7,14 @@ Guarantees:
     what of a limit only it holds, or other attempts do that wait in vain. What was added, changed or ended meanwhile may make a
     wait one in vain, so whoever waits asks again now and then. An attempt that was given up, and still holds what it needed of
     the limits, waits for nothing of its executor: it would keep them from all others.
+    So is a callback or a hook, in a thread of the back end's, once all of these wait, be it in a task or in a callback.
     A thread that works for the executor never blocks on it; nor does a signal handler or a finalizer that has interrupted
     its own thread while that held the executor's lock, or was about to wake a consumer.
 """
 
 from __future__ import annotations
+
+import threading
 
 from parallel_exec._core.gate import FORKED
 from parallel_exec._core.job import Job
@@ -24,7 +27,7 @@ from parallel_exec.errors import ParallelExecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Any, Mapping, Sequence
 
     from parallel_exec._core.gate import Gate
     from parallel_exec._core.idle import IdleConsumers
@@ -50,6 +53,7 @@ class Callers:
     Attributes:
         waiting: the live attempts that wait for the executor they run in, and for which tasks: any of them will do, and
             none stands for room in the queue.
+        calling: the same for the back end's threads that wait in a callback or a hook, by `threading.get_ident()`.
     """
 
     _runner: Runner
@@ -65,6 +69,7 @@ class Callers:
         in_one_thread: bool,
     ) -> None:
         self.waiting: dict[AnyJob, tuple[AnyJob, ...]] = {}
+        self.calling: dict[int, tuple[AnyJob, ...]] = {}
         self._lock = lock
         self._gate = gate
         self._ready = ready
@@ -105,12 +110,17 @@ class Callers:
         if running is None and current.pool is None and not current.driving:
             return False
         if not isinstance(running, Job) or running.owner.callers is not self:
-            if self in current.driving or (self._works_for_us() and (self._in_one_thread or self._registry.limit == 1)):
+            if self in current.driving or (self._works_for_us() and self._in_one_thread):
                 raise ParallelExecError(IN_CALLBACK)
-            return False
+            if not self._works_for_us():
+                return False
+            running = None
         try:
             with self._lock:
-                self._start_waiting(running, jobs)
+                if running is None:
+                    self._start_calling(jobs)
+                else:
+                    self._start_waiting(running, jobs)
         finally:
             del self, running, jobs  # what is raised becomes the caller's error, and its traceback holds this frame
         return True
@@ -119,7 +129,9 @@ class Callers:
         """Undo `enter_wait`."""
         mine = self.own_attempt()
         with self._lock:
-            if mine is not None and mine.attempt_number == current.number:  # else it is another attempt that waits
+            if mine is None:
+                self.calling.pop(threading.get_ident(), None)
+            elif mine.attempt_number == current.number:  # else it is another attempt that waits
                 self.waiting.pop(mine, None)
 
     def waiting_in_vain(self) -> set[AnyJob]:
@@ -139,13 +151,9 @@ class Callers:
     def would_deadlock(self, job: AnyJob) -> bool:
         """Return whether nothing could run any more if this live attempt waited, too. Called with the lock held."""
         live = self._registry.live
-        if (job, job.attempt_number) not in live or len(live) < self._runner.slots():
+        if (job, job.attempt_number) not in live or len(live) + _stuck(self.calling) < self._runner.slots():
             return False
-        others = sum(
-            other is not job and not any(one.phase == Phase.DONE for one in awaited)
-            for other, awaited in self.waiting.items()
-        )
-        return others + 1 >= len(live)
+        return _stuck(self.waiting, job) + 1 >= len(live)
 
     def _is_given_up(self, job: AnyJob) -> bool:
         """Return whether the calling thread's attempt of a job that needs some limit was settled. Called with the lock held."""
@@ -186,6 +194,15 @@ class Callers:
             raise ParallelExecError(message)
         if (job, current.number) in self._registry.live:
             self.waiting[job] = tuple(awaited)
+
+    def _start_calling(self, awaited: Sequence[AnyJob]) -> None:
+        """Note that the calling thread waits in a callback, or a hook. Called with the lock held."""
+        if any(one.phase == Phase.DONE for one in awaited):
+            return
+        me, runner = threading.get_ident(), self._runner
+        if _stuck(self.calling, me) + _stuck(self.waiting) + 1 >= max(runner.slots(), runner.workers()):
+            raise ParallelExecError(IN_CALLBACK)
+        self.calling[me] = tuple(awaited)
 
     def _waits_in_circle(self, job: AnyJob, awaited: Sequence[AnyJob]) -> bool:
         """Return whether a live attempt would wait for itself, be it by way of others. Called with the lock held.
@@ -279,3 +296,10 @@ class Callers:
         if is_coming_up() or self.is_called_from_within() or self._idle.is_waking():
             return True  # (first of all if it is coming up: it must not be asked for its `current_thread` yet)
         return is_mine(self._lock) or is_mine(settling_lock)
+
+
+def _stuck(waiting: Mapping[Any, Sequence[AnyJob]], but: object = None) -> int:
+    """Return how many of those who wait, beside one, wait for what has not ended."""
+    return sum(
+        who != but and not any(one.phase == Phase.DONE for one in awaited) for who, awaited in waiting.items()
+    )

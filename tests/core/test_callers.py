@@ -218,3 +218,46 @@ def test_waiting_in_the_only_thread_that_could_bring_it(lab: Any, backend: str, 
     gate.set()
     work.until(lambda: bool(errors) and errors[0] is not None)
     assert "callback or an event hook" in str(errors[0])
+
+
+@pytest.mark.parametrize("others", ["callbacks", "tasks"])
+def test_waiting_in_the_last_thread_that_does_not(lab: Any, others: str) -> None:
+    """A callback that waits is told so if all other threads wait, too, in callbacks or in tasks; these go on then."""
+    executor = lab.executor(max_concurrency=3, retry_count=0)
+    gate, both, outcomes = lab.event(), threading.Barrier(2), []
+
+    def wait_at_once() -> None:
+        both.wait(work.PATIENCE)
+        wait()
+
+    def wait(_: object = None) -> None:
+        try:
+            outcomes.append(executor.submit(int).result())
+        except ParallelExecError as error:
+            outcomes.append(error)
+
+    def is_known() -> bool:
+        callers = inside.monitor(executor).callers
+        return len(callers.waiting) + len(callers.calling) == 2
+
+    futures = [executor.submit(gate.wait) for _ in range(3 if others == "callbacks" else 1)]
+    if others == "tasks":
+        futures += [executor.submit(wait_at_once) for _ in range(2)]
+        work.until(is_known)
+    for future in futures if others == "callbacks" else futures[:1]:
+        future.add_done_callback(wait)
+    gate.set()
+    work.until(lambda: len(outcomes) == 3)
+    told = [each for each in outcomes if each != 0]
+    assert [str(each)[:30] for each in told] == ["a callback or an event hook wai"[:30]]
+    work.until(lambda: not inside.monitor(executor).callers.calling)
+
+
+def test_a_callback_that_waits_for_what_can_run(lab: Any) -> None:
+    """In a thread of its own, as long as there is one."""
+    executor = lab.executor(max_concurrency=2)
+    outcomes: list[object] = []
+    gate = lab.event()
+    executor.submit(gate.wait).add_done_callback(lambda _: outcomes.append(executor.submit(int).result()))
+    gate.set()
+    work.until(lambda: outcomes == [0])

@@ -278,7 +278,7 @@ class _Author:
     def hook(self) -> Hook:
         """Return what an event sets off."""
         events = ("TaskQueued", "TaskStarted", "TaskRetrying", "TaskFinished", "TaskTimedOut", "TaskCancelled")
-        return Hook(self.chance.choice(events), self.chance.choice([1, 1, 2, 4]), (self.step(1, in_call=False),))
+        return Hook(self.chance.choice(events), self.chance.choice([1, 1, 2, 4]), (self.step(1),))
 
     def plan(self, depth: int, via: str) -> Plan:
         """Return a task; `depth` says how deep in others' steps it is given, `via` by which step."""
@@ -291,7 +291,7 @@ class _Author:
             acts = []
         on_done: list[tuple[Step, ...]] = []
         if not plain and self.odds(0.2) and depth < 2:
-            on_done = [(self.step(depth + 1, in_call=False),) for _ in range(chance.choice([1, 1, 2]))]
+            on_done = [(self.step(depth + 1),) for _ in range(chance.choice([1, 1, 2]))]
         tight = chance.choice((0.1, 0.3) if self.is_slow else (0.005, 0.02))
         return Plan(
             name,
@@ -332,24 +332,16 @@ class _Author:
         """Return the name of a task, given before or later."""
         return self.chance.choice(self.names[-6:]) if self.names else "t1"
 
-    def step(self, depth: int, *, in_call: bool = True) -> Step:
-        """Return a step; within a task, a callback or a hook if `depth` is not 0; in the latter two not `in_call`.
-
-        Those must not wait in a thread pool for what needs the very thread, which nobody tells them there.
-        """
+    def step(self, depth: int) -> Step:
+        """Return a step; within a task, a callback or a hook if `depth` is not 0."""
         chance = self.chance
         steps = ["submit"] * 10 + ["wait"] * 3 + ["cancel"] * 3 + ["abort"] * 3 + ["resume"] * 2 + ["sleep"] * 2
         steps += ["pause", "resize", "resize", "stats", "results", "queue", "clear", "dequeue", "running"]
         steps += ["abort_all"] if self.odds(0.5) else []
         steps += ["share", "share", "unshare"] if self.shares else []
-        may_wait = in_call or self.kind != "thread"
-        if depth == 0:
-            steps += ["add"] * 5 + ["execute_all"] * 3 + ["map"] * 2 + ["stream"] * 2
-        else:
-            steps += ["add"]
-        if may_wait:
-            steps += ["map", "stream"]
-            steps += ["result", "result"] if depth else []
+        steps += ["add"] if depth else ["add"] * 5 + ["execute_all"] * 3 + ["map"] * 2 + ["stream"] * 2
+        steps += ["map", "stream"]
+        steps += ["result", "result"] if depth else []
         if self.limits:
             steps += ["limit"] * 2
         if self.odds(0.25):

@@ -211,7 +211,7 @@ def renew(inherited: Inherited, kind: Kind) -> None:
     Raises:
         ConnectionError: it has ended as it imported the user's modules.
     """
-    servers.left = [each for each in servers.left if not _is_over(each)]
+    reap()
     server = servers.get(kind)
     if server is None:
         return
@@ -224,6 +224,11 @@ def renew(inherited: Inherited, kind: Kind) -> None:
             leave(kind)
         else:
             servers.put(kind, server._replace(fixed=inherited.fixed()))
+
+
+def reap() -> None:
+    """Forget the servers that were left and have ended by now, which are zombies until then."""
+    servers.left = [each for each in servers.left if not _is_over(each)]
 
 
 def _is_over(child: int) -> bool:
