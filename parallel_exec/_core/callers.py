@@ -300,6 +300,4 @@ class Callers:
 
 def _stuck(waiting: Mapping[Any, Sequence[AnyJob]], but: object = None) -> int:
     """Return how many of those who wait, beside one, wait for what has not ended."""
-    return sum(
-        who != but and not any(one.phase == Phase.DONE for one in awaited) for who, awaited in waiting.items()
-    )
+    return sum(who != but and not any(one.phase == Phase.DONE for one in awaited) for who, awaited in waiting.items())
