@@ -360,9 +360,10 @@ class Completion:
             return
         if self.runs_in_caller:
             self.drive()
-        else:
-            # (Maybe there is no worker yet: another thread is about to wake the back end.)
-            self._monitor.drained.wait(lambda: self._gate.drained)
+            if self._monitor.callers in current.driving:  # in a hook: the rest is up to what it has interrupted
+                return
+        # (Maybe there is no worker yet: another thread is about to wake the back end. Or it drives.)
+        self._monitor.drained.wait(lambda: self._gate.drained)
         self.runner.join()
         self._monitor.timers.join()
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import inside
 import pytest
+import tenacity
 import work
 from backend_kinds import over
 
 from parallel_exec import DeadlineExceededError, InlineBackend, ParallelExecError, Task, TaskTimeoutError, current_task
-from parallel_exec.events import TaskRetrying
+from parallel_exec.events import TaskRetrying, TaskStarted
 
 pytestmark = over(("inline",))
 
@@ -353,3 +354,39 @@ def test_callbacks_and_hooks_that_wait(lab: Any) -> None:
     executor.execute_all()
     assert len(told) == 2
     assert executor.submit(work.double, 1).result() == 2
+
+
+def test_a_hook_that_shuts_down_does_not_wait_for_what_it_has_interrupted(lab: Any) -> None:
+    """Also where the clock runs, as between two attempts."""
+    heard: list[object] = []
+
+    def hook(event: object) -> None:
+        if isinstance(event, TaskStarted) and event.attempt == 2:
+            heard.append(executor.shutdown())
+
+    policy = tenacity.Retrying(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_fixed(0.01))
+    executor = lab.executor(backend="inline", on_event=hook, retry=policy)
+    executor.submit(work.fail_first, lab.log(), 1).result()
+    assert heard == [None]
+
+
+def test_shutdown_waits_for_another_thread(lab: Any) -> None:
+    """Which runs what there is."""
+    executor = lab.executor(backend="inline")
+    begun, gate, ends = lab.event(), lab.event(), []
+    runs = threading.Thread(target=lambda: executor.submit(lambda: (begun.set(), gate.wait(work.PATIENCE))))
+    runs.start()
+    begun.wait(work.PATIENCE)
+
+    def shut_down() -> None:
+        executor.shutdown()
+        ends.append(executor.stats().succeeded)
+
+    waits = threading.Thread(target=shut_down)
+    waits.start()
+    waits.join(0.1)
+    assert ends == []
+    gate.set()
+    waits.join(work.PATIENCE)
+    runs.join(work.PATIENCE)
+    assert ends == [1]
