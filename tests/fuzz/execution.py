@@ -31,6 +31,8 @@ from records import Record
 from resuming import resume
 from set_up import engine_of
 
+from parallel_exec import SoftTimeoutError
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -60,6 +62,8 @@ class _Watch(logging.Handler):
     def _raised(self, what: Any) -> None:
         if self._is_interrupted and issubclass(what.exc_type, KeyboardInterrupt):
             return  # Ctrl-C where nobody can raise it: in `logging`'s hook after a fork, say
+        if issubclass(what.exc_type, SoftTimeoutError):
+            return  # raised in a weakref's callback that has come amid the task
         lines = traceback.format_exception(what.exc_type, what.exc_value, what.exc_traceback)
         self.found.append(f"nobody caught, or Python ignored: {''.join(lines)}")
 
