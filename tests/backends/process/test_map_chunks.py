@@ -98,47 +98,42 @@ def test_a_worker_that_is_killed_while_it_loads_a_chunk(pool: Any, bench: Any) -
     assert list(results) == [*range(5), "held", *range(5)]
 
 
-def test_the_tail_of_a_chunk_that_workers_die_of(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def held(pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """A worker with a chunk of nine items, the first of which waits, and the pool's lock; then all nine return."""
+    monkeypatch.setattr(prefetch, "STUCK", 60.0)
+    executor = pool(1)
+    executor.submit(work.pid).result(work.SOON)
+    started, gate = bench.latch(), bench.latch()
+    results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
+    started.wait()
+    (handle,) = processes.handles(executor)
+    with inside.scheduler(executor).lock:
+        yield handle, inside.runner(executor).assignments
+    gate.set()
+    assert list(results) == ["held"] * 9
+
+
+def test_the_tail_of_a_chunk_that_workers_die_of(held: tuple[Any, Any]) -> None:
     """It may be the cause of that as well: as many deaths are put down to it."""
-    monkeypatch.setattr(prefetch, "STUCK", 60.0)
-    executor = pool(1)
-    executor.submit(work.pid).result(work.SOON)
-    started, gate = bench.latch(), bench.latch()
-    results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
-    started.wait()
-    (handle,) = processes.handles(executor)
-    assignments = inside.runner(executor).assignments
-    with inside.scheduler(executor).lock:
-        (chunk,) = handle.assigned.jobs()
-        assignments._bad_starts[chunk] = 2
-        assignments.take_back(handle)
-        (tail,) = assignments.returned
-        assert tail is not chunk
-        assert assignments._bad_starts[tail] == 2
-    gate.set()
-    assert list(results) == ["held"] * 9
+    handle, assignments = held
+    (chunk,) = handle.assigned.jobs()
+    assignments._bad_starts[chunk] = 2
+    assignments.take_back(handle)
+    (tail,) = assignments.returned
+    assert tail is not chunk
+    assert assignments._bad_starts[tail] == 2
 
 
-def test_the_clock_of_an_item_strikes_as_the_next_begins(
-    pool: Any, bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_clock_of_an_item_strikes_as_the_next_begins(held: tuple[Any, Any]) -> None:
     """The worker has the permit for that already, which its journal does not say: it is not killed, but looked at again."""
-    monkeypatch.setattr(prefetch, "STUCK", 60.0)
-    executor = pool(1)
-    executor.submit(work.pid).result(work.SOON)
-    started, gate = bench.latch(), bench.latch()
-    results = executor.map(work.hold, [started] * 9, [gate] * 9, chunksize=9)
-    started.wait()
-    (handle,) = processes.handles(executor)
-    with inside.scheduler(executor).lock:
-        assert handle._permits.acquire(False)  # as the worker does
-        inside.runner(executor).assignments.stop_item(handle, handle.running().serial, TimeoutError())
-        handle._permits.release()
-        assert handle.pending_kill is None
-        assert not handle.process.was_killed
-        assert handle.timer.deadline <= time.monotonic() + worker_handle.POLL_AFTER
-    gate.set()
-    assert list(results) == ["held"] * 9
+    handle, assignments = held
+    assert handle._permits.acquire(False)  # as the worker does
+    assignments.stop_item(handle, handle.running().serial, TimeoutError())
+    handle._permits.release()
+    assert handle.pending_kill is None
+    assert not handle.process.was_killed
+    assert handle.timer.deadline <= time.monotonic() + worker_handle.POLL_AFTER
 
 
 # ── their names ─────────────────────────────────────────────────────────────────────────────────────────────────────
