@@ -346,10 +346,13 @@ def test_a_kill_comes_a_moment_late(pool: Any, bench: Any, monkeypatch: pytest.M
     wait([executor.submit(work.same, number) for number in range(300)])  # tiny ones, so that calls are sent ahead
     first, second, gate, end = (bench.latch() for _ in range(4))
     receiver, kill = inside.runner(executor)._receiver, WorkerProcess.kill
-    begin, late, killed = receiver._begin, [], []
+    begin = receiver._begin
+    unwanted: list[Any] = []
+    late: list[Any] = []
+    killed: list[Any] = []
 
     def be_unwanted(handle: WorkerHandle, job: Any, *args: Any, **more: Any) -> int:
-        if not late and job is unwanted and handle.assigned.second() is not None:
+        if not late and job in unwanted and handle.assigned.second() is not None:
             return 0
         return int(begin(handle, job, *args, **more))
 
@@ -364,7 +367,7 @@ def test_a_kill_comes_a_moment_late(pool: Any, bench: Any, monkeypatch: pytest.M
     monkeypatch.setattr(receiver, "_begin", be_unwanted)
     monkeypatch.setattr(WorkerProcess, "kill", kill_late)
     with inside.scheduler(executor).lock:
-        unwanted = executor.submit(work.hold, first, gate)
+        unwanted.append(executor.submit(work.hold, first, gate))
         future = executor.submit(work.hold, second, end)
     work.until(lambda: killed)
     end.set()
