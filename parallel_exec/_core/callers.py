@@ -106,23 +106,23 @@ class Callers:
             )
         if current.telling and all(job in current.telling for job in jobs):
             raise ParallelExecError(IN_ITS_HOOK)
-        running = current.running
-        if running is None and current.pool is None and not current.driving:
+        if current.running is None and current.pool is None and not current.driving:
             return False
-        if not isinstance(running, Job) or running.owner.callers is not self:
-            if self in current.driving or (self._works_for_us() and self._in_one_thread):
+        mine = self.own_attempt()
+        if mine is None:
+            works = self._works_for_us()
+            if self in current.driving or (works and self._in_one_thread):
                 raise ParallelExecError(IN_CALLBACK)
-            if not self._works_for_us():
+            if not works:
                 return False
-            running = None
         try:
             with self._lock:
-                if running is None:
+                if mine is None:
                     self._start_calling(jobs)
                 else:
-                    self._start_waiting(running, jobs)
+                    self._start_waiting(mine, jobs)
         finally:
-            del self, running, jobs  # what is raised becomes the caller's error, and its traceback holds this frame
+            del self, mine, jobs  # what is raised becomes the caller's error, and its traceback holds this frame
         return True
 
     def leave_wait(self) -> None:

@@ -21,18 +21,17 @@ import stat
 import weakref
 from functools import partial
 from itertools import starmap, tee
-from operator import methodcaller
 from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
 
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import CALL
 from parallel_exec.errors import JournalError
 
 APPLICATION = 0x7065786A  # "pexj": the file's first page says whose it is
 FORMAT = 1
 
 _BUSY = 10.0  # seconds to wait for another program's lock; a guess: a commit of ours takes a hundredth of that
-_CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 _NAP = 0.01  # seconds between two tries where SQLite does not wait by itself
 
 _REASONS = {
@@ -181,7 +180,7 @@ class JournalFile:
             raise self.over()
         uri = f"file:{quote(os.fsencode(self.real_path))}?{mode}"
         opening = partial(sqlite3.connect, uri, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
-        made, again = tee(map(_CALL, [opening]))
+        made, again = tee(map(CALL, [opening]))
         self._connections.extend(made)  # in C: a signal handler that raises cannot come before it is known here
         connection: sqlite3.Connection = next(again)
         connection.create_function("keep", 0, self._kept.append)  # for `after_fork`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from operator import methodcaller
 
 from parallel_exec._sync.clock import time
 
@@ -11,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 _SPINS = 1000  # a guess; then the holder is held up by something else
 _FORK_PATIENCE = 5.0  # seconds that a fork waits for a lock; a guess
 

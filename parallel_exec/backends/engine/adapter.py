@@ -106,9 +106,6 @@ class Engine(abc.ABC):
     def flush(self) -> None:  # noqa: B027  # only one that collects attempts needs it
         """Hand over what was submitted, as no more will come soon. Called by the feeder."""
 
-    def leave_place(self, serial: int) -> None:  # noqa: B027  # only one that gives its workers indexes needs it
-        """Note that no worker has the attempt of this serial number any more, or will have it. Any thread; may be repeated."""
-
     def occupied(self, inside: int) -> int:
         """Return how many of its workers are held by the attempts that it has not done with."""
         return inside

@@ -187,8 +187,8 @@ class ExecutorEngine(Engine):
         # What the executor has not done with; changed by single atomic calls, from any thread.
         self._inside: set[Any] = set()
         self._groups: set[CallGroup] = set()
-        # The indexes of the workers that have something: by an attempt's serial number, or a group.
-        self._places: dict[object, int] = {}
+        # The indexes of the workers that have an attempt alone, or had one that is settled.
+        self._places: dict[Submission, int] = {}
         # Whether its futures say so when they run. dask's are pending to the end, and so "cancelled" by a `cancel`
         # that comes while they run. Written by the listening thread.
         self._tells_running = False
@@ -207,8 +207,7 @@ class ExecutorEngine(Engine):
             depth = 1
         if depth > 1 and (timeout is None or timeout >= EXACT) and submission.send():
             if self._filling is None:
-                self._filling = group = CallGroup(self._journals.lend(), self._free_place())
-                self._places[group] = group.place
+                self._filling = CallGroup(self._journals.lend(), self._free_place())
             grouped = self._filling.add(submission)
             self._precedence.added(submission.job.priority)
             if len(self._filling.submissions) >= depth:
@@ -219,22 +218,19 @@ class ExecutorEngine(Engine):
             returned: EngineFuture = Future()
             returned.set_result(None)
             return returned
-        self._places[submission.serial] = place = self._free_place()
+        self._places[submission] = place = self._free_place()
         try:
             engine_future = self._submit_alone(submission, place)
         except BaseException:
-            self.leave_place(submission.serial)
+            del self._places[submission]
             raise
-        self._track(engine_future, partial(self._ended_alone, submission.serial))
+        self._track(engine_future, partial(self._ended_alone, submission))
         return engine_future
 
     def _free_place(self) -> int:
         """Return the index of the worker that is given something now. The feeder's own."""
-        return lowest_free(tuple(self._places.values()))
-
-    def leave_place(self, serial: int) -> None:
-        """Have the index of the worker that had this attempt free for another."""
-        self._places.pop(serial, None)
+        taken = [place for submission, place in list(self._places.items()) if not submission.is_over]
+        return lowest_free([*taken, *(group.place for group in list(self._groups))])
 
     def flush(self) -> None:
         """Submit the group that is being filled."""
@@ -260,9 +256,9 @@ class ExecutorEngine(Engine):
         self._inside.add(engine_future)
         engine_future.add_done_callback(ended)
 
-    def _ended_alone(self, serial: int, engine_future: EngineFuture) -> None:
+    def _ended_alone(self, submission: Submission, engine_future: EngineFuture) -> None:
         """Note how long an attempt took; the executor's callback."""
-        self.leave_place(serial)
+        self._places.pop(submission, None)
         self._inside.discard(engine_future)
         if not engine_future.cancelled() and engine_future.exception() is None:
             result = engine_future.result()
@@ -271,7 +267,6 @@ class ExecutorEngine(Engine):
 
     def _ended_group(self, group: CallGroup, sent_at: float, engine_future: Any) -> None:
         """Finish a group; the executor's callback."""
-        self._places.pop(group, None)
         self._inside.discard(engine_future)
         self._groups.discard(group)
         has_ended = not engine_future.cancelled() and engine_future.exception() is None
@@ -330,8 +325,6 @@ class ExecutorEngine(Engine):
         """Cancel the executor's future, or abort it; tell the call that it is unwanted."""
         if submission.address is not None:
             self._listener.tell_unwanted(submission.address)
-        if submission.state == State.WITHDRAWN:  # a worker may get it all the same, and then does nothing
-            self.leave_place(submission.serial)
         if isinstance(engine_future, TaskFuture):
             engine_future.abort()
             return submission.engine_future is not None

@@ -170,8 +170,6 @@ class EngineRunner(Runner):
         unwanted = submission.accepted(engine_future)
         engine_future.add_done_callback(partial(self._done, submission))
         if unwanted:
-            if submission.state == State.WITHDRAWN:
-                self._engine.leave_place(submission.serial)  # now: what comes next may be given to the same worker
             self._settler.call_soon(partial(self._cancel, submission))
 
     def _refused(self, submission: Submission, error: BaseException) -> None:
@@ -206,13 +204,11 @@ class EngineRunner(Runner):
                 current.begin(job, submission.number, submission.granted)
                 outcome = apart(call, *bound(job))
                 current.end()
-                self._engine.leave_place(submission.serial)  # first: with the report its slot is another's
                 self._report(submission, outcome, time.monotonic())
         except BaseException:  # from a callback or a hook: the engine must not see it
             logger.exception("a callback of task %r raised", job.id)
         finally:
             current.restore(outer)
-            self._engine.leave_place(submission.serial)
             self._release(submission)
             engine_is_done = submission.return_here()
             self._abandoned.discard(submission)
@@ -290,8 +286,9 @@ class EngineRunner(Runner):
 
     def _report(self, submission: Submission, outcome: Outcome, end: float) -> None:
         """Settle an attempt, unless it is settled."""
+        job = submission.known_job
         try:
-            if (job := submission.known_job) is not None:
+            if job is not None:
                 self.port.report(job, submission.number, outcome, end)
         finally:
             self._release(submission)
@@ -402,7 +399,8 @@ class EngineRunner(Runner):
             error = located(error, seen.stacks(), job.fn)  # now: its call may end any moment
         try:
             with self.port.lock:
-                if (submission := submission_of(job)) is None:
+                submission = submission_of(job)
+                if submission is None:
                     return
                 stop = partial(self._stop, submission, job, error, time.monotonic(), won)
                 self.port.claim(job, number, won)

@@ -147,6 +147,11 @@ class Submission:
         return self.state in (State.WAITING, State.SENT)
 
     @property
+    def is_over(self) -> bool:
+        """Whether it was withdrawn, or is settled: no worker has its call, or will begin it."""
+        return self.state in (State.WITHDRAWN, State.SETTLED)
+
+    @property
     def runs_here(self) -> bool:
         """Whether its call runs in a thread of this process."""
         return self._runs_here

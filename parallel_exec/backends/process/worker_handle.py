@@ -37,10 +37,10 @@ import socket
 from collections import deque
 from functools import partial
 from itertools import repeat, starmap
-from operator import methodcaller
 
 from parallel_exec._core.map_chunk import MapChunk
 from parallel_exec._sync.clock import time
+from parallel_exec._sync.locks import CALL
 from parallel_exec._sync.timers import NEVER
 from parallel_exec.backends._descriptors import Descriptor
 from parallel_exec.backends.process import segments, semaphore, wire
@@ -64,7 +64,6 @@ POLL_AFTER = 0.003  # seconds of silence after which a journal is looked into
 STOP_GRACE = 2.0  # seconds that a worker has to end by itself once it was told to
 _JOINED = 1 << 18  # bytes of a batch up to which one piece is made of it, for one system call; a guess
 _READ = 1 << 16  # bytes for one read: what a pipe holds; room for more would be mapped, and unmapped, each time
-_CALL = methodcaller("__call__")  # calls what it is given; as a function of C's, out of reach of signal handlers
 
 
 class WorkerState:
@@ -249,7 +248,7 @@ class WorkerHandle:
             job.handed_out()
             if self.poll_at is None:
                 self.poll_at = time.monotonic() + POLL_AFTER
-            given.extend(map(_CALL, steps))
+            given.extend(map(CALL, steps))
         except OSError:  # it is full; or the worker is dead, which is seen elsewhere
             self.outgoing.append(memoryview(batch[0]))
         finally:
